@@ -1,0 +1,42 @@
+"""grpo-math: GRPO on math problems.
+
+usage: grpo-math VERB [--help]
+
+  train       one GRPO run from a recipe
+  evaluate    greedy accuracy of a model on held-out problems
+  prompts     what the model will see, with token counts
+  quickstart  the whole job on a CPU in about two minutes
+"""
+
+import importlib
+import importlib.util
+import sys
+
+from grpo_math import __version__
+from grpo_math.errors import UserError, run_cli
+
+VERBS = ("train", "evaluate", "prompts", "quickstart")
+
+
+def dispatch(argv: list[str]) -> None:
+    verb, *rest = argv or ["--help"]
+    if verb in ("--help", "-h", "help"):
+        print(__doc__.strip())
+    elif verb == "--version":
+        print(f"grpo-math {__version__}")
+    elif verb not in VERBS:
+        raise UserError(f"no verb {verb!r}: use one of {', '.join(VERBS)}")
+    else:
+        module = importlib.import_module(f"grpo_math.{verb}")
+        if {"--help", "-h"} & set(rest):
+            print(module.__doc__.strip())
+        else:
+            module.main(rest)
+
+
+def main() -> int:
+    return run_cli(dispatch)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

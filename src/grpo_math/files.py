@@ -1,0 +1,136 @@
+"""Rows from local files, and functions from local or installed Python files."""
+
+import csv
+import importlib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from grpo_math.errors import UserError
+
+
+def read_json(path: Path) -> Iterable[dict]:
+    """A list of rows, one row (MATH's one-problem files), or one list under a name ({"data": [...]})."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        return lists[0] if len(content) == len(lists) == 1 else [content]
+    return content
+
+
+def read_jsonl(path: Path) -> Iterable[dict]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path}, line {number}: not JSON ({error.msg}): mend or delete the line") from None
+
+
+def read_csv(path: Path) -> Iterable[dict]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        yield from csv.DictReader(lines)
+
+
+def read_parquet(path: Path) -> Iterable[dict]:
+    from pyarrow import parquet
+
+    return parquet.read_table(path).to_pylist()
+
+
+FILE_READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet": read_parquet}
+
+
+def read_rows(path: Path) -> Iterable[dict]:
+    """The rows of one file, by its ending; raises UserError for what cannot be read as rows."""
+    reader = FILE_READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{path}: rows are read from {', '.join(FILE_READERS)} files")
+    try:
+        for number, row in enumerate(reader(path), 1):
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, row {number}: want an object with named columns, got {row!r:.60}")
+            yield row
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as {path.suffix[1:]} ({error})") from error
+
+
+def local_files(path: Path, split: str, config: str | None = None) -> list[Path]:
+    """The files of a split below a folder (or the one file given).
+
+    Understood are SPLIT.jsonl, SPLIT-00000-of-00001.parquet, SPLIT/**/*.json, and each of them inside a folder
+    named as the config (main/, socratic/, algebra/), or SPLIT_CONFIG.jsonl. Without a config, `main` is taken
+    where the folder has one.
+    """
+    if path.is_file():
+        return [path]
+    named = re.compile(rf"{re.escape(split)}(-\d+-of-\d+)?")
+    if config and (path / config).is_dir():
+        root = path / config
+    else:
+        root = path / "main" if config is None and (path / "main").is_dir() else path
+        if config not in (None, "main"):
+            named = re.compile(rf"{re.escape(split)}_{re.escape(config)}")
+    rows = sorted(file for file in root.rglob("*") if file.suffix.lower() in FILE_READERS)
+    found = [
+        file
+        for file in rows
+        if named.fullmatch(file.stem) or any(named.fullmatch(part) for part in file.relative_to(root).parts[:-1])
+    ]
+    if not found:
+        seen = ", ".join(str(file.relative_to(path)) for file in rows[:5]) or "no data file"
+        wanted = f"{split!r}" + (f" of config {config!r}" if config else "")
+        raise UserError(
+            f"dataset.path: {path} has no split {wanted} (it has {seen}): set dataset.split, or name a file"
+        )
+    return found
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """`file.py:function` or `package.module:function` as its two halves."""
+    module, colon, name = reference.rpartition(":")
+    if not colon or not module or not name.isidentifier():
+        raise UserError(f"{reference!r}: want file.py:function or package.module:function")
+    return module, name
+
+
+def source_file(module: str) -> Path | None:
+    """The Python file of `file.py` or `package.module`; None for a module without one (a built-in, an extension)."""
+    if module.endswith(".py"):
+        path = Path(module).expanduser()
+        if not path.is_file():
+            raise UserError(f"no file {path}")
+        return path
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise UserError(f"no module {module!r} is installed (a file needs its ending: {module}.py)")
+    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+
+
+def load_function(reference: str) -> Callable:
+    """Import the function that `file.py:function` or `package.module:function` names."""
+    module, name = split_reference(reference)
+    try:
+        if module.endswith(".py"):
+            path = source_file(module)
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            loaded = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, loaded)
+            spec.loader.exec_module(loaded)
+        else:
+            loaded = importlib.import_module(module)
+    except UserError as error:
+        raise UserError(f"{reference}: {error}") from None
+    except Exception as error:
+        raise UserError(f"{reference}: importing {module} failed ({type(error).__name__}: {error})") from error
+    function = getattr(loaded, name, None)
+    if not callable(function):
+        raise UserError(f"{reference}: {module} has no function {name!r}")
+    return function

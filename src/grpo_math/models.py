@@ -1,0 +1,61 @@
+"""The recipe's tokenizer and model, from a local folder or the Hub."""
+
+from contextlib import contextmanager
+
+from grpo_math.errors import UserError
+from grpo_math.prompts import TEMPLATES
+from grpo_math.recipe import Recipe
+
+
+def load_tokenizer(recipe: Recipe):
+    """The model's tokenizer, padding on the left as generation needs.
+
+    Raises UserError when there is none, or when it has no chat template and the prompt template needs one.
+    """
+    from transformers import AutoTokenizer
+
+    name = recipe.model["model_name_or_path"]
+    with no_model(name):
+        tokenizer = AutoTokenizer.from_pretrained(
+            name,
+            revision=recipe.model.get("model_revision", "main"),
+            trust_remote_code=recipe.trainer.get("trust_remote_code", False),
+            padding_side="left",
+        )
+    if recipe.template.chat and not tokenizer.chat_template:
+        plain = ", ".join(name for name, template in TEMPLATES.items() if not template.chat)
+        raise UserError(
+            f"prompt_template: the tokenizer of {name} has no chat template to render it with: use a plain-text one "
+            f"({plain}, or your own with chat: false)"
+        )
+    return tokenizer
+
+
+def load_model(recipe: Recipe):
+    """The model (or adapter with its base) as training loads it, on the GPU if there is one."""
+    from accelerate import PartialState
+    from transformers import AutoModelForCausalLM
+
+    name = recipe.model["model_name_or_path"]
+    with no_model(name):
+        model = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=recipe.model.get("model_revision", "main"),
+            trust_remote_code=recipe.trainer.get("trust_remote_code", False),
+            attn_implementation=recipe.model.get("attn_implementation"),
+            dtype=recipe.model.get("dtype", "float32"),
+        )
+    return model.to(PartialState(cpu=recipe.trainer.get("use_cpu", False)).device)
+
+
+@contextmanager
+def no_model(name: str):
+    """Turn what transformers says of a missing or broken model into one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"model_name_or_path: no model at {name!r} ({reason}): give a folder with config.json and a tokenizer, or "
+            "a Hub id that can be reached"
+        ) from error

@@ -1,0 +1,145 @@
+"""Prompts: a template turns a `Problem` into what the model sees, and knows where the answer will stand.
+
+usage: grpo-math prompts --config recipes/X.yaml [--n 3] [--key value ...]
+
+Prints the first N prompts of the recipe as the model will see them, with their token counts. Loads the tokenizer only.
+"""
+
+from dataclasses import dataclass, replace
+
+from grpo_math.data import Problem
+from grpo_math.errors import UserError
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    r"""What is asked, and where the answer is expected.
+
+    `user` holds the question as `{question}`; every other brace is literal. `chat` sends `system` and `user`
+    through the tokenizer's chat template; without it the prompt is plain text, for base models. `prefill` begins the
+    completion for the model and counts as part of it. Generation ends after any of the `stop` strings.
+    `answer_style` is `boxed` (`\boxed{}`), `hash` (`#### n`) or `answer_tag` (`<answer>`).
+    """
+
+    user: str = "{question}"
+    system: str | None = None
+    answer_style: str = "boxed"
+    stop: tuple[str, ...] = ()
+    prefill: str = ""
+    chat: bool = True
+
+    def prompt(self, question: str, tokenizer) -> str | list[dict]:
+        """The prompt column for TRL: a list of messages, or a string (plain text, or a chat with a prefill)."""
+        text = self.user.replace("{question}", question)
+        if not self.chat:
+            return text + self.prefill
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": text})
+        if not self.prefill:
+            return messages
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return rendered.removeprefix(tokenizer.bos_token or "") + self.prefill
+
+    def full_text(self, completion: str) -> str:
+        """What is graded: the prefill and the completion."""
+        return self.prefill + completion
+
+    def generation_kwargs(self, use_vllm: bool) -> dict:
+        """The stop strings, as vLLM's SamplingParams or transformers' GenerationConfig names them."""
+        if not self.stop:
+            return {}
+        if use_vllm:
+            return {"stop": list(self.stop), "include_stop_str_in_output": True}
+        return {"stop_strings": list(self.stop)}
+
+
+TEMPLATES = {
+    "boxed": PromptTemplate(user="{question}\n\nThink step by step and put your final answer within \\boxed{}."),
+    # The system prompt that the Qwen2.5-Math models were trained with (their model card).
+    "qwen_math": PromptTemplate(system="Please reason step by step, and put your final answer within \\boxed{}."),
+    # Plain text for base models, in the form of DeepSeek-R1-Zero (arXiv:2501.12948, table 1), in our own words.
+    "r1_zero": PromptTemplate(
+        user="The User brings a problem and the Assistant solves it. The Assistant first reasons inside <think> "
+        "</think>, then gives only the final answer inside <answer> </answer>, like so: <think> reasoning </think> "
+        "<answer> final answer </answer>.\nUser: {question}\nAssistant: ",
+        prefill="<think>",
+        answer_style="answer_tag",
+        stop=("</answer>",),
+        chat=False,
+    ),
+    "question_only": PromptTemplate(chat=False),
+    "gsm8k_hash": PromptTemplate(
+        user="{question}\n\nThink step by step and end with a line that holds only #### and the final number.",
+        answer_style="hash",
+    ),
+}
+
+
+def token_ids(prompt: str | list[dict], tokenizer) -> list[int]:
+    """The token ids TRL will feed the model for this prompt."""
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def length_filter(template: PromptTemplate, tokenizer, max_prompt_tokens: int | None):
+    """A `keep` function for `load_problems`: drops prompts of more than `max_prompt_tokens` tokens, chat template
+    included."""
+
+    def keep(problem: Problem) -> str | None:
+        if max_prompt_tokens is None:
+            return None
+        length = len(token_ids(template.prompt(problem.question, tokenizer), tokenizer))
+        return None if length <= max_prompt_tokens else f"over {max_prompt_tokens} prompt tokens"
+
+    return keep
+
+
+# What TRL passes to reward functions itself, or what we add: a meta column of that name would clash.
+RESERVED_COLUMNS = {
+    "prompt", "prompts", "completion", "completions", "completion_ids", "solution", "question", "environment",
+    "environments", "image", "images", "tools", "trainer_state", "log_extra", "log_metric", "template",
+}  # fmt: skip
+
+
+def to_rows(problems: list[Problem], template: PromptTemplate, tokenizer) -> list[dict]:
+    """One row a problem: prompt, solution, question, and every meta column (None where a problem has none)."""
+    columns = {name for problem in problems for name in problem.meta} - RESERVED_COLUMNS
+    return [
+        {
+            "prompt": template.prompt(problem.question, tokenizer),
+            "solution": problem.answer,
+            "question": problem.question,
+            **{name: problem.meta.get(name) for name in sorted(columns)},
+        }
+        for problem in problems
+    ]
+
+
+def main(argv: list[str]) -> None:
+    from grpo_math.data import load_problems
+    from grpo_math.models import load_tokenizer
+    from grpo_math.recipe import load_recipe
+
+    count, argv = take_count(argv)
+    recipe = load_recipe(argv)
+    tokenizer = load_tokenizer(recipe)
+    for spec in recipe.datasets:
+        loaded = load_problems(
+            replace(spec, max_samples=count), length_filter(recipe.template, tokenizer, spec.max_prompt_tokens)
+        )
+        for number, problem in enumerate(loaded.problems, 1):
+            ids = token_ids(recipe.template.prompt(problem.question, tokenizer), tokenizer)
+            print(f"--- {spec.title}, prompt {number}: {len(ids)} tokens, solution {problem.answer!r}")
+            print(tokenizer.decode(ids))
+
+
+def take_count(argv: list[str]) -> tuple[int, list[str]]:
+    """The value of --n (default 3) and the other arguments."""
+    if "--n" not in argv:
+        return 3, argv
+    at = argv.index("--n")
+    value = argv[at + 1] if at + 1 < len(argv) else ""
+    if not value.isdigit() or int(value) < 1:
+        raise UserError(f"--n: want a whole number above 0, got {value!r}")
+    return int(value), argv[:at] + argv[at + 2 :]

@@ -1,0 +1,89 @@
+"""A recipe file, what it extends, and the command line, as one plain mapping. What the keys mean is recipe.py's."""
+
+from pathlib import Path
+
+import yaml
+
+from grpo_math.errors import UserError
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error instead of a silent overwrite."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = {}
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key_node.value!r} is given twice, first on line {seen[key_node.value]}: delete one",
+                    key_node.start_mark,
+                )  # fmt: skip
+            seen[key_node.value] = key_node.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
+    except OSError as error:
+        raise UserError(f"{path}: no such recipe ({error.strerror}): check the path after --config") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text: a recipe is a YAML file") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise UserError(f"{path}, line {mark.line + 1}: not YAML ({error.problem})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        found = "empty" if content is None else f"a {type(content).__name__}"
+        raise UserError(f"{path}: is {found}, want `key: value` lines (see recipes/quickstart.yaml)")
+    return content
+
+
+def read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> dict:
+    """A recipe file on top of the one it extends, if any."""
+    if path.resolve() in seen:
+        raise UserError(f"{path}: extends itself, through {' -> '.join(str(file) for file in seen)}")
+    content = read_yaml(path)
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise UserError(f"{path}: extends: want one file name, got {base!r}")
+    return merge(read_recipe(path.parent / base, (*seen, path.resolve())), content)
+
+
+def merge(base: dict, top: dict) -> dict:
+    """`top` over `base`: mappings are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def parse_arguments(argv: list[str]) -> tuple[Path, dict]:
+    """`--config FILE --key value --nested.key value --flag` as the file and a nested mapping of overrides."""
+    overrides, arguments = {}, list(argv)
+    while arguments:
+        word = arguments.pop(0)
+        if not word.startswith("--"):
+            raise UserError(f"{word!r}: want --key value pairs (quote a value with blanks)")
+        if "=" in word:
+            key, _, value = word.partition("=")
+            raise UserError(f"{word}: write {key} {value} (a blank, not =)")
+        following = bool(arguments) and not arguments[0].startswith("--")
+        overrides[word[2:]] = arguments.pop(0) if following else "true"
+    if "config" not in overrides:
+        raise UserError("no recipe: give one with --config recipes/X.yaml")
+    path = Path(overrides.pop("config"))
+    nested: dict = {}
+    for name, value in overrides.items():
+        try:
+            value = yaml.load(value, StrictLoader)
+        except yaml.YAMLError:
+            raise UserError(f"--{name}: {value!r} is not a YAML value: quote it") from None
+        for part in reversed(name.split(".")[1:]):
+            value = {part: value}
+        nested = merge(nested, {name.split(".")[0]: value})
+    return path, nested

@@ -1,0 +1,130 @@
+"""Rewards: plain functions, chosen and weighted in the recipe.
+
+A reward function takes TRL's keyword arguments (`completions`, `prompts`, `completion_ids`, every dataset column,
+`trainer_state`, `log_metric`, ...) and returns one float a completion, or None where a completion cannot be scored
+(TRL then leaves it out of its group). Parameters given in the recipe are its keyword parameters. A function that names
+`template` in its signature gets the run's `PromptTemplate`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from grpo_math.errors import RewardError, UserError
+from grpo_math.files import load_function
+from grpo_math.grading import grade, well_formed
+from grpo_math.prompts import PromptTemplate
+
+
+def text(completion: str | list[dict]) -> str:
+    """The text of a completion, plain or conversational."""
+    return completion if isinstance(completion, str) else completion[0]["content"]
+
+
+def correctness(
+    completions: list, solution: list[str], template: PromptTemplate, log_metric: Callable | None = None, **_
+) -> list[float | None]:
+    """1.0 where the answer equals the solution, else 0.0; None where the solution itself cannot be read.
+
+    Logs the share of right ones among the readable as `accuracy`, in [0, 1].
+    """
+    verdicts = [
+        grade(template.full_text(text(completion)), gold, template.answer_style).correct
+        for completion, gold in zip(completions, solution, strict=True)
+    ]
+    known = [verdict for verdict in verdicts if verdict is not None]
+    if log_metric and known:
+        log_metric("accuracy", sum(known) / len(known))
+    return [None if verdict is None else float(verdict) for verdict in verdicts]
+
+
+def format(completions: list, template: PromptTemplate, **_) -> list[float]:
+    """1.0 where the whole completion is in the template's answer style, else 0.0; right or wrong does not matter."""
+    return [
+        float(well_formed(template.full_text(text(completion)), template.answer_style)) for completion in completions
+    ]
+
+
+REWARDS = {"correctness": correctness, "format": format}
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """One entry of `rewards:`. Without `path` the name is that of a shipped function."""
+
+    name: str
+    path: str | None = None
+    weight: float = 1.0
+    params: dict = field(default_factory=dict)
+
+
+@dataclass
+class Reward:
+    """A reward function under the entry's name, with its parameters bound and its output checked."""
+
+    name: str
+    function: Callable
+    params: dict
+
+    def __post_init__(self):
+        self.__name__ = self.name  # TRL's metric: rewards/<name>/mean
+
+    def __call__(self, prompts: list, completions: list, **columns) -> list[float | None]:
+        try:
+            scores = self.function(prompts=prompts, completions=completions, **{**columns, **self.params})
+        except UserError:
+            raise
+        except Exception as error:
+            raise RewardError(
+                f"reward {self.name}: raised {type(error).__name__}: {error}; first of its {len(completions)} "
+                f"completions: {text(completions[0])!r:.200}. Mend the function, or take it out of rewards"
+            ) from error
+        return self.checked(scores, completions)
+
+    def checked(self, scores, completions: list) -> list[float | None]:
+        try:
+            scores = list(scores)
+        except TypeError:
+            raise RewardError(f"reward {self.name}: returned {scores!r:.80}: return a list of floats") from None
+        if len(scores) != len(completions):
+            raise RewardError(
+                f"reward {self.name}: returned {len(scores)} scores for {len(completions)} completions: "
+                "return one a completion, in order (None where one cannot be scored)"
+            )
+        for score, completion in zip(scores, completions, strict=True):
+            if score is not None and not is_finite_number(score):
+                raise RewardError(
+                    f"reward {self.name}: returned {score!r:.80} for the completion {text(completion)!r:.200}: "
+                    "return a finite float, or None where it cannot be scored"
+                )
+        return [None if score is None else float(score) for score in scores]
+
+
+def is_finite_number(score) -> bool:
+    """Whether TRL can use it: int, float, bool, or a NumPy or torch scalar; no text, no NaN, no infinity."""
+    try:
+        return not isinstance(score, str | bytes) and math.isfinite(score)
+    except (TypeError, ValueError):
+        return False
+
+
+def build_rewards(specs: list[RewardSpec], template: PromptTemplate) -> list[Reward]:
+    """The reward functions of a recipe, in its order; raises UserError for a function that cannot be imported."""
+    rewards = []
+    for spec in specs:
+        function = load_function(spec.path) if spec.path else REWARDS[spec.name]
+        given = {"template": template} if "template" in parameters(function) else {}
+        rewards.append(Reward(spec.name, function, {**given, **spec.params}))
+    return rewards
+
+
+def parameters(function: Callable) -> dict[str, str]:
+    """The named parameters of a function with their annotations as source text ("" without one)."""
+    import inspect
+
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        name: "" if p.annotation is p.empty else inspect.formatannotation(p.annotation)
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind in kinds
+    }

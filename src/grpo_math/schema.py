@@ -1,0 +1,141 @@
+"""Which keys exist and what type each wants, read from source text: nothing heavy is imported.
+
+TRL's and transformers' own keys come from the installed source of GRPOConfig and ModelConfig, so they are always
+those of the installed version; a reward's or adapter's parameters come from its `def`.
+"""
+
+import ast
+import difflib
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+from grpo_math.errors import UserError
+
+Keys = dict[str, str]  # key -> its annotation as source text, "" for any type
+
+
+def class_keys(path: Path, name: str) -> Keys:
+    """The annotated fields of a class, in source order."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    return {node.target.id: ast.unparse(node.annotation) for node in body if isinstance(node, ast.AnnAssign)}
+
+
+def function_keys(path: Path, name: str) -> Keys | None:
+    """The named parameters of a top-level function, or None when the file defines none of that name."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            return {a.arg: ast.unparse(a.annotation) if a.annotation else "" for a in arguments}
+    return None
+
+
+@cache
+def trl_keys() -> tuple[Keys, Keys]:
+    """The keys of GRPOConfig (with TrainingArguments) and of ModelConfig."""
+    trl, transformers = (package_folder(name) for name in ("trl", "transformers"))
+    trainer = {
+        **class_keys(transformers / "training_args.py", "TrainingArguments"),
+        **class_keys(trl / "trainer" / "base_config.py", "_BaseConfig"),
+        **class_keys(trl / "trainer" / "grpo_config.py", "GRPOConfig"),
+    }
+    return trainer, class_keys(trl / "trainer" / "model_config.py", "ModelConfig")
+
+
+def package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise UserError(f"the package {name} is not installed: pip install {name}")
+    return Path(spec.submodule_search_locations[0])
+
+
+def convert(value, annotation: str):
+    """`value` as `annotation` wants it; raises TypeError with what is wanted otherwise.
+
+    YAML reads 1e-6 as text: it becomes a float where one is wanted. Types this module does not know (TRL's enums)
+    are taken as text.
+    """
+    if not annotation:
+        return value
+    options = union(ast.parse(annotation, mode="eval").body)
+    for option in options:
+        try:
+            return convert_one(value, option)
+        except (TypeError, ValueError):
+            continue
+    wanted = " or ".join(dict.fromkeys(describe(option) for option in options))
+    hint = ""
+    if isinstance(value, str | int | float) and any(isinstance(option, ast.Subscript) for option in options):
+        hint = f", write [{value}]" if "list" in annotation else ""
+    elif isinstance(value, int | float | bool) and wanted == "text":
+        hint = f', write "{value}"'
+    raise TypeError(f"want {wanted}, got {value!r}{hint}")
+
+
+def union(node: ast.expr) -> list[ast.expr]:
+    if isinstance(node, ast.BinOp):
+        return union(node.left) + union(node.right)
+    return [node]
+
+
+def convert_one(value, option: ast.expr):
+    if isinstance(option, ast.Subscript) and ast.unparse(option.value) == "Literal":
+        choices = ast.literal_eval(option.slice)
+        if value in (choices if isinstance(choices, tuple) else (choices,)):
+            return value
+        raise TypeError
+    name = ast.unparse(option.value if isinstance(option, ast.Subscript) else option)
+    if name == "float" and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return value if isinstance(value, int) else float(value)
+    kinds = {"None": type(None), "bool": bool, "int": int, "str": str, "float": float, "list": list, "dict": dict}
+    if name == "Any":
+        return value
+    if not isinstance(value, kinds.get(name, str)) or (isinstance(value, bool) and name != "bool"):
+        raise TypeError
+    if name == "list" and isinstance(option, ast.Subscript):
+        return [convert(item, ast.unparse(option.slice)) for item in value]
+    return value
+
+
+def describe(option: ast.expr) -> str:
+    name = ast.unparse(option)
+    words = {"None": "null", "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+    if name.startswith(("dict", "Mapping")):
+        return "a mapping"
+    if name.startswith("list["):
+        return f"a list of {describe(option.slice).removeprefix('a ').replace('number', 'numbers')}"
+    if name.startswith("Literal"):
+        return name.removeprefix("Literal").strip("[]")
+    return words.get(name, "text")
+
+
+def check_keys(given: dict, keys: Keys, where: str, problems: list[str], renamed: dict[str, str] | None = None) -> dict:
+    """The values of `given` converted to the types of `keys`; what is wrong is appended to `problems`.
+
+    None is dropped where the key does not take it: null always means the default.
+    """
+    checked = {}
+    for key, value in given.items():
+        name = f"{where}{key}"
+        if key not in keys:
+            problems.append(f"{name}: unknown key, {suggestion(str(key), list(keys), where, renamed or {})}")
+        elif value is not None or "None" in keys[key]:
+            try:
+                checked[key] = convert(value, keys[key])
+            except TypeError as error:
+                problems.append(f"{name}: {error}")
+    return checked
+
+
+def suggestion(key: str, known: list[str], where: str, renamed: dict[str, str]) -> str:
+    if key in renamed:
+        return f"use {renamed[key]}"
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {where}{near[0]}?"
+    return f"the keys here are {', '.join(known)}" if len(known) <= 12 else "it is neither TRL's nor ours"
