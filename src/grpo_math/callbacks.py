@@ -1,4 +1,4 @@
-"""What happens beside the training: metrics.jsonl for programs, one line a log for people, accuracy before and after."""
+"""Beside the training: metrics.jsonl for programs, one line a log for people, accuracy before and after."""
 
 import json
 import logging

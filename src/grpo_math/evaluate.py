@@ -96,7 +96,7 @@ def generate_greedy(model, tokenizer, prompts: list, template: PromptTemplate, m
 def grade_all(
     model, tokenizer, problems: list[Problem], template: PromptTemplate, max_new_tokens: int, batch_size: int
 ) -> list[dict]:
-    """The verdict on every problem: question, gold, completion, answer, correct, how, well_formed, length, truncated."""
+    """One row a problem: question, gold, completion, answer, correct, how, well_formed, length in tokens, truncated."""
     prompts = [template.prompt(problem.question, tokenizer) for problem in problems]
     completions = generate_greedy(model, tokenizer, prompts, template, max_new_tokens, batch_size)
     rows = []

@@ -116,7 +116,6 @@ def make_tokenizer(texts: list[str], vocab_size: int = 512):
         pad_token="<|pad|>",
         eos_token="<|end|>",
         additional_special_tokens=special[2:],
-        padding_side="left",
         chat_template=CHAT_TEMPLATE,
     )
 
@@ -197,25 +196,20 @@ class WarmStart:
         return {"input_ids": ids, "labels": labels}
 
 
-def sft(
-    policy, tokenizer, rows: list[dict], batch_size: int, learning_rate: float, output_dir: Path, seed: int
-) -> None:
-    """One pass over `rows`."""
+def sft(policy, tokenizer, rows: list[dict], batch_size: int, learning_rate: float, seed: int, folder: Path) -> None:
+    """One pass over `rows`; `folder` is where the trainer may write."""
     from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
-    config = SFTConfig(
-        output_dir=str(output_dir),
+    arguments = TrainingArguments(
+        output_dir=str(folder),
         num_train_epochs=1,
         per_device_train_batch_size=batch_size,
         learning_rate=learning_rate,
-        warmup_steps=20,
+        warmup_steps=0.05,  # a share of the steps
         weight_decay=0.01,
         adam_beta2=0.95,
         use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
         dataloader_pin_memory=False,
         report_to="none",
         save_strategy="no",
@@ -223,7 +217,8 @@ def sft(
         disable_tqdm=True,
         seed=seed,
     )
-    trainer = SFTTrainer(policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    pad = DataCollatorForSeq2Seq(tokenizer)
+    trainer = Trainer(policy, arguments, train_dataset=Dataset.from_list(rows), data_collator=pad)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
 
@@ -240,8 +235,8 @@ def make_warm_policy(folder: Path, template, seed: int) -> None:
     torch.manual_seed(seed)
     policy = make_policy(tokenizer)
     warm_start = WarmStart(tokenizer, template, seed + 2000)
-    sft(policy, tokenizer, warm_start.rows(600 * 16, terse=0.0), 16, 2e-3, folder, seed)
-    sft(policy, tokenizer, warm_start.rows(40 * 32, terse=0.8), 32, 5e-4, folder, seed)
+    sft(policy, tokenizer, warm_start.rows(600 * 16, terse=0.0), 16, 2e-3, seed, folder)
+    sft(policy, tokenizer, warm_start.rows(48 * 32, terse=0.8), 32, 5e-4, seed, folder)
     policy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -292,8 +287,6 @@ def print_table(results: dict, folder: Path) -> None:
         low, high = row["interval"]
         print(f"{moment:8}  {row['accuracy']:8.3f}  {low:.3f} - {high:.3f}  {row['mean_length']:6.1f}")
     seconds = results["seconds"]
-    print(
-        "\nseconds: "
-        + ", ".join(f"{name} {seconds[name]:.0f}" for name in ("warm_start", "train", "evaluate", "total"))
-    )
+    shown = ("warm_start", "train", "evaluate", "total")
+    print("\nseconds: " + ", ".join(f"{name} {seconds[name]:.0f}" for name in shown))
     print(f"run folder: {folder}")

@@ -65,7 +65,7 @@ REFUSED = {
 class EvalSpec:
     """The `eval:` part: which held-out problems, and whether to evaluate before and after training.
 
-    The problems are those of `dataset` at the split `split`, unless `dataset` here names others.
+    The problems are all those of the training dataset at `split`, unless `dataset` here names others.
     """
 
     before_after: bool = False
@@ -160,9 +160,7 @@ def check_dataset(entry, where: str, problems: list[str]) -> list[DatasetSpec]:
         problems += [f"{where}{key}: missing for {name}" for key in required(function) if key in own.keys() - entry]
     else:
         wrong = "missing" if name is None else f"no dataset {name!r}"
-        problems.append(
-            f"{where}name: {wrong}: use one of {', '.join(ADAPTERS)}, or path: my_data.py:load without name"
-        )
+        problems.append(f"{where}name: {wrong}: use one of {', '.join(ADAPTERS)}, or only path: my_data.py:load")
         return []
     if name and isinstance(path, str) and looks_local(path) and not Path(path).expanduser().exists():
         problems.append(f"{where}path: no file or folder {path}")
@@ -235,18 +233,20 @@ def check_eval(raw: dict, datasets: list[DatasetSpec], problems: list[str]) -> t
         problems.append(f"eval: want a mapping such as {{before_after: true}}, got {given!r}")
         return EvalSpec(), None
     spec = EvalSpec(**check_keys(given, fields_of(EvalSpec), "eval.", problems))
-    entry = {"split": spec.split, "max_samples": spec.max_samples, **(spec.dataset or {})}
-    if not spec.dataset or not spec.dataset.keys() & {"name", "path"}:
-        if len(datasets) != 1:
-            if spec.before_after and datasets:
-                problems.append("eval.dataset: missing: with several training datasets, name the one to evaluate on")
-            return spec, None
-        trained = datasets[0]
-        if spec.before_after and trained.name and trained.path and Path(trained.path).is_file():
+    asked = {"split": spec.split, "max_samples": spec.max_samples}
+    if spec.dataset:
+        checked = check_dataset(asked | spec.dataset, "eval.dataset.", problems)
+        return spec, checked[0] if checked else None
+    if len(datasets) != 1:
+        if spec.before_after and datasets:
+            problems.append("eval.dataset: missing: with several training datasets, name the one to evaluate on")
+        return spec, None
+    trained = datasets[0]
+    if trained.name and trained.path and Path(trained.path).is_file():
+        if spec.before_after:
             problems.append(f"eval.dataset: missing: {trained.path} is one file, and the training itself reads it")
-        entry = {"name": trained.name, "path": trained.path, "config": trained.config, **trained.params, **entry}
-    checked = check_dataset(entry, "eval.dataset.", problems)
-    return spec, checked[0] if checked else None
+        return spec, None
+    return spec, DatasetSpec(trained.name, trained.path, config=trained.config, params=trained.params, **asked)
 
 
 def reference_keys(reference: str, where: str, problems: list[str]) -> Keys | None:

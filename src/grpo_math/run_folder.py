@@ -60,7 +60,11 @@ def write_facts(recipe: Recipe, dataset_fingerprint: str) -> None:
 
 
 def open_folder(folder: Path) -> None:
-    """Make the folder and send all logs to its training.log; the console gets plain messages."""
+    """Make the folder and send all logs to its training.log; the console gets plain messages.
+
+    Only the first process speaks; the others keep to warnings on the console.
+    """
+    main_process = os.environ.get("RANK", "0") == "0"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(folder / "training.log", encoding="utf-8")
@@ -68,15 +72,15 @@ def open_folder(folder: Path) -> None:
         raise UserError(f"output_dir: cannot write to {folder} ({error.strerror}): give another --output_dir") from None
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = logging.StreamHandler(sys.stdout)
+    console.setLevel(logging.INFO if main_process else logging.WARNING)
     ours = logging.getLogger("grpo_math")
-    for handler in list(ours.handlers):  # of an earlier run in this process
-        ours.removeHandler(handler)
-    ours.setLevel(logging.INFO)
+    ours.handlers.clear()  # of an earlier run in this process
+    ours.setLevel(logging.DEBUG)
     ours.propagate = False
     ours.addHandler(console)
-    logging.captureWarnings(True)
-    for name in ("grpo_math", "transformers", "trl", "accelerate", "py.warnings"):
-        logging.getLogger(name).addHandler(file)
+    if main_process:
+        for name in ("grpo_math", "transformers", "trl", "accelerate"):
+            logging.getLogger(name).addHandler(file)
 
 
 def versions() -> dict[str, str]:

@@ -72,7 +72,7 @@ def convert(value, annotation: str):
     hint = ""
     if isinstance(value, str | int | float) and any(isinstance(option, ast.Subscript) for option in options):
         hint = f", write [{value}]" if "list" in annotation else ""
-    elif isinstance(value, int | float | bool) and wanted == "text":
+    elif isinstance(value, int | float | bool) and wanted in ("text", "text or null"):
         hint = f', write "{value}"'
     raise TypeError(f"want {wanted}, got {value!r}{hint}")
 

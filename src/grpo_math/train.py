@@ -11,6 +11,7 @@ Every key of the recipe can be given on the command line, nested ones with dots:
 import functools
 import json
 import logging
+import sys
 import time
 from dataclasses import asdict
 
@@ -79,8 +80,11 @@ def make_trainer(recipe: Recipe, tokenizer, rows: list[dict], rewards: list[Rewa
     from datasets import Dataset
     from pyarrow import ArrowInvalid, ArrowTypeError
     from transformers import PrinterCallback
+    from transformers.utils.logging import disable_progress_bar
     from trl import GRPOTrainer, ModelConfig, get_peft_config, get_quantization_config
 
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # of loading and saving
     try:
         dataset = Dataset.from_list(rows)
     except (ArrowInvalid, ArrowTypeError) as error:
@@ -100,7 +104,7 @@ def make_trainer(recipe: Recipe, tokenizer, rows: list[dict], rewards: list[Rewa
     except (ImportError, OSError, ValueError) as error:
         logger.debug("TRL refused the run", exc_info=True)
         raise UserError(f"TRL refused the run: {first_line(error)}") from error
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # Progress speaks instead
     if recipe.template.stop and not trainer.args.use_vllm:
         # transformers finds stop strings only with the tokenizer at hand, and TRL does not pass it on.
         policy = trainer.accelerator.unwrap_model(trainer.model)
@@ -115,23 +119,15 @@ def trainer_config(recipe: Recipe):
     given = {key: value for key, value in recipe.trainer.items() if key != "resume_from_checkpoint"}
     defaults = {"logging_steps": 1, "report_to": "none", "disable_tqdm": True, "run_name": recipe.output_dir.name}
     model = ModelConfig(**recipe.model)
-    use_vllm = given.get("use_vllm", False)
+    stops = recipe.template.generation_kwargs(given.get("use_vllm", False))
+    load = {"revision": model.model_revision, "attn_implementation": model.attn_implementation, "dtype": model.dtype}
+    derived = {
+        "reward_weights": [spec.weight for spec in recipe.rewards],
+        "generation_kwargs": stops | (given.get("generation_kwargs") or {}),
+        "model_init_kwargs": load | (given.get("model_init_kwargs") or {}),
+    }
     try:
-        return GRPOConfig(
-            **defaults
-            | given
-            | {
-                "reward_weights": [spec.weight for spec in recipe.rewards],
-                "generation_kwargs": recipe.template.generation_kwargs(use_vllm)
-                | (given.get("generation_kwargs") or {}),
-                "model_init_kwargs": {
-                    "revision": model.model_revision,
-                    "attn_implementation": model.attn_implementation,
-                    "dtype": model.dtype,
-                }
-                | (given.get("model_init_kwargs") or {}),
-            }
-        )
+        return GRPOConfig(**defaults | given | derived)
     except (ImportError, ValueError) as error:
         raise UserError(f"{recipe.source}: TRL refused it: {first_line(error)}") from error
 
@@ -141,4 +137,6 @@ def first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_cli(main))
+    from grpo_math.__main__ import dispatch
+
+    raise SystemExit(run_cli(dispatch, ["train", *sys.argv[1:]]))

@@ -1,0 +1,44 @@
+# make quickstart                    the whole job on a plain CPU, about two minutes after installation
+# make test                          the test suite; make test-slow has the rest
+# make train RECIPE=recipes/X.yaml LAYOUT=single_gpu ARGS="--learning_rate 2e-6"
+PYTHON ?= python3
+VENV ?= .venv
+LAYOUT ?= single_gpu
+ARGS ?=
+BIN := $(VENV)/bin
+# Real data for the tests that want it, where such a folder is there; those tests skip otherwise.
+export GRPO_MATH_TEST_DATA ?= $(abspath ../shared/data)
+
+.PHONY: install quickstart test test-slow lint train train-gsm8k train-math clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+quickstart: install
+	$(BIN)/grpo-math quickstart $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+train: install
+	$(if $(RECIPE),,$(error say which recipe: make train RECIPE=recipes/X.yaml))
+	$(BIN)/accelerate launch --quiet --config_file accelerate_configs/$(LAYOUT).yaml \
+		-m grpo_math.train --config $(RECIPE) $(ARGS)
+
+train-gsm8k: RECIPE ?= recipes/gsm8k_qwen2.5_1.5b.yaml
+train-math: RECIPE ?= recipes/math_qwen2.5_math_1.5b.yaml
+train-gsm8k train-math: train
+
+clean:
+	rm -rf $(VENV) *.egg-info src/*.egg-info .pytest_cache .ruff_cache .hypothesis

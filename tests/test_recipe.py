@@ -1,0 +1,257 @@
+"""Every mistake at the door is one line that names the fix, and all are reported at once."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from grpo_math.errors import UserError
+from grpo_math.recipe import RENAMED, load_recipe
+from grpo_math.recipe_file import merge
+from grpo_math.schema import trl_keys
+
+GOOD = """\
+dataset: {name: gsm8k}
+rewards: {correctness: {}}
+model_name_or_path: some/model
+"""
+
+
+def load(tmp_path, text: str, *arguments: str):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    return load_recipe(["--config", str(path), *arguments])
+
+
+def complaints(tmp_path, text: str, *arguments: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text, *arguments)
+    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+BROKEN = [
+    # an unknown key names the nearest known one
+    ("learning_rat: 1.0", "r.yaml: learning_rat: unknown key, did you mean learning_rate?"),
+    ("reward: {a: {}}", "r.yaml: reward: unknown key, did you mean rewards?"),
+    ("zzz: 1", "r.yaml: zzz: unknown key, it is neither TRL's nor ours"),
+    # a key of another trainer or an older TRL names its successor
+    ("max_prompt_length: 512", "r.yaml: max_prompt_length: unknown key, use dataset.max_prompt_tokens (longer prompts are dropped and counted)"),
+    ("kl_coef: 0.1", "r.yaml: kl_coef: unknown key, use beta"),
+    ("n_samples: 8", "r.yaml: n_samples: unknown key, use num_generations"),
+    ("group_size: 8", "r.yaml: group_size: unknown key, use num_generations"),
+    ("num_return_sequences: 8", "r.yaml: num_return_sequences: unknown key, use num_generations"),
+    ("warmup_ratio: 0.1", "r.yaml: warmup_ratio: unknown key, use warmup_steps (a number below 1 is a share of the run)"),
+    ("reward_weights: [1.0]", "r.yaml: reward_weights: not a key here: give the weight beside the reward, rewards: {correctness: {weight: 1.0}}"),
+    # types
+    ("learning_rate: fast", "r.yaml: learning_rate: want a number, got 'fast'"),
+    ("max_steps: 1.5", "r.yaml: max_steps: want a whole number, got 1.5"),
+    ("bf16: 'yes'", "r.yaml: bf16: want true or false or null, got 'yes'"),
+    ("use_vllm: 1", "r.yaml: use_vllm: want true or false, got 1"),
+    ("lora_target_modules: q_proj", "r.yaml: lora_target_modules: want a list of text or null, got 'q_proj', write [q_proj]"),
+    ("run_name: 5", "r.yaml: run_name: want text or null, got 5, write \"5\""),
+    ("generation_kwargs: [1]", "r.yaml: generation_kwargs: want a mapping or text or null, got [1]"),
+    # dataset
+    ("dataset: gsm8k", "r.yaml: dataset: want a mapping such as {name: gsm8k}, got 'gsm8k'"),
+    ("dataset: {name: gsm9k}", "r.yaml: dataset.name: no dataset 'gsm9k': use one of gsm8k, math, math500, svamp, json, reasoning_gym, or only path: my_data.py:load"),
+    ("dataset: {name: gsm8k, max_sample: 3}", "r.yaml: dataset.max_sample: unknown key, did you mean dataset.max_samples?"),
+    ("dataset: {name: gsm8k, levels: [3]}", "r.yaml: dataset.levels: unknown key, the keys here are name, path, split, config, max_samples, shuffle_seed, max_prompt_tokens, weight"),
+    ("dataset: {name: math, levels: 3}", "r.yaml: dataset.levels: want a list of whole numbers or null, got 3, write [3]"),
+    ("dataset: {name: gsm8k, path: ./nowhere}", "r.yaml: dataset.path: no file or folder ./nowhere"),
+    ("dataset: {name: json, path: rows.jsonl}", "r.yaml: dataset.path: no file or folder rows.jsonl"),
+    ("dataset: {name: reasoning_gym}", "r.yaml: dataset.task: missing for reasoning_gym"),
+    ("dataset: {path: 'nowhere.py:load'}", "r.yaml: dataset.path: no file nowhere.py"),
+    ("dataset: [{name: gsm8k}, {name: mat}]", "r.yaml: dataset[1].name: no dataset 'mat': use one of gsm8k, math, math500, svamp, json, reasoning_gym, or only path: my_data.py:load"),
+    ("dataset:", "r.yaml: dataset: missing: write dataset: {name: gsm8k}"),
+    # template
+    ("prompt_template: box", "r.yaml: prompt_template: no template 'box': use one of boxed, qwen_math, r1_zero, question_only, gsm8k_hash, or a mapping with user: and answer_style:"),
+    ("prompt_template: {user: 'Solve it.'}", "r.yaml: prompt_template.user: holds no {question}: say where the question goes"),
+    ("prompt_template: {answer_style: tag}", "r.yaml: prompt_template.answer_style: no style 'tag': use one of boxed, hash, answer_tag"),
+    ("prompt_template: {stop: END}", "r.yaml: prompt_template.stop: want a list of text, got 'END', write [END]"),
+    ("prompt_template: r1_zero\nmask_truncated_completions: true", "r.yaml: mask_truncated_completions: TRL takes a completion that ends at a stop string ['</answer>'] for a truncated one and would mask them all: set it to false, or use a template without stop strings"),
+    # rewards
+    ("rewards: correctness", "r.yaml: rewards: missing: write rewards: {correctness: {weight: 1.0}}"),
+    ("rewards: {corectness: {}}", "r.yaml: rewards.corectness: no shipped reward, did you mean correctness? (your own: path: my_rewards.py:function)"),
+    ("rewards: {format: {wieght: 1}}", "r.yaml: rewards.format.wieght: unknown key, did you mean rewards.format.weight?"),
+    ("rewards: {format: 0.5}", "r.yaml: rewards.format: want a mapping such as {weight: 1.0}, or false, got 0.5"),
+    ("rewards: {format: {weight: heavy}}", "r.yaml: rewards.format.weight: want a number, got 'heavy'"),
+    ("rewards: {format: {weight: 0}}", "r.yaml: rewards: none has a weight other than 0: there is nothing to learn from"),
+    ("rewards: {mine: {path: 'nowhere.py:f'}}", "r.yaml: rewards.mine.path: no file nowhere.py"),
+    ("rewards: {mine: {path: nowhere.py}}", "r.yaml: rewards.mine.path: 'nowhere.py': want file.py:function or package.module:function"),
+    ("rewards: {mine: {path: 'no_such_package:f'}}", "r.yaml: rewards.mine.path: no module 'no_such_package' is installed (a file needs its ending: no_such_package.py)"),
+    # eval
+    ("eval: true", "r.yaml: eval: want a mapping such as {before_after: true}, got True"),
+    ("eval: {before_after: 1}", "r.yaml: eval.before_after: want true or false, got 1"),
+    ("eval: {dataset: {name: gsm9k}}", "r.yaml: eval.dataset.name: no dataset 'gsm9k': use one of gsm8k, math, math500, svamp, json, reasoning_gym, or only path: my_data.py:load"),
+    ("dataset: [{name: gsm8k}, {name: math}]\neval: {before_after: true}", "r.yaml: eval.dataset: missing: with several training datasets, name the one to evaluate on"),
+    ("model_name_or_path:", "r.yaml: model_name_or_path: missing: give a local folder or a Hub id"),
+    # the file itself
+    ("a: b: c", "r.yaml, line {n}: not YAML (mapping values are not allowed here)"),
+    ("seed: 1\nseed: 2", "r.yaml, line {n}: not YAML ('seed' is given twice, first on line {n-1}: delete one)"),
+    ("tricks: !!python/object:os.system {}", "r.yaml, line {n}: not YAML (could not determine a constructor for the tag 'tag:yaml.org,2002:python/object:os.system')"),
+    ("extends: base.yaml", "base.yaml: no such recipe (No such file or directory): check the path after --config"),
+    ("extends: [a.yaml]", "r.yaml: extends: want one file name, got ['a.yaml']"),
+    ("extends: r.yaml", "r.yaml: extends itself, through r.yaml"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "message"), BROKEN, ids=[lines[:40] for lines, _ in BROKEN])
+def test_a_broken_recipe_gets_one_line_with_the_fix(tmp_path, lines, message):
+    given = {line.partition(":")[0] for line in lines.splitlines() if ":" in line}
+    text = "".join(line + "\n" for line in GOOD.splitlines() if line.partition(":")[0] not in given) + lines + "\n"
+    last = len(text.splitlines())
+    message = message.replace("{n-1}", str(last - 1)).replace("{n}", str(last))
+    assert complaints(tmp_path, text) == [message]
+
+
+def test_all_problems_are_reported_at_once(tmp_path):
+    text = "dataset: {name: gsm8}\nrewards: {formt: {}}\nlerning_rate: 1\nmax_steps: x\n"
+    assert [line.split(": ")[1] for line in complaints(tmp_path, text)] == [
+        "lerning_rate",
+        "max_steps",
+        "model_name_or_path",
+        "dataset.name",
+        "rewards.formt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "r.yaml: is empty, want `key: value` lines (see recipes/quickstart.yaml)"),
+        (b"- a\n- b\n", "r.yaml: is a list, want `key: value` lines (see recipes/quickstart.yaml)"),
+        (b"just words", "r.yaml: is a str, want `key: value` lines (see recipes/quickstart.yaml)"),
+        (b"\xff\xfe\x00", "r.yaml: not UTF-8 text: a recipe is a YAML file"),
+        (b"a: \x07", "r.yaml: not YAML (unacceptable character #x0007: special characters are not allowed)"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path, content, message):
+    (tmp_path / "r.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_recipe(["--config", str(tmp_path / "r.yaml")])
+    assert str(caught.value).replace(f"{tmp_path}/", "") == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no recipe: give one with --config recipes/X.yaml"),
+        (["--config=r.yaml"], "--config=r.yaml: write --config r.yaml (a blank, not =)"),
+        (["r.yaml"], "'r.yaml': want --key value pairs (quote a value with blanks)"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such recipe (No such file or directory): check the path after --config"),
+        (["--config", "r.yaml", "--rewards", "{a: "], "--rewards: '{a: ' is not a YAML value: quote it"),
+    ],
+)  # fmt: skip
+def test_a_broken_command_line(arguments, message):
+    with pytest.raises(UserError) as caught:
+        load_recipe(arguments)
+    assert str(caught.value) == message
+
+
+def test_the_command_line_overrides_every_key_nested_ones_with_dots(tmp_path):
+    arguments = "--rewards.format.weight 0.1 --dataset.max_samples 10 --learning_rate 1e-6 --use_peft --seed -1".split()
+    recipe = load(tmp_path, GOOD, *arguments)
+    assert [(spec.name, spec.weight) for spec in recipe.rewards] == [("correctness", 1.0), ("format", 0.1)]
+    assert recipe.datasets[0].max_samples == 10
+    assert recipe.trainer["learning_rate"] == 1e-6
+    assert recipe.model["use_peft"] is True
+    assert recipe.trainer["seed"] == -1
+
+
+def test_a_reward_is_switched_off_with_false(tmp_path):
+    recipe = load(tmp_path, GOOD.replace("{}", "{}, format: {weight: 0.3}"), "--rewards.format", "false")
+    assert [spec.name for spec in recipe.rewards] == ["correctness"]
+
+
+def test_null_means_the_default(tmp_path):
+    recipe = load(tmp_path, GOOD + "learning_rate:\nbeta: null\nsave_total_limit: null\n")
+    assert "learning_rate" not in recipe.trainer
+    assert "beta" not in recipe.trainer
+    assert recipe.trainer["save_total_limit"] is None
+
+
+def test_extends_changes_only_what_it_names(tmp_path):
+    (tmp_path / "base.yaml").write_text(GOOD + "beta: 0.1\nseed: 1\n")
+    recipe = load(tmp_path, "extends: base.yaml\nseed: 2\ndataset: {max_samples: 5}\n")
+    assert (recipe.trainer["beta"], recipe.trainer["seed"]) == (0.1, 2)
+    assert (recipe.datasets[0].name, recipe.datasets[0].max_samples) == ("gsm8k", 5)
+
+
+def test_merge_leaves_its_arguments_alone():
+    base, top = {"a": {"b": 1}}, {"a": {"c": 2}, "d": 3}
+    assert merge(base, top) == {"a": {"b": 1, "c": 2}, "d": 3}
+    assert (base, top) == ({"a": {"b": 1}}, {"a": {"c": 2}, "d": 3})
+
+
+def test_a_reward_file_is_checked_without_running_it(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "raise SystemExit('ran')\ndef brevity(completions, max_tokens: int = 300, **_): ...\n"
+    )
+    text = GOOD.replace("correctness: {}", f"brevity: {{path: '{tmp_path}/mine.py:brevity', %s}}")
+    assert load(tmp_path, text % "max_tokens: 5, weight: 0.1").rewards[0].params == {"max_tokens": 5}
+    assert complaints(tmp_path, text % "max_token: 5") == [
+        "r.yaml: rewards.brevity.max_token: unknown key, did you mean rewards.brevity.max_tokens?"
+    ]
+    assert complaints(tmp_path, text % "max_tokens: many") == [
+        "r.yaml: rewards.brevity.max_tokens: want a whole number, got 'many'"
+    ]
+    assert complaints(tmp_path, text.replace(":brevity'", ":short'") % "") == [
+        "r.yaml: rewards.brevity.path: mine.py has no function 'short'"
+    ]
+
+
+def test_training_on_one_file_does_not_evaluate_on_the_same_file(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    text = (
+        GOOD.replace("{name: gsm8k}", f"{{name: json, path: {tmp_path}/rows.jsonl}}") + "eval: {before_after: true}\n"
+    )
+    assert complaints(tmp_path, text) == [
+        "r.yaml: eval.dataset: missing: rows.jsonl is one file, and the training itself reads it"
+    ]
+
+
+def test_the_resolved_recipe_runs_again_and_holds_no_token(tmp_path):
+    (tmp_path / "base.yaml").write_text(GOOD + "hub_token: hf_secret\nseed: 1\n")
+    recipe = load(tmp_path, "extends: base.yaml\n", "--beta", "0.04")
+    assert "secret" not in recipe.dump()
+    again = load(tmp_path, recipe.dump())
+    assert again.trainer == {key: value for key, value in recipe.trainer.items() if key != "hub_token"}
+    assert (again.datasets, again.rewards, again.template) == (recipe.datasets, recipe.rewards, recipe.template)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_recipe_parses_and_says_how_it_is_run(path):
+    recipe = load_recipe(["--config", str(path)])
+    assert recipe.rewards
+    assert path.read_text().startswith("# make ")
+
+
+def test_the_keys_read_from_source_are_those_of_the_classes():
+    import dataclasses
+
+    from trl import GRPOConfig, ModelConfig
+
+    trainer, model = trl_keys()
+    assert set(trainer) == {field.name for field in dataclasses.fields(GRPOConfig) if field.init}
+    assert set(model) == {field.name for field in dataclasses.fields(ModelConfig)}
+
+
+def test_no_hint_shadows_a_real_key():
+    trainer, model = trl_keys()
+    assert not RENAMED.keys() & (trainer.keys() | model.keys())
+
+
+def test_checking_a_recipe_imports_nothing_heavy():
+    code = (
+        "import sys; from grpo_math.recipe import load_recipe; import grpo_math.rewards, grpo_math.grading\n"
+        "load_recipe(['--config', 'recipes/math_qwen2.5_math_1.5b.yaml'])\n"
+        "print({'torch', 'trl', 'transformers', 'datasets', 'sympy', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_recipe_is_yaml_that_other_tools_read():
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        assert isinstance(yaml.safe_load(path.read_text()), dict)
