@@ -140,23 +140,33 @@ def json_rows(row: dict, fields: dict | None = None) -> Problem:
     (or `problem`, or `prompt`) and `answer` (or `ground_truth`, or `final_answer`). Other columns go to `meta`, and
     from there to every reward function that asks for them by name.
     """
-    columns = dict(fields or {})
-    for role, names in (
-        ("question", ("question", "problem", "prompt")),
-        ("answer", ("answer", "ground_truth", "final_answer")),
-    ):
-        present = [name for name in names if name in row]
-        columns.setdefault(role, role if role in row or len(present) != 1 else present[0])
-        if columns[role] not in row:
-            raise UserError(
-                f"no column {columns[role]!r} for the {role} (the columns are {', '.join(row)}): "
-                f"name it, dataset.fields: {{{role}: COLUMN}}"
-            )
+    columns = {role: find_column(row, role, names, fields or {}) for role, names in COLUMN_NAMES.items()}
+    if unknown := (fields or {}).keys() - COLUMN_NAMES:
+        raise UserError(f"dataset.fields: {', '.join(unknown)}: name columns for {', '.join(COLUMN_NAMES)} only")
     question = str(row[columns["question"]] or "").strip()
     if not question:
         raise Unusable("without a question")
     meta = {name: value for name, value in row.items() if name not in columns.values()}
-    return Problem(question, text_of(row[columns["answer"]]), row.get(columns.get("worked", "worked")), meta)
+    return Problem(question, text_of(row[columns["answer"]]), row.get(columns["worked"]), meta)
+
+
+COLUMN_NAMES = {
+    "question": ("question", "problem", "prompt"),
+    "answer": ("answer", "ground_truth", "final_answer"),
+    "worked": ("worked",),
+}
+
+
+def find_column(row: dict, role: str, names: tuple[str, ...], fields: dict) -> str:
+    """The column for a role: the one `fields` names, the one called like the role, or the only other candidate."""
+    present = [name for name in names if name in row]
+    column = fields.get(role) or (present[0] if len(present) == 1 else role)
+    if column not in row and (role != "worked" or role in fields):
+        raise UserError(
+            f"no column {column!r} for the {role} (the columns are {', '.join(row)}): name it, "
+            f"dataset.fields: {{{role}: COLUMN}}"
+        )
+    return column
 
 
 def reasoning_gym(row: dict) -> Problem:

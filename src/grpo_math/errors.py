@@ -1,8 +1,10 @@
 """Mistakes a person can mend: one line each, no traceback, exit status 2."""
 
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -13,21 +15,33 @@ class RewardError(UserError):
     """A reward function that raised or returned nonsense; only the process that met it knows."""
 
 
+@contextmanager
+def one_line(what: str, fix: str = "") -> Iterator[None]:
+    """Turn what TRL or transformers say of a bad setting or a missing model into one line: `what: reason: fix`."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{what}: {reason}{fix and ': ' + fix}") from error
+
+
 def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0, 2 for a mistake, 130 for Ctrl-C.
 
-    Under `accelerate launch` every process meets the same mistake; only the first one says it.
+    Under `accelerate launch` every process meets the same mistake; only the first one says it. training.log keeps
+    the traceback.
     """
     rank = int(os.environ.get("RANK", "0"))
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
+        logging.getLogger("grpo_math").debug("stopped by a mistake", exc_info=True)
         if rank == 0 or isinstance(error, RewardError):
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if rank == 0:
-            print("interrupted: continue with --resume_from_checkpoint auto", file=sys.stderr)
+            print("interrupted (a training run continues with --resume_from_checkpoint auto)", file=sys.stderr)
         return 130
     return 0

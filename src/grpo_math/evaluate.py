@@ -30,7 +30,7 @@ class Evaluation:
     step: int
     problems: int
     accuracy: float
-    interval: tuple[float, float]
+    interval: list[float]
     format_accuracy: float
     truncated: float
     mean_length: float
@@ -117,7 +117,7 @@ def summarise(rows: list[dict], step: int, seconds: float) -> Evaluation:
         step=step,
         problems=count,
         accuracy=right / count,
-        interval=wilson_interval(right, count),
+        interval=list(wilson_interval(right, count)),
         format_accuracy=sum(row["well_formed"] for row in rows) / count,
         truncated=sum(row["truncated"] for row in rows) / count,
         mean_length=sum(row["length"] for row in rows) / count,

@@ -1,10 +1,10 @@
 """The recipe's tokenizer and model, from a local folder or the Hub."""
 
-from contextlib import contextmanager
-
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, one_line
 from grpo_math.prompts import TEMPLATES
 from grpo_math.recipe import Recipe
+
+FIX = "give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"
 
 
 def load_tokenizer(recipe: Recipe):
@@ -15,7 +15,7 @@ def load_tokenizer(recipe: Recipe):
     from transformers import AutoTokenizer
 
     name = recipe.model["model_name_or_path"]
-    with no_model(name):
+    with one_line(f"model_name_or_path: no model at {name!r}", FIX):
         tokenizer = AutoTokenizer.from_pretrained(
             name,
             revision=recipe.model.get("model_revision", "main"),
@@ -37,7 +37,7 @@ def load_model(recipe: Recipe):
     from transformers import AutoModelForCausalLM
 
     name = recipe.model["model_name_or_path"]
-    with no_model(name):
+    with one_line(f"model_name_or_path: no model at {name!r}", FIX):
         model = AutoModelForCausalLM.from_pretrained(
             name,
             revision=recipe.model.get("model_revision", "main"),
@@ -46,16 +46,3 @@ def load_model(recipe: Recipe):
             dtype=recipe.model.get("dtype", "float32"),
         )
     return model.to(PartialState(cpu=recipe.trainer.get("use_cpu", False)).device)
-
-
-@contextmanager
-def no_model(name: str):
-    """Turn what transformers says of a missing or broken model into one line."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"model_name_or_path: no model at {name!r} ({reason}): give a folder with config.json and a tokenizer, or "
-            "a Hub id that can be reached"
-        ) from error

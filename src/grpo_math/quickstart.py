@@ -236,7 +236,7 @@ def make_warm_policy(folder: Path, template, seed: int) -> None:
     policy = make_policy(tokenizer)
     warm_start = WarmStart(tokenizer, template, seed + 2000)
     sft(policy, tokenizer, warm_start.rows(600 * 16, terse=0.0), 16, 2e-3, seed, folder)
-    sft(policy, tokenizer, warm_start.rows(48 * 32, terse=0.8), 32, 5e-4, seed, folder)
+    sft(policy, tokenizer, warm_start.rows(60 * 32, terse=0.8), 32, 5e-4, seed, folder)
     policy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

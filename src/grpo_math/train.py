@@ -17,12 +17,12 @@ from dataclasses import asdict
 
 from grpo_math import run_folder
 from grpo_math.data import Problem, fingerprint, load_problems, mix
-from grpo_math.errors import UserError, run_cli
+from grpo_math.errors import UserError, one_line, run_cli
 from grpo_math.evaluate import load_eval_problems
 from grpo_math.models import load_tokenizer
-from grpo_math.prompts import length_filter, to_rows
+from grpo_math.prompts import PromptTemplate, length_filter, to_rows
 from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.rewards import Reward, build_rewards
+from grpo_math.rewards import build_rewards
 
 logger = logging.getLogger("grpo_math.train")
 
@@ -36,80 +36,52 @@ def train(recipe: Recipe) -> dict:
     started = time.perf_counter()
     checkpoint = run_folder.find_checkpoint(recipe)
     rewards = build_rewards(recipe.rewards, recipe.template)
+
+    from transformers import PrinterCallback  # torch loads here; every mistake in the recipe is found by now
+    from transformers.utils.logging import disable_progress_bar
+    from trl import GRPOTrainer, ModelConfig, get_peft_config, get_quantization_config
+
+    from grpo_math.callbacks import BeforeAfter, MetricsFile, Progress
+
+    config = trainer_config(recipe)
     run_folder.open_folder(recipe.output_dir)
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # of loading and saving
 
     tokenizer = load_tokenizer(recipe)
     problems = load_training_problems(recipe, tokenizer)
     held_out = load_eval_problems(recipe) if recipe.eval.before_after else []
-
-    from grpo_math.callbacks import BeforeAfter, MetricsFile, Progress  # transformers loads here
-
     measured = BeforeAfter(recipe, tokenizer, held_out)
-    callbacks = [measured, MetricsFile(recipe.output_dir), Progress()]
-    trainer = make_trainer(recipe, tokenizer, to_rows(problems, recipe.template, tokenizer), rewards, callbacks)
+    model = ModelConfig(**recipe.model)
+    with one_line(f"{recipe.source}: TRL refused it"):
+        trainer = GRPOTrainer(
+            model=model.model_name_or_path,
+            args=config,
+            reward_funcs=rewards,
+            train_dataset=to_dataset(problems, recipe.template, tokenizer),
+            processing_class=tokenizer,
+            callbacks=[measured, MetricsFile(recipe.output_dir), Progress()],
+            peft_config=get_peft_config(model),
+            quantization_config=get_quantization_config(model),
+        )
+    trainer.remove_callback(PrinterCallback)  # Progress speaks instead
+    if recipe.template.stop and not config.use_vllm:
+        # transformers finds stop strings only with the tokenizer at hand, and TRL does not pass it on.
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        policy.generate = functools.partial(policy.generate, tokenizer=tokenizer)
     if trainer.is_world_process_zero():
         run_folder.write_facts(recipe, fingerprint(problems))
 
     training = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(recipe.output_dir / "final"))
+    seconds = {"train": time.perf_counter() - training, "total": time.perf_counter() - started}
 
-    evaluations = {"before": measured.before, "after": measured.after}
-    seconds = {"evaluate": sum(found.seconds for found in evaluations.values() if found)}
-    seconds["train"] = time.perf_counter() - training - seconds["evaluate"]
-    seconds["total"] = time.perf_counter() - started
-    results = {"steps": trainer.state.global_step}
-    results |= {moment: asdict(found) for moment, found in evaluations.items() if found}
-    results["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
+    results = collect_results(trainer.state.global_step, measured, seconds)
     if trainer.is_world_process_zero():
         (recipe.output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         logger.info("run folder: %s (the model is in final/)", recipe.output_dir)
     return results
-
-
-def load_training_problems(recipe: Recipe, tokenizer) -> list[Problem]:
-    parts = []
-    for spec in recipe.datasets:
-        parts.append(load_problems(spec, length_filter(recipe.template, tokenizer, spec.max_prompt_tokens)))
-        logger.info("training on %s", parts[-1])
-    return mix(parts, [spec.weight for spec in recipe.datasets], seed=recipe.trainer.get("seed", 42))
-
-
-def make_trainer(recipe: Recipe, tokenizer, rows: list[dict], rewards: list[Reward], callbacks: list):
-    """TRL's trainer for the recipe. What TRL or transformers refuse becomes a one-line error."""
-    from datasets import Dataset
-    from pyarrow import ArrowInvalid, ArrowTypeError
-    from transformers import PrinterCallback
-    from transformers.utils.logging import disable_progress_bar
-    from trl import GRPOTrainer, ModelConfig, get_peft_config, get_quantization_config
-
-    if not sys.stderr.isatty():
-        disable_progress_bar()  # of loading and saving
-    try:
-        dataset = Dataset.from_list(rows)
-    except (ArrowInvalid, ArrowTypeError) as error:
-        raise UserError(f"dataset: a column has values of several types ({error}): make them one type") from error
-    model = ModelConfig(**recipe.model)
-    try:
-        trainer = GRPOTrainer(
-            model=model.model_name_or_path,
-            args=trainer_config(recipe),
-            reward_funcs=rewards,
-            train_dataset=dataset,
-            processing_class=tokenizer,
-            callbacks=callbacks,
-            peft_config=get_peft_config(model),
-            quantization_config=get_quantization_config(model),
-        )
-    except (ImportError, OSError, ValueError) as error:
-        logger.debug("TRL refused the run", exc_info=True)
-        raise UserError(f"TRL refused the run: {first_line(error)}") from error
-    trainer.remove_callback(PrinterCallback)  # Progress speaks instead
-    if recipe.template.stop and not trainer.args.use_vllm:
-        # transformers finds stop strings only with the tokenizer at hand, and TRL does not pass it on.
-        policy = trainer.accelerator.unwrap_model(trainer.model)
-        policy.generate = functools.partial(policy.generate, tokenizer=tokenizer)
-    return trainer
 
 
 def trainer_config(recipe: Recipe):
@@ -126,14 +98,36 @@ def trainer_config(recipe: Recipe):
         "generation_kwargs": stops | (given.get("generation_kwargs") or {}),
         "model_init_kwargs": load | (given.get("model_init_kwargs") or {}),
     }
-    try:
+    with one_line(f"{recipe.source}: TRL refused it"):
         return GRPOConfig(**defaults | given | derived)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{recipe.source}: TRL refused it: {first_line(error)}") from error
 
 
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def load_training_problems(recipe: Recipe, tokenizer) -> list[Problem]:
+    parts = []
+    for spec in recipe.datasets:
+        parts.append(load_problems(spec, length_filter(recipe.template, tokenizer, spec.max_prompt_tokens)))
+        logger.info("training on %s", parts[-1])
+    return mix(parts, [spec.weight for spec in recipe.datasets], seed=recipe.trainer.get("seed", 42))
+
+
+def to_dataset(problems: list[Problem], template: PromptTemplate, tokenizer):
+    """The prompt-only dataset that TRL trains on."""
+    from datasets import Dataset
+    from pyarrow import ArrowInvalid, ArrowTypeError
+
+    try:
+        return Dataset.from_list(to_rows(problems, template, tokenizer))
+    except (ArrowInvalid, ArrowTypeError) as error:
+        raise UserError(f"dataset: a column has values of several types ({error}): make them one type") from error
+
+
+def collect_results(steps: int, measured, seconds: dict[str, float]) -> dict:
+    """What results.json holds; the time of the evaluations is not that of the training."""
+    found = {"before": measured.before, "after": measured.after}
+    found = {moment: asdict(evaluation) for moment, evaluation in found.items() if evaluation}
+    evaluate = sum(evaluation["seconds"] for evaluation in found.values())
+    seconds = {"train": seconds["train"] - evaluate, "evaluate": evaluate, "total": seconds["total"]}
+    return {"steps": steps, **found, "seconds": {name: round(value, 2) for name, value in seconds.items()}}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,350 @@
+"""Every source becomes the one normal form, and what is dropped is counted."""
+
+import json
+
+import pytest
+
+from grpo_math.data import (
+    ADAPTERS,
+    DatasetSpec,
+    Problem,
+    Problems,
+    Unusable,
+    fingerprint,
+    gsm8k,
+    json_rows,
+    load_problems,
+    math,
+    mix,
+    reasoning_gym,
+    svamp,
+)
+from grpo_math.errors import UserError
+
+
+def write_jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+MATH_ROW = {"problem": "What is $1+1$?", "level": "Level 3", "type": "Number Theory", "solution": r"It is $\boxed{2}$."}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "row", "problem"),
+    [
+        (
+            gsm8k,
+            {"question": " How many? ", "answer": "5*2 = <<5*2=10>>10\nso $<<10*100=1000>>1,000.\n#### 1,000"},
+            Problem("How many?", "1000", "5*2 = 10\nso $1,000."),
+        ),
+        (gsm8k, {"question": "q", "answer": "How many? ** 7\n#### -7"}, Problem("q", "-7", "How many? ** 7")),
+        (gsm8k, {"question": "q", "answer": "an << unclosed mark\n#### 3"}, Problem("q", "3", "an")),
+        (
+            math,
+            MATH_ROW,
+            Problem("What is $1+1$?", "2", r"It is $\boxed{2}$.", {"level": 3, "subject": "Number Theory"}),
+        ),
+        (
+            math,
+            {"problem": "p", "solution": r"\boxed{1} or \fbox{\frac{1}{\sqrt{2}}}", "level": "Level ?"},
+            Problem(
+                "p", r"\frac{1}{\sqrt{2}}", r"\boxed{1} or \fbox{\frac{1}{\sqrt{2}}}", {"level": None, "subject": None}
+            ),
+        ),
+        (
+            math,
+            {"problem": "p", "solution": r"\boxed{9}", "answer": "(3, \\pi)", "level": 2, "subject": "Algebra"},
+            Problem("p", r"(3, \pi)", r"\boxed{9}", {"level": 2, "subject": "Algebra"}),
+        ),
+        (
+            svamp,
+            {"Body": "There are 87 oranges", "Question": "How many?", "Answer": 145.0, "Type": "Sum"},
+            Problem("There are 87 oranges. How many?", "145", None, {"type": "Sum"}),
+        ),
+        (
+            svamp,
+            {"Body": "Two.", "Question": "How many?", "Answer": 2.5},
+            Problem("Two. How many?", "2.5", None, {"type": None}),
+        ),
+        (json_rows, {"question": "q", "answer": 4, "source": "s"}, Problem("q", "4", None, {"source": "s"})),
+        (json_rows, {"problem": "q", "ground_truth": "4", "correct": True}, Problem("q", "4", None, {"correct": True})),
+        (json_rows, {"prompt": "q", "final_answer": "4"}, Problem("q", "4")),
+        (json_rows, {"question": "q", "prompt": "p", "answer": "4"}, Problem("q", "4", None, {"prompt": "p"})),
+        (json_rows, {"question": "q", "answer": "4", "worked": "2+2"}, Problem("q", "4", "2+2")),
+        (
+            reasoning_gym,
+            {"question": "4 + 3 =", "answer": "7", "metadata": {"source_dataset": "chain_sum"}},
+            Problem("4 + 3 =", "7", None, {"task": "chain_sum"}),
+        ),
+    ],
+)
+def test_a_row_becomes_a_problem(adapter, row, problem):
+    assert adapter(row) == problem
+
+
+@pytest.mark.parametrize(
+    ("adapter", "row", "params", "reason"),
+    [
+        (gsm8k, {"question": "q", "answer": "no mark"}, {}, "without '####' before the answer"),
+        (gsm8k, {"question": "q", "answer": "#### "}, {}, "without an answer"),
+        (math, {"problem": "p", "solution": "no box"}, {}, "without an answer"),
+        (math, {"problem": "p", "solution": r"\boxed{unclosed"}, {}, "without an answer"),
+        (math, MATH_ROW, {"levels": [4, 5]}, "of other levels"),
+        (math, MATH_ROW, {"subjects": ["algebra"]}, "of other subjects"),
+        (json_rows, {"question": "", "answer": "4"}, {}, "without a question"),
+        (json_rows, {"question": "q", "answer": None}, {}, "without an answer"),
+    ],
+)
+def test_an_unusable_row_says_why(adapter, row, params, reason):
+    with pytest.raises(Unusable, match=reason):
+        adapter(row, **params)
+
+
+@pytest.mark.parametrize("subject", ["number_theory", "Number Theory", "number theory"])
+def test_subjects_are_matched_however_they_are_written(subject):
+    assert math(MATH_ROW, levels=[3], subjects=[subject]).answer == "2"
+
+
+def test_named_fields(tmp_path):
+    row = {"frage": "q", "antwort": 3.0, "weg": "w", "question": "other"}
+    fields = {"question": "frage", "answer": "antwort", "worked": "weg"}
+    assert json_rows(row, fields) == Problem("q", "3", "w", {"question": "other"})
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"problem": "p", "prompt": "q", "answer": "1"}, "no column 'question' for the question (the columns are problem, prompt, answer)"),
+        ({"question": "p", "label": "1"}, "no column 'answer' for the answer (the columns are question, label)"),
+    ],
+)  # fmt: skip
+def test_ambiguous_or_missing_columns_are_an_error_not_a_guess(row, message):
+    with pytest.raises(UserError) as caught:
+        json_rows(row)
+    assert message in str(caught.value)
+    assert "dataset.fields: {" in str(caught.value)
+
+
+def test_fields_name_known_roles_and_columns_that_are_there():
+    row = {"question": "q", "answer": "1"}
+    with pytest.raises(UserError, match=r"dataset.fields: quesion: name columns for question, answer, worked only"):
+        json_rows(row, {"quesion": "question"})
+    with pytest.raises(UserError, match="no column 'steps' for the worked"):
+        json_rows(row, {"worked": "steps"})
+
+
+def test_every_adapter_shows_a_row():
+    assert all('{"' in adapter.parse.__doc__ for adapter in ADAPTERS.values())
+
+
+GSM8K_ROWS = [{"question": f"q{n}", "answer": f"#### {n}"} for n in range(10)]
+
+
+@pytest.mark.parametrize("layout", ["train.jsonl", "main/train.jsonl", "data/train.jsonl", "train/rows.jsonl"])
+def test_local_folders_in_the_layouts_people_have(tmp_path, layout):
+    write_jsonl(tmp_path / layout, GSM8K_ROWS)
+    write_jsonl(tmp_path / "test.jsonl", GSM8K_ROWS[:1])
+    assert len(load_problems(DatasetSpec("gsm8k", str(tmp_path))).problems) == 10
+
+
+def test_configs_are_kept_apart(tmp_path):
+    write_jsonl(tmp_path / "train.jsonl", GSM8K_ROWS)
+    write_jsonl(tmp_path / "train_socratic.jsonl", GSM8K_ROWS[:2])
+    assert load_problems(DatasetSpec("gsm8k", str(tmp_path))).rows == 10
+    assert load_problems(DatasetSpec("gsm8k", str(tmp_path), config="socratic")).rows == 2
+    write_jsonl(tmp_path / "hub" / "main" / "train.jsonl", GSM8K_ROWS[:3])
+    write_jsonl(tmp_path / "hub" / "socratic" / "train.jsonl", GSM8K_ROWS[:4])
+    assert load_problems(DatasetSpec("gsm8k", str(tmp_path / "hub"))).rows == 3
+    assert load_problems(DatasetSpec("gsm8k", str(tmp_path / "hub"), config="socratic")).rows == 4
+
+
+def test_math_as_one_json_file_a_problem(tmp_path):
+    for subject in ("algebra", "geometry"):
+        for n in range(2):
+            path = tmp_path / "train" / subject / f"{n}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({**MATH_ROW, "type": subject}))
+    loaded = load_problems(DatasetSpec("math", str(tmp_path), params={"subjects": ["algebra"]}))
+    assert str(loaded) == "math train: 2 problems of 4 rows, dropped: 2 of other subjects"
+
+
+def test_math_in_the_hubs_seven_configs(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    for subject in ("algebra", "geometry"):
+        (tmp_path / subject).mkdir()
+        parquet.write_table(pa.Table.from_pylist([MATH_ROW]), tmp_path / subject / "train-00000-of-00001.parquet")
+    assert load_problems(DatasetSpec("math", str(tmp_path))).rows == 2
+    assert load_problems(DatasetSpec("math", str(tmp_path), config="algebra")).rows == 1
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".parquet", ".JSONL"])
+def test_own_rows_from_every_kind_of_file(tmp_path, ending):
+    rows = [{"question": f"What is {n}+1, please?", "answer": str(n + 1)} for n in range(3)]
+    path = tmp_path / f"rows{ending}"
+    if ending == ".json":
+        path.write_text(json.dumps(rows))
+    elif ending == ".csv":
+        path.write_text("question,answer\n" + "".join(f'"{row["question"]}",{row["answer"]}\n' for row in rows))
+    elif ending == ".parquet":
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        write_jsonl(path, rows)
+    problems = load_problems(DatasetSpec("json", str(path))).problems
+    assert problems == [Problem(row["question"], row["answer"]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.jsonl", '{"question": "q", "answer": "1"}\n{oops\n', "r.jsonl, line 2: not JSON"),
+        ("r.jsonl", '"a string"\n', "r.jsonl, row 1: want an object with named columns, got 'a string'"),
+        ("r.json", "[1, 2]", "r.json, row 1: want an object with named columns, got 1"),
+        ("r.json", "{", "r.json: cannot be read as json"),
+        ("r.parquet", "no parquet", "r.parquet: cannot be read as parquet"),
+        ("r.txt", "q", "r.txt: rows are read from .jsonl, .json, .csv, .parquet files"),
+        ("r.jsonl", "", "json train: 0 problems of 0 rows: nothing is left to train or test on"),
+        ("r.jsonl", '{"question": "q", "answer": ""}\n', "json train: 0 problems of 1 rows, dropped: 1 without an answer"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_one_line(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        load_problems(DatasetSpec("json", str(tmp_path / name)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_wrong_adapter_says_what_the_row_looks_like(tmp_path):
+    path = write_jsonl(tmp_path / "r.jsonl", [{"prompt": "q", "label": "1"}])
+    with pytest.raises(
+        UserError, match=r"row 1 does not look like gsm8k .*its columns are prompt, label.*use dataset.name: json"
+    ):
+        load_problems(DatasetSpec("gsm8k", path))
+
+
+def test_a_missing_split_lists_what_is_there(tmp_path):
+    write_jsonl(tmp_path / "test.jsonl", GSM8K_ROWS)
+    with pytest.raises(UserError, match=r"has no split 'train' \(it has test.jsonl\)"):
+        load_problems(DatasetSpec("gsm8k", str(tmp_path)))
+
+
+def test_without_network_the_error_asks_for_a_local_path():
+    with pytest.raises(
+        UserError, match=r"'openai/gsm8k' is no local file or folder.*give the folder, dataset.path: FOLDER"
+    ):
+        load_problems(DatasetSpec("gsm8k"))
+
+
+def test_max_samples_shuffle_seed_and_a_filter(tmp_path):
+    path = write_jsonl(tmp_path / "train.jsonl", GSM8K_ROWS)
+
+    def answers(**keys):
+        return [problem.answer for problem in load_problems(DatasetSpec("gsm8k", path, **keys)).problems]
+
+    assert answers(max_samples=3) == ["0", "1", "2"]
+    assert answers(shuffle_seed=1) == answers(shuffle_seed=1) != answers(shuffle_seed=2)
+    assert sorted(answers(shuffle_seed=1)) == [str(n) for n in range(10)]
+
+    def keep(problem):
+        return None if int(problem.answer) % 2 else "even"
+
+    loaded = load_problems(DatasetSpec("gsm8k", path, max_samples=3), keep)
+    assert [problem.answer for problem in loaded.problems] == ["1", "3", "5"]
+    assert loaded.dropped == {"even": 3}
+
+
+def test_a_users_own_loader(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from grpo_math.data import Problem\n"
+        "def load(split, count: int = 2):\n"
+        "    yield {'question': split, 'answer': 1, 'source': 'mine'}\n"
+        "    for n in range(count - 1):\n"
+        "        yield Problem(f'q{n}', '2')\n"
+    )
+    spec = DatasetSpec(path=f"{file}:load", split="test", params={"count": 3})
+    assert load_problems(spec).problems == [
+        Problem("test", "1", None, {"source": "mine"}),
+        Problem("q0", "2"),
+        Problem("q1", "2"),
+    ]
+    file.write_text("def load(split):\n    return ['text']\n")
+    with pytest.raises(UserError, match="yields Problem objects or dicts with question and answer, not 'text'"):
+        load_problems(spec := DatasetSpec(path=f"{file}:load"))
+    file.write_text("import no_such_module\n")
+    with pytest.raises(UserError, match=r"importing .* failed .ModuleNotFoundError: No module named 'no_such_module'"):
+        load_problems(spec)
+
+
+def test_reasoning_gym_makes_other_problems_for_the_test_split():
+    spec = {"name": "reasoning_gym", "params": {"task": "gsm_symbolic", "size": 5, "seed": 1}}
+    train, again, test = (load_problems(DatasetSpec(**spec, split=s)).problems for s in ("train", "train", "test"))
+    assert len(train) == 5
+    assert train == again
+    assert not {p.question for p in train} & {p.question for p in test}
+    with pytest.raises(UserError, match="task 'no_such_task'"):
+        load_problems(DatasetSpec("reasoning_gym", params={"task": "no_such_task"}))
+
+
+def parts(*sizes):
+    made = [[Problem(f"{i}-{n}", str(n)) for n in range(size)] for i, size in enumerate(sizes)]
+    return [Problems("t", problems, len(problems), {}) for problems in made]
+
+
+def test_a_mixture_keeps_its_weights_and_repeats_nothing():
+    mixed = mix(parts(100, 30), [0.75, 0.25])
+    assert [sum(p.question.startswith(f"{i}-") for p in mixed) for i in (0, 1)] == [90, 30]
+    assert len({p.question for p in mixed}) == len(mixed)
+    assert len(mix(parts(5, 7), [None, None])) == 12
+
+
+@pytest.mark.parametrize("weights", [[1.0, None], [1.0, 0], [1.0, -2.0]])
+def test_half_weighted_mixtures_are_refused(weights):
+    with pytest.raises(UserError, match="weight above 0"):
+        mix(parts(3, 3), weights)
+
+
+def test_the_fingerprint_changes_with_any_question_answer_or_order():
+    a, b = Problem("q", "1"), Problem("q", "2")
+    prints = {fingerprint(problems) for problems in ([a], [b], [a, b], [b, a], [])}
+    assert len(prints) == 5
+    assert fingerprint([a]) == fingerprint([Problem("q", "1", "worked", {"meta": 1})])
+
+
+def test_real_gsm8k(real_data):
+    train = load_problems(DatasetSpec("gsm8k", str(real_data / "gsm8k")))
+    test = load_problems(DatasetSpec("gsm8k", str(real_data / "gsm8k"), "test"))
+    assert (len(train.problems), len(test.problems)) == (7473, 1319)
+    assert not train.dropped + test.dropped
+    assert all(problem.answer.lstrip("-").replace(".", "").isdigit() for problem in train.problems + test.problems)
+    assert not any("<<" in problem.worked or "####" in problem.worked for problem in train.problems)
+    assert train.problems[0].answer == "72"
+
+
+def test_real_math500(real_data):
+    loaded = load_problems(DatasetSpec("math500", str(real_data / "math500"), "test"))
+    assert len(loaded.problems) == 500
+    assert {problem.meta["level"] for problem in loaded.problems} == {1, 2, 3, 4, 5}
+    hard = DatasetSpec("math500", str(real_data / "math500"), "test", params={"levels": [5]})
+    assert 0 < len(load_problems(hard).problems) < 500
+    rows = [json.loads(line) for line in (real_data / "math500" / "test.jsonl").read_text().splitlines()]
+    assert [math(row).answer for row in rows] == [row["answer"] for row in rows]
+    boxed = [math({**row, "answer": None}).answer for row in rows]
+    assert sum(mine == row["answer"] for mine, row in zip(boxed, rows, strict=True)) >= 495  # spelled alike
+
+
+def test_real_svamp(real_data):
+    problems = load_problems(DatasetSpec("svamp", str(real_data / "svamp"), "test")).problems
+    assert len(problems) == 1000
+    assert problems[0].answer == "145"
+    assert problems[0].question.endswith("into 93 groups. How big is each group of bananas?")
+    fields = {"question": "Question", "answer": "Answer"}
+    spec = DatasetSpec("json", str(real_data / "svamp" / "test.jsonl"), params={"fields": fields})
+    assert load_problems(spec).problems[0].meta["ID"] == "chal-777"

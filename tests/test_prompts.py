@@ -1,0 +1,91 @@
+"""What the model sees, and which prompts are dropped."""
+
+import pytest
+
+from grpo_math import prompts
+from grpo_math.data import Problem
+from grpo_math.prompts import TEMPLATES, PromptTemplate, length_filter, to_rows, token_ids
+
+QUESTION = "Ava has 3 apples. {How} many?"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_template_shows_the_question_once_and_literally(name, tokenizer):
+    template = TEMPLATES[name]
+    prompt = template.prompt(QUESTION, tokenizer)
+    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    assert text.count(QUESTION) == 1
+    assert isinstance(prompt, list) is template.chat
+
+
+def test_the_shapes_trl_wants(tokenizer):
+    assert TEMPLATES["qwen_math"].prompt("q", tokenizer) == [
+        {"role": "system", "content": "Please reason step by step, and put your final answer within \\boxed{}."},
+        {"role": "user", "content": "q"},
+    ]
+    assert TEMPLATES["question_only"].prompt("q", tokenizer) == "q"
+    assert TEMPLATES["r1_zero"].prompt("q", tokenizer).endswith("User: q\nAssistant: <think>")
+
+
+def test_a_prefill_in_a_chat_ends_the_rendered_prompt(tokenizer):
+    template = PromptTemplate(user="{question}", prefill="Let me see:")
+    prompt = template.prompt("q", tokenizer)
+    assert prompt == "<|user|>q<|assistant|>Let me see:"
+    assert tokenizer.decode(token_ids(prompt, tokenizer)) == prompt
+    assert template.full_text(" 4") == "Let me see: 4"
+
+
+def test_a_begin_token_is_not_doubled():
+    class WithBegin:
+        bos_token = "<s>"
+
+        def apply_chat_template(self, messages, **_):
+            return f"<s>{messages[0]['content']}"
+
+    assert PromptTemplate(prefill="!").prompt("q", WithBegin()) == "q!"
+
+
+def test_token_counts_are_those_of_the_chat_template(tokenizer):
+    messages = TEMPLATES["boxed"].prompt("Ava has 3", tokenizer)
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert rendered.endswith("<|assistant|>")
+    assert token_ids(messages, tokenizer) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
+
+
+def test_long_prompts_are_dropped_with_a_reason(tokenizer):
+    template = PromptTemplate()
+    short, long = Problem("Ava has 3", "3"), Problem("Ava has 3 apples " * 20, "3")
+    size = len(token_ids(template.prompt(short.question, tokenizer), tokenizer))
+    keep = length_filter(template, tokenizer, size)
+    assert keep(short) is None
+    assert keep(long) == f"over {size} prompt tokens"
+    assert length_filter(template, tokenizer, size - 1)(short) == f"over {size - 1} prompt tokens"
+    assert length_filter(template, tokenizer, None)(long) is None
+
+
+def test_rows_carry_every_meta_column_but_those_of_trl(tokenizer):
+    problems = [Problem("a", "1", meta={"level": 3, "prompt": "clash"}), Problem("b", "2", meta={"source": "s"})]
+    assert to_rows(problems, TEMPLATES["question_only"], tokenizer) == [
+        {"prompt": "a", "solution": "1", "question": "a", "level": 3, "source": None},
+        {"prompt": "b", "solution": "2", "question": "b", "level": None, "source": "s"},
+    ]
+
+
+def test_stop_strings_by_engine():
+    template = TEMPLATES["r1_zero"]
+    assert template.generation_kwargs(use_vllm=True) == {"stop": ["</answer>"], "include_stop_str_in_output": True}
+    assert template.generation_kwargs(use_vllm=False) == {"stop_strings": ["</answer>"]}
+    assert TEMPLATES["boxed"].generation_kwargs(use_vllm=True) == {}
+
+
+def test_the_prompts_verb_prints_what_the_model_will_see(write_recipe, capsys):
+    prompts.main(["--n", "2", "--config", str(write_recipe())])
+    out = capsys.readouterr().out
+    assert out.count("<|user|>Ava has 1 apples") == 2
+    assert "train, prompt 2: " in out
+    assert "tokens, solution '3'" in out
+
+
+def test_the_prompts_verb_refuses_a_bad_count():
+    with pytest.raises(prompts.UserError, match="--n: want a whole number above 0, got 'x'"):
+        prompts.main(["--n", "x"])

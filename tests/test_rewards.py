@@ -1,0 +1,124 @@
+"""Rewards are plain functions; what goes wrong in one names the reward, the sample and the fix."""
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo_math.errors import RewardError, UserError
+from grpo_math.prompts import TEMPLATES
+from grpo_math.rewards import REWARDS, Reward, RewardSpec, build_rewards
+
+BOXED, R1 = TEMPLATES["boxed"], TEMPLATES["r1_zero"]
+
+
+def score(name: str, completions: list[str], solution: str = "4", template=BOXED, chat: bool = False, **columns):
+    (reward,) = build_rewards([RewardSpec(name)], template)
+    shaped = [[{"role": "assistant", "content": text}] for text in completions] if chat else completions
+    solutions = [solution] * len(completions)
+    return reward(
+        prompts=[None] * len(completions), completions=shaped, solution=solutions, trainer_state=None, **columns
+    )
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_correctness_and_format_on_plain_and_chat_completions(chat):
+    texts = [r"2+2=4 so \boxed{4}", r"\boxed{5}", "4", ""]
+    assert score("correctness", texts, chat=chat) == [1.0, 0.0, 0.0, 0.0]
+    assert score("format", texts, chat=chat) == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_the_prefill_belongs_to_the_completion():
+    texts = ["t</think> <answer>4</answer>", "<think>t</think> <answer>4</answer>", "t</think><answer>5</answer>"]
+    assert score("correctness", texts, template=R1) == [1.0, 1.0, 0.0]
+    assert score("format", texts, template=R1) == [1.0, 0.0, 1.0]
+
+
+def test_an_unreadable_gold_cannot_be_scored_and_does_not_count_in_accuracy():
+    logged = {}
+    (reward,) = build_rewards([RewardSpec("correctness")], BOXED)
+    boxes = [r"\boxed{4}", r"\boxed{4}"]
+    assert reward(prompts=[], completions=boxes, solution=["", "4"], log_metric=logged.__setitem__) == [None, 1.0]
+    assert logged == {"accuracy": 1.0}
+
+
+@given(st.lists(st.text(), min_size=1, max_size=4))
+def test_shipped_rewards_never_raise_and_stay_in_their_range(texts):
+    for name in REWARDS:
+        assert all(0.0 <= value <= 1.0 for value in score(name, texts))
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_shipped_rewards_can_be_pickled_with_their_parameters(name):
+    (reward,) = build_rewards([RewardSpec(name)], R1)
+    again = pickle.loads(pickle.dumps(reward))
+    assert again == reward
+    assert again.__name__ == name
+
+
+def own(tmp_path, body: str, **params) -> Reward:
+    (tmp_path / "mine.py").write_text(body)
+    return build_rewards([RewardSpec("mine", path=f"{tmp_path}/mine.py:f", params=params)], BOXED)[0]
+
+
+def test_an_own_reward_gets_trls_columns_its_parameters_and_the_template(tmp_path):
+    body = (
+        "def f(completions, source, template, bonus=0, **kwargs):\n    return [len(c) + bonus for c in completions]\n"
+    )
+    reward = own(tmp_path, body, bonus=10)
+    assert reward(prompts=["p"], completions=["abc"], source=["x"], solution=["1"]) == [13.0]
+
+
+def test_two_entries_of_one_function_have_two_names(tmp_path):
+    (tmp_path / "mine.py").write_text("def f(completions, n=1, **_):\n    return [n] * len(completions)\n")
+    specs = [RewardSpec(name, path=f"{tmp_path}/mine.py:f", params={"n": n}) for n, name in enumerate("ab")]
+    rewards = build_rewards(specs, BOXED)
+    assert [reward.__name__ for reward in rewards] == ["a", "b"]
+    assert [reward(prompts=[""], completions=["x"]) for reward in rewards] == [[0.0], [1.0]]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("[1.0]", "reward mine: returned 1 scores for 2 completions: return one a completion"),
+        ("[1.0, float('nan')]", "reward mine: returned nan for the completion 'second'"),
+        ("[1.0, float('inf')]", "reward mine: returned inf for the completion 'second'"),
+        ("['1.0', 1.0]", "reward mine: returned '1.0' for the completion 'first'"),
+        ("[[1.0], 1.0]", "reward mine: returned [1.0] for the completion 'first'"),
+        ("0.5", "reward mine: returned 0.5: return a list of floats"),
+        ("None", "reward mine: returned None: return a list of floats"),
+        ("1 / 0", "reward mine: raised ZeroDivisionError: division by zero; first of its 2 completions: 'first'. Mend"),
+        ("missing_name", "reward mine: raised NameError: name 'missing_name' is not defined"),
+    ],
+)
+def test_a_bad_reward_is_an_error_not_a_zero(tmp_path, returned, message):
+    reward = own(tmp_path, f"def f(completions, **_):\n    return {returned}\n")
+    with pytest.raises(RewardError) as caught:
+        reward(prompts=["", ""], completions=["first", "second"])
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_other_libraries_are_numbers(tmp_path):
+    reward = own(
+        tmp_path,
+        "import numpy, torch\ndef f(completions, **_):\n    return [numpy.float32(0.5), torch.tensor(1), True, None]\n",
+    )
+    assert reward(prompts=[], completions=["a"] * 4) == [0.5, 1.0, 1.0, None]
+
+
+def test_an_own_reward_that_cannot_be_imported_is_one_line(tmp_path):
+    with pytest.raises(
+        UserError, match=r"importing .*mine.py failed \(ModuleNotFoundError: No module named 'nowhere'\)"
+    ):
+        own(tmp_path, "import nowhere\n")
+    with pytest.raises(UserError, match="has no function 'f'"):
+        own(tmp_path, "def g(): ...\n")
+
+
+def test_trls_own_rewards_work_by_their_path():
+    spec = RewardSpec("think", path="trl.rewards:think_format_reward")
+    (reward,) = build_rewards([spec], BOXED)
+    chat = [[{"role": "assistant", "content": "<think>\nt\n</think>\n4"}], [{"role": "assistant", "content": "4"}]]
+    assert reward(prompts=[None] * 2, completions=chat) == [1.0, 0.0]

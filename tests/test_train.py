@@ -1,0 +1,163 @@
+"""The whole way with a tiny policy, through the code a person runs."""
+
+import json
+
+import pytest
+
+from grpo_math import evaluate
+from grpo_math.errors import UserError
+from grpo_math.recipe import load_recipe
+from grpo_math.train import train
+
+
+def run(recipe_path, *arguments: str) -> dict:
+    return train(load_recipe(["--config", str(recipe_path), *arguments]))
+
+
+def rows(file) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_a_run_leaves_everything_in_its_folder(write_recipe, tmp_path):
+    results = run(write_recipe(eval={"before_after": True, "batch_size": 3}, save_steps=1))
+    folder = tmp_path / "run"
+    assert results == json.loads((folder / "results.json").read_text())
+    assert results["steps"] == 2
+    assert results["before"]["problems"] == results["after"]["problems"] == 8
+    assert results["seconds"].keys() == {"train", "evaluate", "total"}
+    metrics = rows(folder / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == [1, 2]
+    wanted = {"reward", "accuracy", "rewards/correctness/mean", "rewards/format/mean", "completions/mean_length"}
+    assert wanted <= metrics[0].keys()
+    assert [row["step"] for row in rows(folder / "eval.jsonl")] == [0, 2]
+    completions = rows(folder / "completions" / "eval-000002.jsonl")
+    assert len(completions) == 8
+    assert {"question", "gold", "completion", "answer", "correct", "how", "well_formed", "length"} <= completions[
+        0
+    ].keys()
+    assert [row["gold"] for row in completions] == [
+        row["gold"] for row in rows(folder / "completions" / "eval-000000.jsonl")
+    ]
+    facts = json.loads((folder / "environment.json").read_text())
+    assert len(facts["dataset_fingerprint"]) == 16
+    assert facts["packages"]["trl"]
+    assert "training on gsm8k train: 16 problems of 16 rows" in (folder / "training.log").read_text()
+    assert (folder / "final" / "model.safetensors").exists()
+    assert load_recipe(["--config", str(folder / "recipe.yaml")]).trainer["max_steps"] == 2
+
+
+def test_a_folder_with_a_run_is_not_overwritten(write_recipe, tmp_path):
+    recipe = write_recipe(max_steps=1)
+    run(recipe)
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match="already holds a run: continue it with --resume_from_checkpoint auto"):
+        run(recipe)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_resume_continues_where_the_last_complete_checkpoint_was(write_recipe, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    eval_ = {"before_after": True}
+    whole = write_recipe("whole.yaml", output_dir=str(tmp_path / "whole"), max_steps=4, save_steps=2, eval=eval_)
+    run(whole)
+    halves = write_recipe("halves.yaml", output_dir=str(tmp_path / "halves"), max_steps=3, save_steps=2, eval=eval_)
+    run(halves)
+    (tmp_path / "halves" / "checkpoint-3").rename(tmp_path / "halves" / "checkpoint-9")
+    (tmp_path / "halves" / "checkpoint-9" / "trainer_state.json").unlink()  # half-written: not chosen
+    results = run(halves, "--max_steps", "4", "--resume_from_checkpoint", "auto")
+    assert [row["step"] for row in rows(tmp_path / "halves" / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert results["before"] == rows(tmp_path / "halves" / "eval.jsonl")[0]
+    first, second = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "halves"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_resume_from_a_named_checkpoint_that_is_not_there(write_recipe, tmp_path):
+    with pytest.raises(UserError, match=r"checkpoint-7 is no complete checkpoint \(there: none\)"):
+        run(write_recipe(), "--resume_from_checkpoint", "checkpoint-7")
+    assert not (tmp_path / "run").exists()
+
+
+def test_auto_without_a_checkpoint_starts_at_the_beginning(write_recipe):
+    assert run(write_recipe(max_steps=1), "--resume_from_checkpoint", "auto")["steps"] == 1
+
+
+def test_plain_text_prompts_with_stop_strings_train(write_recipe, tmp_path):
+    template = {"user": "Q: {question} A:", "chat": False, "answer_style": "answer_tag", "stop": ["3", "7"]}
+    template["prefill"] = "<think>"
+    run(write_recipe(prompt_template=template, max_completion_length=16, eval={"before_after": True}))
+    completions = rows(tmp_path / "run" / "completions" / "eval-000000.jsonl")
+    stopped = [row for row in completions if row["completion"].endswith(("3", "7"))]
+    assert all(not row["truncated"] for row in stopped)
+    assert all(row["completion"].count("3") + row["completion"].count("7") <= 1 for row in completions)
+
+
+def test_lora_trains_and_its_adapter_is_evaluated(write_recipe, tmp_path, capsys):
+    recipe = write_recipe(use_peft=True, lora_r=2, max_steps=1)
+    run(recipe)
+    assert (tmp_path / "run" / "final" / "adapter_config.json").exists()
+    evaluate.main(["--config", str(recipe), "--model_name_or_path", str(tmp_path / "run" / "final")])
+    assert "accuracy 0.000 (95 % interval 0.000-0.324)" in capsys.readouterr().out
+
+
+def test_an_own_reward_and_two_datasets_with_other_columns(write_recipe, tmp_path, problem_folder):
+    (tmp_path / "mine.py").write_text(
+        "def f(completions, source, floor: float = 0.0, **_):\n    return [floor if s is None else 1.0 for s in source]\n"
+    )
+    (tmp_path / "rows.jsonl").write_text('{"question": "q", "answer": 1, "source": "mine"}\n' * 4)
+    datasets = [{"name": "gsm8k", "path": str(problem_folder)}, {"name": "json", "path": str(tmp_path / "rows.jsonl")}]
+    rewards = {"low": {"path": f"{tmp_path}/mine.py:f"}, "high": {"path": f"{tmp_path}/mine.py:f", "floor": 0.5}}
+    run(write_recipe(dataset=datasets, rewards=rewards, max_steps=1))
+    metrics = rows(tmp_path / "run" / "metrics.jsonl")[0]
+    assert metrics["rewards/high/mean"] >= metrics["rewards/low/mean"]
+
+
+def test_a_reward_that_fails_stops_the_run_with_one_line(write_recipe, tmp_path):
+    (tmp_path / "mine.py").write_text("def f(completions, **_):\n    return [float('nan')] * len(completions)\n")
+    with pytest.raises(UserError, match="reward mine: returned nan for the completion"):
+        run(write_recipe(rewards={"mine": {"path": f"{tmp_path}/mine.py:f"}}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_generations": 3}, "generation_batch_size (4) must be divisible by num_generations (3)"),
+        ({"num_generations": 1}, "at least 2 generations"),
+        ({"model_name_or_path": "no/such-model"}, "model_name_or_path: no model at 'no/such-model'"),
+        ({"model_name_or_path": "./nowhere"}, "model_name_or_path: no model at './nowhere'"),
+        ({"lr_scheduler_type": "zigzag"}, "TRL refused it: zigzag is not a valid SchedulerType"),
+        ({"use_vllm": True}, "vLLM is not available"),
+        ({"dtype": "float99"}, "float99"),
+    ],
+)
+def test_what_trl_refuses_is_one_line(write_recipe, changes, message):
+    with pytest.raises(UserError) as caught:
+        run(write_recipe(**changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_a_chat_template_names_the_plain_text_templates(write_recipe, policy_folder, tmp_path):
+    from transformers import AutoTokenizer
+
+    bare = AutoTokenizer.from_pretrained(policy_folder)
+    bare.chat_template = None
+    bare.save_pretrained(tmp_path / "bare")
+    with pytest.raises(UserError, match=r"has no chat template .*use a plain-text one \(r1_zero, question_only, or"):
+        run(write_recipe(model_name_or_path=str(tmp_path / "bare")))
+
+
+def test_columns_of_several_types_are_one_line(write_recipe, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(
+        '{"question": "q", "answer": 1, "level": 3}\n{"question": "q", "answer": 1, "level": "hard"}\n' * 4
+    )
+    with pytest.raises(UserError, match="dataset: a column has values of several types"):
+        run(write_recipe(dataset={"name": "json", "path": str(tmp_path / "rows.jsonl")}))
+
+
+def test_weights_and_biases_works_offline(write_recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    run(write_recipe(report_to="wandb", max_steps=1))
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
