@@ -1,0 +1,88 @@
+"""The commands as a person types them: real processes, exit statuses, the first line of an error."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from grpo_math.__main__ import VERBS
+
+
+def grpo_math(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "grpo_math", *arguments], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)])
+def test_help_answers_without_anything_heavy(arguments):
+    code = f"import sys; from grpo_math.__main__ import dispatch; dispatch({arguments}); print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "grpo-math" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "error: no verb 'trian': use one of train, evaluate, prompts, quickstart\n"),
+        (["train"], "error: no recipe: give one with --config recipes/X.yaml\n"),
+        (["train", "--config=r.yaml"], "error: --config=r.yaml: write --config r.yaml (a blank, not =)\n"),
+        (
+            ["train", "--config", "recipes/quickstart.yaml", "--learning_rat", "1", "--max_step", "2"],
+            "error: recipes/quickstart.yaml: learning_rat: unknown key, did you mean learning_rate?\n"
+            "error: recipes/quickstart.yaml: max_step: unknown key, did you mean max_steps?\n",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(arguments, message, tmp_path):
+    done = grpo_math(*arguments)
+    assert done.stderr.startswith(message)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert done.returncode == 2
+
+
+def test_the_module_is_the_same_command():
+    command = [sys.executable, "-m", "grpo_math.train", "--config", "nowhere.yaml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (
+        done.stderr
+        == "error: nowhere.yaml: no such recipe (No such file or directory): check the path after --config\n"
+    )
+    assert done.returncode == 2
+    done = subprocess.run([sys.executable, "-m", "grpo_math.train", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("One GRPO run, top to bottom")
+
+
+def test_accelerate_launch_trains(write_recipe, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+    command += ["-m", "grpo_math.train", "--config", str(write_recipe()), "--max_steps", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "step 1/1  reward" in done.stdout
+    assert (tmp_path / "run" / "final" / "model.safetensors").exists()
+
+
+def test_two_processes_train_and_evaluate_one_run(write_recipe, tmp_path, monkeypatch):
+    """DDP over gloo: the GPU file, told to stay on the CPU."""
+    import json
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/multi_gpu.yaml"]
+    recipe = write_recipe(eval={"before_after": True}, per_device_train_batch_size=2)
+    command += ["-m", "grpo_math.train", "--config", str(recipe), "--max_steps", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 1/1  reward") == 1
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["after"]["problems"] == 8
+    golds = [json.loads(line)["gold"] for line in (tmp_path / "run" / "completions" / "eval-000000.jsonl").open()]
+    assert golds == ["8", "9", "8", "9", "10", "9", "10", "11"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "accelerate_configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_accelerate_config_loads(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.mixed_precision == "no"
+    assert path.read_text().startswith("# ")
