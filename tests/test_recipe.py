@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from grpo_math.errors import UserError
 from grpo_math.recipe import RENAMED, load_recipe
-from grpo_math.recipe_file import merge
+from grpo_math.recipe_file import StrictLoader, merge
 from grpo_math.schema import trl_keys
 
 GOOD = """\
@@ -157,6 +157,18 @@ def test_the_command_line_overrides_every_key_nested_ones_with_dots(tmp_path):
     assert recipe.trainer["learning_rate"] == 1e-6
     assert recipe.model["use_peft"] is True
     assert recipe.trainer["seed"] == -1
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("no", "no"), ("off", "off"), ("true", True), ("FALSE", False), ("falsey", "falsey"), ("null", None), ("'1'", "1"),
+        ("5", 5), ("-1", -1), ("1e-6", 1e-6), ("1.", 1.0), (".5", 0.5), ("1e3", 1000.0), ("1.2.3", "1.2.3"),
+    ],
+)  # fmt: skip
+def test_yaml_values_mean_what_they_look_like(written, read):
+    value = yaml.load(written, StrictLoader)
+    assert (value, type(value)) == (read, type(read))
 
 
 def test_a_reward_is_switched_off_with_false(tmp_path):

@@ -83,14 +83,29 @@ def test_auto_without_a_checkpoint_starts_at_the_beginning(write_recipe):
     assert run(write_recipe(max_steps=1), "--resume_from_checkpoint", "auto")["steps"] == 1
 
 
-def test_plain_text_prompts_with_stop_strings_train(write_recipe, tmp_path):
-    template = {"user": "Q: {question} A:", "chat": False, "answer_style": "answer_tag", "stop": ["3", "7"]}
-    template["prefill"] = "<think>"
-    run(write_recipe(prompt_template=template, max_completion_length=16, eval={"before_after": True}))
-    completions = rows(tmp_path / "run" / "completions" / "eval-000000.jsonl")
-    stopped = [row for row in completions if row["completion"].endswith(("3", "7"))]
-    assert all(not row["truncated"] for row in stopped)
-    assert all(row["completion"].count("3") + row["completion"].count("7") <= 1 for row in completions)
+def test_generation_ends_at_stop_strings_and_padding_is_never_trained_on(write_recipe, tmp_path, tokenizer):
+    """Every completion of a group but the longest is padded by transformers; the pads are no tokens of the policy."""
+    (tmp_path / "mine.py").write_text(
+        "import json\n"
+        "def f(completions, completion_ids, **_):\n"
+        f"    with open('{tmp_path}/seen.jsonl', 'a') as file:\n"
+        "        file.writelines(json.dumps(pair) + '\\n' for pair in zip(completions, completion_ids))\n"
+        "    return [0.0] * len(completions)\n"
+    )
+    stops = ["a", "e", "o", "t", "3"]
+    template = {"user": "Q: {question} A:", "chat": False, "answer_style": "answer_tag", "stop": stops}
+    rewards = {"mine": {"path": f"{tmp_path}/mine.py:f"}}
+    changes = {"max_completion_length": 64, "per_device_train_batch_size": 8, "eval": {"before_after": True}}
+    run(write_recipe(prompt_template=template, rewards=rewards, **changes))
+    seen = rows(tmp_path / "seen.jsonl")
+    stopped = [ids for text, ids in seen if any(stop in text for stop in stops)]
+    assert len(stopped) > 8
+    assert len({len(ids) for ids in stopped}) > 3
+    filler = {tokenizer.pad_token_id, tokenizer.eos_token_id}
+    assert not any(filler & set(ids[-1:]) for ids in stopped)
+    for row in rows(tmp_path / "run" / "completions" / "eval-000000.jsonl"):
+        hit = any(stop in row["completion"] for stop in stops)
+        assert row["truncated"] is (row["length"] == 64 and not hit)
 
 
 def test_lora_trains_and_its_adapter_is_evaluated(write_recipe, tmp_path, capsys):

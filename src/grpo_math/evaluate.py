@@ -84,11 +84,12 @@ def generate_greedy(model, tokenizer, prompts: list, template: PromptTemplate, m
         with torch.no_grad():
             output = model.generate(**inputs.to(model.device), generation_config=config, tokenizer=tokenizer)
         for index, row in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-            end = next((i for i, token in enumerate(row) if token in ends), None)
+            end = next((i for i, token in enumerate(row) if token in {*ends, pad}), len(row))
             text = tokenizer.decode(row[:end], skip_special_tokens=True)
-            stopped = end is not None or text.rstrip().endswith(template.stop or ("\0",))
-            length = len(row) if end is None else end + 1
-            completions[index] = (text, length, not stopped)
+            if any(stop in text for stop in template.stop):
+                completions[index] = (text, end, False)
+            else:
+                completions[index] = (text, min(end + 1, len(row)), end == len(row))
     model.train(was_training)
     return completions
 

@@ -1,14 +1,26 @@
 """A recipe file, what it extends, and the command line, as one plain mapping. What the keys mean is recipe.py's."""
 
+import re
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 
 from grpo_math.errors import UserError
 
+BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error instead of a silent overwrite."""
+    """YAML in which a key given twice is an error instead of a silent overwrite.
+
+    As in YAML 1.2, `no`, `off`, `yes` and `on` are text (`save_strategy: no`), and 1e-6 is a number.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (BOOL, FLOAT)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node, deep=False):
         seen = {}
@@ -20,6 +32,12 @@ class StrictLoader(yaml.SafeLoader):
                 )  # fmt: skip
             seen[key_node.value] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep)
+
+
+StrictLoader.add_implicit_resolver(BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+StrictLoader.add_implicit_resolver(
+    FLOAT, re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$"), list("-+.0123456789")
+)
 
 
 def read_yaml(path: Path) -> dict:

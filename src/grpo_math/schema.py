@@ -57,8 +57,7 @@ def package_folder(name: str) -> Path:
 def convert(value, annotation: str):
     """`value` as `annotation` wants it; raises TypeError with what is wanted otherwise.
 
-    YAML reads 1e-6 as text: it becomes a float where one is wanted. Types this module does not know (TRL's enums)
-    are taken as text.
+    Types this module does not know (TRL's enums) are taken as text.
     """
     if not annotation:
         return value
@@ -90,8 +89,8 @@ def convert_one(value, option: ast.expr):
             return value
         raise TypeError
     name = ast.unparse(option.value if isinstance(option, ast.Subscript) else option)
-    if name == "float" and isinstance(value, int | float | str) and not isinstance(value, bool):
-        return value if isinstance(value, int) else float(value)
+    if name == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return value
     kinds = {"None": type(None), "bool": bool, "int": int, "str": str, "float": float, "list": list, "dict": dict}
     if name == "Any":
         return value

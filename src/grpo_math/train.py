@@ -42,6 +42,7 @@ def train(recipe: Recipe) -> dict:
     from trl import GRPOTrainer, ModelConfig, get_peft_config, get_quantization_config
 
     from grpo_math.callbacks import BeforeAfter, MetricsFile, Progress
+    from grpo_math.trainer import StopStringTrainer
 
     config = trainer_config(recipe)
     run_folder.open_folder(recipe.output_dir)
@@ -53,8 +54,11 @@ def train(recipe: Recipe) -> dict:
     held_out = load_eval_problems(recipe) if recipe.eval.before_after else []
     measured = BeforeAfter(recipe, tokenizer, held_out)
     model = ModelConfig(**recipe.model)
+    make_trainer = GRPOTrainer
+    if recipe.template.stop and not config.use_vllm:
+        make_trainer = functools.partial(StopStringTrainer, stop=recipe.template.stop)
     with one_line(f"{recipe.source}: TRL refused it"):
-        trainer = GRPOTrainer(
+        trainer = make_trainer(
             model=model.model_name_or_path,
             args=config,
             reward_funcs=rewards,
@@ -65,10 +69,6 @@ def train(recipe: Recipe) -> dict:
             quantization_config=get_quantization_config(model),
         )
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
-    if recipe.template.stop and not config.use_vllm:
-        # transformers finds stop strings only with the tokenizer at hand, and TRL does not pass it on.
-        policy = trainer.accelerator.unwrap_model(trainer.model)
-        policy.generate = functools.partial(policy.generate, tokenizer=tokenizer)
     if trainer.is_world_process_zero():
         run_folder.write_facts(recipe, fingerprint(problems))
 
