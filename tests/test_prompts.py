@@ -2,7 +2,7 @@
 
 import pytest
 
-from grpo_math import prompts
+from grpo_math import show_prompts
 from grpo_math.data import Problem
 from grpo_math.prompts import TEMPLATES, PromptTemplate, length_filter, to_rows, token_ids
 
@@ -79,7 +79,7 @@ def test_stop_strings_by_engine():
 
 
 def test_the_prompts_verb_prints_what_the_model_will_see(write_recipe, capsys):
-    prompts.main(["--n", "2", "--config", str(write_recipe())])
+    show_prompts.main(["--n", "2", "--config", str(write_recipe())])
     out = capsys.readouterr().out
     assert out.count("<|user|>Ava has 1 apples") == 2
     assert "train, prompt 2: " in out
@@ -87,5 +87,5 @@ def test_the_prompts_verb_prints_what_the_model_will_see(write_recipe, capsys):
 
 
 def test_the_prompts_verb_refuses_a_bad_count():
-    with pytest.raises(prompts.UserError, match="--n: want a whole number above 0, got 'x'"):
-        prompts.main(["--n", "x"])
+    with pytest.raises(show_prompts.UserError, match="--n: want a whole number above 0, got 'x'"):
+        show_prompts.main(["--n", "x"])

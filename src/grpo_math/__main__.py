@@ -9,13 +9,12 @@ usage: grpo-math VERB [--help]
 """
 
 import importlib
-import importlib.util
 import sys
 
 from grpo_math import __version__
 from grpo_math.errors import UserError, run_cli
 
-VERBS = ("train", "evaluate", "prompts", "quickstart")
+VERBS = {"train": "train", "evaluate": "evaluate", "prompts": "show_prompts", "quickstart": "quickstart"}
 
 
 def dispatch(argv: list[str]) -> None:
@@ -27,7 +26,7 @@ def dispatch(argv: list[str]) -> None:
     elif verb not in VERBS:
         raise UserError(f"no verb {verb!r}: use one of {', '.join(VERBS)}")
     else:
-        module = importlib.import_module(f"grpo_math.{verb}")
+        module = importlib.import_module(f"grpo_math.{VERBS[verb]}")
         if {"--help", "-h"} & set(rest):
             print(module.__doc__.strip())
         else:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpo_math.errors import UserError
-from grpo_math.files import load_function, local_files, read_rows
+from grpo_math.functions import load_function
 from grpo_math.grading.extract import last_boxed
+from grpo_math.sources import generate_reasoning_gym, hub_rows, local_files, read_rows
 
 
 @dataclass(frozen=True)
@@ -180,21 +181,6 @@ def reasoning_gym(row: dict) -> Problem:
     return Problem(row["question"].strip(), text_of(row["answer"]), meta={"task": row["metadata"]["source_dataset"]})
 
 
-def generate_reasoning_gym(
-    split: str, config: dict | None, task: str, size: int = 1000, seed: int = 0
-) -> Iterable[dict]:
-    """`size` rows of a task. Other splits than train are the same task at another seed: a short question may recur."""
-    try:
-        import reasoning_gym as gym
-    except ImportError:
-        raise UserError("dataset.name: reasoning_gym needs the package: pip install reasoning-gym") from None
-    seed += 0 if split == "train" else 1_000_000
-    try:
-        return gym.create_dataset(task, size=size, seed=seed, **(config or {}))
-    except Exception as error:
-        raise UserError(f"dataset reasoning_gym, task {task!r}: {str(error).splitlines()[0]}") from error
-
-
 @dataclass(frozen=True)
 class Adapter:
     parse: Callable[..., Problem]
@@ -275,20 +261,6 @@ def raw_rows(spec: DatasetSpec) -> Iterable:
         files = local_files(Path(path).expanduser(), spec.split, spec.config)
         return (row for file in files for row in read_rows(file))
     return hub_rows(path, (spec.config,) if spec.config else adapter.configs, spec.split)
-
-
-def hub_rows(path: str, configs: Iterable[str | None], split: str) -> Iterable[dict]:
-    from datasets import load_dataset
-
-    for config in configs:
-        try:
-            yield from load_dataset(path, config, split=split)
-        except Exception as error:
-            raise UserError(
-                f"dataset.path: {path!r} is no local file or folder, and the Hugging Face Hub gave no split {split!r} "
-                f"of it ({type(error).__name__}: {str(error).splitlines()[0]}): without network, download it once "
-                f"and give the folder, dataset.path: FOLDER (with {split}.jsonl, .json, .csv or .parquet)"
-            ) from error
 
 
 def as_problem(row) -> Problem:

@@ -1,14 +1,8 @@
-"""Prompts: a template turns a `Problem` into what the model sees, and knows where the answer will stand.
+"""Prompts: a template turns a `Problem` into what the model sees, and knows where the answer will stand."""
 
-usage: grpo-math prompts --config recipes/X.yaml [--n 3] [--key value ...]
-
-Prints the first N prompts of the recipe as the model will see them, with their token counts. Loads the tokenizer only.
-"""
-
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from grpo_math.data import Problem
-from grpo_math.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -114,32 +108,3 @@ def to_rows(problems: list[Problem], template: PromptTemplate, tokenizer) -> lis
         }
         for problem in problems
     ]
-
-
-def main(argv: list[str]) -> None:
-    from grpo_math.data import load_problems
-    from grpo_math.models import load_tokenizer
-    from grpo_math.recipe import load_recipe
-
-    count, argv = take_count(argv)
-    recipe = load_recipe(argv)
-    tokenizer = load_tokenizer(recipe)
-    for spec in recipe.datasets:
-        loaded = load_problems(
-            replace(spec, max_samples=count), length_filter(recipe.template, tokenizer, spec.max_prompt_tokens)
-        )
-        for number, problem in enumerate(loaded.problems, 1):
-            ids = token_ids(recipe.template.prompt(problem.question, tokenizer), tokenizer)
-            print(f"--- {spec.title}, prompt {number}: {len(ids)} tokens, solution {problem.answer!r}")
-            print(tokenizer.decode(ids))
-
-
-def take_count(argv: list[str]) -> tuple[int, list[str]]:
-    """The value of --n (default 3) and the other arguments."""
-    if "--n" not in argv:
-        return 3, argv
-    at = argv.index("--n")
-    value = argv[at + 1] if at + 1 < len(argv) else ""
-    if not value.isdigit() or int(value) < 1:
-        raise UserError(f"--n: want a whole number above 0, got {value!r}")
-    return int(value), argv[:at] + argv[at + 2 :]

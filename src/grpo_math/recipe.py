@@ -13,12 +13,13 @@ import yaml
 
 from grpo_math.data import ADAPTERS, DatasetSpec
 from grpo_math.errors import UserError
-from grpo_math.files import FILE_READERS, source_file, split_reference
+from grpo_math.functions import parameters, source_file, split_reference
 from grpo_math.grading import STYLES
 from grpo_math.prompts import RESERVED_COLUMNS, TEMPLATES, PromptTemplate
 from grpo_math.recipe_file import merge, parse_arguments, read_recipe
-from grpo_math.rewards import REWARDS, RewardSpec, parameters
+from grpo_math.rewards import REWARDS, RewardSpec
 from grpo_math.schema import Keys, check_keys, function_keys, suggestion, trl_keys
+from grpo_math.sources import FILE_READERS
 
 OURS = ("extends", "dataset", "prompt_template", "rewards", "eval")
 RENAMED = {

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from grpo_math.errors import RewardError, UserError
-from grpo_math.files import load_function
+from grpo_math.functions import load_function, parameters
 from grpo_math.grading import grade, well_formed
 from grpo_math.prompts import PromptTemplate
 
@@ -116,15 +116,3 @@ def build_rewards(specs: list[RewardSpec], template: PromptTemplate) -> list[Rew
         given = {"template": template} if "template" in parameters(function) else {}
         rewards.append(Reward(spec.name, function, {**given, **spec.params}))
     return rewards
-
-
-def parameters(function: Callable) -> dict[str, str]:
-    """The named parameters of a function with their annotations as source text ("" without one)."""
-    import inspect
-
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {
-        name: "" if p.annotation is p.empty else inspect.formatannotation(p.annotation)
-        for name, p in inspect.signature(function).parameters.items()
-        if p.kind in kinds
-    }

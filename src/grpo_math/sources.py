@@ -1,12 +1,9 @@
-"""Rows from local files, and functions from local or installed Python files."""
+"""Raw rows: from local files, from the Hub, or made on the spot."""
 
 import csv
-import importlib
-import importlib.util
 import json
 import re
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from grpo_math.errors import UserError
@@ -90,47 +87,30 @@ def local_files(path: Path, split: str, config: str | None = None) -> list[Path]
     return found
 
 
-def split_reference(reference: str) -> tuple[str, str]:
-    """`file.py:function` or `package.module:function` as its two halves."""
-    module, colon, name = reference.rpartition(":")
-    if not colon or not module or not name.isidentifier():
-        raise UserError(f"{reference!r}: want file.py:function or package.module:function")
-    return module, name
+def hub_rows(path: str, configs: Iterable[str | None], split: str) -> Iterable[dict]:
+    from datasets import load_dataset
+
+    for config in configs:
+        try:
+            yield from load_dataset(path, config, split=split)
+        except Exception as error:
+            raise UserError(
+                f"dataset.path: {path!r} is no local file or folder, and the Hugging Face Hub gave no split {split!r} "
+                f"of it ({type(error).__name__}: {str(error).splitlines()[0]}): without network, download it once "
+                f"and give the folder, dataset.path: FOLDER (with {split}.jsonl, .json, .csv or .parquet)"
+            ) from error
 
 
-def source_file(module: str) -> Path | None:
-    """The Python file of `file.py` or `package.module`; None for a module without one (a built-in, an extension)."""
-    if module.endswith(".py"):
-        path = Path(module).expanduser()
-        if not path.is_file():
-            raise UserError(f"no file {path}")
-        return path
+def generate_reasoning_gym(
+    split: str, config: dict | None, task: str, size: int = 1000, seed: int = 0
+) -> Iterable[dict]:
+    """`size` rows of a task. Other splits than train are the same task at another seed: a short question may recur."""
     try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None:
-        raise UserError(f"no module {module!r} is installed (a file needs its ending: {module}.py)")
-    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-
-
-def load_function(reference: str) -> Callable:
-    """Import the function that `file.py:function` or `package.module:function` names."""
-    module, name = split_reference(reference)
+        import reasoning_gym as gym
+    except ImportError:
+        raise UserError("dataset.name: reasoning_gym needs the package: pip install reasoning-gym") from None
+    seed += 0 if split == "train" else 1_000_000
     try:
-        if module.endswith(".py"):
-            path = source_file(module)
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            loaded = importlib.util.module_from_spec(spec)
-            sys.modules.setdefault(path.stem, loaded)
-            spec.loader.exec_module(loaded)
-        else:
-            loaded = importlib.import_module(module)
-    except UserError as error:
-        raise UserError(f"{reference}: {error}") from None
+        return gym.create_dataset(task, size=size, seed=seed, **(config or {}))
     except Exception as error:
-        raise UserError(f"{reference}: importing {module} failed ({type(error).__name__}: {error})") from error
-    function = getattr(loaded, name, None)
-    if not callable(function):
-        raise UserError(f"{reference}: {module} has no function {name!r}")
-    return function
+        raise UserError(f"dataset reasoning_gym, task {task!r}: {str(error).splitlines()[0]}") from error

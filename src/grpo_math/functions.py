@@ -1,0 +1,66 @@
+"""Functions that people name: `file.py:function` or `package.module:function`."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from grpo_math.errors import UserError
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """`file.py:function` or `package.module:function` as its two halves."""
+    module, colon, name = reference.rpartition(":")
+    if not colon or not module or not name.isidentifier():
+        raise UserError(f"{reference!r}: want file.py:function or package.module:function")
+    return module, name
+
+
+def source_file(module: str) -> Path | None:
+    """The Python file of `file.py` or `package.module`; None for a module without one (a built-in, an extension)."""
+    if module.endswith(".py"):
+        path = Path(module).expanduser()
+        if not path.is_file():
+            raise UserError(f"no file {path}")
+        return path
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise UserError(f"no module {module!r} is installed (a file needs its ending: {module}.py)")
+    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+
+
+def load_function(reference: str) -> Callable:
+    """Import the function that `file.py:function` or `package.module:function` names."""
+    module, name = split_reference(reference)
+    try:
+        if module.endswith(".py"):
+            path = source_file(module)
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            loaded = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, loaded)
+            spec.loader.exec_module(loaded)
+        else:
+            loaded = importlib.import_module(module)
+    except UserError as error:
+        raise UserError(f"{reference}: {error}") from None
+    except Exception as error:
+        raise UserError(f"{reference}: importing {module} failed ({type(error).__name__}: {error})") from error
+    function = getattr(loaded, name, None)
+    if not callable(function):
+        raise UserError(f"{reference}: {module} has no function {name!r}")
+    return function
+
+
+def parameters(function: Callable) -> dict[str, str]:
+    """The named parameters of a function with their annotations as source text ("" without one)."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        name: "" if p.annotation is p.empty else inspect.formatannotation(p.annotation)
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind in kinds
+    }
