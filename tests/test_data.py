@@ -93,8 +93,9 @@ def test_a_row_becomes_a_problem(adapter, row, problem):
         (math, {"problem": "p", "solution": r"\boxed{unclosed"}, {}, "without an answer"),
         (math, MATH_ROW, {"levels": [4, 5]}, "of other levels"),
         (math, MATH_ROW, {"subjects": ["algebra"]}, "of other subjects"),
-        (json_rows, {"question": "", "answer": "4"}, {}, "without a question"),
         (json_rows, {"question": "q", "answer": None}, {}, "without an answer"),
+        (json_rows, {"question": "q", "answer": float("nan")}, {}, "without an answer"),
+        (json_rows, {"question": "q", "answer": ["1", "2"]}, {}, "with a list or mapping as the answer"),
     ],
 )
 def test_an_unusable_row_says_why(adapter, row, params, reason):
@@ -105,6 +106,19 @@ def test_an_unusable_row_says_why(adapter, row, params, reason):
 @pytest.mark.parametrize("subject", ["number_theory", "Number Theory", "number theory"])
 def test_subjects_are_matched_however_they_are_written(subject):
     assert math(MATH_ROW, levels=[3], subjects=[subject]).answer == "2"
+
+
+def test_a_few_of_math_are_of_all_subjects(tmp_path):
+    for subject in ("algebra", "geometry"):
+        write_jsonl(tmp_path / "train" / f"{subject}.jsonl", [{**MATH_ROW, "type": subject}] * 20)
+    problems = load_problems(DatasetSpec("math", str(tmp_path), max_samples=20)).problems
+    assert {problem.meta["subject"] for problem in problems} == {"algebra", "geometry"}
+
+
+def test_one_malformed_row_is_dropped_and_counted(tmp_path):
+    rows = [*GSM8K_ROWS, {"question": "q", "answer": None}, {"question": "", "answer": "#### 1"}]
+    loaded = load_problems(DatasetSpec("gsm8k", write_jsonl(tmp_path / "r.jsonl", rows)))
+    assert loaded.dropped == {"with a malformed cell": 1, "without a question": 1}
 
 
 def test_named_fields(tmp_path):
@@ -187,8 +201,8 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending):
     path = tmp_path / f"rows{ending}"
     if ending == ".json":
         path.write_text(json.dumps(rows))
-    elif ending == ".csv":
-        path.write_text("question,answer\n" + "".join(f'"{row["question"]}",{row["answer"]}\n' for row in rows))
+    elif ending == ".csv":  # as a spreadsheet saves it
+        path.write_text("\ufeffquestion,answer\n" + "".join(f'"{row["question"]}",{row["answer"]}\n' for row in rows))
     elif ending == ".parquet":
         import pyarrow as pa
         from pyarrow import parquet
@@ -278,6 +292,13 @@ def test_a_users_own_loader(tmp_path):
     file.write_text("def load(split):\n    return ['text']\n")
     with pytest.raises(UserError, match="yields Problem objects or dicts with question and answer, not 'text'"):
         load_problems(spec := DatasetSpec(path=f"{file}:load"))
+    file.write_text("def load(split):\n    yield {'question': 'q', 'answer': 1}\n    raise OSError('disk')\n")
+    with pytest.raises(UserError, match="raised OSError: disk"):
+        load_problems(DatasetSpec(path=f"{file}:load"))
+    file.write_text(
+        "import itertools\ndef load(split):\n    return ({'question': 'q', 'answer': n} for n in itertools.count())\n"
+    )
+    assert load_problems(DatasetSpec(path=f"{file}:load", max_samples=3)).rows == 3
     file.write_text("import no_such_module\n")
     with pytest.raises(UserError, match=r"importing .* failed .ModuleNotFoundError: No module named 'no_such_module'"):
         load_problems(spec)
@@ -303,6 +324,7 @@ def test_a_mixture_keeps_its_weights_and_repeats_nothing():
     assert [sum(p.question.startswith(f"{i}-") for p in mixed) for i in (0, 1)] == [90, 30]
     assert len({p.question for p in mixed}) == len(mixed)
     assert len(mix(parts(5, 7), [None, None])) == 12
+    assert len(mix(parts(7, 5), [0.7, 0.2])) == 9
 
 
 @pytest.mark.parametrize("weights", [[1.0, None], [1.0, 0], [1.0, -2.0]])

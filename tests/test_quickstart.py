@@ -60,6 +60,16 @@ def test_only_an_earlier_quickstart_is_replaced(tmp_path):
     with pytest.raises(UserError, match="holds something that is no quickstart"):
         make_room(tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match="holds something that is no quickstart"):
+        make_room(tmp_path)
+    with pytest.raises(UserError, match="holds something that is no quickstart"):
+        make_room(tmp_path / "thesis.tex")
+    make_room(tmp_path / "new")
+    (tmp_path / "new" / "old").touch()
+    make_room(tmp_path / "new")
+    assert not (tmp_path / "new" / "old").exists()
 
 
 @pytest.mark.slow

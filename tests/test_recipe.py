@@ -44,6 +44,12 @@ BROKEN = [
     ("num_return_sequences: 8", "r.yaml: num_return_sequences: unknown key, use num_generations"),
     ("warmup_ratio: 0.1", "r.yaml: warmup_ratio: unknown key, use warmup_steps (a number below 1 is a share of the run)"),
     ("reward_weights: [1.0]", "r.yaml: reward_weights: not a key here: give the weight beside the reward, rewards: {correctness: {weight: 1.0}}"),
+    ("hub_token: hf_secret", "r.yaml: hub_token: not a key here: set HF_TOKEN in the environment, so that no file keeps it"),
+    # values that TRL would meet late
+    ("temperature: 0", "r.yaml: temperature: want a number from 0.001 to 100, got 0"),
+    ("num_generations: 1", "r.yaml: num_generations: want a number from 2 to 1e+06, got 1"),
+    ("per_device_train_batch_size: 0", "r.yaml: per_device_train_batch_size: want a number from 1 to 1e+06, got 0"),
+    ("learning_rate: -1", "r.yaml: learning_rate: want a number from 0 to 1, got -1"),
     # types
     ("learning_rate: fast", "r.yaml: learning_rate: want a number, got 'fast'"),
     ("max_steps: 1.5", "r.yaml: max_steps: want a whole number, got 1.5"),
@@ -62,8 +68,14 @@ BROKEN = [
     ("dataset: {name: json, path: rows.jsonl}", "r.yaml: dataset.path: no file or folder rows.jsonl"),
     ("dataset: {name: reasoning_gym}", "r.yaml: dataset.task: missing for reasoning_gym"),
     ("dataset: {path: 'nowhere.py:load'}", "r.yaml: dataset.path: no file nowhere.py"),
+    ("dataset: {name: [gsm8k]}", "r.yaml: dataset.name: want text"),
+    ("dataset: {name: gsm8k, path: [a]}", "r.yaml: dataset.path: want text"),
     ("dataset: [{name: gsm8k}, {name: mat}]", "r.yaml: dataset[1].name: no dataset 'mat': use one of gsm8k, math, math500, svamp, json, reasoning_gym, or only path: my_data.py:load"),
     ("dataset:", "r.yaml: dataset: missing: write dataset: {name: gsm8k}"),
+    ("dataset: {name: gsm8k, max_samples: 0}", "r.yaml: dataset.max_samples: want at least 1, got 0"),
+    ("eval: {batch_size: -1}", "r.yaml: eval.batch_size: want at least 1, got -1"),
+    ("? [a, b]\n: 1", "r.yaml, line {n-1}: not YAML (a key must be a word)"),
+    ("1: x", "r.yaml: 1: unknown key, it is neither TRL's nor ours"),
     # template
     ("prompt_template: box", "r.yaml: prompt_template: no template 'box': use one of boxed, qwen_math, r1_zero, question_only, gsm8k_hash, or a mapping with user: and answer_style:"),
     ("prompt_template: {user: 'Solve it.'}", "r.yaml: prompt_template.user: holds no {question}: say where the question goes"),
@@ -82,11 +94,15 @@ BROKEN = [
     ("rewards: {mine: {path: 'no_such_package:f'}}", "r.yaml: rewards.mine.path: no module 'no_such_package' is installed (a file needs its ending: no_such_package.py)"),
     # eval
     ("eval: true", "r.yaml: eval: want a mapping such as {before_after: true}, got True"),
+    ("eval: {before_after: true, split: train}", "r.yaml: eval.split: train is what the training reads: name another split"),
+    ("eval: {dataset: {name: gsm8k, split: train}}", "r.yaml: eval.dataset: these are the training problems: name others, or another split"),
     ("eval: {before_after: 1}", "r.yaml: eval.before_after: want true or false, got 1"),
     ("eval: {dataset: {name: gsm9k}}", "r.yaml: eval.dataset.name: no dataset 'gsm9k': use one of gsm8k, math, math500, svamp, json, reasoning_gym, or only path: my_data.py:load"),
     ("dataset: [{name: gsm8k}, {name: math}]\neval: {before_after: true}", "r.yaml: eval.dataset: missing: with several training datasets, name the one to evaluate on"),
     ("model_name_or_path:", "r.yaml: model_name_or_path: missing: give a local folder or a Hub id"),
     # the file itself
+    ("prompt_template: ''", "r.yaml: prompt_template: no template '': use one of boxed, qwen_math, r1_zero, question_only, gsm8k_hash, or a mapping with user: and answer_style:"),
+    ("run_name: 2024-13-45", "r.yaml: not YAML (month must be in 1..12)"),
     ("a: b: c", "r.yaml, line {n}: not YAML (mapping values are not allowed here)"),
     ("seed: 1\nseed: 2", "r.yaml, line {n}: not YAML ('seed' is given twice, first on line {n-1}: delete one)"),
     ("tricks: !!python/object:os.system {}", "r.yaml, line {n}: not YAML (could not determine a constructor for the tag 'tag:yaml.org,2002:python/object:os.system')"),
@@ -140,6 +156,8 @@ def test_a_file_that_is_no_recipe(tmp_path, content, message):
         (["--config=r.yaml"], "--config=r.yaml: write --config r.yaml (a blank, not =)"),
         (["r.yaml"], "'r.yaml': want --key value pairs (quote a value with blanks)"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such recipe (No such file or directory): check the path after --config"),
+        (["--config", "r.yaml", "--extends", "b.yaml"], "--extends: only a recipe file extends another: write `extends: other.yaml` into it"),
+        (["--config", "r.yaml", "--run_name", "2024-13-45"], "--run_name: '2024-13-45' is not a YAML value: quote it"),
         (["--config", "r.yaml", "--rewards", "{a: "], "--rewards: '{a: ' is not a YAML value: quote it"),
     ],
 )  # fmt: skip
@@ -163,7 +181,7 @@ def test_the_command_line_overrides_every_key_nested_ones_with_dots(tmp_path):
     ("written", "read"),
     [
         ("no", "no"), ("off", "off"), ("true", True), ("FALSE", False), ("falsey", "falsey"), ("null", None), ("'1'", "1"),
-        ("5", 5), ("-1", -1), ("1e-6", 1e-6), ("1.", 1.0), (".5", 0.5), ("1e3", 1000.0), ("1.2.3", "1.2.3"),
+        ("5", 5), ("-1", -1), ("1e-6", 1e-6), ("1.", 1.0), (".5", 0.5), ("1e3", 1000.0), ("1.2.3", "1.2.3"), (".inf", float("inf")),
     ],
 )  # fmt: skip
 def test_yaml_values_mean_what_they_look_like(written, read):
@@ -223,12 +241,11 @@ def test_training_on_one_file_does_not_evaluate_on_the_same_file(tmp_path):
     ]
 
 
-def test_the_resolved_recipe_runs_again_and_holds_no_token(tmp_path):
-    (tmp_path / "base.yaml").write_text(GOOD + "hub_token: hf_secret\nseed: 1\n")
-    recipe = load(tmp_path, "extends: base.yaml\n", "--beta", "0.04")
-    assert "secret" not in recipe.dump()
+def test_the_resolved_recipe_runs_again_from_the_beginning(tmp_path):
+    (tmp_path / "base.yaml").write_text(GOOD + "save_strategy: no\nseed: 1\n")
+    recipe = load(tmp_path, "extends: base.yaml\n", "--beta", "0.04", "--resume_from_checkpoint", "auto")
     again = load(tmp_path, recipe.dump())
-    assert again.trainer == {key: value for key, value in recipe.trainer.items() if key != "hub_token"}
+    assert again.trainer == {key: value for key, value in recipe.trainer.items() if key != "resume_from_checkpoint"}
     assert (again.datasets, again.rewards, again.template) == (recipe.datasets, recipe.rewards, recipe.template)
 
 

@@ -70,6 +70,18 @@ def test_an_own_reward_gets_trls_columns_its_parameters_and_the_template(tmp_pat
     assert reward(prompts=["p"], completions=["abc"], source=["x"], solution=["1"]) == [13.0]
 
 
+def test_an_own_file_hides_no_installed_module_and_may_import_its_neighbours(tmp_path):
+    (tmp_path / "wandb.py").write_text(
+        "from neighbour import VALUE\ndef f(completions, **_):\n    return [VALUE] * len(completions)\n"
+    )
+    (tmp_path / "neighbour.py").write_text("VALUE = 0.25\n")
+    (reward,) = build_rewards([RewardSpec("mine", path=f"{tmp_path}/wandb.py:f")], BOXED)
+    assert reward(prompts=[""], completions=["x"]) == [0.25]
+    import wandb
+
+    assert wandb.__version__
+
+
 def test_two_entries_of_one_function_have_two_names(tmp_path):
     (tmp_path / "mine.py").write_text("def f(completions, n=1, **_):\n    return [n] * len(completions)\n")
     specs = [RewardSpec(name, path=f"{tmp_path}/mine.py:f", params={"n": n}) for n, name in enumerate("ab")]
@@ -87,6 +99,9 @@ def test_two_entries_of_one_function_have_two_names(tmp_path):
         ("['1.0', 1.0]", "reward mine: returned '1.0' for the completion 'first'"),
         ("[[1.0], 1.0]", "reward mine: returned [1.0] for the completion 'first'"),
         ("0.5", "reward mine: returned 0.5: return a list of floats"),
+        ("{0: 1.0, 1: 1.0}", "reward mine: returned {0: 1.0, 1: 1.0}: return a list of floats"),
+        ("[10**400, 1.0]", "reward mine: returned 1000000"),
+        ("(1 / 0 for _ in completions)", "reward mine: raised ZeroDivisionError: division by zero"),
         ("None", "reward mine: returned None: return a list of floats"),
         ("1 / 0", "reward mine: raised ZeroDivisionError: division by zero; first of its 2 completions: 'first'. Mend"),
         ("missing_name", "reward mine: raised NameError: name 'missing_name' is not defined"),

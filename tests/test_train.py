@@ -66,11 +66,43 @@ def test_resume_continues_where_the_last_complete_checkpoint_was(write_recipe, t
     run(halves)
     (tmp_path / "halves" / "checkpoint-3").rename(tmp_path / "halves" / "checkpoint-9")
     (tmp_path / "halves" / "checkpoint-9" / "trainer_state.json").unlink()  # half-written: not chosen
+    with (tmp_path / "halves" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rew')  # killed in the middle of a line
     results = run(halves, "--max_steps", "4", "--resume_from_checkpoint", "auto")
     assert [row["step"] for row in rows(tmp_path / "halves" / "metrics.jsonl")] == [1, 2, 3, 4]
     assert results["before"] == rows(tmp_path / "halves" / "eval.jsonl")[0]
     first, second = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "halves"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_finished_run_is_neither_trained_on_nor_replaced(write_recipe, tmp_path, capsys):
+    recipe = write_recipe(save_steps=1)
+    results = run(recipe)
+    assert run(recipe, "--resume_from_checkpoint", "auto") == results
+    assert "already finished, 2 steps" in capsys.readouterr().out
+    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+    (tmp_path / "run" / "results.json").unlink()
+    with pytest.raises(UserError, match=r"checkpoint-2 is the run's last step \(2 of 2\): use it, or raise max_steps"):
+        run(recipe, "--resume_from_checkpoint", "auto")
+    for step in (1, 2):
+        (tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").unlink()
+    with pytest.raises(UserError, match="holds a finished run without a checkpoint"):
+        run(recipe, "--resume_from_checkpoint", "auto")
+
+
+def test_resume_wants_the_same_problems(write_recipe):
+    recipe = write_recipe(save_steps=1, max_steps=1)
+    run(recipe)
+    arguments = ["--max_steps", "2", "--resume_from_checkpoint", "auto", "--dataset.max_samples", "4"]
+    with pytest.raises(UserError, match="the run began with other problems"):
+        run(recipe, *arguments)
+
+
+def test_a_run_that_failed_before_its_first_step_does_not_block_the_next(write_recipe, tmp_path):
+    (tmp_path / "mine.py").write_text("def f(completions, **_):\n    return [None]\n")
+    with pytest.raises(UserError):
+        run(write_recipe(rewards={"mine": {"path": f"{tmp_path}/mine.py:f"}}))
+    assert run(write_recipe(max_steps=1))["steps"] == 1
 
 
 def test_resume_from_a_named_checkpoint_that_is_not_there(write_recipe, tmp_path):
@@ -101,8 +133,7 @@ def test_generation_ends_at_stop_strings_and_padding_is_never_trained_on(write_r
     stopped = [ids for text, ids in seen if any(stop in text for stop in stops)]
     assert len(stopped) > 8
     assert len({len(ids) for ids in stopped}) > 3
-    filler = {tokenizer.pad_token_id, tokenizer.eos_token_id}
-    assert not any(filler & set(ids[-1:]) for ids in stopped)
+    assert not any(ids[-1] == tokenizer.pad_token_id for _, ids in seen)
     for row in rows(tmp_path / "run" / "completions" / "eval-000000.jsonl"):
         hit = any(stop in row["completion"] for stop in stops)
         assert row["truncated"] is (row["length"] == 64 and not hit)
@@ -138,7 +169,10 @@ def test_a_reward_that_fails_stops_the_run_with_one_line(write_recipe, tmp_path)
     ("changes", "message"),
     [
         ({"num_generations": 3}, "generation_batch_size (4) must be divisible by num_generations (3)"),
-        ({"num_generations": 1}, "at least 2 generations"),
+        (
+            {"per_device_train_batch_size": 64, "num_generations": 2},
+            "dataset: 16 problems, but one generation batch takes 32",
+        ),
         ({"model_name_or_path": "no/such-model"}, "model_name_or_path: no model at 'no/such-model'"),
         ({"model_name_or_path": "./nowhere"}, "model_name_or_path: no model at './nowhere'"),
         ({"lr_scheduler_type": "zigzag"}, "TRL refused it: zigzag is not a valid SchedulerType"),

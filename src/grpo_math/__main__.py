@@ -33,7 +33,13 @@ def dispatch(argv: list[str]) -> None:
             module.main(rest)
 
 
+def run(verb: str) -> None:
+    """`python -m grpo_math.VERB`, as accelerate launches it."""
+    sys.exit(run_cli(dispatch, [verb, *sys.argv[1:]]))
+
+
 def main() -> int:
+    sys.path.insert(0, "")  # as `python -m` does: modules in the current folder can be named in a recipe
     return run_cli(dispatch)
 
 

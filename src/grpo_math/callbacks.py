@@ -10,8 +10,9 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from grpo_math.data import Problem
-from grpo_math.evaluate import Evaluation, evaluate, save_completions
+from grpo_math.evaluate import Evaluation, evaluate
 from grpo_math.recipe import Recipe
+from grpo_math.run_folder import read_rows, write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +27,7 @@ class MetricsFile(TrainerCallback):
         """After a resume, forget the steps that will be made again."""
         if not state.is_world_process_zero:
             return
-        rows = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [row for row in rows if json.loads(row)["step"] <= state.global_step]
-        self.path.write_text("".join(row + "\n" for row in kept))
+        write_rows([row for row in read_rows(self.path) if row["step"] <= state.global_step], self.path)
 
     def on_log(self, args, state, control, logs=None, **_):
         if not state.is_world_process_zero or "train_runtime" in logs:  # the last is TRL's summary, no step
@@ -77,8 +76,10 @@ class BeforeAfter(TrainerCallback):
         self.after: Evaluation | None = None
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        rows = self.file.read_text().splitlines() if self.file.exists() else []
-        first = [row for row in map(json.loads, rows) if row["step"] == 0]
+        rows = [row for row in read_rows(self.file) if row["step"] <= state.global_step]
+        if state.is_world_process_zero:
+            write_rows(rows, self.file)
+        first = [row for row in rows if row["step"] == 0]
         if state.global_step:
             self.before = Evaluation(**first[-1]) if first else None
         elif self.problems:
@@ -91,7 +92,9 @@ class BeforeAfter(TrainerCallback):
     def measure(self, moment: str, model, state) -> Evaluation:
         result, rows = evaluate(self.recipe, model, self.tokenizer, self.problems, state.global_step)
         if state.is_world_process_zero:
-            save_completions(rows, self.recipe.output_dir / "completions" / f"eval-{result.step:06d}.jsonl")
+            completions = self.recipe.output_dir / "completions"
+            completions.mkdir(exist_ok=True)
+            write_rows(rows, completions / f"eval-{result.step:06d}.jsonl")
             with self.file.open("a") as file:
                 file.write(json.dumps(asdict(result)) + "\n")
             logger.info("%s: %s", moment, result)

@@ -71,10 +71,12 @@ class Problems:
 
 
 def text_of(value) -> str:
-    """An answer cell as text: 145.0 is "145", None and blanks are unusable."""
+    """An answer cell as text: 145.0 is "145"; None, NaN, blanks and whole lists are unusable."""
+    if isinstance(value, list | dict):
+        raise Unusable("with a list or mapping as the answer")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = "" if value is None else str(value).strip()
+    text = "" if value is None or value != value else str(value).strip()
     if not text:
         raise Unusable("without an answer")
     return text
@@ -106,7 +108,7 @@ def math(row: dict, levels: list[int] | None = None, subjects: list[str] | None 
 
     `levels` keeps those levels (1-5), `subjects` those subjects ("Algebra", "counting_and_probability", ...).
     """
-    digits = "".join(character for character in str(row.get("level", "")) if character.isdigit())
+    digits = "".join(character for character in str(row.get("level", "")) if character.isdecimal())
     level = int(digits) if digits else None
     subject = row.get("subject", row.get("type"))
     if levels is not None and level not in levels:
@@ -145,8 +147,6 @@ def json_rows(row: dict, fields: dict | None = None) -> Problem:
     if unknown := (fields or {}).keys() - COLUMN_NAMES:
         raise UserError(f"dataset.fields: {', '.join(unknown)}: name columns for {', '.join(COLUMN_NAMES)} only")
     question = str(row[columns["question"]] or "").strip()
-    if not question:
-        raise Unusable("without a question")
     meta = {name: value for name, value in row.items() if name not in columns.values()}
     return Problem(question, text_of(row[columns["answer"]]), row.get(columns["worked"]), meta)
 
@@ -217,10 +217,13 @@ def load_problems(spec: DatasetSpec, keep: Callable[[Problem], str | None] = lam
     `keep` gives the reason to drop a problem, or None to keep it (the prompt-length filter). Raises UserError when
     the source is missing, malformed or leaves no problem.
     """
-    rows = list(raw_rows(spec))
-    if spec.shuffle_seed is not None:
-        random.Random(spec.shuffle_seed).shuffle(rows)
     adapter = ADAPTERS[spec.name] if spec.name else Adapter(as_problem)
+    rows, seed = raw_rows(spec), spec.shuffle_seed
+    if seed is None and spec.max_samples and len(adapter.configs) > 1:
+        seed = 0  # MATH comes sorted by subject: the first rows are all algebra
+    if seed is not None:
+        rows = list(rows)
+        random.Random(seed).shuffle(rows)
     params = {} if adapter.generate or spec.name is None else spec.params
     problems, dropped, read = [], Counter(), 0
     for row in rows:
@@ -232,12 +235,15 @@ def load_problems(spec: DatasetSpec, keep: Callable[[Problem], str | None] = lam
         except Unusable as reason:
             dropped[str(reason)] += 1
             continue
-        except (KeyError, AttributeError, TypeError) as error:
+        except KeyError as error:
             raise UserError(
-                f"{spec.title}: row {read} does not look like {spec.name} ({type(error).__name__}: {error}; "
-                f"its columns are {', '.join(map(str, row))}): use dataset.name: json with dataset.fields"
+                f"{spec.title}: row {read} does not look like {spec.name} (no column {error}; its columns are "
+                f"{', '.join(map(str, row))}): use dataset.name: json with dataset.fields"
             ) from error
-        if reason := keep(problem):
+        except (AttributeError, TypeError):
+            dropped["with a malformed cell"] += 1
+            continue
+        if reason := keep(problem) if problem.question else "without a question":
             dropped[reason] += 1
         else:
             problems.append(problem)
@@ -250,7 +256,7 @@ def load_problems(spec: DatasetSpec, keep: Callable[[Problem], str | None] = lam
 def raw_rows(spec: DatasetSpec) -> Iterable:
     """The raw rows of a source: a function by path, reasoning-gym, a local file or folder, or the Hub."""
     if spec.name is None:
-        return load_function(spec.path)(split=spec.split, **spec.params)
+        return own_rows(spec)
     adapter = ADAPTERS[spec.name]
     if adapter.generate:
         return adapter.generate(spec.split, spec.config, **spec.params)
@@ -261,6 +267,17 @@ def raw_rows(spec: DatasetSpec) -> Iterable:
         files = local_files(Path(path).expanduser(), spec.split, spec.config)
         return (row for file in files for row in read_rows(file))
     return hub_rows(path, (spec.config,) if spec.config else adapter.configs, spec.split)
+
+
+def own_rows(spec: DatasetSpec) -> Iterable:
+    """What a user's own function yields; its exceptions become one line."""
+    load = load_function(spec.path)
+    try:
+        yield from load(split=spec.split, **spec.params)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"dataset.path: {spec.path} raised {type(error).__name__}: {error}") from error
 
 
 def as_problem(row) -> Problem:
@@ -284,7 +301,7 @@ def mix(parts: list[Problems], weights: list[float | None], seed: int = 0) -> li
     return [
         problem
         for part, weight in zip(parts, weights, strict=True)
-        for problem in rng.sample(part.problems, max(1, int(size * weight / total)))
+        for problem in rng.sample(part.problems, max(1, int(size * weight / total + 1e-9)))
     ]
 
 

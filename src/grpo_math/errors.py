@@ -20,8 +20,8 @@ def one_line(what: str, fix: str = "") -> Iterator[None]:
     """Turn what TRL or transformers say of a bad setting or a missing model into one line: `what: reason: fix`."""
     try:
         yield
-    except (ImportError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (ImportError, OSError, TypeError, ValueError, ZeroDivisionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(f"{what}: {reason}{fix and ': ' + fix}") from error
 
 

@@ -6,19 +6,18 @@ Evaluates the recipe's model on its `eval:` problems, with the prompt template a
 accuracy and keeps every completion in OUTPUT_DIR/evaluate/.
 """
 
-import json
 import logging
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import NormalDist
 
 from grpo_math.data import Problem, load_problems
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, one_line
 from grpo_math.grading import grade, well_formed
 from grpo_math.models import load_model, load_tokenizer
 from grpo_math.prompts import PromptTemplate, token_ids
 from grpo_math.recipe import Recipe, load_recipe
+from grpo_math.run_folder import write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -142,11 +141,6 @@ def evaluate(recipe: Recipe, model, tokenizer, problems: list[Problem], step: in
     return summarise(rows, step, time.perf_counter() - start), rows
 
 
-def save_completions(rows: list[dict], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
 def load_eval_problems(recipe: Recipe) -> list[Problem]:
     if recipe.eval_dataset is None:
         raise UserError("eval.dataset: missing: say which problems to evaluate on, eval: {dataset: {name: gsm8k}}")
@@ -158,10 +152,18 @@ def load_eval_problems(recipe: Recipe) -> list[Problem]:
 def main(argv: list[str]) -> None:
     recipe = load_recipe(argv)
     problems = load_eval_problems(recipe)
+    name = f"{recipe.model['model_name_or_path']} {recipe.eval_dataset.title}".strip("./").replace("/", "-")
+    file = recipe.output_dir / "evaluate" / f"{name.replace(' ', '-')}.jsonl"
+    with one_line("output_dir"):
+        file.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(recipe)
     result, rows = evaluate(recipe, load_model(recipe), tokenizer, problems)
-    name = recipe.model["model_name_or_path"].strip("./").replace("/", "-")
-    file = recipe.output_dir / "evaluate" / f"{name}.jsonl"
-    save_completions(rows, file)
+    write_rows(rows, file)
     print(result)
     print(f"completions: {file}")
+
+
+if __name__ == "__main__":
+    from grpo_math.__main__ import run
+
+    run("evaluate")

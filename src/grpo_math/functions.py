@@ -40,9 +40,10 @@ def load_function(reference: str) -> Callable:
     try:
         if module.endswith(".py"):
             path = source_file(module)
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            loaded = importlib.util.module_from_spec(spec)
-            sys.modules.setdefault(path.stem, loaded)
+            sys.path.append(str(path.resolve().parent))  # it may import its neighbours
+            own = f"grpo_math_own_{path.stem}"  # never the name of an installed module
+            spec = importlib.util.spec_from_file_location(own, path)
+            loaded = sys.modules[own] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(loaded)
         else:
             loaded = importlib.import_module(module)

@@ -1,7 +1,9 @@
 """The recipe's tokenizer and model, from a local folder or the Hub."""
 
+import functools
+
 from grpo_math.errors import UserError, one_line
-from grpo_math.prompts import TEMPLATES
+from grpo_math.prompts import TEMPLATES, token_ids
 from grpo_math.recipe import Recipe
 
 FIX = "give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"
@@ -22,12 +24,22 @@ def load_tokenizer(recipe: Recipe):
             trust_remote_code=recipe.trainer.get("trust_remote_code", False),
             padding_side="left",
         )
+    if extra := recipe.trainer.get("chat_template_kwargs"):  # TRL renders with them, so counts and evaluation do too
+        tokenizer.apply_chat_template = functools.partial(tokenizer.apply_chat_template, **extra)
     if recipe.template.chat and not tokenizer.chat_template:
         plain = ", ".join(name for name, template in TEMPLATES.items() if not template.chat)
         raise UserError(
             f"prompt_template: the tokenizer of {name} has no chat template to render it with: use a plain-text one "
             f"({plain}, or your own with chat: false)"
         )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.eos_token is None:
+        raise UserError(f"model_name_or_path: the tokenizer of {name} has no end token: no completion could ever end")
+    try:
+        token_ids(recipe.template.prompt("1+1?", tokenizer), tokenizer)
+    except Exception as error:  # whatever a chat template written in Jinja may raise
+        raise UserError(f"prompt_template: the chat template of {name} refuses it ({error})") from error
     return tokenizer
 
 

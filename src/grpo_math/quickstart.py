@@ -22,7 +22,7 @@ import shutil
 import time
 from pathlib import Path
 
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, one_line
 from grpo_math.prompts import token_ids
 from grpo_math.recipe import load_recipe
 
@@ -242,11 +242,15 @@ def make_warm_policy(folder: Path, template, seed: int) -> None:
 
 
 def make_room(folder: Path) -> None:
-    """An earlier quickstart is replaced; any other folder is left alone."""
-    if (folder / "policy").is_dir() and (folder / "data").is_dir():
+    """A new folder with our mark. An earlier quickstart is replaced; anything else is left alone."""
+    mark = folder / ".quickstart"
+    if mark.exists():
         shutil.rmtree(folder)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} holds something that is no quickstart: give another --output_dir")
+    with one_line("output_dir"):
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
 
 
 def main(argv: list[str]) -> None:
@@ -263,6 +267,8 @@ def main(argv: list[str]) -> None:
         "model_name_or_path": folder / "policy",
         "dataset.path": folder / "data",
     }
+    if not RECIPE.exists():
+        raise UserError(f"no {RECIPE} here: run the quickstart in the repository's folder")
     make_room(folder)
     started = time.perf_counter()
     write_problems(folder / "data", options.seed)

@@ -5,6 +5,7 @@ All problems are reported at once, one line each. Keys are TRL's own (GRPOConfig
 """
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -58,7 +59,21 @@ REFUSED = {
     "eval_steps": "use eval: {before_after: true}",
     "do_eval": "use eval: {before_after: true}",
     "eval_on_start": "use eval: {before_after: true}",
+    "hub_token": "set HF_TOKEN in the environment, so that no file keeps it",
     "remove_unused_columns": "leave it out: rewards need the columns",
+}
+
+RANGES = {  # what TRL would meet only after the model is loaded, or not at all
+    "temperature": (1e-3, 100),
+    "top_p": (1e-3, 1),
+    "learning_rate": (0, 1),
+    "beta": (0, 1e3),
+    "epsilon": (0, 1e3),
+    "num_generations": (2, 1e6),
+    "num_iterations": (1, 1e6),
+    "per_device_train_batch_size": (1, 1e6),
+    "gradient_accumulation_steps": (1, 1e6),
+    "max_completion_length": (1, 1e7),
 }
 
 
@@ -96,8 +111,8 @@ class Recipe:
         return Path(self.trainer["output_dir"])
 
     def dump(self) -> str:
-        """The resolved recipe as YAML that can be run again; a Hub token is left out."""
-        kept = {key: value for key, value in self.raw.items() if key != "hub_token"}
+        """The resolved recipe as YAML that can be run again, from the beginning."""
+        kept = {key: value for key, value in self.raw.items() if key != "resume_from_checkpoint"}
         return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
@@ -105,12 +120,12 @@ def load_recipe(argv: list[str]) -> Recipe:
     """Read, merge and check; raises UserError with every problem, one a line."""
     path, overrides = parse_arguments(argv)
     raw = merge(read_recipe(path), overrides)
-    raw.setdefault("output_dir", f"runs/{path.stem}")
+    raw["output_dir"] = raw.get("output_dir") or f"runs/{path.stem}"
     problems: list[str] = []
     trainer_keys, model_keys = trl_keys()
     flat = check_flat(raw, {**trainer_keys, **model_keys}, problems)
     datasets = check_datasets(raw.get("dataset"), problems)
-    template = check_template(raw.get("prompt_template") or "boxed", problems)
+    template = check_template("boxed" if raw.get("prompt_template") is None else raw["prompt_template"], problems)
     rewards = check_rewards(raw.get("rewards"), problems)
     spec, eval_dataset = check_eval(raw, datasets, problems)
     if template and template.stop and flat.get("mask_truncated_completions"):
@@ -132,6 +147,9 @@ def check_flat(raw: dict, known: Keys, problems: list[str]) -> dict:
     given = {key: value for key, value in given.items() if key not in REFUSED}
     known = {**dict.fromkeys(OURS, ""), **known, "resume_from_checkpoint": "str | bool | None"}
     flat = check_keys(given, known, "", problems, RENAMED)
+    for key, (low, high) in RANGES.items():
+        if isinstance(flat.get(key), int | float) and not low <= flat[key] <= high:
+            problems.append(f"{key}: want a number from {low:g} to {high:g}, got {flat[key]}")
     if not flat.get("model_name_or_path"):
         problems.append("model_name_or_path: missing: give a local folder or a Hub id")
     return flat
@@ -152,6 +170,9 @@ def check_dataset(entry, where: str, problems: list[str]) -> list[DatasetSpec]:
         problems.append(f"{where[:-1]}: want a mapping such as {{name: gsm8k}}, got {entry!r}")
         return []
     name, path = entry.get("name"), entry.get("path")
+    if not isinstance(name, str | None) or not isinstance(path, str | None):
+        problems.append(f"{where}{'path' if isinstance(name, str | None) else 'name'}: want text")
+        return []
     if name is None and ".py:" in str(path):
         own = reference_keys(path, where + "path", problems)
     elif name in ADAPTERS:
@@ -163,12 +184,19 @@ def check_dataset(entry, where: str, problems: list[str]) -> list[DatasetSpec]:
         wrong = "missing" if name is None else f"no dataset {name!r}"
         problems.append(f"{where}name: {wrong}: use one of {', '.join(ADAPTERS)}, or only path: my_data.py:load")
         return []
-    if name and isinstance(path, str) and looks_local(path) and not Path(path).expanduser().exists():
+    if name and path and looks_local(path) and not os.path.exists(os.path.expanduser(path)):
         problems.append(f"{where}path: no file or folder {path}")
     shared = fields_of(DatasetSpec, "params")
     checked = check_keys(entry, {**shared, **(dict.fromkeys(entry, "") if own is None else own)}, where, problems)
+    at_least_one(checked, where, problems)
     params = {key: checked.pop(key) for key in list(checked) if key not in shared}
     return [DatasetSpec(**checked, params=params)]
+
+
+def at_least_one(checked: dict, where: str, problems: list[str]) -> None:
+    for key in ("max_samples", "max_prompt_tokens", "batch_size", "size"):
+        if checked.get(key) is not None and checked[key] < 1:
+            problems.append(f"{where}{key}: want at least 1, got {checked[key]}")
 
 
 def looks_local(path: str) -> bool:
@@ -233,10 +261,15 @@ def check_eval(raw: dict, datasets: list[DatasetSpec], problems: list[str]) -> t
     if not isinstance(given, dict):
         problems.append(f"eval: want a mapping such as {{before_after: true}}, got {given!r}")
         return EvalSpec(), None
-    spec = EvalSpec(**check_keys(given, fields_of(EvalSpec), "eval.", problems))
+    checked = check_keys(given, fields_of(EvalSpec), "eval.", problems)
+    at_least_one(checked, "eval.", problems)
+    spec = EvalSpec(**checked)
     asked = {"split": spec.split, "max_samples": spec.max_samples}
     if spec.dataset:
-        checked = check_dataset(asked | spec.dataset, "eval.dataset.", problems)
+        given = {key: value for key, value in spec.dataset.items() if value is not None}
+        checked = check_dataset(asked | given, "eval.dataset.", problems)
+        if checked and any(same_rows(checked[0], trained) for trained in datasets):
+            problems.append("eval.dataset: these are the training problems: name others, or another split")
         return spec, checked[0] if checked else None
     if len(datasets) != 1:
         if spec.before_after and datasets:
@@ -247,7 +280,15 @@ def check_eval(raw: dict, datasets: list[DatasetSpec], problems: list[str]) -> t
         if spec.before_after:
             problems.append(f"eval.dataset: missing: {trained.path} is one file, and the training itself reads it")
         return spec, None
+    if spec.before_after and spec.split == trained.split:
+        problems.append(f"eval.split: {spec.split} is what the training reads: name another split")
     return spec, DatasetSpec(trained.name, trained.path, config=trained.config, params=trained.params, **asked)
+
+
+def same_rows(one: DatasetSpec, other: DatasetSpec) -> bool:
+    return (one.name, one.path, one.split, one.config) == (other.name, other.path, other.split, other.config) or (
+        one.path is not None and one.path == other.path and Path(one.path).is_file()
+    )
 
 
 def reference_keys(reference: str, where: str, problems: list[str]) -> Keys | None:

@@ -25,6 +25,8 @@ class StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = {}
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{key_node.value!r} is given twice, first on line {seen[key_node.value]}: delete one",
@@ -35,9 +37,8 @@ class StrictLoader(yaml.SafeLoader):
 
 
 StrictLoader.add_implicit_resolver(BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-StrictLoader.add_implicit_resolver(
-    FLOAT, re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$"), list("-+.0123456789")
-)
+NUMBER = r"([-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+StrictLoader.add_implicit_resolver(FLOAT, re.compile(NUMBER), list("-+.0123456789"))
 
 
 def read_yaml(path: Path) -> dict:
@@ -50,7 +51,7 @@ def read_yaml(path: Path) -> dict:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise UserError(f"{path}, line {mark.line + 1}: not YAML ({error.problem})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):
         found = "empty" if content is None else f"a {type(content).__name__}"
@@ -92,6 +93,8 @@ def parse_arguments(argv: list[str]) -> tuple[Path, dict]:
             raise UserError(f"{word}: write {key} {value} (a blank, not =)")
         following = bool(arguments) and not arguments[0].startswith("--")
         overrides[word[2:]] = arguments.pop(0) if following else "true"
+    if "extends" in overrides:
+        raise UserError("--extends: only a recipe file extends another: write `extends: other.yaml` into it")
     if "config" not in overrides:
         raise UserError("no recipe: give one with --config recipes/X.yaml")
     path = Path(overrides.pop("config"))
@@ -99,7 +102,7 @@ def parse_arguments(argv: list[str]) -> tuple[Path, dict]:
     for name, value in overrides.items():
         try:
             value = yaml.load(value, StrictLoader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"--{name}: {value!r} is not a YAML value: quote it") from None
         for part in reversed(name.split(".")[1:]):
             value = {part: value}

@@ -7,7 +7,7 @@ A reward function takes TRL's keyword arguments (`completions`, `prompts`, `comp
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from grpo_math.errors import RewardError, UserError
@@ -70,25 +70,27 @@ class Reward:
         self.__name__ = self.name  # TRL's metric: rewards/<name>/mean
 
     def __call__(self, prompts: list, completions: list, **columns) -> list[float | None]:
+        count = len(completions)
         try:
             scores = self.function(prompts=prompts, completions=completions, **{**columns, **self.params})
+            if isinstance(scores, Iterator):
+                scores = list(scores)
         except UserError:
             raise
         except Exception as error:
             raise RewardError(
-                f"reward {self.name}: raised {type(error).__name__}: {error}; first of its {len(completions)} "
+                f"reward {self.name}: raised {type(error).__name__}: {error}; first of its {count} "
                 f"completions: {text(completions[0])!r:.200}. Mend the function, or take it out of rewards"
             ) from error
-        return self.checked(scores, completions)
+        return self.checked(scores, completions, count)
 
-    def checked(self, scores, completions: list) -> list[float | None]:
-        try:
-            scores = list(scores)
-        except TypeError:
-            raise RewardError(f"reward {self.name}: returned {scores!r:.80}: return a list of floats") from None
-        if len(scores) != len(completions):
+    def checked(self, scores, completions: list, count: int) -> list[float | None]:
+        if isinstance(scores, str | dict | set) or not hasattr(scores, "__iter__"):
+            raise RewardError(f"reward {self.name}: returned {scores!r:.80}: return a list of floats")
+        scores = list(scores)
+        if len(scores) != count:
             raise RewardError(
-                f"reward {self.name}: returned {len(scores)} scores for {len(completions)} completions: "
+                f"reward {self.name}: returned {len(scores)} scores for {count} completions: "
                 "return one a completion, in order (None where one cannot be scored)"
             )
         for score, completion in zip(scores, completions, strict=True):
@@ -104,7 +106,7 @@ def is_finite_number(score) -> bool:
     """Whether TRL can use it: int, float, bool, or a NumPy or torch scalar; no text, no NaN, no infinity."""
     try:
         return not isinstance(score, str | bytes) and math.isfinite(score)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

@@ -16,35 +16,62 @@ from grpo_math.recipe import Recipe
 PACKAGES = ("grpo-math", "torch", "trl", "transformers", "accelerate", "peft", "datasets", "math-verify", "vllm")
 
 
-def find_checkpoint(recipe: Recipe) -> str | None:
+def find_checkpoint(recipe: Recipe) -> Path | None:
     """The checkpoint that `resume_from_checkpoint` means: `auto` (or true) is the last complete one, if any.
 
-    Raises UserError for a checkpoint that is not there, and for a folder that holds a run nobody asked to continue.
+    Raises UserError for a checkpoint that is not there, and rather than overwrite a run: one that nobody asked to
+    continue, or a finished one that has nothing to continue from.
     """
-    wanted = recipe.trainer.get("resume_from_checkpoint")
+    folder, wanted = recipe.output_dir, recipe.trainer.get("resume_from_checkpoint")
     complete = {
-        int(folder.name.rpartition("-")[2]): folder
-        for folder in recipe.output_dir.glob("checkpoint-*")
-        if (folder / "trainer_state.json").exists() and folder.name.rpartition("-")[2].isdigit()
+        int(found.name.rpartition("-")[2]): found
+        for found in folder.glob("checkpoint-*")
+        if (found / "trainer_state.json").exists() and found.name.rpartition("-")[2].isdecimal()
     }
+    finished = (folder / "results.json").exists() or (folder / "final").exists()
+    metrics = folder / "metrics.jsonl"
+    started = metrics.exists() and metrics.stat().st_size > 0
     if wanted in ("auto", True):
-        return str(complete[max(complete)]) if complete else None
+        if not complete and finished:
+            raise UserError(f"{folder} holds a finished run without a checkpoint: give another --output_dir")
+        return complete[max(complete)] if complete else None
     if wanted:
         if not (Path(wanted) / "trainer_state.json").exists():
             there = ", ".join(str(complete[step]) for step in sorted(complete)) or "none"
             raise UserError(f"resume_from_checkpoint: {wanted} is no complete checkpoint (there: {there}): or say auto")
-        return wanted
-    if complete or (recipe.output_dir / "metrics.jsonl").exists():
+        return Path(wanted)
+    if complete or finished or started:
         raise UserError(
-            f"{recipe.output_dir} already holds a run: continue it with --resume_from_checkpoint auto, or give "
-            "another --output_dir"
+            f"{folder} already holds a run: continue it with --resume_from_checkpoint auto, or give another "
+            "--output_dir"
         )
     return None
 
 
+def finished_results(recipe: Recipe, checkpoint: Path | None, max_steps: int) -> dict | None:
+    """The results of a run whose last step is already made; TRL would train one more. None if there is work left."""
+    if checkpoint is None or max_steps <= 0:
+        return None
+    done = json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]
+    if done < max_steps:
+        return None
+    results = recipe.output_dir / "results.json"
+    if not results.exists():
+        raise UserError(f"{checkpoint} is the run's last step ({done} of {max_steps}): use it, or raise max_steps")
+    return json.loads(results.read_text())
+
+
 def write_facts(recipe: Recipe, dataset_fingerprint: str) -> None:
-    """Write recipe.yaml and environment.json, before anything is trained."""
+    """Write recipe.yaml and environment.json, before anything is trained. A resumed run must have the same problems."""
     folder = recipe.output_dir
+    earlier = folder / "environment.json"
+    if recipe.trainer.get("resume_from_checkpoint") and earlier.exists():
+        before = json.loads(earlier.read_text())["dataset_fingerprint"]
+        if before != dataset_fingerprint:
+            raise UserError(
+                f"resume_from_checkpoint: the run began with other problems (fingerprint {before}, now "
+                f"{dataset_fingerprint}): restore the dataset keys of {folder}/recipe.yaml"
+            )
     (folder / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
     facts = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -81,6 +108,16 @@ def open_folder(folder: Path) -> None:
     if main_process:
         for name in ("grpo_math", "transformers", "trl", "accelerate"):
             logging.getLogger(name).addHandler(file)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The complete lines of one of our own files; a killed run may have left half a line at the end."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+
+def write_rows(rows: list[dict], path: Path) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from grpo_math.errors import UserError
 
+KINDS = {"None": type(None), "bool": bool, "int": int, "str": str, "float": float, "list": list, "dict": dict}
 Keys = dict[str, str]  # key -> its annotation as source text, "" for any type
 
 
@@ -31,8 +32,17 @@ def function_keys(path: Path, name: str) -> Keys | None:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            return {a.arg: ast.unparse(a.annotation) if a.annotation else "" for a in arguments}
+            return {argument.arg: known_annotation(argument.annotation) for argument in arguments}
     return None
+
+
+def known_annotation(annotation: ast.expr | None) -> str:
+    """The annotation as source text, or "" (any type) where it is none that `convert` knows."""
+    if annotation is None:
+        return ""
+    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+    plain = names <= KINDS.keys() and not any(isinstance(node, ast.Attribute) for node in ast.walk(annotation))
+    return ast.unparse(annotation) if names and plain else ""
 
 
 @cache
@@ -91,10 +101,9 @@ def convert_one(value, option: ast.expr):
     name = ast.unparse(option.value if isinstance(option, ast.Subscript) else option)
     if name == "float" and isinstance(value, int) and not isinstance(value, bool):
         return value
-    kinds = {"None": type(None), "bool": bool, "int": int, "str": str, "float": float, "list": list, "dict": dict}
     if name == "Any":
         return value
-    if not isinstance(value, kinds.get(name, str)) or (isinstance(value, bool) and name != "bool"):
+    if not isinstance(value, KINDS.get(name, str)) or (isinstance(value, bool) and name != "bool"):
         raise TypeError
     if name == "list" and isinstance(option, ast.Subscript):
         return [convert(item, ast.unparse(option.slice)) for item in value]

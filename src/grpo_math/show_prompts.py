@@ -32,6 +32,6 @@ def take_count(argv: list[str]) -> tuple[int, list[str]]:
         return 3, argv
     at = argv.index("--n")
     value = argv[at + 1] if at + 1 < len(argv) else ""
-    if not value.isdigit() or int(value) < 1:
+    if not value.isdecimal() or int(value) < 1:
         raise UserError(f"--n: want a whole number above 0, got {value!r}")
     return int(value), argv[:at] + argv[at + 2 :]

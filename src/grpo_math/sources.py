@@ -11,7 +11,7 @@ from grpo_math.errors import UserError
 
 def read_json(path: Path) -> Iterable[dict]:
     """A list of rows, one row (MATH's one-problem files), or one list under a name ({"data": [...]})."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         return lists[0] if len(content) == len(lists) == 1 else [content]
@@ -19,7 +19,7 @@ def read_json(path: Path) -> Iterable[dict]:
 
 
 def read_jsonl(path: Path) -> Iterable[dict]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
@@ -29,7 +29,7 @@ def read_jsonl(path: Path) -> Iterable[dict]:
 
 
 def read_csv(path: Path) -> Iterable[dict]:
-    with path.open(encoding="utf-8", newline="") as lines:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
         yield from csv.DictReader(lines)
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict
 
 from grpo_math import run_folder
 from grpo_math.data import Problem, fingerprint, load_problems, mix
-from grpo_math.errors import UserError, one_line, run_cli
+from grpo_math.errors import UserError, one_line
 from grpo_math.evaluate import load_eval_problems
 from grpo_math.models import load_tokenizer
 from grpo_math.prompts import PromptTemplate, length_filter, to_rows
@@ -45,12 +45,16 @@ def train(recipe: Recipe) -> dict:
     from grpo_math.trainer import StopStringTrainer
 
     config = trainer_config(recipe)
+    if finished := run_folder.finished_results(recipe, checkpoint, config.max_steps):
+        print(f"{recipe.output_dir}: already finished, {finished['steps']} steps")
+        return finished
     run_folder.open_folder(recipe.output_dir)
     if not sys.stderr.isatty():
         disable_progress_bar()  # of loading and saving
 
     tokenizer = load_tokenizer(recipe)
     problems = load_training_problems(recipe, tokenizer)
+    check_enough(problems, config)
     held_out = load_eval_problems(recipe) if recipe.eval.before_after else []
     measured = BeforeAfter(recipe, tokenizer, held_out)
     model = ModelConfig(**recipe.model)
@@ -73,7 +77,7 @@ def train(recipe: Recipe) -> dict:
         run_folder.write_facts(recipe, fingerprint(problems))
 
     training = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     trainer.save_model(str(recipe.output_dir / "final"))
     seconds = {"train": time.perf_counter() - training, "total": time.perf_counter() - started}
 
@@ -110,6 +114,17 @@ def load_training_problems(recipe: Recipe, tokenizer) -> list[Problem]:
     return mix(parts, [spec.weight for spec in recipe.datasets], seed=recipe.trainer.get("seed", 42))
 
 
+def check_enough(problems: list[Problem], config) -> None:
+    """TRL drops an incomplete generation batch: with fewer problems than one needs, no step would be made."""
+    needed = config.generation_batch_size // config.num_generations
+    if len(problems) < needed:
+        raise UserError(
+            f"dataset: {len(problems)} problems, but one generation batch takes {needed} (generation_batch_size "
+            f"{config.generation_batch_size} / num_generations {config.num_generations}): lower "
+            "per_device_train_batch_size or gradient_accumulation_steps, or give more problems"
+        )
+
+
 def to_dataset(problems: list[Problem], template: PromptTemplate, tokenizer):
     """The prompt-only dataset that TRL trains on."""
     from datasets import Dataset
@@ -131,6 +146,6 @@ def collect_results(steps: int, measured, seconds: dict[str, float]) -> dict:
 
 
 if __name__ == "__main__":
-    from grpo_math.__main__ import dispatch
+    from grpo_math.__main__ import run
 
-    raise SystemExit(run_cli(dispatch, ["train", *sys.argv[1:]]))
+    run("train")

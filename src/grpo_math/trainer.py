@@ -23,10 +23,13 @@ class StopStringTrainer(GRPOTrainer):
         return [self.sampled(ids) for ids in completion_ids], logprobs
 
     def sampled(self, ids: list[int]) -> list[int]:
-        """The tokens of a completion without the padding (or end token) that follows a stop string."""
-        filler = {self._tokenizer.pad_token_id, *self.eos_token_ids}
-        length = len(ids)
-        while length and ids[length - 1] in filler:
-            length -= 1
-        text = self._tokenizer.decode(ids[:length])
-        return ids[:length] if any(stop in text for stop in self.stop) else ids
+        """The tokens of a completion without the padding behind it.
+
+        Where the pad token is also an end token, the last one is the policy's own unless a stop string came before.
+        """
+        pad, end = self._tokenizer.pad_token_id, len(ids)
+        while end > 1 and ids[end - 1] == pad:
+            end -= 1
+        if pad in self.eos_token_ids and not any(stop in self._tokenizer.decode(ids[:end]) for stop in self.stop):
+            return ids
+        return ids[:end]

@@ -6,9 +6,11 @@ MAX_CHARACTERS = 300  # a longer answer is not parsed: no gold of GSM8K or MATH 
 
 
 def normalise(text: str) -> str:
-    """Strip what never changes the value: white space, dollar signs, thousands separators, a trailing period."""
-    text = re.sub(r"\\[!,;: ]|~|\s+|\\?\$", "", text).rstrip(".")
-    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    """Strip what never changes the value: dollar signs, blanks that separate nothing, a trailing period, and the
+    thousands separators of a lone number."""
+    text = re.sub(r"\\[!,;: ]|~|\\?\$", " ", text)
+    text = re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", text).rstrip(".")
+    return text.replace(",", "") if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", text) else text
 
 
 def parse(text: str) -> list:

@@ -18,8 +18,8 @@ def last_boxed(text: str) -> str | None:
     if start < 0 or not (opening := re.compile(r"\\(?:boxed|fbox)\s*\{").match(text, start)):
         return None
     depth = 1
-    for brace in re.compile(r"(?<!\\)[{}]").finditer(text, opening.end()):
-        depth += 1 if brace.group() == "{" else -1
+    for brace in re.compile(r"(?s)\\.|[{}]").finditer(text, opening.end()):  # \{ is no brace, \\{ is
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if depth == 0:
             return text[opening.end() : brace.start()].strip()
     return None
