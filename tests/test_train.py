@@ -197,6 +197,66 @@ def test_a_tokenizer_without_a_chat_template_names_the_plain_text_templates(writ
         run(write_recipe(model_name_or_path=str(tmp_path / "bare")))
 
 
+def changed_policy(policy_folder, folder, **changes) -> str:
+    """A copy of the policy whose tokenizer has other settings."""
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    shutil.copytree(policy_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(policy_folder)
+    for name, value in changes.items():
+        setattr(tokenizer, name, value)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(write_recipe, policy_folder, tmp_path):
+    model = changed_policy(policy_folder, tmp_path / "no_pad", pad_token=None)
+    evaluate.main(["--config", str(write_recipe(model_name_or_path=model))])
+    assert len(list((tmp_path / "run" / "evaluate").glob("*.jsonl"))) == 1
+
+
+def test_a_chat_template_that_refuses_the_prompt_is_one_line(write_recipe, policy_folder, tmp_path):
+    refuse = "{{ raise_exception('no system message, please') }}"
+    model = changed_policy(policy_folder, tmp_path / "strict", chat_template=refuse)
+    with pytest.raises(UserError, match=r"the chat template of .* refuses it \(no system message, please\)"):
+        run(write_recipe(model_name_or_path=model))
+
+
+def test_chat_template_kwargs_reach_counts_and_evaluation_too(write_recipe, policy_folder, tmp_path, capsys):
+    from grpo_math import show_prompts
+
+    template = "{{ messages[0]['content'] }}{% if quiet %}QUIET{% endif %}"
+    model = changed_policy(policy_folder, tmp_path / "quiet", chat_template=template)
+    show_prompts.main(["--config", str(write_recipe(model_name_or_path=model, chat_template_kwargs={"quiet": True}))])
+    assert capsys.readouterr().out.count("QUIET") == 3
+
+
+@pytest.mark.parametrize(
+    ("pad_is_end", "text", "filler", "kept"),
+    [
+        (False, "Ava 3", ["pad", "pad"], 0),
+        (False, "Ava has", ["end"], 1),
+        (False, "Ava has", ["pad"], 0),  # the stop string straddles prompt and completion
+        (True, "Ava 3", ["end"], 0),
+        (True, "Ava has", ["end"], 1),
+        (True, "Ava has", [], 0),
+    ],
+)
+def test_padding_behind_a_completion_is_told_from_its_end(tokenizer, pad_is_end, text, filler, kept):
+    import types
+
+    from grpo_math.trainer import StopStringTrainer
+
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    fake = types.SimpleNamespace(pad_token_id=end if pad_is_end else pad, decode=tokenizer.decode)
+    trainer = types.SimpleNamespace(_tokenizer=fake, eos_token_ids=[end], stop=("3",))
+    whole = ids + [end if word == "end" else pad for word in filler]
+    assert StopStringTrainer.sampled(trainer, whole) == whole[: len(ids) + kept]
+
+
 def test_columns_of_several_types_are_one_line(write_recipe, tmp_path):
     (tmp_path / "rows.jsonl").write_text(
         '{"question": "q", "answer": 1, "level": 3}\n{"question": "q", "answer": 1, "level": "hard"}\n' * 4
