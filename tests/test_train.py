@@ -70,7 +70,9 @@ def test_resume_continues_where_the_last_complete_checkpoint_was(write_recipe, t
         file.write('{"step": 4, "rew')  # killed in the middle of a line
     results = run(halves, "--max_steps", "4", "--resume_from_checkpoint", "auto")
     assert [row["step"] for row in rows(tmp_path / "halves" / "metrics.jsonl")] == [1, 2, 3, 4]
-    assert results["before"] == rows(tmp_path / "halves" / "eval.jsonl")[0]
+    evaluations = rows(tmp_path / "halves" / "eval.jsonl")
+    assert results["before"] == evaluations[0]
+    assert results["seconds"]["evaluate"] == evaluations[-1]["seconds"]  # the first was made before the resume
     first, second = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "halves"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

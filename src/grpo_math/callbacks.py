@@ -74,6 +74,7 @@ class BeforeAfter(TrainerCallback):
         self.file = recipe.output_dir / "eval.jsonl"
         self.before: Evaluation | None = None
         self.after: Evaluation | None = None
+        self.seconds = 0.0  # spent evaluating by this process; a resumed run did not spend those before it
 
     def on_train_begin(self, args, state, control, model=None, **_):
         rows = [row for row in read_rows(self.file) if row["step"] <= state.global_step]
@@ -91,6 +92,7 @@ class BeforeAfter(TrainerCallback):
 
     def measure(self, moment: str, model, state) -> Evaluation:
         result, rows = evaluate(self.recipe, model, self.tokenizer, self.problems, state.global_step)
+        self.seconds += result.seconds
         if state.is_world_process_zero:
             completions = self.recipe.output_dir / "completions"
             completions.mkdir(exist_ok=True)

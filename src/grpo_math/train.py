@@ -137,11 +137,10 @@ def to_dataset(problems: list[Problem], template: PromptTemplate, tokenizer):
 
 
 def collect_results(steps: int, measured, seconds: dict[str, float]) -> dict:
-    """What results.json holds; the time of the evaluations is not that of the training."""
+    """What results.json holds. The seconds are this process's, and evaluating is not training."""
     found = {"before": measured.before, "after": measured.after}
     found = {moment: asdict(evaluation) for moment, evaluation in found.items() if evaluation}
-    evaluate = sum(evaluation["seconds"] for evaluation in found.values())
-    seconds = {"train": seconds["train"] - evaluate, "evaluate": evaluate, "total": seconds["total"]}
+    seconds = {"train": seconds["train"] - measured.seconds, "evaluate": measured.seconds, "total": seconds["total"]}
     return {"steps": steps, **found, "seconds": {name: round(value, 2) for name, value in seconds.items()}}
 
 
