@@ -79,7 +79,7 @@ BROKEN = [
     # template
     ("prompt_template: box", "r.yaml: prompt_template: no template 'box': use one of boxed, qwen_math, r1_zero, question_only, gsm8k_hash, or a mapping with user: and answer_style:"),
     ("prompt_template: {user: 'Solve it.'}", "r.yaml: prompt_template.user: holds no {question}: say where the question goes"),
-    ("prompt_template: {answer_style: tag}", "r.yaml: prompt_template.answer_style: no style 'tag': use one of boxed, hash, answer_tag"),
+    ("prompt_template: {answer_style: tag}", "r.yaml: prompt_template.answer_style: no style 'tag': use one of boxed, hash, answer_tag, fallback"),
     ("prompt_template: {stop: END}", "r.yaml: prompt_template.stop: want a list of text, got 'END', write [END]"),
     ("prompt_template: r1_zero\nmask_truncated_completions: true", "r.yaml: mask_truncated_completions: TRL takes a completion that ends at a stop string ['</answer>'] for a truncated one and would mask them all: set it to false, or use a template without stop strings"),
     # rewards

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_math.errors import RewardError, UserError
+from grpo_math.grading import grade_batch
 from grpo_math.prompts import TEMPLATES
 from grpo_math.rewards import REWARDS, Reward, RewardSpec, build_rewards
 
@@ -40,7 +41,21 @@ def test_an_unreadable_gold_cannot_be_scored_and_does_not_count_in_accuracy():
     (reward,) = build_rewards([RewardSpec("correctness")], BOXED)
     boxes = [r"\boxed{4}", r"\boxed{4}"]
     assert reward(prompts=[], completions=boxes, solution=["", "4"], log_metric=logged.__setitem__) == [None, 1.0]
-    assert logged == {"accuracy": 1.0}
+    shares = {"grading/no_answer": 0.0, "grading/timeouts": 0.0, "grading/unparsable_gold": 0.5}
+    assert logged == {"accuracy": 1.0, **shares}
+
+
+def test_an_own_reward_reads_the_verdicts_that_correctness_reads(tmp_path, monkeypatch):
+    from grpo_math import rewards
+
+    batches = []
+    monkeypatch.setattr(rewards, "grade_batch", lambda *batch: batches.append(batch) or grade_batch(*batch))
+    body = "def f(completions, grades, **_):\n    return [float(g.how == 'number') for g in grades]\n"
+    reward = own(tmp_path, body)
+    batch = {"prompts": ["", ""], "completions": [r"\boxed{8/2}", "none at all"], "solution": ["4", "4"]}
+    assert reward(**batch) == [1.0, 0.0]
+    assert build_rewards([RewardSpec("correctness")], BOXED)[0](**batch) == [1.0, 0.0]
+    assert len(batches) == 1
 
 
 @given(st.lists(st.text(), min_size=1, max_size=4))

@@ -4,6 +4,7 @@ usage: grpo-math VERB [--help]
 
   train       one GRPO run from a recipe
   evaluate    greedy accuracy of a model on held-out problems
+  grade       whether completions are right, and why
   prompts     what the model will see, with token counts
   quickstart  the whole job on a CPU in about two minutes
 """
@@ -14,7 +15,13 @@ import sys
 from grpo_math import __version__
 from grpo_math.errors import UserError, run_cli
 
-VERBS = {"train": "train", "evaluate": "evaluate", "prompts": "show_prompts", "quickstart": "quickstart"}
+VERBS = {
+    "train": "train",
+    "evaluate": "evaluate",
+    "grade": "grade_file",
+    "prompts": "show_prompts",
+    "quickstart": "quickstart",
+}
 
 
 def dispatch(argv: list[str]) -> None:

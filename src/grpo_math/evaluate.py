@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 from grpo_math.data import Problem, load_problems
 from grpo_math.errors import UserError, one_line
-from grpo_math.grading import grade, well_formed
+from grpo_math.grading import configure, grade_batch, well_formed
 from grpo_math.models import load_model, load_tokenizer
 from grpo_math.prompts import PromptTemplate, token_ids
 from grpo_math.recipe import Recipe, load_recipe
@@ -99,14 +99,16 @@ def grade_all(
     """One row a problem: question, gold, completion, answer, correct, how, well_formed, length in tokens, truncated."""
     prompts = [template.prompt(problem.question, tokenizer) for problem in problems]
     completions = generate_greedy(model, tokenizer, prompts, template, max_new_tokens, batch_size)
-    rows = []
-    for problem, (text, length, truncated) in zip(problems, completions, strict=True):
-        whole = template.full_text(text)
-        row = {"question": problem.question, "gold": problem.answer, "completion": text}
-        row |= asdict(grade(whole, problem.answer, template.answer_style))
-        row |= {"well_formed": well_formed(whole, template.answer_style), "length": length, "truncated": truncated}
-        rows.append(row)
-    return rows
+    texts = [template.full_text(text) for text, _, _ in completions]
+    grades = grade_batch(texts, [problem.answer for problem in problems], template.answer_style)
+    return [
+        {"question": problem.question, "gold": problem.answer, "completion": completion}
+        | asdict(grade)
+        | {"well_formed": well_formed(text, template.answer_style), "length": length, "truncated": truncated}
+        for problem, (completion, length, truncated), text, grade in zip(
+            problems, completions, texts, grades, strict=True
+        )
+    ]
 
 
 def summarise(rows: list[dict], step: int, seconds: float) -> Evaluation:
@@ -156,6 +158,7 @@ def main(argv: list[str]) -> None:
     file = recipe.output_dir / "evaluate" / f"{name.replace(' ', '-')}.jsonl"
     with one_line("output_dir"):
         file.parent.mkdir(parents=True, exist_ok=True)
+    configure(recipe.grading)
     tokenizer = load_tokenizer(recipe)
     result, rows = evaluate(recipe, load_model(recipe), tokenizer, problems)
     write_rows(rows, file)

@@ -12,7 +12,8 @@ class PromptTemplate:
     `user` holds the question as `{question}`; every other brace is literal. `chat` sends `system` and `user`
     through the tokenizer's chat template; without it the prompt is plain text, for base models. `prefill` begins the
     completion for the model and counts as part of it. Generation ends after any of the `stop` strings.
-    `answer_style` is `boxed` (`\boxed{}`), `hash` (`#### n`) or `answer_tag` (`<answer>`).
+    `answer_style` is `boxed` (`\boxed{}`), `hash` (`#### n`), `answer_tag` (`<answer>`), or `fallback`: the first of
+    these there is, else the last number.
     """
 
     user: str = "{question}"
@@ -92,7 +93,7 @@ def length_filter(template: PromptTemplate, tokenizer, max_prompt_tokens: int | 
 # What TRL passes to reward functions itself, or what we add: a meta column of that name would clash.
 RESERVED_COLUMNS = {
     "prompt", "prompts", "completion", "completions", "completion_ids", "solution", "question", "environment",
-    "environments", "image", "images", "tools", "trainer_state", "log_extra", "log_metric", "template",
+    "environments", "image", "images", "tools", "trainer_state", "log_extra", "log_metric", "template", "grades",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """One YAML file and the command line become one checked `Recipe`, before anything heavy is imported.
 
 All problems are reported at once, one line each. Keys are TRL's own (GRPOConfig, ModelConfig) plus `dataset`,
-`prompt_template`, `rewards` and `eval`; `extends: other.yaml` starts from another recipe.
+`prompt_template`, `rewards`, `eval` and `grading`; `extends: other.yaml` starts from another recipe.
 """
 
 import inspect
@@ -15,14 +15,14 @@ import yaml
 from grpo_math.data import ADAPTERS, DatasetSpec
 from grpo_math.errors import UserError
 from grpo_math.functions import parameters, source_file, split_reference
-from grpo_math.grading import STYLES
+from grpo_math.grading import STYLES, PoolSettings
 from grpo_math.prompts import RESERVED_COLUMNS, TEMPLATES, PromptTemplate
 from grpo_math.recipe_file import merge, parse_arguments, read_recipe
 from grpo_math.rewards import REWARDS, RewardSpec
 from grpo_math.schema import Keys, check_keys, function_keys, suggestion, trl_keys
 from grpo_math.sources import FILE_READERS
 
-OURS = ("extends", "dataset", "prompt_template", "rewards", "eval")
+OURS = ("extends", "dataset", "prompt_template", "rewards", "eval", "grading")
 RENAMED = {
     "max_prompt_length": "dataset.max_prompt_tokens (longer prompts are dropped and counted)",
     "kl_coef": "beta",
@@ -102,6 +102,7 @@ class Recipe:
     rewards: list[RewardSpec]
     eval: EvalSpec
     eval_dataset: DatasetSpec | None
+    grading: PoolSettings
     trainer: dict
     model: dict
     raw: dict
@@ -128,6 +129,7 @@ def load_recipe(argv: list[str]) -> Recipe:
     template = check_template("boxed" if raw.get("prompt_template") is None else raw["prompt_template"], problems)
     rewards = check_rewards(raw.get("rewards"), problems)
     spec, eval_dataset = check_eval(raw, datasets, problems)
+    grading = check_grading(raw.get("grading") or {}, problems)
     if template and template.stop and flat.get("mask_truncated_completions"):
         problems.append(
             f"mask_truncated_completions: TRL takes a completion that ends at a stop string {list(template.stop)} for "
@@ -137,7 +139,7 @@ def load_recipe(argv: list[str]) -> Recipe:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
     trainer = {key: value for key, value in flat.items() if key in trainer_keys}
     model = {key: value for key, value in flat.items() if key in model_keys}
-    return Recipe(path, datasets, template, rewards, spec, eval_dataset, trainer, model, raw)
+    return Recipe(path, datasets, template, rewards, spec, eval_dataset, grading, trainer, model, raw)
 
 
 def check_flat(raw: dict, known: Keys, problems: list[str]) -> dict:
@@ -283,6 +285,18 @@ def check_eval(raw: dict, datasets: list[DatasetSpec], problems: list[str]) -> t
     if spec.before_after and spec.split == trained.split:
         problems.append(f"eval.split: {spec.split} is what the training reads: name another split")
     return spec, DatasetSpec(trained.name, trained.path, config=trained.config, params=trained.params, **asked)
+
+
+def check_grading(given, problems: list[str]) -> PoolSettings:
+    if not isinstance(given, dict):
+        problems.append(f"grading: want a mapping such as {{timeout: 2.0}}, got {given!r}")
+        return PoolSettings()
+    checked = check_keys(given, fields_of(PoolSettings), "grading.", problems)
+    low = {"timeout": 0.1, "memory_gib": 0.5, "workers": 1}
+    for key, value in checked.items():
+        if value is not None and value < low[key]:
+            problems.append(f"grading.{key}: want at least {low[key]:g}, got {value}")
+    return PoolSettings(**checked)
 
 
 def same_rows(one: DatasetSpec, other: DatasetSpec) -> bool:

@@ -3,17 +3,21 @@
 A reward function takes TRL's keyword arguments (`completions`, `prompts`, `completion_ids`, every dataset column,
 `trainer_state`, `log_metric`, ...) and returns one float a completion, or None where a completion cannot be scored
 (TRL then leaves it out of its group). Parameters given in the recipe are its keyword parameters. A function that names
-`template` in its signature gets the run's `PromptTemplate`.
+`template` in its signature gets the run's `PromptTemplate`, and one that names `grades` the batch's verdicts.
 """
 
+import functools
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from grpo_math.errors import RewardError, UserError
 from grpo_math.functions import load_function, parameters
-from grpo_math.grading import grade, well_formed
+from grpo_math.grading import Grade, grade_batch, well_formed
 from grpo_math.prompts import PromptTemplate
+
+logger = logging.getLogger(__name__)
 
 
 def text(completion: str | list[dict]) -> str:
@@ -21,21 +25,28 @@ def text(completion: str | list[dict]) -> str:
     return completion if isinstance(completion, str) else completion[0]["content"]
 
 
-def correctness(
-    completions: list, solution: list[str], template: PromptTemplate, log_metric: Callable | None = None, **_
-) -> list[float | None]:
+@functools.lru_cache(maxsize=2)
+def graded(texts: tuple[str, ...], golds: tuple[str, ...], style: str) -> list[Grade]:
+    """The verdicts of a batch, made once for all rewards that read them."""
+    grades = grade_batch(list(texts), list(golds), style)
+    if late := sum(grade.how in ("timeout", "crashed") for grade in grades):
+        logger.warning("grading: %d of %d answers took too long or too much memory: wrong", late, len(grades))
+    return grades
+
+
+def correctness(completions: list, grades: list[Grade], log_metric: Callable | None = None, **_) -> list[float | None]:
     """1.0 where the answer equals the solution, else 0.0; None where the solution itself cannot be read.
 
-    Logs the share of right ones among the readable as `accuracy`, in [0, 1].
+    Logs `accuracy`, the share of right ones among the readable, and of all completions the shares
+    `grading/no_answer`, `grading/timeouts` and `grading/unparsable_gold`, all in [0, 1].
     """
-    verdicts = [
-        grade(template.full_text(text(completion)), gold, template.answer_style).correct
-        for completion, gold in zip(completions, solution, strict=True)
-    ]
-    known = [verdict for verdict in verdicts if verdict is not None]
-    if log_metric and known:
-        log_metric("accuracy", sum(known) / len(known))
-    return [None if verdict is None else float(verdict) for verdict in verdicts]
+    known = [grade.correct for grade in grades if grade.correct is not None]
+    if log_metric:
+        if known:
+            log_metric("accuracy", sum(known) / len(known))
+        for name, hows in LOGGED.items():
+            log_metric(f"grading/{name}", sum(grade.how in hows for grade in grades) / len(grades))
+    return [None if grade.correct is None else float(grade.correct) for grade in grades]
 
 
 def format(completions: list, template: PromptTemplate, **_) -> list[float]:
@@ -45,6 +56,11 @@ def format(completions: list, template: PromptTemplate, **_) -> list[float]:
     ]
 
 
+LOGGED = {
+    "no_answer": {"no_answer"},
+    "timeouts": {"timeout", "crashed"},
+    "unparsable_gold": {"unparsable_gold"},
+}
 REWARDS = {"correctness": correctness, "format": format}
 
 
@@ -65,12 +81,19 @@ class Reward:
     name: str
     function: Callable
     params: dict
+    template: PromptTemplate
 
     def __post_init__(self):
         self.__name__ = self.name  # TRL's metric: rewards/<name>/mean
 
     def __call__(self, prompts: list, completions: list, **columns) -> list[float | None]:
         count = len(completions)
+        named = parameters(self.function)
+        if "template" in named:
+            columns["template"] = self.template
+        if "grades" in named:
+            texts = tuple(self.template.full_text(text(completion)) for completion in completions)
+            columns["grades"] = graded(texts, tuple(columns["solution"]), self.template.answer_style)
         try:
             scores = self.function(prompts=prompts, completions=completions, **{**columns, **self.params})
             if isinstance(scores, Iterator):
@@ -112,9 +135,5 @@ def is_finite_number(score) -> bool:
 
 def build_rewards(specs: list[RewardSpec], template: PromptTemplate) -> list[Reward]:
     """The reward functions of a recipe, in its order; raises UserError for a function that cannot be imported."""
-    rewards = []
-    for spec in specs:
-        function = load_function(spec.path) if spec.path else REWARDS[spec.name]
-        given = {"template": template} if "template" in parameters(function) else {}
-        rewards.append(Reward(spec.name, function, {**given, **spec.params}))
-    return rewards
+    functions = [load_function(spec.path) if spec.path else REWARDS[spec.name] for spec in specs]
+    return [Reward(spec.name, function, spec.params, template) for spec, function in zip(specs, functions, strict=True)]

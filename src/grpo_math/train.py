@@ -19,6 +19,7 @@ from grpo_math import run_folder
 from grpo_math.data import Problem, fingerprint, load_problems, mix
 from grpo_math.errors import UserError, one_line
 from grpo_math.evaluate import load_eval_problems
+from grpo_math.grading import configure
 from grpo_math.models import load_tokenizer
 from grpo_math.prompts import PromptTemplate, length_filter, to_rows
 from grpo_math.recipe import Recipe, load_recipe
@@ -36,6 +37,7 @@ def train(recipe: Recipe) -> dict:
     started = time.perf_counter()
     checkpoint = run_folder.find_checkpoint(recipe)
     rewards = build_rewards(recipe.rewards, recipe.template)
+    configure(recipe.grading)
 
     from transformers import PrinterCallback  # torch loads here; every mistake in the recipe is found by now
     from transformers.utils.logging import disable_progress_bar

@@ -1,47 +1,62 @@
-"""Where the answer of a completion stands, by answer style.
+r"""Where the answer of a completion stands, by answer style.
 
-The rule for several answers: the last one counts. All functions take time linear in the length of the text.
+Several answers are one answer, the list of what they say, repeated ones once: `\boxed{3} ... \boxed{4}` answers "3, 4",
+which is right for a problem with these two solutions and wrong for any other, so hedging does not pay. Only what stands
+behind the last `</think>` counts. All functions take time linear in the length of the text.
 """
 
 import re
 
+BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?<=\s)(\w+))|\\.|[{}]", re.DOTALL)
+HASH = re.compile(r"####[ \t]*(\S[^\n]*)")
+TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+SENTENCE = re.compile(r"(?i)answer(?:\s+is|\s*:|\s*=)\s*:?\s*(\S.*?)(?=\.\s|\.?\s*(?:\n|$))")
+NUMBER = re.compile(r"-?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?|-?\.\d+")
 
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete `\boxed{...}` or `\fbox{...}`, braces balanced; None without one.
 
-    A box that never closes is no answer, and neither is anything before it: the model did not finish.
+def boxes(text: str) -> list[str]:
+    r"""What the `\boxed{...}` and `\fbox{...}` hold, innermost, braces balanced; none if one of them never closes.
 
-    >>> last_boxed(r"so \boxed{\frac{1}{2}}.")
-    '\\frac{1}{2}'
+    >>> boxes(r"first \boxed{\frac{1}{2}}, then \boxed{3}")
+    ['\\frac{1}{2}', '3']
     """
-    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    if start < 0 or not (opening := re.compile(r"\\(?:boxed|fbox)\s*\{").match(text, start)):
-        return None
-    depth = 1
-    for brace in re.compile(r"(?s)\\.|[{}]").finditer(text, opening.end()):  # \{ is no brace, \\{ is
-        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-        if depth == 0:
-            return text[opening.end() : brace.start()].strip()
-    return None
+    found: list[str] = []
+    opened: list[tuple[bool, int, int]] = []  # is it a box, where its content begins, boxes found before it
+    start = min((at for at in (text.find("\\boxed"), text.find("\\fbox")) if at >= 0), default=len(text))
+    for mark in BOX.finditer(text, start):
+        sign = mark.group()
+        if mark[1]:
+            found.append(mark[1])
+        elif sign[-1] == "{" and len(sign) > 2:
+            opened.append((True, mark.end(), len(found)))
+        elif sign == "{" and opened:
+            opened.append((False, 0, 0))
+        elif sign == "}" and opened:
+            is_box, begin, before = opened.pop()
+            if is_box and len(found) == before and (content := text[begin : mark.start()].strip()):
+                found.append(content)
+    return [] if opened else found
 
 
-def last_hash(text: str) -> str | None:
-    """What follows the last `####` on its line, as GSM8K writes its answers."""
-    _, mark, answer = text.rpartition("####")
-    lines = answer.strip().splitlines()
-    return lines[0].strip() if mark and lines else None
+def hashes(text: str) -> list[str]:
+    """What follows `####` on its line, as GSM8K writes its answers."""
+    return [answer.strip() for answer in HASH.findall(text)]
 
 
-def last_tag(text: str) -> str | None:
-    r"""The content of the last `<answer>...</answer>`; a `\boxed{}` inside it is opened too."""
-    head, closing, _ = text.rpartition("</answer>")
-    _, opening, answer = head.rpartition("<answer>")
-    if not (closing and opening and answer.strip()):
-        return None
-    return last_boxed(answer) or answer.strip()
+def tags(text: str) -> list[str]:
+    r"""What `<answer>...</answer>` holds; a `\boxed{}` inside it is opened too."""
+    contents = [content.strip() for content in TAG.findall(text)] if "</answer>" in text else []
+    return [answer for content in contents for answer in boxes(content) or [content] if answer]
 
 
-STYLES = {"boxed": last_boxed, "hash": last_hash, "answer_tag": last_tag}
+def fallback(text: str) -> list[str]:
+    """For models that were never taught a format: boxes, else `####`, else "the answer is", else the last number."""
+    if found := boxes(text) or hashes(text) or SENTENCE.findall(text)[-1:]:
+        return found
+    return NUMBER.findall(text)[-1:]
+
+
+STYLES = {"boxed": boxes, "hash": hashes, "answer_tag": tags, "fallback": fallback}
 FORMATS = {
     "hash": re.compile(r"(?s)(?:.*\n)?####[ \t]*\S[^\n]*\s*"),
     "answer_tag": re.compile(
@@ -50,15 +65,20 @@ FORMATS = {
 }
 
 
+def last_boxed(text: str) -> str | None:
+    """The last box of a worked solution, which is its answer."""
+    return boxes(text)[-1] if boxes(text) else None
+
+
 def extract(text: str, style: str) -> str | None:
-    """The answer of a completion in `style`, or None when it gives none (an empty answer is none)."""
-    return STYLES[style](text) or None
+    """The answer of a completion in `style` (a key of `STYLES`), or None when it gives none."""
+    return ", ".join(dict.fromkeys(STYLES[style](text.rpartition("</think>")[2]))) or None
 
 
 def well_formed(text: str, style: str) -> bool:
     r"""Whether the whole text is in `style`, right or wrong.
 
-    `boxed`: its last box is complete and not empty. `hash`: its last line is `#### answer`. `answer_tag`: it is one
-    `<think>...</think>` and one `<answer>...</answer>`, nothing before, between or after.
+    `boxed`: there is a box, and all are complete. `hash`: its last line is `#### answer`. `answer_tag`: it is one
+    `<think>...</think>` and one `<answer>...</answer>`, nothing before, between or after. `fallback`: any answer.
     """
     return extract(text, style) is not None and (style not in FORMATS or FORMATS[style].fullmatch(text) is not None)

@@ -1,0 +1,185 @@
+"""Grading: completions per CPU second beside TRL's accuracy_reward, the share of each tier, and a hostile batch.
+
+usage: python benchmarks/grading.py
+
+Both graders get the same completions in the same process; each figure is the median of 5 runs after a warm-up, with the
+slowest and the fastest, and no verdict is remembered from run to run. Set GRPO_MATH_TEST_DATA to a folder with
+gsm8k/ and math500/ to add the tier shares on their real golds and worked solutions.
+"""
+
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from grpo_math.grading import grade_batch
+from grpo_math.grading.equal import known, settle
+from grpo_math.grading.pool import pool
+from grpo_math.grading.reader import read
+
+RUNS = 5
+WORDS = ["so", "then", "the", "first", "number", "of", "apples", "is", "added", "to", "half", "what", "remains", "we"]
+SQUARES = [2, 3, 5, 6, 7]
+TRL_HOSTILE_LIMIT = 60  # seconds
+
+
+def prose(rng: random.Random, words: int) -> str:
+    """A worked text with a calculation now and then."""
+    parts = []
+    for _ in range(words // 8):
+        parts.append(" ".join(rng.choices(WORDS, k=7)))
+        a, b = rng.randint(2, 90), rng.randint(2, 90)
+        parts.append(f"{a}+{b}={a + b}.")
+    return " ".join(parts)
+
+
+def gsm8k_like(rng: random.Random) -> tuple[str, str]:
+    """(gold, answer): an integer, a decimal, money or a fraction; right four times out of five, in another dress."""
+    value = rng.randint(2, 20_000)
+    gold, answer = rng.choice(
+        [
+            (f"{value}", f"{value}"),
+            (f"{value}", f"{value:,}"),
+            (f"{value}", f"\\${value:,}.00"),
+            (f"{value}", f"{value} \\text{{ dollars}}"),
+            (f"{value / 4}", f"{value / 4:.2f}"),
+            (f"{value / 4}", f"\\frac{{{value}}}{{4}}"),
+        ]
+    )
+    return gold, answer if rng.random() < 0.8 else str(value + 1)
+
+
+def math_like(rng: random.Random) -> tuple[str, str]:
+    """(gold, answer) in the forms of MATH's answers; right four times out of five, in another dress."""
+    a, b, c, root = rng.randint(2, 9), rng.randint(2, 9), rng.randint(10, 99), rng.choice(SQUARES)
+    gold, answer = rng.choice(
+        [
+            (f"{c}", f"{c}"),
+            (f"\\frac{{{a}}}{{{c}}}", f"\\dfrac{{{2 * a}}}{{{2 * c}}}"),
+            (f"{a}\\sqrt{{{root}}}", f"\\sqrt{{{a * a * root}}}"),
+            (f"({a},{c})", f"\\left( {a}, {c} \\right)"),
+            (f"[{a},{c})", f"x \\in [{a}, {c})"),
+            (f"{a}x^2+{b}x", f"x({a}x+{b})"),
+            (f"{c}^\\circ", f"{c}"),
+            (f"{c}\\%", f"{c}"),
+            (f"{a},{c}", f"{c}, {a}"),
+            (f"{a}\\pi", f"{a} \\pi \\text{{ cm}}^2"),
+            (f"\\begin{{pmatrix}} {a} \\\\ {b} \\end{{pmatrix}}", f"\\begin{{bmatrix}} {a} \\\\ {b} \\end{{bmatrix}}"),
+            (f"y = {a}x + {b}", f"{a}x+{b}"),
+            (f"{c}_{{{a + 1}}}", f"{c}_{a + 1}"),
+            ("\\text{even}", "even"),
+        ]
+    )
+    return gold, answer if rng.random() < 0.8 else f"{c + 1}"
+
+
+def batch(make, size: int, seed: int) -> tuple[list[str], list[str]]:
+    rng = random.Random(seed)
+    pairs = [make(rng) for _ in range(size)]
+    texts = [f"{prose(rng, rng.randint(50, 200))} The answer is $\\boxed{{{answer}}}$." for _, answer in pairs]
+    return [gold for gold, _ in pairs], texts
+
+
+def cpu_seconds(function, *arguments) -> float:
+    """CPU time of one call, in this process and in the workers that end in it."""
+
+    def spent() -> float:
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+    start = spent()
+    function(*arguments)
+    return spent() - start
+
+
+def ours(golds: list[str], texts: list[str]) -> Counter:
+    settle.cache_clear()
+    read.cache_clear()
+    known.clear()
+    grades = grade_batch(texts, golds, "boxed")
+    pool().close()
+    return Counter(grade.how for grade in grades)
+
+
+def trl(golds: list[str], texts: list[str]) -> None:
+    from trl.rewards import accuracy_reward
+
+    accuracy_reward([[{"role": "assistant", "content": text}] for text in texts], [f"${gold}$" for gold in golds])
+
+
+def speed_table() -> None:
+    print("| completions | ours, per CPU s (slowest-fastest) | TRL accuracy_reward | ratio | exact tiers |")
+    print("|---|---|---|---|---|")
+    for name, make, size in (("GSM8K-like", gsm8k_like, 2_000), ("MATH-like", math_like, 1_000)):
+        golds, texts = batch(make, size, seed=0)
+        rates = {}
+        for grader, count in ((ours, size), (trl, size // 4)):
+            grader(golds[:count], texts[:count])
+            times = [cpu_seconds(grader, golds[:count], texts[:count]) for _ in range(RUNS)]
+            rates[grader] = sorted(count / seconds for seconds in times)
+        ratio = statistics.median(rates[ours]) / statistics.median(rates[trl])
+        exact = 1 - ours(golds, texts)["math_verify"] / size
+        print(f"| {name} | {spread(rates[ours])} | {spread(rates[trl])} | {ratio:.0f}x | {exact:.1%} |")
+
+
+def spread(rates: list[float]) -> str:
+    return f"{statistics.median(rates):,.0f} ({rates[0]:,.0f}-{rates[-1]:,.0f})"
+
+
+def tier_table(folder: Path) -> None:
+    """Every real gold against its own worked solution."""
+    from grpo_math.data import DatasetSpec, load_problems
+
+    print("\n| golds | right | tiers |\n|---|---|---|")
+    for name, style, split in (("gsm8k", "hash", "train"), ("gsm8k", "hash", "test"), ("math500", "boxed", "test")):
+        problems = load_problems(DatasetSpec(name, str(folder / name), split)).problems
+        texts = [f"{p.worked}\n#### {p.answer}" if style == "hash" else p.worked for p in problems]
+        grades = grade_batch(texts, [problem.answer for problem in problems], style)
+        tiers = ", ".join(f"{how} {count / len(grades):.1%}" for how, count in Counter(g.how for g in grades).items())
+        print(f"| {name} {split} | {sum(g.correct is True for g in grades):,} of {len(grades):,} | {tiers} |")
+
+
+HOSTILE = [
+    r"9^{9^{9}}", r"2^{2^{2^{2^{2^{2}}}}}", "(10^9)!", "((((9!)!)!)!)!", r"\binom{10^9}{5\cdot10^8}", "x^{1000000}",
+    "(" * 5_000 + "1" + ")" * 5_000, "+".join(["1"] * 20_000), "9" * 100_000, "word " * 200_000, "(x+y+z)^{100}",
+    r"\frac{1}{" * 1_500 + "2" + "}" * 1_500, r"\sqrt{" * 3_000 + "2" + "}" * 3_000, r"\sin(9^{9^9})", "2^{99999999}",
+    r"\begin{pmatrix}" + r"\\".join(["&".join(["1"] * 100)] * 100) + r"\end{pmatrix}", "1e999999999",
+    r"\{" + ",".join(map(str, range(5_000))) + r"\}", r"\tan^{100}(x)+\sec^{99}(x)", r"e^{e^{e^{e^{e^{e}}}}}",
+]  # fmt: skip
+
+
+def hostile_batch() -> tuple[list[str], list[str]]:
+    """64 completions: 60 hostile ones, 4 good ones."""
+    answers = ["4"] * 4 + [(HOSTILE * 3)[index] + " " * (index // len(HOSTILE)) for index in range(59)]
+    return ["4"] * 64, [rf"\boxed{{{answer}}}" for answer in answers] + [r"\boxed{" * 50_000]
+
+
+def hostile_table() -> None:
+    golds, texts = hostile_batch()
+    start = time.perf_counter()
+    grades = grade_batch(texts, golds, "boxed")
+    wall = time.perf_counter() - start
+    right = [grade.correct for grade in grades] == [True] * 4 + [False] * 60
+    print(f"\nhostile batch of 64: ours {wall:.1f} s wall, verdicts {'all right' if right else 'WRONG'}", end="; ")
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import grading; "
+    code += "grading.trl(*grading.hostile_batch())"
+    try:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=TRL_HOSTILE_LIMIT)
+        print(f"TRL {time.perf_counter() - start:.1f} s")
+    except subprocess.TimeoutExpired:
+        print(f"TRL over {TRL_HOSTILE_LIMIT} s, stopped")
+    print(json.dumps(Counter(grade.how for grade in grades)))
+
+
+if __name__ == "__main__":
+    speed_table()
+    if "GRPO_MATH_TEST_DATA" in os.environ:
+        tier_table(Path(os.environ["GRPO_MATH_TEST_DATA"]))
+    hostile_table()

@@ -1,0 +1,247 @@
+r"""Exact values for answers: ratios of integer polynomials in named atoms.
+
+An atom is a symbol (`x`, `\pi`), the square root of a prime (`√5`) or the imaginary unit (`√-1`). Squares of roots are
+multiplied out at once, and the roots of different squarefree numbers are linearly independent over the rationals
+(Besicovitch 1940), so a/b = c/d exactly when the polynomials ad and bc are the same. What is not a rational function
+(a sine, a cube root, 2^n) becomes an `opaque` atom under its own name: then equal polynomials still mean equal values,
+and different ones mean nothing.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+
+MAX_BITS = 20_000  # of one coefficient: 2^2005 fits, 9^(9^9) does not
+MAX_TERMS = 2_000  # of products of two polynomials
+MAX_EXPONENT = 1_000  # of a polynomial
+MAX_FACTORIAL = 500
+MAX_NAME = 200  # of an opaque atom, in characters
+CONSTANTS = {r"\pi", "e", r"\infty"}
+
+Poly = dict[tuple[tuple[str, int], ...], int]  # monomial, as sorted (atom, exponent) pairs -> coefficient, never 0
+
+
+class Unreadable(Exception):
+    """Not an answer that this grader can read."""
+
+
+class TooBig(Exception):
+    """An answer that would take too much time or memory to evaluate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """numerator / denominator; `opaque` when an atom in it may hide a relation to the others."""
+
+    numerator: Poly
+    denominator: Poly
+    opaque: bool = False
+
+    def __add__(self, other: "Ratio") -> "Ratio":
+        if self.denominator == other.denominator:
+            return Ratio(plus(self.numerator, other.numerator), self.denominator, self.opaque or other.opaque)
+        left, right = times(self.numerator, other.denominator), times(other.numerator, self.denominator)
+        return Ratio(plus(left, right), times(self.denominator, other.denominator), self.opaque or other.opaque)
+
+    def __neg__(self) -> "Ratio":
+        return Ratio({monomial: -factor for monomial, factor in self.numerator.items()}, self.denominator, self.opaque)
+
+    def __sub__(self, other: "Ratio") -> "Ratio":
+        return self + -other
+
+    def __mul__(self, other: "Ratio") -> "Ratio":
+        return Ratio(
+            times(self.numerator, other.numerator),
+            times(self.denominator, other.denominator),
+            self.opaque or other.opaque,
+        )
+
+    def __truediv__(self, other: "Ratio") -> "Ratio":
+        return self * other.inverse()
+
+    def inverse(self) -> "Ratio":
+        if not self.numerator:
+            raise Unreadable("division by zero")
+        return Ratio(self.denominator, self.numerator, self.opaque)
+
+    def fraction(self) -> tuple[int, int] | None:
+        """(numerator, denominator) of a rational number, else None."""
+        if self.numerator.keys() <= {()} and self.denominator.keys() == {()}:
+            return self.numerator.get((), 0), self.denominator[()]
+        return None
+
+    def constant(self) -> bool:
+        r"""Whether it holds no symbol but \pi and e, and nothing opaque."""
+        monomials = [*self.numerator, *self.denominator]
+        return not self.opaque and all(
+            atom[0] == "√" or atom in CONSTANTS for monomial in monomials for atom, _ in monomial
+        )
+
+    def __str__(self) -> str:
+        """Readable, and the same for the same ratio of polynomials up to a polynomial factor."""
+        shared = math.gcd(*self.numerator.values(), *self.denominator.values())
+        shared = -shared if self.denominator[min(self.denominator)] < 0 else shared
+        top, bottom = (written(part, shared) for part in (self.numerator, self.denominator))
+        return top if bottom == "1" else f"({top})/({bottom})" if len(top + bottom) > 12 else f"{top}/{bottom}"
+
+
+def written(poly: Poly, divisor: int) -> str:
+    terms = []
+    for monomial, factor in sorted(poly.items()):
+        powers = [name if exponent == 1 else f"{name}^{exponent}" for name, exponent in monomial]
+        factor //= divisor
+        terms.append("*".join([str(factor), *powers] if factor != 1 or not powers else powers))
+    return " + ".join(terms) or "0"
+
+
+def number(numerator: int, denominator: int = 1) -> Ratio:
+    return Ratio({(): numerator} if numerator else {}, {(): denominator})
+
+
+def opaque(name: str) -> Ratio:
+    """What is not a rational function, under its own name; a long name is shortened to its fingerprint."""
+    if len(name) > MAX_NAME:
+        name = f"{name[:20]}...{hashlib.sha256(name.encode()).hexdigest()}"
+    return Ratio({((name, 1),): 1}, {(): 1}, opaque=True)
+
+
+def atom(name: str) -> Ratio:
+    return Ratio({((name, 1),): 1}, {(): 1})
+
+
+def plus(left: Poly, right: Poly) -> Poly:
+    result = dict(left)
+    for monomial, factor in right.items():
+        if total := result.get(monomial, 0) + factor:
+            result[monomial] = total
+        else:
+            del result[monomial]
+    return result
+
+
+def times(left: Poly, right: Poly) -> Poly:
+    if len(left) * len(right) > MAX_TERMS:
+        raise TooBig
+    result: Poly = {}
+    for one, p in left.items():
+        for two, q in right.items():
+            monomial, square = merge(one, two)
+            result[monomial] = result.get(monomial, 0) + p * q * square
+            if result[monomial].bit_length() > MAX_BITS:
+                raise TooBig
+    return {monomial: factor for monomial, factor in result.items() if factor}
+
+
+def merge(one: tuple, two: tuple) -> tuple[tuple, int]:
+    """The product of two monomials, and the integer that squares of roots in it are worth."""
+    if not one or not two:
+        return one or two, 1
+    powers, square = dict(one), 1
+    for name, exponent in two:
+        exponent += powers.get(name, 0)
+        if name[0] == "√" and exponent == 2:
+            square *= int(name[1:])
+            exponent = 0
+        powers[name] = exponent
+    return tuple(sorted(item for item in powers.items() if item[1])), square
+
+
+def power(base: Ratio, exponent: Ratio) -> Ratio:
+    """base ^ exponent; opaque unless the exponent is a multiple of 1/2."""
+    ratio = exponent.fraction()
+    if ratio is None:
+        return opaque(f"({base})^({exponent})")
+    shared = math.gcd(*ratio)
+    top, bottom = ratio[0] // shared, ratio[1] // shared
+    if bottom < 0:
+        top, bottom = -top, -bottom
+    if bottom > 1:
+        root_of = root(base, bottom)
+        return power(root_of, number(top))
+    if top < 0:
+        base, top = base.inverse(), -top
+    bits = max(abs(factor).bit_length() for part in (base.numerator, base.denominator) for factor in part.values())
+    plain = base.fraction() is not None
+    if bits * top > MAX_BITS or (top > MAX_EXPONENT and not plain):
+        raise TooBig
+    if plain:
+        numerator, denominator = base.fraction()
+        return number(numerator**top, denominator**top)
+    result = number(1)
+    while top:
+        if top & 1:
+            result = result * base
+        top >>= 1
+        if top:
+            base = base * base
+    return result
+
+
+def root(base: Ratio, degree: int) -> Ratio:
+    """The principal root. Square roots of rational numbers are exact; other roots only of perfect powers."""
+    if (ratio := base.fraction()) is None:
+        return opaque(f"root{degree}({base})")
+    numerator, denominator = ratio
+    if degree == 2:
+        outside, inside = squarefree(numerator * denominator)
+        result = number(outside, abs(denominator))
+        for prime in inside:
+            factor = atom(f"√{prime}")
+            result = result * (replace(factor, opaque=True) if prime > 1_000_000 else factor)
+        return result
+    if numerator >= 0 < denominator and degree < 64:
+        tops = perfect_root(numerator, degree), perfect_root(denominator, degree)
+        if None not in tops:
+            return number(*tops)
+    return opaque(f"root{degree}({base})")
+
+
+@cache
+def squarefree(value: int) -> tuple[int, tuple[int, ...]]:
+    """value = outside^2 * product(inside), inside distinct primes and -1; a part without a factor below 1,000 stays
+    whole, and is prime if it is below 1,000,000."""
+    if value.bit_length() > 200:
+        raise TooBig
+    inside, outside = ([-1] if value < 0 else []), 1
+    value, divisor = abs(value), 2
+    if value == 0:
+        return 0, ()
+    while divisor < 1_000 and divisor * divisor <= value:
+        while value % (divisor * divisor) == 0:
+            value //= divisor * divisor
+            outside *= divisor
+        if value % divisor == 0:
+            value //= divisor
+            inside.append(divisor)
+        divisor += 1
+    whole = math.isqrt(value)
+    if whole * whole == value:
+        outside *= whole
+    else:
+        inside.append(value)
+    return outside, tuple(inside)
+
+
+def perfect_root(value: int, degree: int) -> int | None:
+    """The integer whose `degree`-th power is `value` >= 0, if there is one."""
+    guess = round(value ** (1 / degree)) if value.bit_length() < 1_000 else -1
+    return next((near for near in (guess - 1, guess, guess + 1) if near >= 0 and near**degree == value), None)
+
+
+def equal(gold: Ratio, answer: Ratio) -> bool | None:
+    """Whether two values are the same; None when something opaque in them leaves it open."""
+    if times(gold.numerator, answer.denominator) == times(answer.numerator, gold.denominator):
+        return True
+    return None if gold.opaque or answer.opaque else False
+
+
+def proportional(gold: Ratio, answer: Ratio) -> int:
+    """The sign of the constant c with gold = c * answer; 0 when there is none."""
+    left, right = times(gold.numerator, answer.denominator), times(answer.numerator, gold.denominator)
+    if left.keys() != right.keys() or not left:
+        return 0
+    first = next(iter(left))
+    if any(left[monomial] * right[first] != right[monomial] * left[first] for monomial in left):
+        return 0
+    return 1 if left[first] * right[first] > 0 else -1

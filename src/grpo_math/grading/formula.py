@@ -1,0 +1,274 @@
+"""Formulas: recursive descent from tokens to an exact `Ratio`."""
+
+import math
+import re
+
+from grpo_math.grading.algebra import MAX_FACTORIAL, Ratio, TooBig, Unreadable, atom, number, opaque, power, root
+from grpo_math.grading.tokens import FUNCTIONS, Token
+
+MAX_DEPTH = 30
+ATOMS = {
+    r"\alpha", r"\beta", r"\gamma", r"\delta", r"\epsilon", r"\varepsilon", r"\zeta", r"\eta", r"\theta", r"\kappa",
+    r"\lambda", r"\mu", r"\nu", r"\xi", r"\rho", r"\sigma", r"\tau", r"\phi", r"\chi", r"\psi", r"\omega", r"\Gamma",
+    r"\Delta", r"\Theta", r"\Lambda", r"\Sigma", r"\Phi", r"\Psi", r"\Omega", r"\ell", r"\pi", r"\infty",
+    r"\varnothing",
+}  # fmt: skip
+
+
+class Parser:
+    """Recursive descent over tokens: sum -> product -> power -> atom. Every method returns a `Ratio`."""
+
+    def __init__(self, cut: list[Token]):
+        self.tokens, self.at, self.depth = list(cut), 0, 0
+
+    def peek(self) -> str:
+        return self.tokens[self.at].text if self.at < len(self.tokens) else ""
+
+    def kind(self) -> str:
+        return self.tokens[self.at].kind if self.at < len(self.tokens) else ""
+
+    def take(self) -> Token:
+        if self.at >= len(self.tokens):
+            raise Unreadable("it ends too early")
+        self.at += 1
+        return self.tokens[self.at - 1]
+
+    def expect(self, text: str) -> None:
+        if self.take().text != text:
+            raise Unreadable(f"{text} is missing")
+
+    def whole(self) -> Ratio:
+        value = self.sum()
+        if self.at < len(self.tokens):
+            raise Unreadable(f"{self.peek()} has no place")
+        return value
+
+    def sum(self) -> Ratio:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise TooBig
+        value = self.product()
+        while self.peek() in ("+", "-"):
+            sign = self.take().text
+            right = self.product()
+            value = value + right if sign == "+" else value - right
+        self.depth -= 1
+        return value
+
+    def product(self) -> Ratio:
+        if self.peek() in ("+", "-"):
+            sign = self.take().text
+            value = self.product()
+            return -value if sign == "-" else value
+        value = self.power()
+        while True:
+            if self.peek() == r"\cdot":
+                self.take()
+                value = value * self.signed()
+            elif self.peek() == "/":
+                self.take()
+                value = value / self.signed()
+            elif self.starts_atom():
+                value = value * self.power()
+            else:
+                return value
+
+    def signed(self) -> Ratio:
+        if self.peek() in ("+", "-"):
+            return -self.power() if self.take().text == "-" else self.power()
+        return self.power()
+
+    def starts_atom(self) -> bool:
+        """Whether the next token can follow without a sign, as a factor."""
+        text, kind = self.peek(), self.kind()
+        return kind == "symbol" or (text in "({[" != "" and bool(text)) or (kind == "macro" and text in STARTS)
+
+    def power(self) -> Ratio:
+        value = self.atom()
+        while self.peek() in ("^", "!"):
+            sign = self.take().text
+            value = factorial(value) if sign == "!" else power(value, self.exponent())
+        return value
+
+    def exponent(self) -> Ratio:
+        """Of 2^3^2 the 3^2."""
+        value = self.argument()
+        if self.peek() == "^":
+            self.take()
+            value = power(value, self.exponent())
+        return value
+
+    def argument(self, one_digit: bool = False) -> Ratio:
+        """What a macro or ^ takes: a group, or the next sign; of a bare number all, or as in TeX `one_digit`."""
+        if self.peek() == "{":
+            return self.group("}")
+        if self.peek() in ("+", "-"):
+            return self.signed()
+        if self.kind() == "number" and one_digit:
+            token = self.tokens[self.at]
+            if not token.text.isdigit():
+                raise Unreadable
+            self.tokens[self.at : self.at + 1] = [token._replace(text=token.text[1:])] if token.text[1:] else []
+            return number(int(token.text[0]))
+        return self.atom()
+
+    def group(self, closing: str) -> Ratio:
+        self.take()
+        value = self.sum()
+        self.expect(closing)
+        return value
+
+    def atom(self) -> Ratio:
+        text, kind = self.peek(), self.kind()
+        if kind == "number":
+            return self.number()
+        if text in GROUPS:
+            return self.group(GROUPS[text])
+        if kind == "symbol" or text in ATOMS:
+            return self.symbol()
+        if text == "|":
+            return self.absolute()
+        self.take()
+        if text == r"\frac":
+            return self.argument(one_digit=True) / self.argument(one_digit=True)
+        if text == r"\sqrt":
+            return self.root()
+        if text in (r"\binom", r"\dbinom", r"\tbinom"):
+            return binomial(self.argument(one_digit=True), self.argument(one_digit=True))
+        if text in FUNCTIONS:
+            return self.function(text)
+        raise Unreadable(f"{text or 'nothing'} is not known")
+
+    def number(self) -> Ratio:
+        """A number; with a proper fraction behind it a mixed number: 1\\frac45, 1 4/5. 1 000 is a thousand."""
+        token = self.take()
+        value = literal(token.text)
+        if not token.text.isdigit():
+            if self.kind() == "number":
+                raise Unreadable("two numbers in a row")
+            return value
+        digits = token.text
+        while (
+            self.kind() == "number"
+            and re.fullmatch(r"\d{3}", self.peek())
+            and len(digits) <= 3 * (1 + len(digits) // 4)
+        ):
+            if not self.tokens[self.at].spaced or self.following(1) == "/":
+                break
+            digits += self.take().text
+            value = number(int(digits))
+        if self.peek() == r"\frac":
+            part = self.atom()
+            return value + proper(part) if part.fraction() else value * part
+        if self.kind() == "number":
+            over = self.take().text
+            self.expect("/")
+            under = self.take().text
+            if not (over.isdigit() and under.isdigit() and int(under)):
+                raise Unreadable("two numbers in a row")
+            return value + proper(number(int(over), int(under)))
+        return value
+
+    def following(self, distance: int) -> str:
+        at = self.at + distance
+        return self.tokens[at].text if at < len(self.tokens) else ""
+
+    def symbol(self) -> Ratio:
+        name = self.take().text
+        if self.peek() == "_":
+            self.take()
+            name += "_" + self.raw()
+        while self.peek() == "'":
+            name += self.take().text
+        if self.peek() == "(" and name[0] in "fghFGPp":
+            return opaque(f"{name}({self.group(')')})")
+        return atom({"i": "√-1"}.get(name, name))
+
+    def raw(self) -> str:
+        """The text of an argument, unread."""
+        if self.peek() != "{":
+            return self.take().text
+        self.take()
+        texts = []
+        while self.peek() != "}":
+            texts.append(self.take().text)
+        self.take()
+        return "".join(texts)
+
+    def absolute(self) -> Ratio:
+        value = self.group("|")
+        if ratio := value.fraction():
+            return number(abs(ratio[0]), abs(ratio[1]))
+        return opaque(f"|{value}|")
+
+    def root(self) -> Ratio:
+        degree = 2
+        if self.peek() == "[":
+            found = self.group("]").fraction()
+            if not found or found[0] % found[1] or not 2 <= found[0] // found[1] <= 100:
+                raise Unreadable
+            degree = found[0] // found[1]
+        return root(self.argument(), degree)
+
+    def function(self, name: str) -> Ratio:
+        exponent = None
+        while self.peek() in ("_", "^"):
+            if self.take().text == "_":
+                name += "_" + self.raw()
+            else:
+                exponent = self.argument()
+        if self.peek() in GROUPS:
+            value = self.group(GROUPS[self.peek()])
+        else:
+            value = self.power()
+            while self.kind() == "symbol" or self.peek() in ATOMS:
+                value = value * self.power()
+        result = opaque(f"{name}({value})")
+        if exponent is not None and exponent.fraction() == (-1, 1):
+            return opaque(f"{name.replace(chr(92), chr(92) + 'arc', 1)}({value})")
+        return result if exponent is None else power(result, exponent)
+
+
+GROUPS = {"(": ")", "[": "]", "{": "}"}
+STARTS = ATOMS | FUNCTIONS | {r"\frac", r"\sqrt", r"\binom", r"\dbinom", r"\tbinom"}
+
+
+def proper(part: Ratio) -> Ratio:
+    """The fraction of a mixed number."""
+    over, under = part.fraction()
+    if not 0 <= over < under:
+        raise Unreadable("an improper fraction behind a number")
+    return part
+
+
+def literal(text: str) -> Ratio:
+    """A number as written: 1,234.50 or 6e-5."""
+    mantissa, _, exponent = text.replace(",", "").lower().partition("e")
+    whole, _, part = mantissa.partition(".")
+    shift = int(exponent or 0) - len(part)
+    if abs(shift) > 5_000:
+        raise TooBig
+    digits = int(whole + part)
+    return number(digits * 10**shift) if shift >= 0 else number(digits, 10**-shift)
+
+
+def factorial(value: Ratio) -> Ratio:
+    ratio = value.fraction()
+    if ratio is None:
+        return opaque(f"({value})!")
+    if ratio[0] % ratio[1] or ratio[0] // ratio[1] < 0:
+        raise Unreadable
+    if ratio[0] // ratio[1] > MAX_FACTORIAL:
+        raise TooBig
+    return number(math.factorial(ratio[0] // ratio[1]))
+
+
+def binomial(above: Ratio, below: Ratio) -> Ratio:
+    n, k = above.fraction(), below.fraction()
+    if n is None or k is None:
+        return opaque(f"binomial({above},{below})")
+    if n[0] % n[1] or k[0] % k[1] or n[0] // n[1] < 0 or k[0] // k[1] < 0:
+        raise Unreadable
+    if n[0] // n[1] > MAX_FACTORIAL:
+        raise TooBig
+    return number(math.comb(n[0] // n[1], k[0] // k[1]))

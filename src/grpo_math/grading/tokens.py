@@ -1,0 +1,136 @@
+r"""From an answer as written to tokens: `normalise` removes what never changes the value, `tokens` cuts."""
+
+import re
+import unicodedata
+from typing import NamedTuple
+
+UNICODE = {
+    "−": "-", "–": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "√": r"\sqrt ", "π": r"\pi ",
+    "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ",
+    "∪": r"\cup ", "∈": r"\in ", "≈": r"\approx ", "²": "^2", "³": "^3",
+    "θ": r"\theta ", "’": "'", "“": '"', "”": '"',
+}  # fmt: skip
+SPACES = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad\b|\\(?:display|text)style\b|\\limits\b|&nbsp;")
+SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?")
+DOLLARS = re.compile(r"\\?\$|\\[()\[\]]|€|£|\\(?:dollar|euro|pounds)\b|\bUSD (?=\d)")
+FRACTIONS = re.compile(r"\\[dtc]frac")
+THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})|\\!")
+DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))")
+WORDS = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|boldsymbol|operatorname)"
+    r"\s*\{([^{}\"]*)\}"
+)
+SYNONYMS = {
+    r"\lt": "<", r"\gt": ">", r"\leq": r"\le", r"\leqslant": r"\le", r"\geq": r"\ge", r"\geqslant": r"\ge",
+    r"\neq": r"\ne", r"\times": r"\cdot", r"\ast": r"\cdot", r"\div": "/", r"\lbrace": r"\{", r"\rbrace": r"\}",
+    r"\lbrack": "[", r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\mid": "|", r"\colon": ":",
+    r"\varphi": r"\phi", r"\%": "%", "*": r"\cdot", "<=": r"\le", ">=": r"\ge", "!=": r"\ne", "==": "=",
+    r"\land": "and", r"\wedge": "and", r"\lor": "or", r"\vee": "or", r"\sim": r"\approx", r"\simeq": r"\approx",
+    r"\emptyset": r"\varnothing", r"\#": "#", r"\&": "and", r"\union": r"\cup", "**": "^", r"\tan^{-1}": r"\arctan",
+}  # fmt: skip
+FUNCTIONS = {
+    r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc", r"\arcsin", r"\arccos", r"\arctan", r"\arccot", r"\arcsec",
+    r"\arccsc", r"\sinh", r"\cosh", r"\tanh", r"\ln", r"\log", r"\exp", r"\gcd", r"\max", r"\min",
+}  # fmt: skip
+PLAIN_MACROS = {macro[1:]: macro for macro in FUNCTIONS} | {
+    "sqrt": r"\sqrt", "pi": r"\pi", "infty": r"\infty", "infinity": r"\infty", "inf": r"\infty", "oo": r"\infty",
+    "frac": r"\frac", "theta": r"\theta", "percent": "%", "percentage": "%", "pct": "%", "cup": r"\cup",
+}  # fmt: skip
+TOKEN = re.compile(
+    r"""(?P<space>\s*)(?:
+      (?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)
+    | (?P<macro>\\[a-zA-Z]+|\\.)
+    | "(?P<text>[^"]*)"
+    | (?P<letters>[a-zA-Z]+)
+    | (?P<operator><=|>=|!=|==|\*\*|\S)
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+UNITS = {
+    alias: names.split()[0]
+    for names in (
+        "cm centimeter centimeters centimetre centimetres", "mm millimeter millimeters millimetre millimetres",
+        "m meter meters metre metres", "km kilometer kilometers kilometre kilometres", "inch inches in",
+        "foot feet ft", "yard yards yd yds", "mile miles mi", "gram grams g", "kg kilogram kilograms kgs",
+        "mg milligram milligrams", "liter liters litre litres L l", "ml milliliter milliliters mL", "ounce ounces oz",
+        "pound pounds lb lbs", "second seconds sec secs s", "minute minutes min mins", "hour hours hr hrs h",
+        "day days", "week weeks", "month months", "year years yr yrs", "dollar dollars USD usd", "cent cents",
+        "mph", "kph", "degree degrees", "radian radians", "gallon gallons gal", "euro euros EUR", "am", "pm",
+    )
+    for alias in names.split()
+}  # fmt: skip
+JOINERS = {"and", "or"}
+BRACKETS = {"(", "[", r"\{", r"\langle"}, {")", "]", r"\}", r"\rangle"}
+
+
+class Token(NamedTuple):
+    kind: str  # number, symbol, macro, text, operator
+    text: str
+    spaced: bool  # a blank before it
+
+
+def normalise(text: str) -> str:
+    """Remove what never changes the value: styles, sizes, dollar signs, blanks that separate nothing, a last period."""
+    if not text.isascii():
+        text = "".join(UNICODE.get(character) or plain(character) for character in text)
+    text = THOUSANDS.sub("", text)
+    if "\\" in text or "~" in text or "&" in text:
+        text = SIZES.sub("", text)
+        text = SPACES.sub(" ", text)
+        text = FRACTIONS.sub(r"\\frac", text)
+        text = DEGREES.sub("", text)
+        text = WORDS.sub(lambda found: words(found[1]), text)
+    text = DOLLARS.sub("", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    while text and text[-1] in ".,;:\\ ":
+        text = text[:-1]
+    return text
+
+
+def plain(character: str) -> str:
+    """A fullwidth digit as a digit, a vulgar fraction as ` 1/2`."""
+    normal = unicodedata.normalize("NFKC", character)
+    return " " + normal.replace("\u2044", "/") if "\u2044" in normal else normal
+
+
+def words(content: str) -> str:
+    """What a text macro holds: its letter, or quoted words."""
+    content = content.replace("$", "")
+    if len(content.strip()) == 1 or re.fullmatch(r"[\d\s.,+-]*", content):
+        return f" {content} "
+    return f' "{content.strip()}" '
+
+
+def tokens(text: str) -> list[Token]:
+    """Cut a normalised text; letters become single symbols, or words where they can be nothing else."""
+    result: list[Token] = []
+    depth = 0
+    for found in TOKEN.finditer(text):
+        kind, spaced = found.lastgroup, bool(found["space"])
+        depth += (found[kind] in BRACKETS[0]) - (found[kind] in BRACKETS[1])
+        if kind == "letters":
+            result += letters(found["letters"], spaced, result)
+        elif kind == "operator":
+            operator = SYNONYMS.get(found[kind], found[kind])
+            result.append(Token("macro" if operator[0] == "\\" else kind, operator, spaced))
+        elif kind == "macro":
+            macro = SYNONYMS.get(found[kind], found[kind])
+            kind = "text" if macro in JOINERS else "macro" if macro[0] == "\\" else "operator"
+            result.append(Token(kind, macro, spaced))
+        elif kind == "number" and depth and "," in found[kind]:  # (1,234) is a point
+            result += [
+                Token("operator" if part == "," else kind, part, spaced) for part in re.split("(,)", found[kind])
+            ]
+        elif kind != "space":
+            result.append(Token(kind, found[kind], spaced))
+    return result
+
+
+def letters(run: str, spaced: bool, before: list[Token]) -> list[Token]:
+    lower = run.lower()
+    if macro := PLAIN_MACROS.get(lower if len(run) > 2 else run):
+        return [Token("macro" if macro[0] == "\\" else "operator", macro, spaced)]
+    behind = spaced and bool(before) and before[-1].kind in ("number", "text")
+    if lower in JOINERS or len(run) > 3 or (len(run) > 1 and (run in UNITS or behind)):
+        return [Token("text", run, spaced)]
+    return [Token("symbol", letter, spaced and not index) for index, letter in enumerate(run)]

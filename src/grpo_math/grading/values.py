@@ -1,0 +1,103 @@
+"""What an answer can be, once it was read."""
+
+from dataclasses import dataclass
+
+from grpo_math.grading.algebra import Ratio
+
+
+@dataclass(frozen=True, repr=False)
+class Expression:
+    """A number or formula. `bare` is its value if the letters behind the number are units; `decimals` is how many
+    places a plain decimal was written with."""
+
+    value: Ratio
+    percent: bool = False
+    units: frozenset[str] = frozenset()
+    bare: Ratio | None = None
+    decimals: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.value}{'%' if self.percent else ''}{' '.join(['', *sorted(self.units)])}"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True)
+class Several:
+    """Values in no order: a `list`, a `set`, the parts of a `union`, the two cases of a plus-minus sign (a list)."""
+
+    items: tuple
+    kind: str = "list"
+
+
+@dataclass(frozen=True)
+class Tuple:
+    """Values in order between brackets: a point, a vector, or an interval."""
+
+    opening: str
+    items: tuple
+    closing: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    rows: tuple[tuple, ...]
+
+
+@dataclass(frozen=True)
+class Equation:
+    """lhs = rhs. `name` says that the left side only names the value: x, f(x), P(A), some words; `asked` that it may
+    be what was asked for: x + y, or a calculation."""
+
+    name: bool
+    asked: bool
+    left: object | None
+    right: object
+
+
+@dataclass(frozen=True)
+class Inequality:
+    r"""0 < value, 0 \le value or 0 \ne value."""
+
+    value: Ratio
+    relation: str
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """3:2, as expressions."""
+
+    items: tuple
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A time of day, or a proportion that looks like one: 3:30. `half` is a for am and p for pm."""
+
+    hour: int
+    minute: int
+    second: int | None
+    half: str | None
+
+
+@dataclass(frozen=True)
+class BaseNumber:
+    digits: str
+    base: int
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """An equation that says nothing (x = x) or something false (6 = 5)."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words, in lower case and without punctuation."""
+
+    words: str
+
+
+def constant(value: object) -> bool:
+    """Whether it is a formula without symbols."""
+    return isinstance(value, Expression) and value.value.constant()

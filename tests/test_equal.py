@@ -1,0 +1,212 @@
+"""Whether an answer is worth the same as the gold: tests/equal.txt, properties, and every real gold there is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from grpo_math.data import DatasetSpec, load_problems
+from grpo_math.grading import grade, grade_batch
+from grpo_math.grading.equal import equal, settle
+from grpo_math.grading.tokens import normalise
+
+
+def cases() -> list[tuple[str, str, bool]]:
+    found = []
+    for line in (Path(__file__).parent / "equal.txt").read_text(encoding="utf-8").splitlines():
+        for sign, right in ((" ⇔ ", True), (" ⇎ ", False)):
+            if sign in line and not line.startswith("#"):
+                gold, _, answer = line.partition(" -- ")[0].partition(sign)
+                found.append((gold, answer, right))
+    return found
+
+
+CASES = cases()
+GOLDS = sorted({gold for gold, _, _ in CASES})
+
+
+def test_the_table_is_whole():
+    assert len(CASES) >= 550
+    assert len(set(CASES)) == len(CASES)
+
+
+@pytest.mark.parametrize(("gold", "answer", "right"), CASES)
+def test_equal(gold, answer, right):
+    assert equal(gold, answer)[0] is right
+
+
+@pytest.mark.parametrize("gold", GOLDS)
+def test_a_gold_equals_itself_in_every_dress(gold):
+    for dressed in (gold, f" {gold} ", f"${gold}$", f"{gold}.", f"\\text{{}}{gold}"):
+        assert settle(gold, dressed)[0] is True
+    assert grade(f"so \\boxed{{{gold}}}.", gold, "boxed").correct is True
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "how"),
+    [
+        ("72", "72", "exact"),
+        ("72", " $72$. ", "exact"),
+        ("72", "72.0", "number"),
+        ("72", "73", "number"),
+        ("72", "3 or 72", "structure"),
+        ("2k", "k+k", "algebra"),
+        ("y=2x", "2x", "algebra"),
+        ("x=2", "2.0", "number"),
+        ("(1,2)", "(1.0,2)", "structure"),
+        (r"\text{even}", "Even", "text"),
+        ("72", "seventy two", "text"),
+        ("(B)", "B", "text"),
+        (r"\sin^2 x", r"1-\cos^2 x", "math_verify"),
+        ("72", "9" * 2_000, "too_long"),
+        ("72", "9^{9^{9}}", "too_long"),
+        ("72", "(10^9)!", "too_long"),
+        ("", "72", "unparsable_gold"),
+        (r"\frac{1}{", "72", "unparsable_gold"),
+        ("9" * 2_000, "72", "unparsable_gold"),
+    ],
+)
+def test_the_tier_that_decides_is_named(gold, answer, how):
+    assert equal(gold, answer)[1] == how
+
+
+@pytest.mark.parametrize("gold", ["", " ", r"\frac{1}{", "$$", r"\foo{\bar"])
+def test_an_unreadable_gold_scores_nobody(gold):
+    assert grade(r"\boxed{4}", gold, "boxed").correct is None
+
+
+def test_a_batch_keeps_its_order_and_grades_a_pair_once():
+    golds = ["4", "5", "4", r"\sin^2 x", "4"]
+    texts = [r"\boxed{4}", r"\boxed{4}", "none", r"\boxed{1-\cos^2 x}", r"\boxed{4}"]
+    grades = grade_batch(texts, golds, "boxed")
+    assert [g.correct for g in grades] == [True, False, False, True, True]
+    assert [g.how for g in grades] == ["exact", "number", "no_answer", "math_verify", "exact"]
+    assert [g.answer for g in grades] == ["4", "4", None, r"1-\cos^2 x", "4"]
+
+
+INTEGERS = st.integers(-(10**12), 10**12)
+PIECES = st.sampled_from(
+    r"\frac \sqrt { } ( ) [ ] ^ _ , ; = < \le \cup \pm \text{and} or and x y 1 2 10 0.5 . % \% ! | + - \cdot / \pi "
+    r"\infty \sin \{ \} \begin{pmatrix} \end{pmatrix} & \\ : cm ° ½ 1,000 \boxed \left( \right) e i".split()
+)
+ANSWERS = (
+    st.text(max_size=60) | st.lists(PIECES, max_size=25).map(" ".join) | st.lists(PIECES, max_size=25).map("".join)
+)
+
+
+@given(ANSWERS)
+def test_normalising_twice_changes_nothing_more(text):
+    assert normalise(normalise(text)) == normalise(text)
+
+
+@settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ANSWERS, ANSWERS)
+def test_settling_never_raises(gold, answer):
+    correct, how = settle(gold, answer)
+    assert correct in (True, False, None)
+    assert how
+
+
+@settings(max_examples=500, deadline=None)
+@given(ANSWERS)
+def test_what_is_readable_equals_itself(text):
+    correct, how = settle(text, text)
+    assert correct is True or how == "unparsable_gold"
+
+
+@given(INTEGERS)
+def test_a_number_equals_itself_however_it_is_written(number):
+    for written in (f"{number:,}", f"{number}.0", f"\\${number}", f"{2 * number}/2", f"\\frac{{{-number}}}{{-1}}"):
+        assert settle(str(number), written)[0] is True
+
+
+@given(INTEGERS, INTEGERS)
+def test_two_integers_are_equal_only_if_they_are(a, b):
+    assert settle(str(a), str(b))[0] is (a == b)
+
+
+@given(st.integers(-99, 99), st.integers(1, 99), st.integers(-99, 99), st.integers(1, 99))
+def test_fractions_are_equal_exactly_when_they_are(a, b, c, d):
+    forward = settle(f"\\frac{{{a}}}{{{b}}}", f"{c}/{d}")[0]
+    assert forward is (a * d == b * c)
+    assert settle(f"{c}/{d}", f"\\frac{{{a}}}{{{b}}}")[0] is forward
+
+
+@given(st.lists(st.integers(-9, 9), min_size=2, max_size=5), st.randoms())
+def test_a_list_may_be_shuffled_and_a_point_may_not(numbers, random):
+    shuffled = random.sample(numbers, len(numbers))
+    text = ["%s" * len(numbers) % tuple(f"{n}, " for n in row) for row in (numbers, shuffled)]
+    first, second = (row.rstrip(", ") for row in text)
+    assert settle(first, second)[0] is True
+    assert settle(f"({first})", f"({second})")[0] is (numbers == shuffled)
+
+
+@given(st.integers(-20, 20), st.integers(-20, 20), st.integers(-20, 20))
+def test_a_product_equals_what_it_expands_to(a, b, c):
+    assert settle(f"(x+{a})({b}x+{c})".replace("+-", "-"), f"{b}x^2 + ({a * b + c})x + ({a * c})")[0] is True
+
+
+def test_model_output_never_runs(tmp_path):
+    marker = tmp_path / "ran"
+    touch = f"open({str(marker)!r},'w')"
+    strings = [
+        f"__import__('os').system('touch {marker}')",
+        f'exec("{touch}")',
+        f'eval("{touch}")',
+        f"(lambda: {touch})()",
+        f"[{touch} for _ in (1,)]",
+        f"{touch}.write('x')",
+        f"f'{{{touch}}}'",
+        "{0.__class__.__init__.__globals__}",
+        "().__class__.__bases__[0].__subclasses__()",
+        f"\\sin({touch})",
+        f"\\operatorname{{{touch}}}",
+        f"\\lfloor {touch} \\rfloor",
+        f"\\overline{{__import__('os').system('touch {marker}')}}",
+        f"\\input{{{marker}}}",
+        f"\\write18{{touch {marker}}}",
+        "%s%s%s%n",
+        "${7*7}",
+        "{{7*7}}",
+    ]
+    grades = grade_batch([f"\\boxed{{{text}}}" for text in strings], ["48"] * len(strings), "boxed")
+    assert not any(g.correct for g in grades)
+    assert not marker.exists()
+
+
+def test_grading_imports_nothing_heavy():
+    code = "import sys, grpo_math.rewards; print([m for m in ('torch','trl','transformers','sympy','math_verify') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def dresses(answer: str) -> list[str]:
+    return [answer, f"${answer}$", f"\\boxed{{{answer}}}"]
+
+
+def test_every_real_gsm8k_gold_is_right_in_every_dress(real_data):
+    for split in ("train", "test"):
+        problems = load_problems(DatasetSpec("gsm8k", str(real_data / "gsm8k"), split)).problems
+        golds = [p.answer for p in problems]
+        assert all(settle(p.answer, dressed)[0] for p in problems for dressed in dresses(p.answer)[:2])
+        assert all(g.correct for g in grade_batch([rf"\boxed{{{gold}}}" for gold in golds], golds, "boxed"))
+        assert all(g.correct for g in grade_batch([f"{p.worked}\n#### {p.answer}" for p in problems], golds, "hash"))
+        others = golds[1:] + golds[:1]
+        for gold, other in zip(golds, others, strict=True):
+            assert settle(gold, other)[0] is (float(gold) == float(other))
+
+
+def test_every_real_math500_gold_is_right_in_every_dress(real_data):
+    problems = load_problems(DatasetSpec("math500", str(real_data / "math500"), "test")).problems
+    golds = [p.answer for p in problems]
+    assert all(settle(p.answer, dressed)[0] for p in problems for dressed in dresses(p.answer)[:2])
+    assert all(g.correct for g in grade_batch([rf"\boxed{{{gold}}}" for gold in golds], golds, "boxed"))
+    worked = grade_batch([p.worked for p in problems], golds, "boxed")
+    assert all(g.correct for g in worked)
+    assert sum(g.how != "math_verify" for g in worked) >= 0.9 * len(worked)
+    others = golds[1:] + golds[:1]
+    same = [(gold, other) for gold, other in zip(golds, others, strict=True) if equal(gold, other)[0]]
+    assert all({gold, other} in ({gold}, {"5", "x=5"}) for gold, other in same)

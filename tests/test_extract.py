@@ -1,0 +1,146 @@
+"""Where the answer of a completion stands."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo_math.grading import STYLES, extract, grade, well_formed
+from grpo_math.grading.extract import last_boxed
+
+
+@pytest.mark.parametrize(
+    ("text", "style", "answer"),
+    [
+        (r"so \boxed{72}.", "boxed", "72"),
+        (r"\boxed{\frac{1}{\sqrt{2}}}", "boxed", r"\frac{1}{\sqrt{2}}"),
+        (r"\fbox{3}", "boxed", "3"),
+        (r"\boxed {4}", "boxed", "4"),
+        (r"\boxed 9.", "boxed", "9"),
+        (r"\boxed{\{1, 2\}}", "boxed", r"\{1, 2\}"),
+        (r"\boxed{\boxed{5}}", "boxed", "5"),
+        (r"\boxed{x = \fbox{5}}", "boxed", "5"),
+        (r"\boxed{a\\}", "boxed", r"a\\"),
+        (r"\boxed{\begin{pmatrix}1\\{2}\end{pmatrix}}", "boxed", r"\begin{pmatrix}1\\{2}\end{pmatrix}"),
+        ("\\boxed{\n7\n}", "boxed", "7"),
+        (r"} unbalanced { before \boxed{8}", "boxed", "8"),
+        (r"\boxed{1} then \boxed{2", "boxed", None),
+        (r"\boxed{1 \boxed{2}", "boxed", None),
+        (r"\boxed{}", "boxed", None),
+        (r"\boxed{ }", "boxed", None),
+        (r"\boxed", "boxed", None),
+        ("72", "boxed", None),
+        ("", "boxed", None),
+        # several answers are the list of them
+        (r"\boxed{1} no, \boxed{2}", "boxed", "1, 2"),
+        (r"\boxed{2}, that is \boxed{2}", "boxed", "2"),
+        (r"\boxed{} \boxed{2}", "boxed", "2"),
+        ("#### 10\n#### 12 \nmore", "hash", "10, 12"),
+        ("<answer>1</answer> <answer> 2 </answer>", "answer_tag", "1, 2"),
+        # thinking does not count
+        (r"<think>maybe \boxed{3}</think> \boxed{4}", "boxed", "4"),
+        (r"<think>\boxed{3}</think> nothing", "boxed", None),
+        (r"<think>\boxed{3}", "boxed", "3"),
+        ("5*2=10\n#### 10", "hash", "10"),
+        ("so #### 1,234 \n", "hash", "1,234"),
+        ("#### ", "hash", None),
+        ("10", "hash", None),
+        ("<think>t</think> <answer>7</answer>", "answer_tag", "7"),
+        (r"<answer>It is \boxed{3}</answer>", "answer_tag", "3"),
+        ("<answer>wait <answer>7</answer>", "answer_tag", "7"),
+        ("<answer>\n7\n</answer>", "answer_tag", "7"),
+        ("<answer></answer>", "answer_tag", None),
+        ("<answer>7", "answer_tag", None),
+        ("7</answer>", "answer_tag", None),
+        (r"1 #### 2 \boxed{3}", "fallback", "3"),
+        ("1 #### 2", "fallback", "2"),
+        ("The answer is 72 clips. Good.", "fallback", "72 clips"),
+        (r"The final answer is $\frac{1}{2}$. I hope it is correct.", "fallback", r"$\frac{1}{2}$"),
+        ("The answer is 3. No, the answer is 4.", "fallback", "4"),
+        ("Answer: 12", "fallback", "12"),
+        ("She has 1,234 left", "fallback", "1,234"),
+        ("first 3, then -4.5 dollars", "fallback", "-4.5"),
+        ("It costs $18.", "fallback", "$18"),
+        ("three quarters, 3/4 of it", "fallback", "3/4"),
+        ("no number", "fallback", None),
+    ],
+)
+def test_extract(text, style, answer):
+    assert extract(text, style) == answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "gold", "correct"),
+    [
+        (r"\boxed{3} or \boxed{4}", "4", False),
+        (r"\boxed{3} or \boxed{4}", "3,4", True),
+        (r"\boxed{0.5}, so \boxed{\frac12}", "1/2", True),
+        ("#### 3\n#### 4", "4", False),
+    ],
+)
+def test_hedging_with_several_answers_does_not_pay(completion, gold, correct):
+    assert grade(completion, gold, "hash" if "#" in completion else "boxed").correct is correct
+
+
+def test_the_gold_of_a_worked_solution_is_its_last_box():
+    assert last_boxed(r"first \boxed{1}, then \boxed{2}") == "2"
+    assert last_boxed("none") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "style", "good"),
+    [
+        (r"2+2=4, \boxed{4}", "boxed", True),
+        (r"\boxed{4", "boxed", False),
+        (r"\boxed{}", "boxed", False),
+        ("4", "boxed", False),
+        ("2+2=4\n#### 4", "hash", True),
+        ("#### 4\n", "hash", True),
+        ("so #### 4", "hash", False),
+        ("#### 4\nand more", "hash", False),
+        ("<think>t</think><answer>4</answer>", "answer_tag", True),
+        (" <think>\nt\n</think>\n<answer>4</answer> ", "answer_tag", True),
+        ("<think>t</think><answer>4</answer> and more", "answer_tag", False),
+        ("<answer>4</answer>", "answer_tag", False),
+        ("<think>a<think>b</think></think><answer>4</answer>", "answer_tag", False),
+        ("<think>t</think><answer>4</answer><answer>5</answer>", "answer_tag", False),
+        ("<think>t</think>but<answer>4</answer>", "answer_tag", False),
+        ("<think>t</think><answer></answer>", "answer_tag", False),
+        ("it is 4", "fallback", True),
+        ("it is four", "fallback", False),
+    ],
+)
+def test_well_formed(text, style, good):
+    assert well_formed(text, style) is good
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "piece",
+    [
+        r"\boxed{",
+        r"\boxed ",
+        "{",
+        "}",
+        "#### ",
+        "####\n",
+        "<answer>",
+        "<think>",
+        "</answer>",
+        "a\n",
+        "answer is ",
+        "1,",
+    ],
+)
+def test_a_megabyte_of_anything_takes_no_time(style, piece):
+    text = piece * (1_000_000 // len(piece))
+    start = time.process_time()
+    well_formed(text, style)
+    well_formed("<think>" + text + "</think><answer>1</answer>", style)
+    assert time.process_time() - start < 5  # quadratic would be hours
+
+
+@given(st.text() | st.text(alphabet="\\boxed{} #<answer>/\n1"), st.sampled_from(sorted(STYLES)))
+def test_extracting_never_raises_and_never_gives_an_empty_answer(text, style):
+    assert extract(text, style) != ""

@@ -1,0 +1,75 @@
+"""`grpo-math grade`: one verdict explained, or a whole file."""
+
+import json
+
+import pytest
+
+from grpo_math.errors import UserError
+from grpo_math.grade_file import main
+
+
+def write(path, rows) -> str:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def test_one_verdict_is_explained(capsys):
+    main(["--gold", "1/2", "--completion", r"so \boxed{50\%}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == r"answer: 50\%"
+    assert lines[-1] == "verdict: True (number)"
+    main(["--gold", "1/2", "--completion", "half"])
+    assert capsys.readouterr().out.splitlines() == ["answer: none in style boxed", "verdict: False (no_answer)"]
+    main(["--gold", "1/2", "--completion", "it is 0.5", "--style", "fallback"])
+    assert "verdict: True (number)" in capsys.readouterr().out
+    main(["--gold", "1/2", "--completion", r"\boxed{" + "9" * 5_000 + "}"])
+    assert all(len(line) < 300 for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_file_keeps_its_rows_and_their_order(tmp_path, capsys):
+    rows = [{"gold": str(n % 3), "completion": f"\\boxed{{{n}}}", "id": n} for n in range(5_000)]
+    rows.append({"gold": "", "completion": "x", "id": 5_000})
+    out = tmp_path / "out.jsonl"
+    main([write(tmp_path / "in.jsonl", rows), "--out", str(out), "--workers", "1", "--timeout", "1"])
+    graded = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["id"] for row in graded] == list(range(5_001))
+    assert [row["correct"] for row in graded[:4]] == [True, True, True, False]
+    assert graded[-1] == rows[-1] | {"correct": None, "answer": None, "how": "unparsable_gold"}
+    summary = capsys.readouterr().out
+    assert summary.startswith("5,001 graded: 3 right, 4,997 wrong, 1 unscored (number 4,997, exact 3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either FILE.jsonl, or --gold G and --completion C"),
+        (["--gold", "1"], "give either FILE.jsonl"),
+        (["in.jsonl", "--gold", "1", "--completion", "2"], "give either FILE.jsonl"),
+        (["nowhere.jsonl"], "No such file"),
+        (["--style", "box", "--gold", "1", "--completion", "2"], "invalid choice: 'box'"),
+        (["in.jsonl", "--timeout", "0"], "--timeout of at least 0.1"),
+        (["in.jsonl", "--out", "in.jsonl"], "is the file to be graded: name another"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in.jsonl", [{"gold": "1", "completion": "2"}])
+    with pytest.raises(UserError) as caught:
+        main(arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[]", 'line 2: want {"gold": text, "completion": text}'),
+        ({"gold": 4, "completion": "4"}, "line 2: want"),
+        ({"gold": "4"}, "line 2: want"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, row, message):
+    path = write(tmp_path / "in.jsonl", [{"gold": "1", "completion": "2"}, row])
+    with pytest.raises(UserError, match=message):
+        main([path])

@@ -1,0 +1,219 @@
+"""The workers: real processes, really killed."""
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from grpo_math.errors import UserError
+from grpo_math.grading import PoolSettings, configure, grade, grade_batch
+from grpo_math.grading.equal import known
+from grpo_math.grading.pool import Pool, pool
+
+SLOW = r"e^{e^{e^{e^{e^{e}}}}}"  # math_verify takes for ever over this one
+EASY = (r"\sin^2 x", r"1-\cos^2 x")
+HOSTILE = [
+    r"9^{9^{9}}", r"2^{2^{2^{2^{2^{2}}}}}", "9**9**9**9", "(10^9)!", "((((9!)!)!)!)!", "100000!", "x^{1000000}", "(x+y)^{1000}",
+    r"\binom{10^9}{5\cdot10^8}", "(" * 5000 + "1" + ")" * 5000, "{" * 5000 + "1" + "}" * 5000, "-" * 900 + "1", r"\pm" * 300,
+    r"\left(" * 2000 + "1" + r"\right)" * 2000, r"\sqrt{" * 3000 + "2" + "}" * 3000, "+".join(["1"] * 20000), "x^" * 450 + "x",
+    "+".join(f"x^{{{i}}}" for i in range(20000)), "9" * 100000, "0." + "3" * 100000, "1/" * 5000 + "1", "{" * 400 + "1" + "}" * 400,
+    r"\frac{1}{" * 1500 + "2" + "}" * 1500, r"\frac{1}{1+" * 200 + "2" + "}" * 200, r"1\frac{" * 60 + "1" + "}{2}" * 60,
+    r"\begin{pmatrix}" + r"\\".join(["&".join(["1"] * 100)] * 100) + r"\end{pmatrix}", ",".join(map(str, range(1, 101))),
+    r"\{" + ",".join(map(str, range(5000))) + r"\}", "(x+y+z)^{100}", "(1+x)^{99}(1+y)^{99}", r"\sqrt{" + "9" * 300 + "}",
+    r"\sum_{k=1}^{10^{9}} \frac{1}{k^2}", r"\int_0^{1} e^{x^2} dx", r"\prod_{k=1}^{100000} k", r"\lim_{x \to \infty} x^{x}",
+    r"\sin(9^{9^9})", r"\log(10^{10^{10}})", r"\ln(9!!!!)", "1e999999999", "1e-999999999", r"10^{-10^{9}}", "2^{99999999}",
+    r"\frac{1}{10^{100000}}", SLOW, r"\tan^{100}(x)+\sec^{99}(x)", r"\sqrt[100]{2}^{10000}", r"x^{x^{x^{x}}}", "|" * 500,
+    r"\gcd(10^{50}, 9^{70})", r"\lfloor 10^{9^9} \rfloor", r"\lceil 9^{99999} \rceil", r"\cos(10^{1000})", r"i^{i^{i}}",
+    r"(\sin x+\cos x)^{200}", r"\underbrace{1+1+\cdots+1}_{10^9}", "word " * 200000, r"\text{" + "lorem " * 100000 + "}",
+    r"\tan(\tan(\tan(\tan(x))))^{60}", r"\sin((\sin((\sin((x+y)^{30})+1)^{30})+1)^{30})",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fresh_pool():
+    """Every test begins without workers and without remembered verdicts, and leaves none behind."""
+    known.clear()
+    configure(PoolSettings(workers=2))
+    yield
+    pool().close()
+    configure(PoolSettings())
+    assert workers_alive() == 0
+
+
+def workers_alive() -> int:
+    """Children of this process that are grading workers, zombies included."""
+    found = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "stat=,args="], capture_output=True, text=True)
+    return sum("grading.pool" in line or line.startswith("Z") for line in found.stdout.splitlines())
+
+
+def hostile_batch() -> tuple[list[str], list[str]]:
+    answers = ["4"] * 4 + HOSTILE
+    texts = [f"so \\boxed{{{answer}}}" for answer in answers]
+    texts.append(r"\boxed{" * 50_000)
+    return ["4"] * len(texts), texts
+
+
+def check(grades) -> None:
+    assert [g.correct for g in grades] == [True] * 4 + [False] * (len(grades) - 4)
+
+
+def test_64_hostile_completions_end_soon_and_the_good_ones_among_them_are_right():
+    golds, texts = hostile_batch()
+    assert len(texts) >= 64
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    grades = grade_batch(texts, golds, "boxed")
+    check(grades)
+    assert {"timeout", "too_long"} <= {g.how for g in grades}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
+    assert workers_alive() <= 2
+
+
+def test_the_hostile_batch_returns_in_a_thread_and_in_an_asyncio_task():
+    golds, texts = hostile_batch()
+    found = []
+    thread = threading.Thread(target=lambda: found.append(grade_batch(texts, golds, "boxed")))
+    thread.start()
+    thread.join(120)
+    assert not thread.is_alive()
+    known.clear()
+
+    async def task():
+        return await asyncio.to_thread(grade_batch, texts, golds, "boxed"), grade(r"\boxed{4}", "4", "boxed")
+
+    grades, good = asyncio.run(task())
+    check(found[0])
+    check(grades)
+    assert good.correct
+
+
+def test_threads_may_grade_at_the_same_time():
+    found = {}
+
+    def work(name: int) -> None:
+        found[name] = grade_batch([f"\\boxed{{{name}-\\cos^2 x}}"] * 3, [r"\sin^2 x"] * 3, "boxed")
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {name: grades[0].correct for name, grades in found.items()} == {name: name == 1 for name in range(6)}
+
+
+def test_a_late_worker_is_killed_and_replaced_and_the_next_answer_is_graded():
+    configure(PoolSettings(workers=1, timeout=0.5))
+    assert pool().run([EASY]) == [(True, "math_verify")]
+    (first,) = pool().workers
+    assert pool().run([("4", SLOW), EASY]) == [(False, "timeout"), (True, "math_verify")]
+    (second,) = pool().workers
+    assert first.process.returncode == -signal.SIGKILL
+    assert second.process.pid != first.process.pid
+
+
+def test_a_timeout_is_not_remembered():
+    configure(PoolSettings(workers=1, timeout=0.5))
+    assert grade(f"\\boxed{{{SLOW}}}", "4", "boxed").how == "timeout"
+    assert known == {}
+
+
+def test_a_worker_that_dies_counts_as_crashed():
+    configure(PoolSettings(workers=1, timeout=30))
+    assert pool().run([EASY]) == [(True, "math_verify")]
+    victim = pool().workers[0].process.pid
+    threading.Timer(0.5, os.kill, (victim, signal.SIGKILL)).start()
+    assert pool().run([("4", SLOW), EASY]) == [(False, "crashed"), (True, "math_verify")]
+
+
+def test_a_worker_killed_between_batches_is_replaced():
+    configure(PoolSettings(workers=1))
+    assert pool().run([EASY]) == [(True, "math_verify")]
+    os.kill(pool().workers[0].process.pid, signal.SIGKILL)
+    time.sleep(0.2)
+    assert pool().run([EASY]) == [(True, "math_verify")]
+
+
+def test_memory_is_capped():
+    configure(PoolSettings(workers=1, timeout=20))
+    code = "import grpo_math.grading.equal as e; e.verify = lambda g, a: [0] * 10**9; from grpo_math.grading.pool import work; work(20, 1)"
+    worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert worker.stdout.readline() == b"ready\n"
+    worker.stdin.write(b'["4", "4"]\n')
+    worker.stdin.flush()
+    assert worker.stdout.readline() == b""  # gone
+    worker.wait()
+
+
+def test_a_worker_that_cannot_start_is_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match="no worker starts"):
+        Pool(PoolSettings(workers=1)).run([EASY])
+
+
+def test_ten_thousand_mixed_answers_leave_no_process_behind():
+    code = """
+import random
+from grpo_math.grading import grade_batch
+random.seed(0)
+answers = [str(n) for n in range(40)] + [r"1-\\cos^2 x", r"\\frac12", "x^{1000000}", "(1,2)", r"\\log_2 8", "9!" * 200]
+texts = [f"\\\\boxed{{{random.choice(answers)}}}" for _ in range(10_000)]
+golds = [random.choice(["3", "1/2", r"\\sin^2 x"]) for _ in texts]
+grades = grade_batch(texts, golds, "boxed")
+print(sum(bool(g.correct) for g in grades), {g.how for g in grades})
+"""
+    done = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    out, _ = done.communicate(timeout=120)
+    assert done.returncode == 0
+    assert "math_verify" in out
+    assert not of_parent(done.pid)
+
+
+def of_parent(pid: int) -> list[str]:
+    """Grading workers whose parent is `pid`, or whose parent has died while they began in the same second."""
+    found = subprocess.run(["ps", "-eo", "ppid=,args="], capture_output=True, text=True).stdout.splitlines()
+    return [line for line in found if "grading.pool" in line and line.split()[0] in (str(pid), "1")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_its_parent(number):
+    code = f"from grpo_math.grading import grade; print('on', flush=True); grade(r'\\boxed{{{SLOW}}}', '4', 'boxed')"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert parent.stdout.readline() == b"on\n"
+    time.sleep(1.5)  # the worker is at work now
+    parent.send_signal(number)
+    parent.wait(20)
+    deadline = time.monotonic() + 20
+    while of_parent(parent.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not of_parent(parent.pid)
+
+
+def test_ctrl_c_in_the_middle_leaves_a_pool_that_works():
+    configure(PoolSettings(workers=1, timeout=30))
+    assert pool().run([EASY]) == [(True, "math_verify")]
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        pool().run([("4", SLOW)])
+    assert workers_alive() == 0
+    assert pool().run([EASY]) == [(True, "math_verify")]
+
+
+def test_a_worker_imports_neither_torch_nor_trl():
+    code = "import sys; from grpo_math.grading.pool import work; work(2, 2); print([m for m in ('torch', 'trl', 'transformers') if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(EASY).encode() + b"\n", capture_output=True)
+    assert done.stdout == b"ready\ntrue\n"
+    assert done.stderr.strip() == b"[]"
+
+
+@pytest.mark.slow
+def test_a_thousand_kills_leave_no_zombie():
+    configure(PoolSettings(workers=2, timeout=0.1))
+    slow = [("4", f"{SLOW}+{n}") for n in range(1_000)]
+    assert {how for _, how in pool().run(slow)} <= {"timeout", "crashed"}
+    assert workers_alive() <= 2
