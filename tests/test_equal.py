@@ -1,7 +1,9 @@
 """Whether an answer is worth the same as the gold: tests/equal.txt, properties, and every real gold there is."""
 
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grpo_math.data import DatasetSpec, load_problems
-from grpo_math.grading import grade, grade_batch
-from grpo_math.grading.equal import equal, settle
+from grpo_math.grading import PoolSettings, grade, grade_batch
+from grpo_math.grading.equal import equal, equal_all, settle
 from grpo_math.grading.tokens import normalise
 
 
@@ -210,3 +212,35 @@ def test_every_real_math500_gold_is_right_in_every_dress(real_data):
     others = golds[1:] + golds[:1]
     same = [(gold, other) for gold, other in zip(golds, others, strict=True) if equal(gold, other)[0]]
     assert all({gold, other} in ({gold}, {"5", "x=5"}) for gold, other in same)
+
+
+def splice(rng: random.Random) -> str:
+    """Pieces of two cases of the table, glued together and nibbled at."""
+    one, two = (rng.choice(rng.choice(CASES)[:2]) for _ in range(2))
+    text = one[: rng.randint(0, len(one))] + two[rng.randint(0, len(two)) :]
+    for _ in range(rng.randint(0, 3)):
+        at = rng.randint(0, len(text))
+        text = (
+            text[:at]
+            + rng.choice(["", "^", "{", "}", "9" * 20, "!", r"\frac", r"\sin", "(", ",", "%", "x"])
+            + text[at + 1 :]
+        )
+    return text * rng.choice([1, 1, 1, 1, 5])
+
+
+@pytest.mark.slow
+def test_a_minute_of_fuzzing_neither_raises_nor_misses_the_deadline():
+    rng, end, count, longest = random.Random(0), time.monotonic() + 60, 0, 0.0
+    while time.monotonic() < end:
+        gold, answer = rng.choice(GOLDS), splice(rng)
+        start = time.process_time()
+        settle(gold, answer)
+        longest = max(longest, time.process_time() - start)
+        pairs = [(gold, answer) for gold in rng.sample(GOLDS, 5)]
+        start = time.monotonic()
+        verdicts = equal_all(pairs)
+        assert time.monotonic() - start < 5 * (PoolSettings.timeout + 5)  # a kill, and a new worker, for each
+        assert all(correct in (True, False, None) and how for correct, how in verdicts)
+        count += 1
+    print(f"{count:,} spliced answers, the slowest took the exact tiers {longest:.3f} CPU s")
+    assert longest < 2

@@ -8,7 +8,7 @@ import re
 from functools import lru_cache
 
 from grpo_math.grading.algebra import Ratio, TooBig, Unreadable, atom, number
-from grpo_math.grading.formula import STARTS, Parser
+from grpo_math.grading.formula import STARTS, Parser, literal
 from grpo_math.grading.tokens import FUNCTIONS, JOINERS, UNITS, Token, tokens
 from grpo_math.grading.values import (
     BaseNumber,
@@ -27,6 +27,7 @@ from grpo_math.grading.values import (
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
 MATRIX = re.compile(r"\\begin\{([pbvB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+PLAIN = re.compile(r"(-?)((?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d+))?)")
 WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 WORDY = re.compile(r"[^\d\\=<>|^_+]*")
 CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
@@ -89,6 +90,9 @@ def wordy(text: str) -> bool:
 def read_whole(text: str) -> object:
     if not text:
         raise Unreadable
+    if plain := PLAIN.fullmatch(text):  # most answers of GSM8K: read them the short way
+        value = literal(plain[2])
+        return Expression(-value if plain[1] else value, decimals=len(plain[3]) if plain[3] else None)
     if WORDY.fullmatch(text) and re.search("[A-Za-z]{3}" if re.search("[-*/]", text) else "[A-Za-z]{2}|^\\(", text):
         return Text(re.sub(r"\W+", " ", text).strip().lower())
     if clock := CLOCK.fullmatch(text.replace('"', "")):
