@@ -27,7 +27,7 @@ def cases() -> list[tuple[str, str, bool]]:
 
 
 CASES = cases()
-GOLDS = sorted({gold for gold, _, _ in CASES})
+GOLDS = sorted({gold for gold, _, _ in CASES if "boxed" not in gold})
 
 
 def test_the_table_is_whole():
@@ -119,6 +119,26 @@ def test_what_is_readable_equals_itself(text):
     assert correct is True or how == "unparsable_gold"
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("5", r"\ln(1e5000)"),
+        ("5", r"\log(10^{5000})"),
+        ("5", r"|x+9^{5000}|"),
+        (r"\sin(1e5000)", "5"),
+        ("5", "f_{" + "\ud800" * 210 + "}(1)"),
+        ("5", "5" + "." * 400_000),
+        ("5", "{" * 450 + "5" + "}" * 450),
+        ("5", "-" * 900 + "5"),
+        ("5", "2" + "^2" * 400),
+    ],
+)
+def test_the_size_of_an_answer_breaks_nothing(gold, answer):
+    start = time.process_time()
+    assert settle(gold, answer)[0] is not True
+    assert time.process_time() - start < 2
+
+
 @given(INTEGERS)
 def test_a_number_equals_itself_however_it_is_written(number):
     for written in (f"{number:,}", f"{number}.0", f"\\${number}", f"{2 * number}/2", f"\\frac{{{-number}}}{{-1}}"):
@@ -146,7 +166,7 @@ def test_a_list_may_be_shuffled_and_a_point_may_not(numbers, random):
     assert settle(f"({first})", f"({second})")[0] is (numbers == shuffled)
 
 
-@given(st.integers(-20, 20), st.integers(-20, 20), st.integers(-20, 20))
+@given(st.integers(-20, 20), st.integers(1, 20), st.integers(-20, 20))
 def test_a_product_equals_what_it_expands_to(a, b, c):
     assert settle(f"(x+{a})({b}x+{c})".replace("+-", "-"), f"{b}x^2 + ({a * b + c})x + ({a * c})")[0] is True
 

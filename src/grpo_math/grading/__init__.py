@@ -6,7 +6,7 @@ Imports neither torch nor trl nor transformers; math_verify is imported only by 
 from dataclasses import dataclass
 
 from grpo_math.grading.equal import describe, equal_all
-from grpo_math.grading.extract import STYLES, extract, well_formed
+from grpo_math.grading.extract import STYLES, answers, extract, well_formed
 from grpo_math.grading.pool import PoolSettings, configure
 
 __all__ = [
@@ -49,13 +49,21 @@ def grade(completion: str, gold: str, style: str) -> Grade:
 
 def grade_batch(completions: list[str], golds: list[str], style: str) -> list[Grade]:
     """One `Grade` a completion, in order. What needs a worker process is spread over all of them."""
-    answers = [extract(completion, style) for completion in completions]
-    pairs = [(gold, answer) for gold, answer in zip(golds, answers, strict=True) if answer is not None]
-    verdicts = iter(equal_all(pairs))
-    return [
-        Grade(None, *no_answer(gold)) if answer is None else Grade(answer, *next(verdicts))
-        for gold, answer in zip(golds, answers, strict=True)
-    ]
+    found = [answers(completion, style) for completion in completions]
+    golds_and_answers = [(gold, parts) for gold, parts in zip(golds, found, strict=True)]
+    pairs = [(gold, text) for gold, parts in golds_and_answers for text in (*parts, ", ".join(parts)) if text]
+    verdicts = dict(zip(pairs, equal_all(pairs), strict=True))
+    return [decide(gold, parts, verdicts) for gold, parts in golds_and_answers]
+
+
+def decide(gold: str, parts: list[str], verdicts: dict) -> Grade:
+    """Right if every answer of the completion is, or if their list is; without an answer wrong, unless there was
+    nothing to be right about."""
+    if not parts:
+        return Grade(None, False, "no_answer") if gold.strip() else Grade(None, None, "unparsable_gold")
+    whole = ", ".join(parts)
+    singly = [verdicts[gold, part] for part in parts]
+    return Grade(whole, *(singly[0] if all(correct for correct, _ in singly) else verdicts[gold, whole]))
 
 
 def explain(completion: str, gold: str, style: str) -> list[str]:
@@ -74,8 +82,3 @@ def explain(completion: str, gold: str, style: str) -> list[str]:
 
 def shortened(text: str, width: int = 200) -> str:
     return text if len(text) <= width else f"{text[:width]}... ({len(text):,} characters)"
-
-
-def no_answer(gold: str) -> tuple[bool | None, str]:
-    """Without an answer it is wrong, unless there was nothing to be right about."""
-    return (False, "no_answer") if gold.strip() else (None, "unparsable_gold")

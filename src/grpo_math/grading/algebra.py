@@ -9,15 +9,17 @@ and different ones mean nothing.
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 
-MAX_BITS = 20_000  # of one coefficient: 2^2005 fits, 9^(9^9) does not
+MAX_BITS = 14_000  # of one coefficient: 2^2005 fits, 9^(9^9) does not, and Python writes 4,300 digits at most
 MAX_TERMS = 2_000  # of products of two polynomials
 MAX_EXPONENT = 1_000  # of a polynomial
 MAX_FACTORIAL = 500
 MAX_NAME = 200  # of an opaque atom, in characters
-CONSTANTS = {r"\pi", "e", r"\infty"}
+CONSTANTS = {r"\pi", "e", r"\infty", r"\degree"}
+VARIABLE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z(])|\\(?:theta|alpha|beta|phi|lambda)")
 
 Poly = dict[tuple[tuple[str, int], ...], int]  # monomial, as sorted (atom, exponent) pairs -> coefficient, never 0
 
@@ -78,12 +80,38 @@ class Ratio:
             atom[0] == "√" or atom in CONSTANTS for monomial in monomials for atom, _ in monomial
         )
 
+    def variables(self) -> set[str]:
+        """The letters it depends on: x of sin(x), none of f(2) and \\pi."""
+        names = {name for monomial in (*self.numerator, *self.denominator) for name, _ in monomial} - CONSTANTS
+        return {letter for name in names for letter in VARIABLE.findall(name)} - CONSTANTS
+
+    def replaced(self, name: str, by: "Ratio") -> "Ratio":
+        """With `by` in the place of every first power of an atom."""
+        if not any((name, 1) in monomial for monomial in (*self.numerator, *self.denominator)):
+            return self
+        top, bottom = (
+            sum_of(
+                Ratio({tuple(item for item in monomial if item != (name, 1)): factor}, {(): 1})
+                * (by if (name, 1) in monomial else number(1))
+                for monomial, factor in part.items()
+            )
+            for part in (self.numerator, self.denominator)
+        )
+        return replace(top / bottom, opaque=self.opaque)
+
     def __str__(self) -> str:
         """Readable, and the same for the same ratio of polynomials up to a polynomial factor."""
         shared = math.gcd(*self.numerator.values(), *self.denominator.values())
         shared = -shared if self.denominator[min(self.denominator)] < 0 else shared
         top, bottom = (written(part, shared) for part in (self.numerator, self.denominator))
         return top if bottom == "1" else f"({top})/({bottom})" if len(top + bottom) > 12 else f"{top}/{bottom}"
+
+
+def sum_of(ratios) -> Ratio:
+    total = number(0)
+    for ratio in ratios:
+        total = total + ratio
+    return total
 
 
 def written(poly: Poly, divisor: int) -> str:
@@ -102,7 +130,7 @@ def number(numerator: int, denominator: int = 1) -> Ratio:
 def opaque(name: str) -> Ratio:
     """What is not a rational function, under its own name; a long name is shortened to its fingerprint."""
     if len(name) > MAX_NAME:
-        name = f"{name[:20]}...{hashlib.sha256(name.encode()).hexdigest()}"
+        name = f"{name[:20]}...{hashlib.sha256(name.encode(errors='replace')).hexdigest()}"
     return Ratio({((name, 1),): 1}, {(): 1}, opaque=True)
 
 

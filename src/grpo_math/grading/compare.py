@@ -16,7 +16,6 @@ from grpo_math.grading.values import (
     Several,
     Text,
     Tuple,
-    constant,
 )
 
 MIN_DECIMALS, MIN_DIGITS = 6, 4  # of a decimal that may stand for a fraction without a finite one
@@ -48,13 +47,20 @@ def same(gold: object, answer: object) -> bool | None:
         case Equation(), Equation():
             return same_equation(gold, answer)
         case _, Equation():
-            return same(gold, answer.right) if answer.name or (answer.asked and constant(gold)) else False
+            return same(gold, answer.right) if answer.name or answer.known else False
         case Equation(), _:
             return same(gold.right, answer) if gold.name else False
         case Expression(), Expression():
             return same_expression(gold, answer)
         case Inequality(), Inequality():
             return same_inequality(gold, answer)
+        case Several(kind="named"), Several(kind="named"):
+            names = [[equation.name for equation in one.items] for one in (gold, answer)]
+            return same_row(rights(gold), rights(answer)) if names[0] == names[1] else False
+        case (Several(kind="named"), Tuple(items=items)) | (Tuple(items=items), Several(kind="named")):
+            return same_row(rights(gold) if isinstance(gold, Several) else rights(answer), items)
+        case (Several(kind="named"), Several()) | (Several(), Several(kind="named")):
+            return same_items(rights(gold), rights(answer))
         case Several(), Several():
             kinds = {gold.kind, answer.kind}
             return same_items(gold.items, answer.items) if kinds <= {"list", "set"} or len(kinds) == 1 else False
@@ -75,13 +81,17 @@ def same(gold: object, answer: object) -> bool | None:
             return conjunction(same(single, item) for item in several.items)
         case Clock(), Clock():
             return same_clock(gold, answer)
-        case (Proportion() | Clock(), _) | (_, Proportion() | Clock()):
+        case (Proportion(), _) | (_, Proportion()):
             return same_proportion(gold, answer)
         case (BaseNumber(), _) | (_, BaseNumber()):
             return same_digits(gold, answer)
         case Text(), Text():
             return without_articles(gold) == without_articles(answer)
     return False
+
+
+def rights(several: Several) -> tuple:
+    return tuple(item.right if isinstance(item, Equation) else item for item in several.items)
 
 
 def conjunction(verdicts) -> bool | None:
@@ -117,9 +127,16 @@ def same_items(gold: tuple, answer: tuple) -> bool | None:
 def same_expression(gold: Expression, answer: Expression) -> bool | None:
     if gold.units and answer.units and not gold.units & answer.units:
         return False
-    wanted = [gold.value, gold.value / number(100)] if gold.percent and not answer.percent else [gold.value]
-    given = [answer.value, answer.value / number(100)] if answer.percent and not gold.percent else [answer.value]
-    if answer.bare and gold.value.fraction():
+    ratio = gold.value.fraction()
+    if ratio and answer.sum and not gold.sum:  # nobody has added it up: it may be the question's own text
+        return False
+    wanted, given = [gold.value], [answer.value]
+    if gold.percent and not answer.percent:
+        wanted.append(gold.value / number(100))
+    if answer.percent and not gold.percent:
+        small = ratio and abs(ratio[0]) < abs(ratio[1])
+        given = [answer.value / number(100)] + ([] if small else given)
+    if answer.bare and ratio:
         given.append(answer.bare)
     verdicts = [same_ratio(one, two) for one in wanted for two in given]
     if True in verdicts or rounded(gold.value, answer):
@@ -152,7 +169,7 @@ def same_equation(gold: Equation, answer: Equation) -> bool | None:
 
 def symbol(equation: Equation) -> bool:
     """Whether the left side is a variable and no longer name, such as f(x) or some words."""
-    return isinstance(equation.left, Expression) and not equation.left.value.opaque
+    return equation.name is not None and "(" not in equation.name and len(equation.name) < 4
 
 
 def same_inequality(gold: Inequality, answer: Inequality) -> bool | None:
@@ -171,7 +188,9 @@ def same_clock(gold: Clock, answer: Clock) -> bool:
 
 
 def same_proportion(gold: object, answer: object) -> bool | None:
-    """3:2 is 6:4 and 3/2."""
+    """3:2 is 6:4 and 3/2; a whole number is no proportion."""
+    if isinstance(gold, Expression) and (ratio := gold.value.fraction()) and ratio[0] % ratio[1] == 0:
+        return False
     rows = [ratio_items(one) for one in (gold, answer)]
     if len(rows[0]) != len(rows[1]) or not rows[0]:
         return False
@@ -184,8 +203,6 @@ def ratio_items(value: object) -> list[Ratio]:
     match value:
         case Expression():
             return [value.value, number(1)]
-        case Clock(second=None, half=None):
-            return [number(value.hour), number(value.minute)]
         case Proportion() if all(isinstance(item, Expression) for item in value.items):
             return [item.value for item in value.items]
     return []
@@ -202,8 +219,9 @@ def same_digits(gold: object, answer: object) -> bool:
         else:
             return False
     bases = {one.base for one in (gold, answer) if isinstance(one, BaseNumber)}
-    return digits[0] == digits[1] and len(bases) == 1
+    plain = isinstance(gold, Expression) and bases != {10}  # a decimal number is in no other base
+    return digits[0] == digits[1] and len(bases) == 1 and not plain
 
 
 def without_articles(text: Text) -> list[str]:
-    return [word for word in text.words.split() if word not in ("the", "a", "an")]
+    return [word for word in text.words.split() if word not in ("the", "an")]

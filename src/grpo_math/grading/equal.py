@@ -20,13 +20,19 @@ from functools import lru_cache
 from grpo_math.grading.algebra import TooBig
 from grpo_math.grading.algebra import equal as same_ratio
 from grpo_math.grading.compare import same, tier
+from grpo_math.grading.extract import extract
 from grpo_math.grading.pool import pool
-from grpo_math.grading.reader import broken, read, wordy
+from grpo_math.grading.reader import read, unknown, wordy
 from grpo_math.grading.tokens import normalise
 from grpo_math.grading.values import Expression
 
 MAX_KNOWN = 2**16
-CHOICE = re.compile(r'"?\(([A-J])\)"?(?:[.:]?\s(?P<rest>.*))?|"?([A-J])[.:)]?"?|([A-J])[.:)]\s(?P<more>.*)', re.DOTALL)
+MAX_RAW = 4_000  # characters of an answer that are worth a look
+CHOICE = re.compile(
+    r"(?:(?i:option|choice|answer|graph)\s*)?(?:\(([A-J])\)(?:[.:]?\s(?P<rest>.*))?|([A-J])[.:)]?|([A-J])[.:)]\s(?P<more>.*))",
+    re.DOTALL,
+)
+WORKER_MACROS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\mathbb", r"\setminus", r"\cap"}
 HEAVY = re.compile(r"\^[{(\s]*\d+\s*\^|\^[{(\s]*\d{4}|\d{4}[)}\s]*!|![)}\s]*!|\d{100}|.{300}", re.DOTALL)
 UNEVALUATED = re.compile(r"\\(?:sum|prod|i*int|lim|[lc]?dots)(?![a-zA-Z])|\.\.\.")
 
@@ -36,7 +42,9 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
     """The verdict of the exact tiers and the tier's name; None and `math_verify` when they leave it open."""
     if gold.strip() == answer.strip() != "":
         return True, "exact"
-    gold, answer = normalise(gold), normalise(answer)
+    if len(answer) > MAX_RAW:
+        return False, "too_long"
+    gold, answer = normalise(unboxed(gold)), normalise(unboxed(answer) if answer.startswith("\\boxed") else answer)
     if gold == answer != "":
         return True, "exact"
     if choice(gold) and choice(gold) == choice(answer):
@@ -55,9 +63,14 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
         return False, "too_long"
 
 
+def unboxed(text: str) -> str:
+    r"""A gold column may hold a whole solution with its `\boxed{}`."""
+    return extract(text, "boxed") or text if "\\boxed" in text else text
+
+
 def describe(text: str) -> str:
     """What the exact tiers read an answer as, for people."""
-    text = normalise(text)
+    text = normalise(unboxed(text))
     try:
         value = read(text)
     except TooBig:
@@ -66,17 +79,25 @@ def describe(text: str) -> str:
 
 
 def settle_unread(gold: str, answer: str) -> tuple[bool | None, str]:
-    """One of the two is not in the reader's language. Only what uses a macro that it does not know may be for
-    math_verify; words, broken syntax and sums that nobody has added up are what they are."""
+    """One of the two is not in the reader's language. math_verify picks numbers out of anything, so it gets only what
+    it is known to understand; words, broken syntax and sums that nobody has added up are what they are."""
     if without_blanks(gold) == without_blanks(answer):
         return True, "exact"
+    wanted, given = read(gold), read(answer)
     unbalanced = gold.count("{") != gold.count("}")
-    if not gold or unbalanced or (read(gold) is None and broken(gold) and not wordy(gold)):
+    if not gold or unbalanced or (wanted is None and not unknown(gold) and not wordy(gold)):
         return None, "unparsable_gold"
-    unevaluated = UNEVALUATED.search(answer) and not UNEVALUATED.search(gold)
-    if wordy(gold) or wordy(answer) or unevaluated or (read(answer) is None and broken(answer)):
+    if wanted is None and wordy(gold) and plain_words(gold) == plain_words(answer):
+        return True, "text"
+    macros = unknown(gold) | unknown(answer)
+    number = isinstance(wanted, Expression) and wanted.value.fraction()
+    if number or wordy(gold) or wordy(answer) or not macros <= WORKER_MACROS or (given is None and not unknown(answer)):
         return False, "text"
     return (False, "too_long") if HEAVY.search(answer) else (None, "math_verify")
+
+
+def plain_words(text: str) -> list[str]:
+    return re.findall(r"[\w.]+|[-+*/^<>=]", text.lower())
 
 
 def without_blanks(text: str) -> str:
@@ -85,7 +106,7 @@ def without_blanks(text: str) -> str:
 
 def decimal_comma(gold: object, answer: str) -> bool:
     """Whether the gold is a decimal and the answer has the same digits behind a comma: 2,74."""
-    if not (isinstance(gold, Expression) and gold.decimals and re.fullmatch(r"-?\d+,\d+", answer)):
+    if not (isinstance(gold, Expression) and gold.decimals and re.fullmatch(r"-?\d+,(?!\d{3}$)\d+", answer)):
         return False
     given = read(answer.replace(",", "."))
     return gold.value.fraction() is not None and same_ratio(gold.value, given.value) is True
@@ -93,8 +114,9 @@ def decimal_comma(gold: object, answer: str) -> bool:
 
 def choice(text: str) -> str | None:
     """The letter of a multiple-choice answer: B, (B), B. 72, (B) 72; None for several letters."""
-    found = CHOICE.fullmatch(text)
-    if not found or re.search(r"\([A-J]\)|\b(?:or|and)\b", found["rest"] or found["more"] or ""):
+    found = CHOICE.fullmatch(text.replace('"', " ").strip())
+    rest = found and (found["rest"] or found["more"] or "")
+    if not found or re.search(r"\b[A-J]\b|\b(?:or|and|not)\b", rest):
         return None
     return found[1] or found[3] or found[4]
 
@@ -103,12 +125,13 @@ def verify(gold: str, answer: str) -> bool | None:
     """math_verify's verdict, None when it cannot read the gold. Only for a worker: it may take for ever."""
     import math_verify
 
-    wanted = math_verify.parse(f"${normalise(gold)}$", parsing_timeout=None)
-    if not wanted:
-        return None
-    return math_verify.verify(
-        wanted, math_verify.parse(f"${normalise(answer)}$", parsing_timeout=None), timeout_seconds=None
-    )
+    wanted, given = (math_verify.parse(f"${readable(text)}$", parsing_timeout=None) for text in (gold, answer))
+    return math_verify.verify(wanted, given, timeout_seconds=None) if wanted else None
+
+
+def readable(text: str) -> str:
+    """As math_verify understands it: degrees in radians."""
+    return normalise(text).replace(r"\degree", r"\cdot\frac{\pi}{180}")
 
 
 known: OrderedDict[tuple[str, str], tuple[bool, str]] = OrderedDict()  # the workers' verdicts, the oldest first

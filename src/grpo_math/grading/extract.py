@@ -7,35 +7,43 @@ behind the last `</think>` counts. All functions take time linear in the length 
 
 import re
 
-BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?<=\s)(\w+))|\\.|[{}]", re.DOTALL)
+BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?<=\s)(\d[\w.,]*\b))|\\.|[{}]", re.DOTALL)
 HASH = re.compile(r"####[ \t]*(\S[^\n]*)")
 TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 SENTENCE = re.compile(r"(?i)answer(?:\s+is|\s*:|\s*=)\s*:?\s*(\S.*?)(?=\.\s|\.?\s*(?:\n|$))")
-NUMBER = re.compile(r"-?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?|-?\.\d+")
+NUMBER = re.compile(
+    r"(?<![\w.^])-?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?(?:/\d+)?%?(?![\w^])"
+    r"|(?<![\w.])-?\.\d+"
+)
 
 
 def boxes(text: str) -> list[str]:
-    r"""What the `\boxed{...}` and `\fbox{...}` hold, innermost, braces balanced; none if one of them never closes.
+    r"""What the `\boxed{...}` and `\fbox{...}` hold, braces balanced; none if one of them never closes.
 
     >>> boxes(r"first \boxed{\frac{1}{2}}, then \boxed{3}")
     ['\\frac{1}{2}', '3']
     """
-    found: list[str] = []
-    opened: list[tuple[bool, int, int]] = []  # is it a box, where its content begins, boxes found before it
+    spans: list[tuple[int, int]] = []
+    opened: list[tuple[int, int, int]] = []  # of a box: its macro, its content, spans before it; (-1, ...) of a brace
+    inner = (0, 0)  # the box that closed last, macro and closing brace included
     start = min((at for at in (text.find("\\boxed"), text.find("\\fbox")) if at >= 0), default=len(text))
     for mark in BOX.finditer(text, start):
         sign = mark.group()
         if mark[1]:
-            found.append(mark[1])
+            spans.append(mark.span(1))
         elif sign[-1] == "{" and len(sign) > 2:
-            opened.append((True, mark.end(), len(found)))
+            opened.append((mark.start(), mark.end(), len(spans)))
         elif sign == "{" and opened:
-            opened.append((False, 0, 0))
+            opened.append((-1, 0, 0))
         elif sign == "}" and opened:
-            is_box, begin, before = opened.pop()
-            if is_box and len(found) == before and (content := text[begin : mark.start()].strip()):
-                found.append(content)
-    return [] if opened else found
+            macro, begin, before = opened.pop()
+            if macro < 0:
+                continue
+            only_a_box = len(spans) > before and not (text[begin : inner[0]] + text[inner[1] : mark.start()]).strip()
+            if not only_a_box:
+                spans[before:] = [(begin, mark.start())]
+            inner = (macro, mark.end())
+    return [] if opened else [content for begin, end in spans if (content := text[begin:end].strip())]
 
 
 def hashes(text: str) -> list[str]:
@@ -51,6 +59,7 @@ def tags(text: str) -> list[str]:
 
 def fallback(text: str) -> list[str]:
     """For models that were never taught a format: boxes, else `####`, else "the answer is", else the last number."""
+    text = text.replace("**", "").replace("\N{MINUS SIGN}", "-")  # Markdown's bold, and the Unicode minus
     if found := boxes(text) or hashes(text) or SENTENCE.findall(text)[-1:]:
         return found
     return NUMBER.findall(text)[-1:]
@@ -70,9 +79,14 @@ def last_boxed(text: str) -> str | None:
     return boxes(text)[-1] if boxes(text) else None
 
 
+def answers(text: str, style: str) -> list[str]:
+    """The answers of a completion in `style` (a key of `STYLES`), repeated ones once."""
+    return list(dict.fromkeys(STYLES[style](text.rpartition("</think>")[2])))
+
+
 def extract(text: str, style: str) -> str | None:
-    """The answer of a completion in `style` (a key of `STYLES`), or None when it gives none."""
-    return ", ".join(dict.fromkeys(STYLES[style](text.rpartition("</think>")[2]))) or None
+    """The answer of a completion: the list of its answers, or None when it gives none."""
+    return ", ".join(answers(text, style)) or None
 
 
 def well_formed(text: str, style: str) -> bool:

@@ -7,6 +7,8 @@ from grpo_math.grading.algebra import MAX_FACTORIAL, Ratio, TooBig, Unreadable, 
 from grpo_math.grading.tokens import FUNCTIONS, Token
 
 MAX_DEPTH = 30
+DEGREE = atom(r"\degree")
+RADIANS = atom(r"\pi") / number(180)
 ATOMS = {
     r"\alpha", r"\beta", r"\gamma", r"\delta", r"\epsilon", r"\varepsilon", r"\zeta", r"\eta", r"\theta", r"\kappa",
     r"\lambda", r"\mu", r"\nu", r"\xi", r"\rho", r"\sigma", r"\tau", r"\phi", r"\chi", r"\psi", r"\omega", r"\Gamma",
@@ -85,8 +87,11 @@ class Parser:
 
     def power(self) -> Ratio:
         value = self.atom()
-        while self.peek() in ("^", "!"):
+        while self.peek() in ("^", "!", r"\degree"):
             sign = self.take().text
+            if sign == r"\degree":
+                value = value * DEGREE
+                continue
             value = factorial(value) if sign == "!" else power(value, self.exponent())
         return value
 
@@ -181,7 +186,7 @@ class Parser:
         while self.peek() == "'":
             name += self.take().text
         if self.peek() == "(" and name[0] in "fghFGPp":
-            return opaque(f"{name}({self.group(')')})")
+            return atom(f"{name}({self.group(')')})")
         return atom({"i": "√-1"}.get(name, name))
 
     def raw(self) -> str:
@@ -223,6 +228,7 @@ class Parser:
             value = self.power()
             while self.kind() == "symbol" or self.peek() in ATOMS:
                 value = value * self.power()
+        value = value.replaced(r"\degree", RADIANS)
         result = opaque(f"{name}({value})")
         if exponent is not None and exponent.fraction() == (-1, 1):
             return opaque(f"{name.replace(chr(92), chr(92) + 'arc', 1)}({value})")
@@ -246,7 +252,7 @@ def literal(text: str) -> Ratio:
     mantissa, _, exponent = text.replace(",", "").lower().partition("e")
     whole, _, part = mantissa.partition(".")
     shift = int(exponent or 0) - len(part)
-    if abs(shift) > 5_000:
+    if abs(shift) > 4_000:
         raise TooBig
     digits = int(whole + part)
     return number(digits * 10**shift) if shift >= 0 else number(digits, 10**-shift)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from grpo_math.errors import UserError
 
+CLOSE_SECONDS = 10.0  # to wait at exit for a batch of another thread
 START_SECONDS = 120.0  # for a worker to import math_verify, on the busiest of machines
 
 
@@ -136,9 +137,12 @@ class Pool:
             self.workers.pop().kill()
 
     def close(self) -> None:
-        """End the workers; a forked child that inherited this object must not."""
+        """End the workers, once a batch in another thread is done; a forked child that inherited them must not."""
         if os.getpid() == self.owner:
+            waited = self.lock.acquire(timeout=CLOSE_SECONDS)
             self.kill_all()
+            if waited:
+                self.lock.release()
 
 
 READY, TOO_LATE = b"ready\n", b"late"
@@ -152,6 +156,7 @@ VERDICTS = {
 }
 settings = PoolSettings()
 shared: Pool | None = None
+making = threading.Lock()
 
 
 def configure(wanted: PoolSettings) -> None:
@@ -166,10 +171,11 @@ def configure(wanted: PoolSettings) -> None:
 def pool() -> Pool:
     """This process's pool, made on first use and closed at exit."""
     global shared
-    if shared is None or shared.owner != os.getpid():
-        shared = Pool(settings)
-        atexit.register(shared.close)
-    return shared
+    with making:
+        if shared is None or shared.owner != os.getpid():
+            shared = Pool(settings)
+            atexit.register(shared.close)
+        return shared
 
 
 def cores() -> int:
@@ -180,6 +186,7 @@ def work(timeout: float, memory_gib: float) -> None:
     """The life of a worker: one verdict a line, until its input ends."""
     import logging
     import resource
+    import select
     import signal
 
     logging.disable(logging.CRITICAL)
@@ -192,7 +199,14 @@ def work(timeout: float, memory_gib: float) -> None:
     say = os.dup(1)
     os.dup2(2, 1)  # what a library prints must not be taken for a verdict
     os.write(say, READY)
-    for line in sys.stdin.buffer:
+    parent = os.getppid()
+    while True:
+        while not select.select([sys.stdin], [], [], 5)[0]:
+            if os.getppid() != parent:  # and a forked child of it keeps our input open
+                return
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
         signal.setitimer(signal.ITIMER_REAL, timeout + 5)  # should the parent have died, die too
         try:
             verdict = verify(*json.loads(line))

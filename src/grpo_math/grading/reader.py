@@ -5,11 +5,13 @@ what would take too much time or memory.
 """
 
 import re
+from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 
 from grpo_math.grading.algebra import Ratio, TooBig, Unreadable, atom, number
-from grpo_math.grading.formula import STARTS, Parser, literal
-from grpo_math.grading.tokens import FUNCTIONS, JOINERS, UNITS, Token, tokens
+from grpo_math.grading.formula import ATOMS, STARTS, Parser, literal
+from grpo_math.grading.tokens import JOINERS, LETTERS, UNITS, Token, tokens
 from grpo_math.grading.values import (
     BaseNumber,
     Clock,
@@ -26,17 +28,38 @@ from grpo_math.grading.values import (
 )
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
-MATRIX = re.compile(r"\\begin\{([pbvB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+MATRIX = re.compile(r"\\begin\{([pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 PLAIN = re.compile(r"(-?)((?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d+))?)")
 WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 WORDY = re.compile(r"[^\d\\=<>|^_+]*")
+BASE = re.compile(
+    r"(-?)\(?\"?([0-9A-F]+(?:\.[0-9A-F]+)?)\"?\)?\s*(?:_\s*\{?\s*\(?\"?\s*(?:base )?\s*|\"?\(?\s*base\s*\"?)"
+    r"\{?\s*(\d+|[a-z]+)\s*\"?\)?\s*\}?\"?\)?"
+)
+NUMBERS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16,
+}  # fmt: skip
+REALS = re.compile(r'"?(?:all )?real(?: number)?s"?|\\mathbb ?\{?R\}?')
+NAMING = ATOMS | {r"\angle", r"\triangle", r"\overline", r"\overrightarrow", r"\measuredangle"}
+STOP = {  # words that do not belong to units: what stands with them is another answer
+    "not", "no", "or", "and", "plus", "minus", "times", "squared", "cubed", "factorial", "less", "more", "than", "if",
+    "mod", "maybe", "possibly", "is", "isnt", "wrong", "to", "vs", "versus", "out", "half", "halves", "third",
+    "thirds", "quarter", "quarters", "over", "between", "unless", "except", "either", "negative", "point", "zero",
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty",
+    "thirty", "forty", "fifty", "sixty", "least", "most",
+}  # fmt: skip
+SCALES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+MAX_CASES = 4  # plus-minus signs in one value
 CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
 
 
 OPENING, CLOSING = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
 CLOSES = {"(": ")", "[": "]"}
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx"}
-KNOWN = STARTS | RELATIONS | OPENING | CLOSING | {r"\cdot", r"\pm", r"\mp", r"\cup", r"\in"}
+TURNED = {">": "<", r"\ge": r"\le", "=": "="}
+UNEVALUATED = {r"\sum", r"\prod", r"\int", r"\lim"}
+KNOWN = STARTS | RELATIONS | OPENING | CLOSING | {r"\cdot", r"\pm", r"\mp", r"\cup", r"\in", r"\degree"}
 INFINITY = atom(r"\infty")
 
 
@@ -78,9 +101,9 @@ def read(text: str) -> object | None:
         raise TooBig from None
 
 
-def broken(text: str) -> bool:
-    """Whether a text that `read` cannot read has no macro but those it knows: words, or broken syntax."""
-    return all(token.kind != "macro" or token.text in KNOWN for token in tokens(text))
+def unknown(text: str) -> set[str]:
+    """The macros that `read` does not know; a text without any that it cannot read is broken, or words."""
+    return {token.text for token in tokens(text) if token.kind == "macro"} - KNOWN
 
 
 def wordy(text: str) -> bool:
@@ -93,8 +116,13 @@ def read_whole(text: str) -> object:
     if plain := PLAIN.fullmatch(text):  # most answers of GSM8K: read them the short way
         value = literal(plain[2])
         return Expression(-value if plain[1] else value, decimals=len(plain[3]) if plain[3] else None)
-    if WORDY.fullmatch(text) and re.search("[A-Za-z]{3}" if re.search("[-*/]", text) else "[A-Za-z]{2}|^\\(", text):
-        return Text(re.sub(r"\W+", " ", text).strip().lower())
+    if REALS.fullmatch(text):
+        return Tuple("(", (Expression(-INFINITY), Expression(INFINITY)), ")")
+    least = 3 if re.search("[-*/]", text) else 2  # letters of a word: ab - c is a formula
+    if WORDY.fullmatch(text) and not LETTERS.fullmatch(text) and re.search(f"[A-Za-z]{{{least}}}", text):
+        return read_words(text)
+    if (based := BASE.fullmatch(text)) and (based[3].isdigit() or based[3] in NUMBERS):
+        return BaseNumber(based[1] + based[2], NUMBERS.get(based[3]) or int(based[3]))
     if clock := CLOCK.fullmatch(text.replace('"', "")):
         hour, minute, second, half = clock.groups()
         return Clock(int(hour), int(minute), int(second) if second else None, half and half.lower())
@@ -102,8 +130,13 @@ def read_whole(text: str) -> object:
         return read_matrix(text)
     cut = tokens(text)
     if len(cut) == 1 and cut[0].kind == "text":
-        return Text(re.sub(r"[^\w]+", " ", cut[0].text).strip().lower())
+        return read_words(cut[0].text)
     return read_list(cut)
+
+
+def read_words(text: str) -> Text | Expression:
+    words = re.sub(r"\W+", " ", text).strip().lower()
+    return Expression(number(NUMBERS[words])) if words in NUMBERS else Text(words)
 
 
 def read_matrix(text: str) -> object:
@@ -113,19 +146,34 @@ def read_matrix(text: str) -> object:
     before, after = text[: found.start()].strip(), text[found.end() :].strip()
     if "=" in before:
         before = before.rpartition("=")[2].strip()
-    if (before, after) not in {("", ""), ("(", ")"), ("[", "]"), ("|", "|")}:
+    if bracketed := (before, after) in {("(", ")"), ("[", "]")}:
+        before = ""
+    if after and not bracketed:
         raise Unreadable
+    factor = Parser(tokens(before)).whole() if before else number(1)
     rows = [row.split("&") for row in found[2].split(r"\\") if row.strip()]
     if any(len(row) != len(rows[0]) for row in rows):
         raise Unreadable
-    return Matrix(tuple(tuple(read_list(tokens(cell.strip())) for cell in row) for row in rows))
+    return Matrix(tuple(tuple(read_cell(cell, factor) for cell in row) for row in rows))
+
+
+def read_cell(cell: str, factor: Ratio) -> Expression:
+    value = read_list(tokens(cell.strip()))
+    if not isinstance(value, Expression):
+        raise Unreadable
+    return replace(value, value=value.value * factor)
 
 
 def read_list(cut: list[Token]) -> object:
     parts, commas = split(cut, {",", ";", *JOINERS})
     if not commas:
         return read_relation(cut)
-    return several(value_of(read_relation(part)) for part in parts if part)
+    values = [read_relation(part) for part in parts if part]
+    names = {value.name for value in values if isinstance(value, Equation)}
+    if len(names) == len(values) > 1 and None not in names:
+        return Several(tuple(sorted(values, key=lambda equation: equation.name)), "named")
+    inequalities = all(any(token.text in RELATIONS - {"="} for token in part) for part in parts if part)
+    return several(map(value_of, values), "union" if inequalities and len(values) > 1 else "list")
 
 
 def several(items, kind: str = "list") -> Several:
@@ -158,20 +206,25 @@ def read_relation(cut: list[Token]) -> object:
 
 
 def is_name(cut: list[Token]) -> bool:
-    """Whether it can only name a value: x, x_1, f(x), P(A), AB, some words; no arithmetic."""
-    if not cut or cut[0].kind not in ("symbol", "text", "macro") or cut[0].text in FUNCTIONS | {r"\frac", r"\sqrt"}:
-        return wrapped(cut) and len(cut) > 2 and all(token.kind == "symbol" or token.text in "()," for token in cut)
-    before = ""
+    """Whether it can only name a value: x, x_1, f(x), P(X = 2), (x, y), AB, some words; no arithmetic."""
+    if wrapped(cut) and cut[0].text == "(":
+        return all(token.kind in ("symbol", "number") or token.text in ATOMS | set(",_{}") for token in cut[1:-1])
+    text = " ".join(written(cut)).replace("^ { - 1 }", "")
+    outside = re.sub(r"\([^()]*\)|_ ?(?:\{[^{}]*\}|\S+)", "", text)  # but for arguments and subscripts
     for token in cut:
-        if token.text in {"+", "-", "/", "^", "!", r"\cdot"} or (
-            token.kind == "number" and before not in ("_", "{", "(")
-        ):
+        if token.kind == "macro" and token.text not in NAMING and token.text in outside:
             return False
-        before = token.text
-    return True
+        if token.kind == "text" and STOP & set(token.text.lower().split()):
+            return False
+    plain = [token.text for token in cut if token.kind == "symbol" and f" {token.text} " in f" {outside} "]
+    if sum(letter.islower() for letter in plain) > (0 if "|" in outside else 1):  # AB is a segment, ab a product
+        return False
+    return bool(cut) and cut[0].text != "(" and not re.search(r"[-+/^!?=<>,;%\d]", outside)
 
 
-def read_equation(parts: list[list[Token]]) -> Equation | Nothing:
+def read_equation(parts: list[list[Token]]) -> object:
+    if not parts[0]:  # = 5
+        return read_equation(parts[1:]) if len(parts) > 2 else read_union(parts[1])
     right, left = read_union(parts[-1]), None
     for part in parts[-2::-1]:
         try:
@@ -179,12 +232,20 @@ def read_equation(parts: list[list[Token]]) -> Equation | Nothing:
         except Unreadable:
             left = None
             continue
-        if written(part) == written(parts[-1]) or (
-            constant(left) and constant(right) and not same_constant(left, right)
-        ):
+        numbers = constant(left) and constant(right)
+        if written(part) == written(parts[-1]) or (numbers and not same_constant(left, right)):
             return Nothing()
-    asked = constant(left) or not any(token.kind == "number" for token in parts[0])
-    return Equation(is_name(parts[0]), asked, left, right)
+    name = "".join(written(parts[0])) if is_name(parts[0]) else None
+    return Equation(name, is_known(parts[0], left), left, right)
+
+
+def is_known(cut: list[Token], left: object) -> bool:
+    """Whether a left side holds no variable, so that it is a calculation: f(2) + f(3), or 20% * 90, or a sum."""
+    if isinstance(left, Expression):
+        return not left.value.variables()
+    words = {word for token in cut if token.kind == "text" for word in token.text.lower().split()}
+    kinds = {token.kind for token in cut}
+    return cut[0].text in UNEVALUATED or ("number" in kinds and "symbol" not in kinds and not words & STOP)
 
 
 def written(cut: list[Token]) -> list[str]:
@@ -197,15 +258,16 @@ def same_constant(left: Expression, right: Expression) -> bool:
 
 def read_inequality(parts: list[list[Token]], relations: list[str]) -> object:
     if any(relation in (">", r"\ge") for relation in relations):
-        if not all(relation in (">", r"\ge") for relation in relations):
+        if not all(relation in TURNED for relation in relations):
             raise Unreadable
-        parts, relations = parts[::-1], [{">": "<", r"\ge": r"\le"}[relation] for relation in relations[::-1]]
+        parts, relations = parts[::-1], [TURNED[relation] for relation in relations[::-1]]
     values = [read_union(part) for part in parts]
-    if not all(isinstance(value, Expression) for value in values) or "=" in relations or len(values) > 3:
+    if not all(isinstance(value, Expression) for value in values):
         raise Unreadable
-    if len(values) == 3:
-        if r"\ne" in relations or len(parts[1]) > 1 or not (constant(values[0]) and constant(values[2])):
-            raise Unreadable
+    if len(values) > 2:
+        ends = constant(values[0]) and constant(values[-1])
+        if len(values) > 3 or not ends or len(parts[1]) > 1 or r"\ne" in relations or "=" in relations:
+            return Tuple(" ".join(relations), tuple(values), "")
         opening, closing = ("[" if relation == r"\le" else "(" for relation in relations)
         return Tuple(opening, (values[0], values[2]), CLOSES[closing])
     value = values[1].value - values[0].value
@@ -237,15 +299,17 @@ def read_union(cut: list[Token]) -> object:
 
 
 def read_item(cut: list[Token]) -> object:
-    if any(token.text in (r"\pm", r"\mp") for token in cut) and not (wrapped(cut) and cut[0].text == r"\{"):
-        plus, minus = ({r"\pm": "+", r"\mp": "-"}, {r"\pm": "-", r"\mp": "+"})
-        cases = [[token._replace(text=case.get(token.text, token.text)) for token in cut] for case in (plus, minus)]
-        return several(read_item(case) for case in cases)
+    signs = sum(token.text in (r"\pm", r"\mp") for token in cut)
+    if signs and not (wrapped(cut) and cut[0].text == r"\{"):
+        return several(read_item(case) for case in cases(cut, signs))
     if wrapped(cut):
         opening, inner, closing = cut[0].text, cut[1:-1], cut[-1].text
         if opening == "{":
             return read_list(inner)
         if opening == r"\{":
+            such, bar = split(inner, {"|", ":"})
+            if len(bar) == 1 and is_name(such[0]):  # the x such that
+                return read_list(such[1])
             parts, _ = split(inner, {",", ";", *JOINERS})
             return several((value_of(read_relation(part)) for part in parts if part), "set")
         parts, commas = split(inner, {",", ";"})
@@ -255,32 +319,75 @@ def read_item(cut: list[Token]) -> object:
     parts, colons = split(cut, {":"})
     if colons:
         return Proportion(tuple(read_expression(part) for part in parts))
-    texts = [token.text for token in cut if token.text not in "{}()"]
-    if len(texts) == 3 and texts[1] == "_" and texts[0].isdigit() and texts[2].isdigit():
-        return BaseNumber(texts[0], int(texts[2]))
     return read_expression(cut)
 
 
+def cases(cut: list[Token], signs: int) -> list[list[Token]]:
+    r"""What plus-minus signs stand for: each \pm is free, unless a \mp ties them together."""
+    if any(token.text == r"\mp" for token in cut):
+        choices = [{r"\pm": "+", r"\mp": "-"}, {r"\pm": "-", r"\mp": "+"}]
+        return [[token._replace(text=choice.get(token.text, token.text)) for token in cut] for choice in choices]
+    if signs > MAX_CASES:
+        raise TooBig
+    found = []
+    for choice in product("+-", repeat=signs):
+        left = iter(choice)
+        found.append([token._replace(text=next(left)) if token.text == r"\pm" else token for token in cut])
+    return found
+
+
 def read_expression(cut: list[Token]) -> Expression | Text:
-    """A formula with what may stand behind it: %, and units in words."""
+    """A formula with what may stand around it: a currency before, %, and units in words behind."""
     if cut and all(token.kind == "text" for token in cut):
         return Text(" ".join(token.text.strip().lower() for token in cut))
-    end = next((index for index in range(1, len(cut)) if is_unit(cut, index)), len(cut))
-    units = cut[end:]
-    if any(
-        token.kind == "number" and before.text not in ("^", "{")
-        for before, token in zip(cut[end - 1 :], units, strict=False)
-    ):
-        raise Unreadable("a number behind a unit")
-    formula = cut[:end]
+    first = 1 if len(cut) > 1 and cut[0].text == "-" else 0
+    currency = [token for token in cut[first : first + 1] if token.text in ("dollars", "Dollars")]
+    cut = cut[:first] + cut[first + len(currency) :]
+    end = next((index for index in range(first + 1, len(cut)) if is_unit(cut, index)), len(cut))
+    formula, units = cut[:end], read_units(cut[end:])
     percent = bool(formula) and formula[-1].text == "%"
-    if percent:
-        formula = formula[:-1]
-    value = Parser(formula).whole()
+    formula = formula[:-1] if percent else formula
+    value = Parser(formula).whole().replaced(r"\degree", number(1))
+    for name in units[:1]:
+        value = value * number(SCALES.get(name, 1))
     last = formula[-1].text if len(formula) == 1 or (len(formula) == 2 and formula[0].text == "-") else ""
-    decimals = len(last.partition(".")[2]) if "." in last else None
-    names = frozenset(UNITS[name] for token in units for name in re.findall(r"[A-Za-z]+", token.text) if name in UNITS)
-    return Expression(value, percent, names, bare_value(formula), decimals)
+    names = frozenset(UNITS[name] for name in [*units, *(token.text for token in currency)] if name in UNITS)
+    return Expression(
+        value,
+        percent,
+        names,
+        bare_value(formula),
+        len(last.partition(".")[2]) if "." in last else None,
+        is_sum(formula),
+    )
+
+
+def is_sum(formula: list[Token]) -> bool:
+    """Whether a plus or minus stands between terms, outside all brackets and exponents."""
+    depth, bar, before = 0, False, ""
+    for token in formula:
+        bar = not bar if token.text == "|" else bar
+        depth += (token.text in OPENING) - (token.text in CLOSING)
+        if not (depth or bar) and before not in ("", "^", "/", r"\cdot") and token.text in ("+", "-"):
+            return True
+        before = token.text
+    return False
+
+
+def read_units(cut: list[Token]) -> list[str]:
+    """The words of units; nothing else may stand among them, so that nothing is thrown away unread."""
+    names = []
+    for at, token in enumerate(cut):
+        words = re.findall(r"[A-Za-z]+", token.text) if token.kind in ("text", "symbol") else []
+        power = token.text in ("2", "3", "1", "-") and any(before.text == "^" for before in cut[max(0, at - 3) : at])
+        if STOP & {word.lower() for word in words} or re.search(r"[\\\d]", token.text if words else ""):
+            raise Unreadable("words that are no units")
+        if not (words or power or token.text in "/^{}().," or token.text == r"\cdot"):
+            raise Unreadable("something behind a unit")
+        if token.kind == "symbol" and token.text not in UNITS:
+            raise Unreadable("a symbol behind a unit")
+        names += words
+    return names
 
 
 def is_unit(cut: list[Token], at: int) -> bool:
@@ -288,11 +395,13 @@ def is_unit(cut: list[Token], at: int) -> bool:
     token = cut[at]
     if token.kind == "text":
         return token.spaced or token.text in UNITS or not token.text.isalpha()
+    if token.text in ("{", "(", "/"):
+        return at + 1 < len(cut) and cut[at + 1].kind == "text"
     return token.kind == "symbol" and token.spaced and unit_letters(cut[at:])
 
 
 def unit_letters(cut: list[Token]) -> bool:
-    return all(token.text in UNITS or token.text in "/^23" for token in cut)
+    return all(token.text in UNITS or token.text in "/^{}23" for token in cut)
 
 
 def bare_value(formula: list[Token]) -> Ratio | None:

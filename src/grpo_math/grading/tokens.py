@@ -5,28 +5,41 @@ import unicodedata
 from typing import NamedTuple
 
 UNICODE = {
-    "−": "-", "–": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "√": r"\sqrt ", "π": r"\pi ",
+    "−": "-", "–": "-", "‑": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "√": r"\sqrt ",
     "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ",
-    "∪": r"\cup ", "∈": r"\in ", "≈": r"\approx ", "²": "^2", "³": "^3",
-    "θ": r"\theta ", "’": "'", "“": '"', "”": '"',
+    "∪": r"\cup ", "∈": r"\in ", "≈": r"\approx ", "’": "'", "“": '"', "”": '"', "¢": " cents",
+    "€": " ", "£": " ", "¥": " ", "₹": " ",
 }  # fmt: skip
-SPACES = re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad\b|\\(?:display|text)style\b|\\limits\b|&nbsp;")
-SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?")
-DOLLARS = re.compile(r"\\?\$|\\[()\[\]]|€|£|\\(?:dollar|euro|pounds)\b|\bUSD (?=\d)")
-FRACTIONS = re.compile(r"\\[dtc]frac")
+STYLES = re.compile(
+    r"\\(?:tiny|small|normalsize|[lL]arge|LARGE|[hH]uge|rm|bf|it|tt|sf|underline|vec|(?:display|text)style|limits)(?![a-zA-Z])"
+    r"|\\(?:text)?color\{[^{}]*\}|\\(?:black)?square(?![a-zA-Z])|(?<![a-zA-Z])\{\}|\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?"
+)
+SPACES = re.compile(r"(?<!\\)\\[,;:> ]|~|\\(?:q?quad|enspace)(?![a-zA-Z])|\\hspace\{[^{}]*\}|&nbsp;")
+DOLLARS = re.compile(r"\bUS(?=\s*\\?\$)|(?<!\\)\$|(?<!\\)\\[()\[\]]|\b(?:USD|Rs\.?) (?=\d)")
+FRACTIONS = re.compile(r"\\(?:[dtc]|nice)frac")
+ROWS = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:mm|cm|in|pt|em|ex)\s*\]")
 THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})|\\!")
-DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))")
+DEGREES = re.compile(
+    r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))(?:\s*(?:\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|[CF]\b))?"
+    r"|\\degrees?(?![a-zA-Z])"
+)
+REPEATING = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))")
 WORDS = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|boldsymbol|operatorname)"
     r"\s*\{([^{}\"]*)\}"
 )
+LEAD = re.compile(
+    r"(?i)(?:\"?(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|total|result|value)"
+    r"(?: is| are|\s*[:=])+\s*\"?\s*(?=\S)|(?:\\approx|\"?(?:approximately|about|roughly|therefore)\b\"?)\s*)+"
+)
+LETTERS = re.compile(r"\(?[A-Za-z]\)?(?:(?:\s*(?:,|;|and\b|or\b))+\s*\(?[A-Za-z]\)?)+|\([A-Za-z]\)")
 SYNONYMS = {
     r"\lt": "<", r"\gt": ">", r"\leq": r"\le", r"\leqslant": r"\le", r"\geq": r"\ge", r"\geqslant": r"\ge",
     r"\neq": r"\ne", r"\times": r"\cdot", r"\ast": r"\cdot", r"\div": "/", r"\lbrace": r"\{", r"\rbrace": r"\}",
     r"\lbrack": "[", r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\mid": "|", r"\colon": ":",
     r"\varphi": r"\phi", r"\%": "%", "*": r"\cdot", "<=": r"\le", ">=": r"\ge", "!=": r"\ne", "==": "=",
     r"\land": "and", r"\wedge": "and", r"\lor": "or", r"\vee": "or", r"\sim": r"\approx", r"\simeq": r"\approx",
-    r"\emptyset": r"\varnothing", r"\#": "#", r"\&": "and", r"\union": r"\cup", "**": "^", r"\tan^{-1}": r"\arctan",
+    r"\emptyset": r"\varnothing", r"\#": "#", r"\&": "and", r"\union": r"\cup", "**": "^",
 }  # fmt: skip
 FUNCTIONS = {
     r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc", r"\arcsin", r"\arccos", r"\arctan", r"\arccot", r"\arcsec",
@@ -34,11 +47,11 @@ FUNCTIONS = {
 }  # fmt: skip
 PLAIN_MACROS = {macro[1:]: macro for macro in FUNCTIONS} | {
     "sqrt": r"\sqrt", "pi": r"\pi", "infty": r"\infty", "infinity": r"\infty", "inf": r"\infty", "oo": r"\infty",
-    "frac": r"\frac", "theta": r"\theta", "percent": "%", "percentage": "%", "pct": "%", "cup": r"\cup",
+    "frac": r"\frac", "theta": r"\theta", "percent": "%", "percentage": "%", "pct": "%",
 }  # fmt: skip
 TOKEN = re.compile(
     r"""(?P<space>\s*)(?:
-      (?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)
+      (?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)
     | (?P<macro>\\[a-zA-Z]+|\\.)
     | "(?P<text>[^"]*)"
     | (?P<letters>[a-zA-Z]+)
@@ -73,30 +86,55 @@ def normalise(text: str) -> str:
     """Remove what never changes the value: styles, sizes, dollar signs, blanks that separate nothing, a last period."""
     if not text.isascii():
         text = "".join(UNICODE.get(character) or plain(character) for character in text)
+        text = text.replace("}^{", "").replace("}_{", "")  # of several raised digits
     text = THOUSANDS.sub("", text)
-    if "\\" in text or "~" in text or "&" in text:
-        text = SIZES.sub("", text)
+    if "\\" in text or "~" in text or "{}" in text or "&" in text:
+        text = ROWS.sub(r"\\\\", text)
+        text = STYLES.sub("", text)
         text = SPACES.sub(" ", text)
         text = FRACTIONS.sub(r"\\frac", text)
-        text = DEGREES.sub("", text)
+        text = DEGREES.sub(r" \\degree ", text)
+        text = REPEATING.sub(repeating, text)
         text = WORDS.sub(lambda found: words(found[1]), text)
-    text = DOLLARS.sub("", text)
+    text = DOLLARS.sub(" ", text).replace(r"\$", ' "dollars" ')
     text = re.sub(r"\s+", " ", text).strip()
-    while text and text[-1] in ".,;:\\ ":
-        text = text[:-1]
-    return text
+    if text.startswith("**") or text.endswith("**"):
+        text = text.strip("* ")
+    if text[:1] == text[-1:] == '"' and text.count('"') == 2 and re.search(r"\d", text):
+        text = text[1:-1]
+    end = text.rstrip(".,;:\\ ")
+    text = text if ".." in text[len(end) :] else end
+    lead = LEAD.match(text)
+    return text[lead.end() :].strip() if lead else text
 
 
 def plain(character: str) -> str:
-    """A fullwidth digit as a digit, a vulgar fraction as ` 1/2`."""
-    normal = unicodedata.normalize("NFKC", character)
-    return " " + normal.replace("\u2044", "/") if "\u2044" in normal else normal
+    """A fullwidth digit as a digit, ½ as ` 1/2`, ⁵ as `^{5}`, a Greek letter as its macro, nothing unseen."""
+    normal, kind = unicodedata.normalize("NFKC", character), unicodedata.decomposition(character)
+    normal = UNICODE.get(normal, normal)
+    if kind.startswith("<super>"):
+        return f"^{{{normal}}}"
+    if kind.startswith("<sub>"):
+        return f"_{{{normal}}}"
+    if "\u2044" in normal:
+        return " " + normal.replace("\u2044", "/")
+    if (name := unicodedata.name(normal[:1] or " ", "")).startswith("GREEK SMALL LETTER "):
+        return f"\\{name.rpartition(' ')[2].lower()} "
+    return "" if unicodedata.category(character) == "Cf" else normal
+
+
+def repeating(found: re.Match) -> str:
+    r"""0.1\overline{6} as a fraction."""
+    whole, before, again = found[1] or "0", found[2], found[3] or found[4]
+    top = int(whole + before + again) - int(whole + before)
+    return rf"\frac{{{top}}}{{{(10 ** len(again) - 1) * 10 ** len(before)}}}"
 
 
 def words(content: str) -> str:
-    """What a text macro holds: its letter, or quoted words."""
-    content = content.replace("$", "")
-    if len(content.strip()) == 1 or re.fullmatch(r"[\d\s.,+-]*", content):
+    """What a text macro holds: quoted, or as it is where there is something to read in it, such as 5 cm or A, B."""
+    content = content.replace("$", r"\$") if "\\$" not in content else content
+    bare = content.strip()
+    if len(bare) < 2 or bare in JOINERS or re.search(r"[\d%$]", bare) or LETTERS.fullmatch(bare):
         return f" {content} "
     return f' "{content.strip()}" '
 
@@ -131,6 +169,7 @@ def letters(run: str, spaced: bool, before: list[Token]) -> list[Token]:
     if macro := PLAIN_MACROS.get(lower if len(run) > 2 else run):
         return [Token("macro" if macro[0] == "\\" else "operator", macro, spaced)]
     behind = spaced and bool(before) and before[-1].kind in ("number", "text")
-    if lower in JOINERS or len(run) > 3 or (len(run) > 1 and (run in UNITS or behind)):
+    article = run == "a" and behind and before[-1].kind == "text"
+    if lower in JOINERS or len(run) > 3 or article or (len(run) > 1 and (run in UNITS or behind)):
         return [Token("text", run, spaced)]
     return [Token("symbol", letter, spaced and not index) for index, letter in enumerate(run)]

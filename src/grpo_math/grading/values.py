@@ -8,13 +8,14 @@ from grpo_math.grading.algebra import Ratio
 @dataclass(frozen=True, repr=False)
 class Expression:
     """A number or formula. `bare` is its value if the letters behind the number are units; `decimals` is how many
-    places a plain decimal was written with."""
+    places a plain decimal was written with, and `sum` whether it is written as a sum."""
 
     value: Ratio
     percent: bool = False
     units: frozenset[str] = frozenset()
     bare: Ratio | None = None
     decimals: int | None = None
+    sum: bool = False
 
     def __str__(self) -> str:
         return f"{self.value}{'%' if self.percent else ''}{' '.join(['', *sorted(self.units)])}"
@@ -24,7 +25,8 @@ class Expression:
 
 @dataclass(frozen=True)
 class Several:
-    """Values in no order: a `list`, a `set`, the parts of a `union`, the two cases of a plus-minus sign (a list)."""
+    """Values in no order: a `list`, a `set`, the parts of a `union`, the cases of a plus-minus sign (a list); or
+    `named` equations, x = 1, y = 2, in the order of their names."""
 
     items: tuple
     kind: str = "list"
@@ -32,7 +34,7 @@ class Several:
 
 @dataclass(frozen=True)
 class Tuple:
-    """Values in order between brackets: a point, a vector, or an interval."""
+    """Values in order between brackets: a point, a vector, or an interval; or between signs: a < b < c."""
 
     opening: str
     items: tuple
@@ -46,11 +48,11 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Equation:
-    """lhs = rhs. `name` says that the left side only names the value: x, f(x), P(A), some words; `asked` that it may
-    be what was asked for: x + y, or a calculation."""
+    """left = right. `name` is the left side if it only names the value: x, f(x), P(A), some words; `known` says that it
+    holds no variable, as in f(2) + f(3) = 5. `left` is None if it cannot be read."""
 
-    name: bool
-    asked: bool
+    name: str | None
+    known: bool
     left: object | None
     right: object
 
