@@ -259,6 +259,9 @@ def perfect_root(value: int, degree: int) -> int | None:
 
 def equal(gold: Ratio, answer: Ratio) -> bool | None:
     """Whether two values are the same; None when something opaque in them leaves it open."""
+    one, other = gold.fraction(), answer.fraction()
+    if one and other:
+        return one[0] * other[1] == other[0] * one[1]
     if times(gold.numerator, answer.denominator) == times(answer.numerator, gold.denominator):
         return True
     return None if gold.opaque or answer.opaque else False

@@ -47,7 +47,7 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
     gold, answer = normalise(unboxed(gold)), normalise(unboxed(answer) if answer.startswith("\\boxed") else answer)
     if gold == answer != "":
         return True, "exact"
-    if choice(gold) and choice(gold) == choice(answer):
+    if (letter := choice(gold)) and letter == choice(answer):
         return True, "text"
     try:
         wanted = read(gold)
@@ -114,7 +114,7 @@ def decimal_comma(gold: object, answer: str) -> bool:
 
 def choice(text: str) -> str | None:
     """The letter of a multiple-choice answer: B, (B), B. 72, (B) 72; None for several letters."""
-    found = CHOICE.fullmatch(text.replace('"', " ").strip())
+    found = CHOICE.fullmatch(text.replace('"', " ").strip()) if not text[:1].isdigit() else None
     rest = found and (found["rest"] or found["more"] or "")
     if not found or re.search(r"\b[A-J]\b|\b(?:or|and|not)\b", rest):
         return None

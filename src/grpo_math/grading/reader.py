@@ -11,7 +11,8 @@ from itertools import product
 
 from grpo_math.grading.algebra import Ratio, TooBig, Unreadable, atom, number
 from grpo_math.grading.formula import ATOMS, STARTS, Parser, literal
-from grpo_math.grading.tokens import JOINERS, LETTERS, UNITS, Token, tokens
+from grpo_math.grading.quantity import STOP, read_expression
+from grpo_math.grading.tokens import CLOSING, JOINERS, LETTERS, OPENING, PLAIN, Token, tokens
 from grpo_math.grading.values import (
     BaseNumber,
     Clock,
@@ -29,7 +30,6 @@ from grpo_math.grading.values import (
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
 MATRIX = re.compile(r"\\begin\{([pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
-PLAIN = re.compile(r"(-?)((?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d+))?)")
 WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 WORDY = re.compile(r"[^\d\\=<>|^_+]*")
 BASE = re.compile(
@@ -42,21 +42,13 @@ NUMBERS = {
 }  # fmt: skip
 REALS = re.compile(r'"?(?:all )?real(?: number)?s"?|\\mathbb ?\{?R\}?')
 NAMING = ATOMS | {r"\angle", r"\triangle", r"\overline", r"\overrightarrow", r"\measuredangle"}
-STOP = {  # words that do not belong to units: what stands with them is another answer
-    "not", "no", "or", "and", "plus", "minus", "times", "squared", "cubed", "factorial", "less", "more", "than", "if",
-    "mod", "maybe", "possibly", "is", "isnt", "wrong", "to", "vs", "versus", "out", "half", "halves", "third",
-    "thirds", "quarter", "quarters", "over", "between", "unless", "except", "either", "negative", "point", "zero",
-    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty",
-    "thirty", "forty", "fifty", "sixty", "least", "most",
-}  # fmt: skip
-SCALES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 MAX_CASES = 4  # plus-minus signs in one value
 CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
 
 
-OPENING, CLOSING = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
 CLOSES = {"(": ")", "[": "]"}
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx"}
+STRUCTURE = RELATIONS | {",", ";", ":", r"\cup", r"\in", r"\pm", r"\mp", ")", "]", r"\}"}
 TURNED = {">": "<", r"\ge": r"\le", "=": "="}
 UNEVALUATED = {r"\sum", r"\prod", r"\int", r"\lim"}
 KNOWN = STARTS | RELATIONS | OPENING | CLOSING | {r"\cdot", r"\pm", r"\mp", r"\cup", r"\in", r"\degree"}
@@ -113,7 +105,7 @@ def wordy(text: str) -> bool:
 def read_whole(text: str) -> object:
     if not text:
         raise Unreadable
-    if plain := PLAIN.fullmatch(text):  # most answers of GSM8K: read them the short way
+    if plain := PLAIN.fullmatch(text):  # the short way
         value = literal(plain[2])
         return Expression(-value if plain[1] else value, decimals=len(plain[3]) if plain[3] else None)
     if REALS.fullmatch(text):
@@ -164,7 +156,15 @@ def read_cell(cell: str, factor: Ratio) -> Expression:
     return replace(value, value=value.value * factor)
 
 
+def is_structured(cut: list[Token]) -> bool:
+    return not cut or any(
+        token.text in STRUCTURE or (token.kind == "text" and token.text.strip(" ,").lower() in JOINERS) for token in cut
+    )
+
+
 def read_list(cut: list[Token]) -> object:
+    if not is_structured(cut) and cut[0].text not in OPENING:
+        return read_expression(cut)
     parts, commas = split(cut, {",", ";", *JOINERS})
     if not commas:
         return read_relation(cut)
@@ -334,82 +334,3 @@ def cases(cut: list[Token], signs: int) -> list[list[Token]]:
         left = iter(choice)
         found.append([token._replace(text=next(left)) if token.text == r"\pm" else token for token in cut])
     return found
-
-
-def read_expression(cut: list[Token]) -> Expression | Text:
-    """A formula with what may stand around it: a currency before, %, and units in words behind."""
-    if cut and all(token.kind == "text" for token in cut):
-        return Text(" ".join(token.text.strip().lower() for token in cut))
-    first = 1 if len(cut) > 1 and cut[0].text == "-" else 0
-    currency = [token for token in cut[first : first + 1] if token.text in ("dollars", "Dollars")]
-    cut = cut[:first] + cut[first + len(currency) :]
-    end = next((index for index in range(first + 1, len(cut)) if is_unit(cut, index)), len(cut))
-    formula, units = cut[:end], read_units(cut[end:])
-    percent = bool(formula) and formula[-1].text == "%"
-    formula = formula[:-1] if percent else formula
-    value = Parser(formula).whole().replaced(r"\degree", number(1))
-    for name in units[:1]:
-        value = value * number(SCALES.get(name, 1))
-    last = formula[-1].text if len(formula) == 1 or (len(formula) == 2 and formula[0].text == "-") else ""
-    names = frozenset(UNITS[name] for name in [*units, *(token.text for token in currency)] if name in UNITS)
-    return Expression(
-        value,
-        percent,
-        names,
-        bare_value(formula),
-        len(last.partition(".")[2]) if "." in last else None,
-        is_sum(formula),
-    )
-
-
-def is_sum(formula: list[Token]) -> bool:
-    """Whether a plus or minus stands between terms, outside all brackets and exponents."""
-    depth, bar, before = 0, False, ""
-    for token in formula:
-        bar = not bar if token.text == "|" else bar
-        depth += (token.text in OPENING) - (token.text in CLOSING)
-        if not (depth or bar) and before not in ("", "^", "/", r"\cdot") and token.text in ("+", "-"):
-            return True
-        before = token.text
-    return False
-
-
-def read_units(cut: list[Token]) -> list[str]:
-    """The words of units; nothing else may stand among them, so that nothing is thrown away unread."""
-    names = []
-    for at, token in enumerate(cut):
-        words = re.findall(r"[A-Za-z]+", token.text) if token.kind in ("text", "symbol") else []
-        power = token.text in ("2", "3", "1", "-") and any(before.text == "^" for before in cut[max(0, at - 3) : at])
-        if STOP & {word.lower() for word in words} or re.search(r"[\\\d]", token.text if words else ""):
-            raise Unreadable("words that are no units")
-        if not (words or power or token.text in "/^{}().," or token.text == r"\cdot"):
-            raise Unreadable("something behind a unit")
-        if token.kind == "symbol" and token.text not in UNITS:
-            raise Unreadable("a symbol behind a unit")
-        names += words
-    return names
-
-
-def is_unit(cut: list[Token], at: int) -> bool:
-    """Whether units begin here: words behind a blank, or the letters of `5 m/s`."""
-    token = cut[at]
-    if token.kind == "text":
-        return token.spaced or token.text in UNITS or not token.text.isalpha()
-    if token.text in ("{", "(", "/"):
-        return at + 1 < len(cut) and cut[at + 1].kind == "text"
-    return token.kind == "symbol" and token.spaced and unit_letters(cut[at:])
-
-
-def unit_letters(cut: list[Token]) -> bool:
-    return all(token.text in UNITS or token.text in "/^{}23" for token in cut)
-
-
-def bare_value(formula: list[Token]) -> Ratio | None:
-    """Of `5m`, the 5: a number, and letters that may be units."""
-    at = next((index for index, token in enumerate(formula) if token.kind == "symbol"), 0)
-    if not (at and unit_letters(formula[at:])):
-        return None
-    try:
-        return Parser(formula[:at]).whole()
-    except Unreadable:
-        return None

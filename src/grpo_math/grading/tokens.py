@@ -10,6 +10,7 @@ UNICODE = {
     "∪": r"\cup ", "∈": r"\in ", "≈": r"\approx ", "’": "'", "“": '"', "”": '"', "¢": " cents",
     "€": " ", "£": " ", "¥": " ", "₹": " ",
 }  # fmt: skip
+PLAIN = re.compile(r"(-?)((?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d+))?)")  # most answers of GSM8K
 STYLES = re.compile(
     r"\\(?:tiny|small|normalsize|[lL]arge|LARGE|[hH]uge|rm|bf|it|tt|sf|underline|vec|(?:display|text)style|limits)(?![a-zA-Z])"
     r"|\\(?:text)?color\{[^{}]*\}|\\(?:black)?square(?![a-zA-Z])|(?<![a-zA-Z])\{\}|\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?"
@@ -73,7 +74,7 @@ UNITS = {
     for alias in names.split()
 }  # fmt: skip
 JOINERS = {"and", "or"}
-BRACKETS = {"(", "[", r"\{", r"\langle"}, {")", "]", r"\}", r"\rangle"}
+OPENING, CLOSING = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
 
 
 class Token(NamedTuple):
@@ -84,6 +85,8 @@ class Token(NamedTuple):
 
 def normalise(text: str) -> str:
     """Remove what never changes the value: styles, sizes, dollar signs, blanks that separate nothing, a last period."""
+    if PLAIN.fullmatch(text):
+        return text
     if not text.isascii():
         text = "".join(UNICODE.get(character) or plain(character) for character in text)
         text = text.replace("}^{", "").replace("}_{", "")  # of several raised digits
@@ -145,7 +148,7 @@ def tokens(text: str) -> list[Token]:
     depth = 0
     for found in TOKEN.finditer(text):
         kind, spaced = found.lastgroup, bool(found["space"])
-        depth += (found[kind] in BRACKETS[0]) - (found[kind] in BRACKETS[1])
+        depth += (found[kind] in OPENING - {"{"}) - (found[kind] in CLOSING - {"}"})
         if kind == "letters":
             result += letters(found["letters"], spaced, result)
         elif kind == "operator":
