@@ -83,7 +83,7 @@ class Parser:
     def starts_atom(self) -> bool:
         """Whether the next token can follow without a sign, as a factor."""
         text, kind = self.peek(), self.kind()
-        return kind == "symbol" or (text in "({[" != "" and bool(text)) or (kind == "macro" and text in STARTS)
+        return kind == "symbol" or text in GROUPS or (kind == "macro" and text in STARTS)
 
     def power(self) -> Ratio:
         value = self.atom()
@@ -147,21 +147,16 @@ class Parser:
     def number(self) -> Ratio:
         """A number; with a proper fraction behind it a mixed number: 1\\frac45, 1 4/5. 1 000 is a thousand."""
         token = self.take()
-        value = literal(token.text)
-        if not token.text.isdigit():
+        digits = token.text
+        if not digits.isdigit():
             if self.kind() == "number":
                 raise Unreadable("two numbers in a row")
-            return value
-        digits = token.text
-        while (
-            self.kind() == "number"
-            and re.fullmatch(r"\d{3}", self.peek())
-            and len(digits) <= 3 * (1 + len(digits) // 4)
-        ):
-            if not self.tokens[self.at].spaced or self.following(1) == "/":
+            return literal(digits)
+        while len(token.text) < 4 and re.fullmatch(r"\d{3}", self.peek()) and self.following(1) != "/":
+            if not self.tokens[self.at].spaced:
                 break
             digits += self.take().text
-            value = number(int(digits))
+        value = number(int(digits))
         if self.peek() == r"\frac":
             part = self.atom()
             return value + proper(part) if part.fraction() else value * part

@@ -135,11 +135,10 @@ def repeating(found: re.Match) -> str:
 
 def words(content: str) -> str:
     """What a text macro holds: quoted, or as it is where there is something to read in it, such as 5 cm or A, B."""
-    content = content.replace("$", r"\$") if "\\$" not in content else content
     bare = content.strip()
     if len(bare) < 2 or bare in JOINERS or re.search(r"[\d%$]", bare) or LETTERS.fullmatch(bare):
         return f" {content} "
-    return f' "{content.strip()}" '
+    return f' "{bare}" '
 
 
 def tokens(text: str) -> list[Token]:
@@ -148,7 +147,8 @@ def tokens(text: str) -> list[Token]:
     depth = 0
     for found in TOKEN.finditer(text):
         kind, spaced = found.lastgroup, bool(found["space"])
-        depth += (found[kind] in OPENING - {"{"}) - (found[kind] in CLOSING - {"}"})
+        if found[kind] not in "{}":  # which only group
+            depth += (found[kind] in OPENING) - (found[kind] in CLOSING)
         if kind == "letters":
             result += letters(found["letters"], spaced, result)
         elif kind == "operator":
