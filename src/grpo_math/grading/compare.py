@@ -81,6 +81,9 @@ def same(gold: object, answer: object) -> bool | None:
             return conjunction(same(single, item) for item in several.items)
         case Clock(), Clock():
             return same_clock(gold, answer)
+        case (Clock(second=None, half=None), Proportion()) | (Proportion(), Clock(second=None, half=None)):
+            clock, other = (gold, answer) if isinstance(gold, Clock) else (answer, gold)
+            return same_row((Expression(number(clock.hour)), Expression(number(clock.minute))), other.items)
         case (Proportion(), _) | (_, Proportion()):
             return same_proportion(gold, answer)
         case (BaseNumber(), _) | (_, BaseNumber()):
@@ -136,7 +139,9 @@ def same_expression(gold: Expression, answer: Expression) -> bool | None:
     if answer.percent and not gold.percent:
         small = ratio and abs(ratio[0]) < abs(ratio[1])
         given = [answer.value / number(100)] + ([] if small else given)
-    if answer.bare and ratio:
+    if gold.spaced:
+        wanted.append(gold.bare)
+    if answer.bare and (ratio or gold.spaced):
         given.append(answer.bare)
     verdicts = [same_ratio(one, two) for one in wanted for two in given]
     if True in verdicts or rounded(gold.value, answer):

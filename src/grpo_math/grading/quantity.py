@@ -1,10 +1,11 @@
 """A formula with what may stand around it: a currency, a percent sign, units in words."""
 
 import re
+from itertools import takewhile
 
 from grpo_math.grading.algebra import Ratio, Unreadable, number
 from grpo_math.grading.formula import Parser
-from grpo_math.grading.tokens import CLOSING, OPENING, UNITS, Token
+from grpo_math.grading.tokens import CLOSING, OPENING, UNITS, Token, written
 from grpo_math.grading.values import Expression, Text
 
 STOP = {  # words that do not belong to units: what stands with them is another answer
@@ -12,9 +13,15 @@ STOP = {  # words that do not belong to units: what stands with them is another 
     "mod", "maybe", "possibly", "is", "isnt", "wrong", "to", "vs", "versus", "out", "half", "halves", "third",
     "thirds", "quarter", "quarters", "over", "between", "unless", "except", "either", "negative", "point", "zero",
     "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty",
-    "thirty", "forty", "fifty", "sixty", "least", "most",
+    "thirty", "forty", "fifty", "sixty", "least", "most", "root", "remainder", "below", "above", "by", "increased",
+    "decreased", "incorrect", "false", "never", "cannot", "twice", "double", "triple", "thirteen", "fourteen",
+    "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "seventy", "eighty", "ninety", "fourth", "fourths",
+    "fifths", "sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths", "thousandths",
 }  # fmt: skip
-SCALES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+SCALES = {
+    "dozen": 12, "score": 20, "hundred": 100, "gross": 144, "thousand": 1_000, "lakh": 10**5, "million": 10**6,
+    "billion": 10**9, "trillion": 10**12,
+}  # fmt: skip
 
 
 def read_expression(cut: list[Token]) -> Expression | Text:
@@ -29,18 +36,25 @@ def read_expression(cut: list[Token]) -> Expression | Text:
     percent = bool(formula) and formula[-1].text == "%"
     formula = formula[:-1] if percent else formula
     value = Parser(formula).whole().replaced(r"\degree", number(1))
-    for name in units[:1]:
-        value = value * number(SCALES.get(name, 1))
+    for name in takewhile(SCALES.__contains__, map(singular, units)):
+        value = value * number(SCALES[name])
+    bare, is_bare = bare_value(formula)
     last = formula[-1].text if len(formula) == 1 or (len(formula) == 2 and formula[0].text == "-") else ""
-    names = frozenset(UNITS[name] for name in [*units, *(token.text for token in currency)] if name in UNITS)
+    letters = [token.text for token in formula if token.kind == "symbol"] if is_bare else []
+    names = frozenset(UNITS[name] for name in [*units, *written(currency), *letters] if name in UNITS)
     return Expression(
         value,
         percent,
         names,
-        bare_value(formula),
+        bare,
+        is_bare,
         len(last.partition(".")[2]) if "." in last else None,
         is_sum(formula),
     )
+
+
+def singular(word: str) -> str:
+    return word.lower() if word.lower() in SCALES else word.lower().removesuffix("s")
 
 
 def is_sum(formula: list[Token]) -> bool:
@@ -72,25 +86,21 @@ def read_units(cut: list[Token]) -> list[str]:
 
 
 def is_unit(cut: list[Token], at: int) -> bool:
-    """Whether units begin here: words behind a blank, or the letters of `5 m/s`."""
+    """Whether units begin here: words behind a blank."""
     token = cut[at]
     if token.kind == "text":
         return token.spaced or token.text in UNITS or not token.text.isalpha()
     if token.text in ("{", "(", "/"):
         return at + 1 < len(cut) and cut[at + 1].kind == "text"
-    return token.kind == "symbol" and token.spaced and unit_letters(cut[at:])
+    return False
 
 
-def unit_letters(cut: list[Token]) -> bool:
-    return all(token.text in UNITS or token.text in "/^{}23" for token in cut)
-
-
-def bare_value(formula: list[Token]) -> Ratio | None:
-    """Of `5m`, the 5: a number, and letters that may be units."""
+def bare_value(formula: list[Token]) -> tuple[Ratio | None, bool]:
+    """Of `5m` and `5 m/s`, the 5: a number, and letters that may be units; and whether a blank says they are."""
     at = next((index for index, token in enumerate(formula) if token.kind == "symbol"), 0)
-    if not (at and unit_letters(formula[at:])):
-        return None
+    if not at or not all(token.text in UNITS or token.text in "/^{}23" for token in formula[at:]):
+        return None, False
     try:
-        return Parser(formula[:at]).whole()
+        return Parser(formula[:at]).whole(), formula[at].spaced
     except Unreadable:
-        return None
+        return None, False

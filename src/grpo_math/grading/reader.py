@@ -12,7 +12,7 @@ from itertools import product
 from grpo_math.grading.algebra import Ratio, TooBig, Unreadable, atom, number
 from grpo_math.grading.formula import ATOMS, STARTS, Parser, literal
 from grpo_math.grading.quantity import STOP, read_expression
-from grpo_math.grading.tokens import CLOSING, JOINERS, LETTERS, OPENING, PLAIN, Token, tokens
+from grpo_math.grading.tokens import CLOSING, JOINERS, LETTERS, OPENING, PLAIN, PLAIN_MACROS, Token, tokens, written
 from grpo_math.grading.values import (
     BaseNumber,
     Clock,
@@ -41,6 +41,7 @@ NUMBERS = {
     "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16,
 }  # fmt: skip
 REALS = re.compile(r'"?(?:all )?real(?: number)?s"?|\\mathbb ?\{?R\}?')
+CALLED = tuple("fghpqFGHPQESTV")  # names of functions
 NAMING = ATOMS | {r"\angle", r"\triangle", r"\overline", r"\overrightarrow", r"\measuredangle"}
 MAX_CASES = 4  # plus-minus signs in one value
 CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
@@ -112,7 +113,11 @@ def read_whole(text: str) -> object:
         return Tuple("(", (Expression(-INFINITY), Expression(INFINITY)), ")")
     least = 3 if re.search("[-*/]", text) else 2  # letters of a word: ab - c is a formula
     if WORDY.fullmatch(text) and not LETTERS.fullmatch(text) and re.search(f"[A-Za-z]{{{least}}}", text):
-        return read_words(text)
+        runs = re.findall("[A-Za-z]+", text)
+        if not (any(run in PLAIN_MACROS for run in runs) or re.fullmatch("[b-df-hj-np-tv-z]{2,3}", text)):
+            return read_words(text)
+    if ratio := re.fullmatch(r'(\d+) ?"?to"? ?(\d+)', text):
+        return Proportion((Expression(number(int(ratio[1]))), Expression(number(int(ratio[2])))))
     if (based := BASE.fullmatch(text)) and (based[3].isdigit() or based[3] in NUMBERS):
         return BaseNumber(based[1] + based[2], NUMBERS.get(based[3]) or int(based[3]))
     if clock := CLOCK.fullmatch(text.replace('"', "")):
@@ -127,7 +132,7 @@ def read_whole(text: str) -> object:
 
 
 def read_words(text: str) -> Text | Expression:
-    words = re.sub(r"\W+", " ", text).strip().lower()
+    words = re.sub(r"[^\w*/-]+", " ", text).strip().lower()
     return Expression(number(NUMBERS[words])) if words in NUMBERS else Text(words)
 
 
@@ -173,7 +178,8 @@ def read_list(cut: list[Token]) -> object:
     if len(names) == len(values) > 1 and None not in names:
         return Several(tuple(sorted(values, key=lambda equation: equation.name)), "named")
     inequalities = all(any(token.text in RELATIONS - {"="} for token in part) for part in parts if part)
-    return several(map(value_of, values), "union" if inequalities and len(values) > 1 else "list")
+    union = inequalities and set(commas) == {"or"}
+    return several(map(value_of, values), "union" if union else "list")
 
 
 def several(items, kind: str = "list") -> Several:
@@ -208,18 +214,23 @@ def read_relation(cut: list[Token]) -> object:
 def is_name(cut: list[Token]) -> bool:
     """Whether it can only name a value: x, x_1, f(x), P(X = 2), (x, y), AB, some words; no arithmetic."""
     if wrapped(cut) and cut[0].text == "(":
-        return all(token.kind in ("symbol", "number") or token.text in ATOMS | set(",_{}") for token in cut[1:-1])
-    text = " ".join(written(cut)).replace("^ { - 1 }", "")
-    outside = re.sub(r"\([^()]*\)|_ ?(?:\{[^{}]*\}|\S+)", "", text)  # but for arguments and subscripts
+        texts = written(cut[1:-1])
+        kinds = all(token.kind in ("symbol", "number") or token.text in ATOMS | set(",_{}") for token in cut[1:-1])
+        return kinds and "," in texts
+    text = " ".join(written(cut))
+    if text[:1] in CALLED:
+        text = text.replace("^ { - 1 } ", "")
+        text = text[0] if re.fullmatch(r". (?:_ \S+ )?(?:' )*\(.*\)", text) else text
+    outside = re.sub(r"_ ?(?:\{[^{}]*\}|\S+)", "", text)  # but for subscripts
     for token in cut:
         if token.kind == "macro" and token.text not in NAMING and token.text in outside:
             return False
         if token.kind == "text" and STOP & set(token.text.lower().split()):
             return False
-    plain = [token.text for token in cut if token.kind == "symbol" and f" {token.text} " in f" {outside} "]
-    if sum(letter.islower() for letter in plain) > (0 if "|" in outside else 1):  # AB is a segment, ab a product
+    letters = [word for word in outside.split() if word in ATOMS or (len(word) == 1 and word.islower())]
+    if len(letters) > (0 if "|" in outside else 1):  # AB is a segment, ab a product
         return False
-    return bool(cut) and cut[0].text != "(" and not re.search(r"[-+/^!?=<>,;%\d]", outside)
+    return bool(cut) and not re.search(r"[-+/^!?=<>,;%()\d]", outside)
 
 
 def read_equation(parts: list[list[Token]]) -> object:
@@ -246,10 +257,6 @@ def is_known(cut: list[Token], left: object) -> bool:
     words = {word for token in cut if token.kind == "text" for word in token.text.lower().split()}
     kinds = {token.kind for token in cut}
     return cut[0].text in UNEVALUATED or ("number" in kinds and "symbol" not in kinds and not words & STOP)
-
-
-def written(cut: list[Token]) -> list[str]:
-    return [token.text for token in cut]
 
 
 def same_constant(left: Expression, right: Expression) -> bool:
@@ -311,7 +318,8 @@ def read_item(cut: list[Token]) -> object:
             if len(bar) == 1 and is_name(such[0]):  # the x such that
                 return read_list(such[1])
             parts, _ = split(inner, {",", ";", *JOINERS})
-            return several((value_of(read_relation(part)) for part in parts if part), "set")
+            items = several((value_of(read_relation(part)) for part in parts if part), "set")
+            return items.items[0] if len(items.items) == 1 else items
         parts, commas = split(inner, {",", ";"})
         if commas:
             opening, closing = ("(", ")") if opening == r"\langle" else (opening, closing)

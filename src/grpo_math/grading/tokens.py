@@ -74,6 +74,7 @@ UNITS = {
     for alias in names.split()
 }  # fmt: skip
 JOINERS = {"and", "or"}
+SHORT = {"of", "at", "on", "an", "up", "by", "to", "is", "if", "am", "pm"}  # words of two letters
 OPENING, CLOSING = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
 
 
@@ -101,8 +102,8 @@ def normalise(text: str) -> str:
         text = WORDS.sub(lambda found: words(found[1]), text)
     text = DOLLARS.sub(" ", text).replace(r"\$", ' "dollars" ')
     text = re.sub(r"\s+", " ", text).strip()
-    if text.startswith("**") or text.endswith("**"):
-        text = text.strip("* ")
+    if text[:1] in ("*", "`") or text[-1:] in ("*", "`"):  # Markdown
+        text = text.strip("*` ")
     if text[:1] == text[-1:] == '"' and text.count('"') == 2 and re.search(r"\d", text):
         text = text[1:-1]
     end = text.rstrip(".,;:\\ ")
@@ -167,12 +168,17 @@ def tokens(text: str) -> list[Token]:
     return result
 
 
+def written(cut: list[Token]) -> list[str]:
+    return [token.text for token in cut]
+
+
 def letters(run: str, spaced: bool, before: list[Token]) -> list[Token]:
     lower = run.lower()
     if macro := PLAIN_MACROS.get(lower if len(run) > 2 else run):
         return [Token("macro" if macro[0] == "\\" else "operator", macro, spaced)]
-    behind = spaced and bool(before) and before[-1].kind in ("number", "text")
-    article = run == "a" and behind and before[-1].kind == "text"
-    if lower in JOINERS or len(run) > 3 or article or (len(run) > 1 and (run in UNITS or behind)):
+    behind = spaced and bool(before) and before[-1].kind in ("number", "text") and not set(lower) <= set("abcdxyz")
+    article = run == "a" and spaced and bool(before) and before[-1].kind == "text"
+    word = len(run) > 3 or (len(run) > 1 and run in UNITS) or (behind and (len(run) == 3 or lower in SHORT))
+    if word or article or lower in JOINERS:
         return [Token("text", run, spaced)]
     return [Token("symbol", letter, spaced and not index) for index, letter in enumerate(run)]
