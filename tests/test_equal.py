@@ -131,6 +131,7 @@ def test_what_is_readable_equals_itself(text):
         ("5", "{" * 450 + "5" + "}" * 450),
         ("5", "-" * 900 + "5"),
         ("5", "2" + "^2" * 400),
+        ("5", "+".join([r"(\sqrt2+\sqrt3+\sqrt5+\sqrt7+\sqrt{11}+9)^{500}"] * 5) + r"\pm1" * 4),
     ],
 )
 def test_the_size_of_an_answer_breaks_nothing(gold, answer):

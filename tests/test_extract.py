@@ -86,11 +86,14 @@ def test_extract(text, style, answer):
         (r"\boxed{1, 2} and \boxed{2, 1}", "1,2", True),
         (r"\boxed{\text{Yes}} and \boxed{yes}", r"\text{Yes}", True),
         (r"\boxed{4 \boxed{5}}", "5", False),
+        (r"\boxed{-2} and \boxed{1}, so \boxed{-2, 1}", "1,-2", True),
+        (r"\boxed{4}, or \boxed{3, 4}", "4", False),
+        (r"#### $\boxed{5}$", "5", True),
         ("#### 3\n#### 4", "4", False),
     ],
 )
 def test_hedging_with_several_answers_does_not_pay(completion, gold, correct):
-    assert grade(completion, gold, "hash" if "#" in completion else "boxed").correct is correct
+    assert grade(completion, gold, "hash" if "####" in completion else "boxed").correct is correct
 
 
 def test_the_gold_of_a_worked_solution_is_its_last_box():
@@ -140,6 +143,9 @@ def test_well_formed(text, style, good):
         "</answer>",
         "a\n",
         "answer is ",
+        "answer is          ",
+        " ",
+        "\n",
         "1,",
     ],
 )

@@ -63,7 +63,10 @@ def decide(gold: str, parts: list[str], verdicts: dict) -> Grade:
         return Grade(None, False, "no_answer") if gold.strip() else Grade(None, None, "unparsable_gold")
     whole = ", ".join(parts)
     singly = [verdicts[gold, part] for part in parts]
-    return Grade(whole, *(singly[0] if all(correct for correct, _ in singly) else verdicts[gold, whole]))
+    summed_up = set(parts[:-1]) <= {item.strip() for item in parts[-1].split(",")}  # one by one, and then all of them
+    if summed_up or all(correct for correct, _ in singly):
+        return Grade(whole, *singly[-1])
+    return Grade(whole, *verdicts[gold, whole])
 
 
 def explain(completion: str, gold: str, style: str) -> list[str]:

@@ -218,6 +218,8 @@ def root(base: Ratio, degree: int) -> Ratio:
             factor = atom(f"√{prime}")
             result = result * (replace(factor, opaque=True) if prime > 1_000_000 else factor)
         return result
+    if degree % 2 and numerator * denominator < 0:
+        return -root(-base, degree)
     if numerator >= 0 < denominator and degree < 64:
         tops = perfect_root(numerator, degree), perfect_root(denominator, degree)
         if None not in tops:

@@ -55,11 +55,15 @@ def same(gold: object, answer: object) -> bool | None:
         case Inequality(), Inequality():
             return same_inequality(gold, answer)
         case Several(kind="named"), Several(kind="named"):
-            names = [[equation.name for equation in one.items] for one in (gold, answer)]
-            return same_row(rights(gold), rights(answer)) if names[0] == names[1] else False
+            wanted, given = ({equation.name: equation.right for equation in one.items} for one in (gold, answer))
+            if wanted.keys() != given.keys():
+                return False
+            return conjunction(same(wanted[name], given[name]) for name in wanted)
         case (Several(kind="named"), Tuple(items=items)) | (Tuple(items=items), Several(kind="named")):
             return same_row(rights(gold) if isinstance(gold, Several) else rights(answer), items)
-        case (Several(kind="named"), Several()) | (Several(), Several(kind="named")):
+        case Several(kind="named"), Several():
+            return same_row(rights(gold), answer.items)
+        case Several(), Several(kind="named"):
             return same_items(rights(gold), rights(answer))
         case Several(), Several():
             kinds = {gold.kind, answer.kind}
@@ -94,7 +98,7 @@ def same(gold: object, answer: object) -> bool | None:
 
 
 def rights(several: Several) -> tuple:
-    return tuple(item.right if isinstance(item, Equation) else item for item in several.items)
+    return tuple(item.right if isinstance(item, Equation) and item.name else item for item in several.items)
 
 
 def conjunction(verdicts) -> bool | None:
@@ -128,7 +132,7 @@ def same_items(gold: tuple, answer: tuple) -> bool | None:
 
 
 def same_expression(gold: Expression, answer: Expression) -> bool | None:
-    if gold.units and answer.units and not gold.units & answer.units:
+    if not (gold.units <= answer.units or answer.units <= gold.units):  # no units at all are always fewer
         return False
     ratio = gold.value.fraction()
     if ratio and answer.sum and not gold.sum:  # nobody has added it up: it may be the question's own text
@@ -139,21 +143,24 @@ def same_expression(gold: Expression, answer: Expression) -> bool | None:
     if answer.percent and not gold.percent:
         small = ratio and abs(ratio[0]) < abs(ratio[1])
         given = [answer.value / number(100)] + ([] if small else given)
-    if gold.spaced:
-        wanted.append(gold.bare)
-    if answer.bare and (ratio or gold.spaced):
+    if answer.bare and ratio:
         given.append(answer.bare)
     verdicts = [same_ratio(one, two) for one in wanted for two in given]
     if True in verdicts or rounded(gold.value, answer):
         return True
-    return None if None in verdicts else False
+    rough = (
+        answer.decimals or 0
+    ) >= MIN_DIGITS  # a rounded decimal, which math_verify might take for the sine it rounds
+    return None if None in verdicts and not rough else False
 
 
 def rounded(gold: Ratio, answer: Expression) -> bool:
     """Whether the answer is a decimal, long enough, that the gold rounds to; only for golds such as 1/3 that no
     decimal equals."""
     ratio, given = gold.fraction(), answer.value.fraction()
-    if not (ratio and given and (answer.decimals or 0) >= MIN_DECIMALS and abs(given[0]) >= 10**MIN_DIGITS):
+    if answer.percent or not (
+        ratio and given and (answer.decimals or 0) >= MIN_DECIMALS and abs(given[0]) >= 10**MIN_DIGITS
+    ):
         return False
     shared = math.gcd(*ratio)
     top, bottom = ratio[0] // shared, ratio[1] // shared

@@ -10,7 +10,7 @@ import re
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?<=\s)(\d[\w.,]*\b))|\\.|[{}]", re.DOTALL)
 HASH = re.compile(r"####[ \t]*(\S[^\n]*)")
 TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-SENTENCE = re.compile(r"(?i)answer(?:\s+is|\s*:|\s*=)\s*:?\s*(\S.*?)(?=\.\s|\.?\s*(?:\n|$))")
+SENTENCE = re.compile(r"(?i)answer(?:\s{1,9}is|\s{0,9}[:=])\s{0,9}:?\s{0,9}(\S(?:[^.\n]|\.(?!\s|$))*)")
 NUMBER = re.compile(
     r"(?<![\w.^])-?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?(?:/\d+)?%?(?![\w^])"
     r"|(?<![\w.])-?\.\d+"
@@ -48,7 +48,8 @@ def boxes(text: str) -> list[str]:
 
 def hashes(text: str) -> list[str]:
     """What follows `####` on its line, as GSM8K writes its answers."""
-    return [answer.strip() for answer in HASH.findall(text)]
+    lines = [line.strip() for line in HASH.findall(text)]
+    return [answer for line in lines for answer in boxes(line) or [line]]
 
 
 def tags(text: str) -> list[str]:

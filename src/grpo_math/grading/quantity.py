@@ -5,16 +5,16 @@ from itertools import takewhile
 
 from grpo_math.grading.algebra import Ratio, Unreadable, number
 from grpo_math.grading.formula import Parser
-from grpo_math.grading.tokens import CLOSING, OPENING, UNITS, Token, written
+from grpo_math.grading.tokens import CLOSING, OPENING, UNITS, Token, wrapped, written
 from grpo_math.grading.values import Expression, Text
 
 STOP = {  # words that do not belong to units: what stands with them is another answer
-    "not", "no", "or", "and", "plus", "minus", "times", "squared", "cubed", "factorial", "less", "more", "than", "if",
-    "mod", "maybe", "possibly", "is", "isnt", "wrong", "to", "vs", "versus", "out", "half", "halves", "third",
-    "thirds", "quarter", "quarters", "over", "between", "unless", "except", "either", "negative", "point", "zero",
-    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty",
-    "thirty", "forty", "fifty", "sixty", "least", "most", "root", "remainder", "below", "above", "by", "increased",
-    "decreased", "incorrect", "false", "never", "cannot", "twice", "double", "triple", "thirteen", "fourteen",
+    "not", "no", "or", "and", "plus", "minus", "squared", "cubed", "factorial", "than", "if", "mod", "maybe",
+    "possibly", "is", "isnt", "wrong", "to", "vs", "versus", "out", "half", "halves", "third", "thirds", "between",
+    "unless", "except", "either", "negative", "point", "zero", "one", "two", "three", "four", "five", "six", "seven",
+    "eight", "nine", "ten", "eleven", "twelve", "twenty", "thirty", "forty", "fifty", "sixty", "least", "most",
+    "root", "remainder", "below", "above", "by", "increased", "decreased", "incorrect", "false", "never", "cannot",
+    "because", "since", "reciprocal", "inverse", "doubled", "twice", "double", "triple", "thirteen", "fourteen",
     "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "seventy", "eighty", "ninety", "fourth", "fourths",
     "fifths", "sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths", "thousandths",
 }  # fmt: skip
@@ -36,18 +36,16 @@ def read_expression(cut: list[Token]) -> Expression | Text:
     percent = bool(formula) and formula[-1].text == "%"
     formula = formula[:-1] if percent else formula
     value = Parser(formula).whole().replaced(r"\degree", number(1))
+    bare = value if units and singular(units[0]) == "dozen" else bare_value(formula)  # how many dozens?
     for name in takewhile(SCALES.__contains__, map(singular, units)):
         value = value * number(SCALES[name])
-    bare, is_bare = bare_value(formula)
     last = formula[-1].text if len(formula) == 1 or (len(formula) == 2 and formula[0].text == "-") else ""
-    letters = [token.text for token in formula if token.kind == "symbol"] if is_bare else []
-    names = frozenset(UNITS[name] for name in [*units, *written(currency), *letters] if name in UNITS)
+    names = frozenset(UNITS[name] for name in [*units, *written(currency)] if name in UNITS)
     return Expression(
         value,
         percent,
         names,
         bare,
-        is_bare,
         len(last.partition(".")[2]) if "." in last else None,
         is_sum(formula),
     )
@@ -58,7 +56,9 @@ def singular(word: str) -> str:
 
 
 def is_sum(formula: list[Token]) -> bool:
-    """Whether a plus or minus stands between terms, outside all brackets and exponents."""
+    """Whether a plus or minus stands between terms, outside all brackets (but those around it all) and exponents."""
+    while wrapped(formula):
+        formula = formula[1:-1]
     depth, bar, before = 0, False, ""
     for token in formula:
         bar = not bar if token.text == "|" else bar
@@ -95,12 +95,12 @@ def is_unit(cut: list[Token], at: int) -> bool:
     return False
 
 
-def bare_value(formula: list[Token]) -> tuple[Ratio | None, bool]:
-    """Of `5m` and `5 m/s`, the 5: a number, and letters that may be units; and whether a blank says they are."""
+def bare_value(formula: list[Token]) -> Ratio | None:
+    """Of `5m` and `5 m/s`, the 5: a number, and letters that may be units."""
     at = next((index for index, token in enumerate(formula) if token.kind == "symbol"), 0)
     if not at or not all(token.text in UNITS or token.text in "/^{}23" for token in formula[at:]):
-        return None, False
+        return None
     try:
-        return Parser(formula[:at]).whole(), formula[at].spaced
+        return Parser(formula[:at]).whole()
     except Unreadable:
-        return None, False
+        return None

@@ -11,8 +11,20 @@ from itertools import product
 
 from grpo_math.grading.algebra import Ratio, TooBig, Unreadable, atom, number
 from grpo_math.grading.formula import ATOMS, STARTS, Parser, literal
-from grpo_math.grading.quantity import STOP, read_expression
-from grpo_math.grading.tokens import CLOSING, JOINERS, LETTERS, OPENING, PLAIN, PLAIN_MACROS, Token, tokens, written
+from grpo_math.grading.quantity import STOP, is_sum, read_expression
+from grpo_math.grading.tokens import (
+    CLOSING,
+    JOINERS,
+    LETTERS,
+    OPENING,
+    PLAIN,
+    PLAIN_MACROS,
+    UNITS,
+    Token,
+    tokens,
+    wrapped,
+    written,
+)
 from grpo_math.grading.values import (
     BaseNumber,
     Clock,
@@ -43,7 +55,7 @@ NUMBERS = {
 REALS = re.compile(r'"?(?:all )?real(?: number)?s"?|\\mathbb ?\{?R\}?')
 CALLED = tuple("fghpqFGHPQESTV")  # names of functions
 NAMING = ATOMS | {r"\angle", r"\triangle", r"\overline", r"\overrightarrow", r"\measuredangle"}
-MAX_CASES = 4  # plus-minus signs in one value
+MAX_CASES = 2  # plus-minus signs in one value
 CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
 
 
@@ -51,6 +63,7 @@ CLOSES = {"(": ")", "[": "]"}
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx"}
 STRUCTURE = RELATIONS | {",", ";", ":", r"\cup", r"\in", r"\pm", r"\mp", ")", "]", r"\}"}
 TURNED = {">": "<", r"\ge": r"\le", "=": "="}
+ROUNDING = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil"}
 UNEVALUATED = {r"\sum", r"\prod", r"\int", r"\lim"}
 KNOWN = STARTS | RELATIONS | OPENING | CLOSING | {r"\cdot", r"\pm", r"\mp", r"\cup", r"\in", r"\degree"}
 INFINITY = atom(r"\infty")
@@ -69,16 +82,6 @@ def split(cut: list[Token], at: set[str]) -> tuple[list[list[Token]], list[str]]
     if depth:
         raise Unreadable("brackets do not match")
     return parts, found
-
-
-def wrapped(cut: list[Token]) -> bool:
-    """Whether the first bracket closes at the very end."""
-    depth = 0
-    for index, token in enumerate(cut):
-        depth += (token.text in OPENING) - (token.text in CLOSING)
-        if depth <= 0:
-            return index == len(cut) - 1 > 0 and token.text in CLOSING
-    return False
 
 
 @lru_cache(maxsize=2**15)
@@ -142,12 +145,18 @@ def read_matrix(text: str) -> object:
         raise Unreadable
     before, after = text[: found.start()].strip(), text[found.end() :].strip()
     if "=" in before:
-        before = before.rpartition("=")[2].strip()
+        name, _, before = before.rpartition("=")
+        before = before.strip()
+        if not is_name(tokens(name)):
+            raise Unreadable
     if bracketed := (before, after) in {("(", ")"), ("[", "]")}:
         before = ""
     if after and not bracketed:
         raise Unreadable
-    factor = Parser(tokens(before)).whole() if before else number(1)
+    scale = tokens("-1" if before == "-" else before or "1")
+    if is_sum(scale):
+        raise Unreadable
+    factor = Parser(scale).whole()
     rows = [row.split("&") for row in found[2].split(r"\\") if row.strip()]
     if any(len(row) != len(rows[0]) for row in rows):
         raise Unreadable
@@ -176,7 +185,8 @@ def read_list(cut: list[Token]) -> object:
     values = [read_relation(part) for part in parts if part]
     names = {value.name for value in values if isinstance(value, Equation)}
     if len(names) == len(values) > 1 and None not in names:
-        return Several(tuple(sorted(values, key=lambda equation: equation.name)), "named")
+        usual = names <= {"x", "y", "z"}
+        return Several(tuple(sorted(values, key=lambda value: value.name) if usual else values), "named")
     inequalities = all(any(token.text in RELATIONS - {"="} for token in part) for part in parts if part)
     union = inequalities and set(commas) == {"or"}
     return several(map(value_of, values), "union" if union else "list")
@@ -254,9 +264,13 @@ def is_known(cut: list[Token], left: object) -> bool:
     """Whether a left side holds no variable, so that it is a calculation: f(2) + f(3), or 20% * 90, or a sum."""
     if isinstance(left, Expression):
         return not left.value.variables()
-    words = {word for token in cut if token.kind == "text" for word in token.text.lower().split()}
-    kinds = {token.kind for token in cut}
-    return cut[0].text in UNEVALUATED or ("number" in kinds and "symbol" not in kinds and not words & STOP)
+    texts = {word for token in cut if token.kind == "text" for word in token.text.split()}
+    macros = {token.text for token in cut if token.kind == "macro"}
+    if cut[0].text in UNEVALUATED:
+        return True
+    return any(token.kind == "number" for token in cut) and not (
+        any(token.kind == "symbol" for token in cut) or texts - UNITS.keys() or macros - KNOWN - ROUNDING
+    )
 
 
 def same_constant(left: Expression, right: Expression) -> bool:

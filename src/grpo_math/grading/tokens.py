@@ -29,9 +29,10 @@ WORDS = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|boldsymbol|operatorname)"
     r"\s*\{([^{}\"]*)\}"
 )
+QUOTE = r"(?:\"(?!dollars))?"
 LEAD = re.compile(
-    r"(?i)(?:\"?(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|total|result|value)"
-    r"(?: is| are|\s*[:=])+\s*\"?\s*(?=\S)|(?:\\approx|\"?(?:approximately|about|roughly|therefore)\b\"?)\s*)+"
+    rf"(?i)(?:{QUOTE}(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|total|result|value)"
+    rf"(?: is| are|\s*[:=])+\s*{QUOTE}\s*(?=\S)|(?:\\approx|{QUOTE}(?:approximately|about|roughly|therefore)\b\"?)\s*)+"
 )
 LETTERS = re.compile(r"\(?[A-Za-z]\)?(?:(?:\s*(?:,|;|and\b|or\b))+\s*\(?[A-Za-z]\)?)+|\([A-Za-z]\)")
 SYNONYMS = {
@@ -137,6 +138,8 @@ def repeating(found: re.Match) -> str:
 def words(content: str) -> str:
     """What a text macro holds: quoted, or as it is where there is something to read in it, such as 5 cm or A, B."""
     bare = content.strip()
+    if bare in UNITS:
+        return f' "{bare}" '
     if len(bare) < 2 or bare in JOINERS or re.search(r"[\d%$]", bare) or LETTERS.fullmatch(bare):
         return f" {content} "
     return f' "{bare}" '
@@ -170,6 +173,16 @@ def tokens(text: str) -> list[Token]:
 
 def written(cut: list[Token]) -> list[str]:
     return [token.text for token in cut]
+
+
+def wrapped(cut: list[Token]) -> bool:
+    """Whether the first bracket closes at the very end."""
+    depth = 0
+    for index, token in enumerate(cut):
+        depth += (token.text in OPENING) - (token.text in CLOSING)
+        if depth <= 0:
+            return index == len(cut) - 1 > 0 and token.text in CLOSING
+    return False
 
 
 def letters(run: str, spaced: bool, before: list[Token]) -> list[Token]:

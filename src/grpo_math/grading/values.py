@@ -7,15 +7,13 @@ from grpo_math.grading.algebra import Ratio
 
 @dataclass(frozen=True, repr=False)
 class Expression:
-    """A number or formula. `bare` is its value if the letters behind the number are units,
-    which they are if `spaced`; `decimals` is how many
+    """A number or formula. `bare` is its value if the letters behind the number are units; `decimals` is how many
     places a plain decimal was written with, and `sum` whether it is written as a sum."""
 
     value: Ratio
     percent: bool = False
     units: frozenset[str] = frozenset()
     bare: Ratio | None = None
-    spaced: bool = False
     decimals: int | None = None
     sum: bool = False
 
