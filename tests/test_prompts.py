@@ -64,10 +64,10 @@ def test_long_prompts_are_dropped_with_a_reason(tokenizer):
 
 
 def test_rows_carry_every_meta_column_but_those_of_trl(tokenizer):
-    problems = [Problem("a", "1", meta={"level": 3, "prompt": "clash"}), Problem("b", "2", meta={"source": "s"})]
+    problems = [Problem("a", "1", "w", {"level": 3, "prompt": "clash"}), Problem("b", "2", meta={"source": "s"})]
     assert to_rows(problems, TEMPLATES["question_only"], tokenizer) == [
-        {"prompt": "a", "solution": "1", "question": "a", "level": 3, "source": None},
-        {"prompt": "b", "solution": "2", "question": "b", "level": None, "source": "s"},
+        {"prompt": "a", "solution": "1", "question": "a", "worked": "w", "level": 3, "source": None},
+        {"prompt": "b", "solution": "2", "question": "b", "worked": None, "level": None, "source": "s"},
     ]
 
 

@@ -9,18 +9,21 @@ from hypothesis import strategies as st
 from grpo_math.errors import RewardError, UserError
 from grpo_math.grading import grade_batch
 from grpo_math.prompts import TEMPLATES
-from grpo_math.rewards import REWARDS, Reward, RewardSpec, build_rewards
+from grpo_math.rewards import REWARDS, Reward, RewardSpec, build_rewards, gated
 
 BOXED, R1 = TEMPLATES["boxed"], TEMPLATES["r1_zero"]
 
 
 def score(name: str, completions: list[str], solution: str = "4", template=BOXED, chat: bool = False, **columns):
     (reward,) = build_rewards([RewardSpec(name)], template)
+    return call(reward, completions, [solution] * len(completions), chat, **columns)
+
+
+def call(reward: Reward, completions: list[str], solution: list[str], chat: bool = False, **columns):
+    """What TRL would call it with; a token is a character."""
     shaped = [[{"role": "assistant", "content": text}] for text in completions] if chat else completions
-    solutions = [solution] * len(completions)
-    return reward(
-        prompts=[None] * len(completions), completions=shaped, solution=solutions, trainer_state=None, **columns
-    )
+    ids = [[ord(character) for character in text] for text in completions]
+    return reward(prompts=completions, completions=shaped, completion_ids=ids, solution=solution, **columns)
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -58,10 +61,17 @@ def test_an_own_reward_reads_the_verdicts_that_correctness_reads(tmp_path, monke
     assert len(batches) == 1
 
 
-@given(st.lists(st.text(), min_size=1, max_size=4))
-def test_shipped_rewards_never_raise_and_stay_in_their_range(texts):
-    for name in REWARDS:
-        assert all(0.0 <= value <= 1.0 for value in score(name, texts))
+RANGES = dict.fromkeys(REWARDS, (0.0, 1.0)) | {
+    "cosine": (-1.0, 1.0),
+    "overlong": (-1.0, 0.0),
+    "repetition": (-1.0, 0.0),
+}
+
+
+@given(st.lists(st.text(), min_size=1, max_size=4), st.booleans())
+def test_shipped_rewards_never_raise_and_stay_in_their_range(texts, chat):
+    for name, (low, high) in RANGES.items():
+        assert all(low <= value <= high for value in score(name, texts, chat=chat))
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -152,3 +162,53 @@ def test_trls_own_rewards_work_by_their_path():
     (reward,) = build_rewards([spec], BOXED)
     chat = [[{"role": "assistant", "content": "<think>\nt\n</think>\n4"}], [{"role": "assistant", "content": "4"}]]
     assert reward(prompts=[None] * 2, completions=chat) == [1.0, 0.0]
+
+
+def build(*specs: RewardSpec) -> list[Reward]:
+    return build_rewards(list(specs), BOXED)
+
+
+RIGHT, WRONG, BARE = r"so \boxed{4}", r"so \boxed{5}", "so 4"
+
+
+def test_scale_and_bias_come_after_the_gate():
+    scaled, _ = build(RewardSpec("correctness", scale=10, bias=-1, gate="format"), RewardSpec("format"))
+    assert call(scaled, [RIGHT, WRONG, BARE], ["4"] * 3) == [9.0, -1.0, -1.0]
+
+
+def test_a_gated_reward_counts_only_where_the_gate_earns_but_takes_away_always():
+    assert [gated(score, key) for score in (0.5, -0.5, None) for key in (1.0, 0.0, None)] == [
+        *(0.5, 0.0, None),
+        *(-0.5, -0.5, None),
+        *(None, None, None),
+    ]
+    brevity, _ = build(RewardSpec("brevity", gate="correctness"), RewardSpec("correctness"))
+    scores = call(brevity, [RIGHT, WRONG, BARE], ["4"] * 3)
+    assert scores[0] > 0.99
+    assert scores[1:] == [0.0, 0.0]
+
+
+def test_a_gate_logs_nothing_a_second_time():
+    logged = []
+    gated_entry, gate = build(RewardSpec("brevity", gate="correctness"), RewardSpec("correctness"))
+    call(gated_entry, [RIGHT], ["4"], log_metric=lambda *metric: logged.append(metric))
+    assert logged == []
+    call(gate, [RIGHT], ["4"], log_metric=lambda *metric: logged.append(metric))
+    assert len(logged) == 4
+
+
+def test_a_data_column_named_like_a_setting_is_not_the_setting():
+    """The local JSON of many scripts has a column `correct`; `correctness` has a setting of that name."""
+    (reward,) = build(RewardSpec("correctness", params={"wrong": -1.0}))
+    assert call(reward, [RIGHT, WRONG, BARE], ["4"] * 3, correct=[False, False, True], wrong=["x"] * 3) == [1, -1, -1]
+
+
+def test_the_plus_minus_reward_tells_wrong_from_no_answer():
+    (reward,) = build(RewardSpec("correctness", params={"correct": 1.0, "wrong": -1.0, "no_answer": -0.5}))
+    assert call(reward, [RIGHT, WRONG, BARE, ""], ["4"] * 4) == [1.0, -1.0, -0.5, -0.5]
+    assert call(reward, [RIGHT], [""]) == [None]
+
+
+def test_a_reward_model_stays_a_path_until_the_model_is_loaded():
+    rewards = build(RewardSpec("correctness"), RewardSpec("judge", reward_model="org/judge"))
+    assert rewards[1] == "org/judge"

@@ -249,14 +249,14 @@ def test_chat_template_kwargs_reach_counts_and_evaluation_too(write_recipe, poli
 def test_padding_behind_a_completion_is_told_from_its_end(tokenizer, pad_is_end, text, filler, kept):
     import types
 
-    from grpo_math.trainer import StopStringTrainer
+    from grpo_math.trainer import Trainer
 
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     fake = types.SimpleNamespace(pad_token_id=end if pad_is_end else pad, decode=tokenizer.decode)
     trainer = types.SimpleNamespace(_tokenizer=fake, eos_token_ids=[end], stop=("3",))
     whole = ids + [end if word == "end" else pad for word in filler]
-    assert StopStringTrainer.sampled(trainer, whole) == whole[: len(ids) + kept]
+    assert Trainer.sampled(trainer, whole) == whole[: len(ids) + kept]
 
 
 def test_columns_of_several_types_are_one_line(write_recipe, tmp_path):

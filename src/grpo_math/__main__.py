@@ -3,9 +3,12 @@
 usage: grpo-math VERB [--help]
 
   train       one GRPO run from a recipe
+  sft         one SFT run, the warm start of a GRPO run
   evaluate    greedy accuracy of a model on held-out problems
   grade       whether completions are right, and why
   prompts     what the model will see, with token counts
+  rewards     the shipped rewards, or what a recipe's rewards give a text
+  export      a run as a plain checkpoint, its adapter merged
   quickstart  the whole job on a CPU in about two minutes
 """
 
@@ -17,9 +20,12 @@ from grpo_math.errors import UserError, run_cli
 
 VERBS = {
     "train": "train",
+    "sft": "sft",
     "evaluate": "evaluate",
     "grade": "grade_file",
     "prompts": "show_prompts",
+    "rewards": "show_rewards",
+    "export": "export",
     "quickstart": "quickstart",
 }
 

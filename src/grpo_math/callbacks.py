@@ -1,4 +1,4 @@
-"""Beside the training: metrics.jsonl for programs, one line a log for people, accuracy before and after."""
+"""Beside the training: metrics.jsonl for programs, one line a log for people, accuracy before, during and after."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from grpo_math.data import Problem
 from grpo_math.evaluate import Evaluation, evaluate
@@ -15,6 +15,16 @@ from grpo_math.recipe import Recipe
 from grpo_math.run_folder import read_rows, write_rows
 
 logger = logging.getLogger(__name__)
+
+
+def callbacks(recipe: Recipe, tokenizer, problems: list[Problem]) -> list[TrainerCallback]:
+    """All of a run's, the evaluations first; without problems nothing is evaluated."""
+    return [Evaluations(recipe, tokenizer, problems), MetricsFile(recipe.output_dir), Progress()]
+
+
+def is_step(logs: dict) -> bool:
+    """Whether this is the log of a training step: neither TRL's summary at the end nor an evaluation."""
+    return "train_runtime" not in logs and "eval_accuracy" not in logs
 
 
 class MetricsFile(TrainerCallback):
@@ -30,7 +40,7 @@ class MetricsFile(TrainerCallback):
         write_rows([row for row in read_rows(self.path) if row["step"] <= state.global_step], self.path)
 
     def on_log(self, args, state, control, logs=None, **_):
-        if not state.is_world_process_zero or "train_runtime" in logs:  # the last is TRL's summary, no step
+        if not state.is_world_process_zero or not is_step(logs):
             return
         row = {"step": state.global_step, **{key: finite(value) for key, value in logs.items()}}
         with self.path.open("a") as file:
@@ -49,12 +59,14 @@ class Progress(TrainerCallback):
         self.started, self.first_step = time.perf_counter(), state.global_step
 
     def on_log(self, args, state, control, logs=None, **_):
-        done = state.global_step - self.first_step
-        if not state.is_world_process_zero or "train_runtime" in logs or not done:
+        if not state.is_world_process_zero or not is_step(logs) or state.global_step == self.first_step:
             return
+        done = state.global_step - self.first_step
         pace = (time.perf_counter() - self.started) / done
         left = int(pace * (state.max_steps - state.global_step))
         shown = {"reward": "reward", "accuracy": "accuracy", "kl": "kl", "completions/mean_length": "length"}
+        if "reward" not in logs:  # SFT
+            shown = {"loss": "loss", "mean_token_accuracy": "token accuracy"}
         numbers = "  ".join(
             f"{name} {logs[key]:.4g}" for key, name in shown.items() if isinstance(logs.get(key), int | float)
         )
@@ -62,11 +74,11 @@ class Progress(TrainerCallback):
         logger.info("step %d/%d  %s  %.2f s/step  %s left", state.global_step, state.max_steps, numbers, pace, clock)
 
 
-class BeforeAfter(TrainerCallback):
-    """Evaluate before the first step and after the last, at the training's own precision.
+class Evaluations(TrainerCallback):
+    """Evaluate before the first step and after the last, and every few steps, at the training's own precision.
 
-    One line each in OUTPUT_DIR/eval.jsonl, every completion in OUTPUT_DIR/completions/eval-STEP.jsonl. A resumed run
-    keeps the evaluation made before its first step. Without problems it does nothing.
+    One line each in OUTPUT_DIR/eval.jsonl, every completion in OUTPUT_DIR/completions/eval-STEP.jsonl, and for W&B
+    eval/accuracy and eval/format_accuracy. A resumed run keeps the evaluations made up to its checkpoint.
     """
 
     def __init__(self, recipe: Recipe, tokenizer, problems: list[Problem]):
@@ -75,6 +87,7 @@ class BeforeAfter(TrainerCallback):
         self.before: Evaluation | None = None
         self.after: Evaluation | None = None
         self.seconds = 0.0  # spent evaluating by this process; a resumed run did not spend those before it
+        self.trainer: Trainer | None = None
 
     def on_train_begin(self, args, state, control, model=None, **_):
         rows = [row for row in read_rows(self.file) if row["step"] <= state.global_step]
@@ -83,11 +96,19 @@ class BeforeAfter(TrainerCallback):
         first = [row for row in rows if row["step"] == 0]
         if state.global_step:
             self.before = Evaluation(**first[-1]) if first else None
-        elif self.problems:
+        elif self.recipe.eval.before_after:
             self.before = self.measure("before", model, state)
 
+    def on_step_end(self, args, state, control, model=None, **_):
+        every, step = self.recipe.eval.every_steps, state.global_step
+        last = self.recipe.eval.before_after and step == state.max_steps  # on_train_end's
+        if every and step % every == 0 and not last:
+            wanted = control.should_log
+            self.measure(f"step {step}", model, state)
+            control.should_log = wanted  # the evaluation's log has taken it back
+
     def on_train_end(self, args, state, control, model=None, **_):
-        if self.problems:
+        if self.recipe.eval.before_after:
             self.after = self.measure("after", model, state)
 
     def measure(self, moment: str, model, state) -> Evaluation:
@@ -100,4 +121,7 @@ class BeforeAfter(TrainerCallback):
             with self.file.open("a") as file:
                 file.write(json.dumps(asdict(result)) + "\n")
             logger.info("%s: %s", moment, result)
+        # Not TRL's own log, which would take the step's metrics with it. W&B shows eval_X as eval/X.
+        shown = {"eval_accuracy": result.accuracy, "eval_format_accuracy": result.format_accuracy}
+        Trainer.log(self.trainer, shown)
         return result

@@ -15,12 +15,15 @@ class RewardError(UserError):
     """A reward function that raised or returned nonsense; only the process that met it knows."""
 
 
+REFUSALS = (ImportError, OSError, TypeError, ValueError, ZeroDivisionError)
+
+
 @contextmanager
-def one_line(what: str, fix: str = "") -> Iterator[None]:
+def one_line(what: str, fix: str = "", kinds: tuple[type[Exception], ...] = REFUSALS) -> Iterator[None]:
     """Turn what TRL or transformers say of a bad setting or a missing model into one line: `what: reason: fix`."""
     try:
         yield
-    except (ImportError, OSError, TypeError, ValueError, ZeroDivisionError) as error:
+    except kinds as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(f"{what}: {reason}{fix and ': ' + fix}") from error
 

@@ -17,7 +17,7 @@ from grpo_math.grading import configure, grade_batch, well_formed
 from grpo_math.models import load_model, load_tokenizer
 from grpo_math.prompts import PromptTemplate, token_ids
 from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.run_folder import write_rows
+from grpo_math.run_folder import quiet_progress_bars, write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def evaluate(recipe: Recipe, model, tokenizer, problems: list[Problem], step: in
 
     state, start = PartialState(), time.perf_counter()
     mine = range(state.process_index, len(problems), state.num_processes)
-    max_new_tokens = recipe.trainer.get("max_completion_length") or 512
+    max_new_tokens = recipe.eval.max_completion_length or recipe.max_completion_length
     rows = grade_all(
         model, tokenizer, [problems[i] for i in mine], recipe.template, max_new_tokens, recipe.eval.batch_size
     )
@@ -159,6 +159,7 @@ def main(argv: list[str]) -> None:
     with one_line("output_dir"):
         file.parent.mkdir(parents=True, exist_ok=True)
     configure(recipe.grading)
+    quiet_progress_bars()
     tokenizer = load_tokenizer(recipe)
     result, rows = evaluate(recipe, load_model(recipe), tokenizer, problems)
     write_rows(rows, file)

@@ -1,9 +1,10 @@
 """The recipe's tokenizer and model, from a local folder or the Hub."""
 
 import functools
+import warnings
 
 from grpo_math.errors import UserError, one_line
-from grpo_math.prompts import TEMPLATES, token_ids
+from grpo_math.prompts import TEMPLATES, PromptTemplate, token_ids
 from grpo_math.recipe import Recipe
 
 FIX = "give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"
@@ -48,13 +49,110 @@ def load_model(recipe: Recipe):
     from accelerate import PartialState
     from transformers import AutoModelForCausalLM
 
-    name = recipe.model["model_name_or_path"]
-    with one_line(f"model_name_or_path: no model at {name!r}", FIX):
-        model = AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=recipe.model.get("model_revision", "main"),
-            trust_remote_code=recipe.trainer.get("trust_remote_code", False),
-            attn_implementation=recipe.model.get("attn_implementation"),
-            dtype=recipe.model.get("dtype", "float32"),
-        )
+    name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
+    if is_adapter(name, revision):
+        model = load_adapter(name, revision, **init_kwargs(recipe))
+    else:
+        with one_line(f"model_name_or_path: no model at {name!r}", FIX):
+            model = AutoModelForCausalLM.from_pretrained(name, revision=revision or "main", **init_kwargs(recipe))
     return model.to(PartialState(cpu=recipe.trainer.get("use_cpu", False)).device)
+
+
+def init_kwargs(recipe: Recipe) -> dict:
+    return {
+        "trust_remote_code": recipe.trainer.get("trust_remote_code", False),
+        "attn_implementation": recipe.model.get("attn_implementation"),
+        "dtype": recipe.model.get("dtype", "float32"),
+    }
+
+
+def load_policy(recipe: Recipe, config):
+    """What TRL is to train: the model's path or id, which it loads itself, or a loaded adapter to go on with.
+
+    Where the recipe names LoRA settings of its own, they must be the adapter's.
+    """
+    from peft import PeftConfig
+    from trl import ModelConfig, get_quantization_config
+
+    name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
+    if not is_adapter(name, revision):
+        return name
+    adapter = PeftConfig.from_pretrained(name, revision=revision)
+    there = {"lora_r": adapter.r, "lora_alpha": adapter.lora_alpha, "lora_dropout": adapter.lora_dropout}
+    asked = {key: value for key, value in recipe.model.items() if there.get(key, value) != value}
+    if asked:
+        raise UserError(
+            f"{', '.join(f'{key}: {value} (the adapter has {there[key]})' for key, value in asked.items())}: "
+            f"training goes on with the adapter {name} as it is: leave out what differs, or merge it first "
+            f"(grpo-math export {name} OUT)"
+        )
+    given, config.model_init_kwargs = config.model_init_kwargs, None  # TRL would warn that it has no use for them
+    given["quantization_config"] = get_quantization_config(ModelConfig(**recipe.model))
+    return load_adapter(name, trainable=True, **init_kwargs(recipe) | given | {"revision": revision})
+
+
+def is_adapter(name: str, revision: str | None = None) -> bool:
+    from transformers.utils import find_adapter_config_file
+
+    try:
+        return find_adapter_config_file(name, revision=revision) is not None
+    except OSError:
+        return False
+
+
+def load_adapter(name: str, revision: str | None = None, trainable: bool = False, **base_kwargs):
+    """A LoRA adapter on its base model, as a PeftModel; `base_kwargs` go to the base model's `from_pretrained`.
+
+    Raises UserError when the base model is not there, or when the adapter was trained on another one.
+    """
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+    from trl.trainer.utils import create_model_from_path
+
+    config = PeftConfig.from_pretrained(name, revision=revision)
+    base = config.base_model_name_or_path
+    what, fix = f"{name} is an adapter of {base}", f"or correct {name}/adapter_config.json"
+    with one_line(f"{what}, which cannot be loaded", f"put that model there, {fix}"):
+        model = create_model_from_path(base, **base_kwargs | {"revision": config.revision or "main"})
+    other = UserError(f"{what}, but was trained on another model, its weights do not fit: put that one there, {fix}")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of missing weights, which are an error here
+            adapter = PeftModel.from_pretrained(model, name, is_trainable=trainable, revision=revision)
+    except (RuntimeError, ValueError) as error:  # weights of another shape, layers that are not there
+        raise other from error
+    saved, wanted = load_peft_weights(name, device="cpu"), get_peft_model_state_dict(adapter)
+    if any("lora_" in key for key in saved.keys() ^ wanted.keys()):
+        raise other
+    return adapter
+
+
+def load_reward_models(rewards: list, names: list[str], template: PromptTemplate) -> tuple[list, list]:
+    """The rewards with every path or id replaced by the reward model it names, and the tokenizers of those (else None).
+
+    A reward model is a sequence classifier with one label; its metric goes by the entry's name.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    loaded, tokenizers = [], []
+    for reward, name in zip(rewards, names, strict=True):
+        tokenizer = None
+        if isinstance(reward, str):
+            where = f"rewards.{name}.reward_model: {reward}"
+            with one_line(f"{where}: no reward model there", FIX):
+                path, tokenizer = reward, AutoTokenizer.from_pretrained(reward)
+                try:
+                    reward, info = AutoModelForSequenceClassification.from_pretrained(
+                        path, num_labels=1, output_loading_info=True
+                    )
+                except RuntimeError as error:
+                    raise UserError(f"{where}: has a head for several labels: a reward model has one") from error
+            if info["missing_keys"]:
+                raise UserError(
+                    f"{where}: has no trained score head ({', '.join(sorted(info['missing_keys']))} missing)"
+                )
+            if template.chat and not template.prefill and not tokenizer.chat_template:
+                raise UserError(f"{where}: its tokenizer has no chat template, and the prompts are chats")
+            reward.config._name_or_path = name
+        loaded.append(reward)
+        tokenizers.append(tokenizer)
+    return loaded, tokenizers

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from grpo_math.data import Problem
+from grpo_math.grading.extract import boxes, unboxed
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,19 @@ class PromptTemplate:
         """What is graded: the prefill and the completion."""
         return self.prefill + completion
 
+    def target(self, problem: Problem, worked: bool) -> str:
+        """The completion that SFT teaches: the worked solution (or nothing but the answer), in the answer style."""
+        reasoning = (problem.worked or "").strip() if worked else ""
+        if self.answer_style == "answer_tag":
+            whole = f"<think>{unboxed(reasoning)}</think> <answer>{problem.answer}</answer>"
+        elif self.answer_style == "hash":
+            whole = f"{unboxed(reasoning)}\n#### {problem.answer}"
+        elif boxes(reasoning) == [problem.answer]:
+            whole = reasoning
+        else:
+            whole = f"{unboxed(reasoning)}\n\\boxed{{{problem.answer}}}"
+        return whole.strip().removeprefix(self.prefill)
+
     def generation_kwargs(self, use_vllm: bool) -> dict:
         """The stop strings, as vLLM's SamplingParams or transformers' GenerationConfig names them."""
         if not self.stop:
@@ -70,6 +84,11 @@ TEMPLATES = {
 }
 
 
+def completion_text(completion: str | list[dict]) -> str:
+    """The text of a completion, plain or conversational."""
+    return completion if isinstance(completion, str) else completion[0]["content"]
+
+
 def token_ids(prompt: str | list[dict], tokenizer) -> list[int]:
     """The token ids TRL will feed the model for this prompt."""
     if isinstance(prompt, str):
@@ -94,17 +113,19 @@ def length_filter(template: PromptTemplate, tokenizer, max_prompt_tokens: int | 
 RESERVED_COLUMNS = {
     "prompt", "prompts", "completion", "completions", "completion_ids", "solution", "question", "environment",
     "environments", "image", "images", "tools", "trainer_state", "log_extra", "log_metric", "template", "grades",
+    "max_completion_length", "worked",
 }  # fmt: skip
 
 
 def to_rows(problems: list[Problem], template: PromptTemplate, tokenizer) -> list[dict]:
-    """One row a problem: prompt, solution, question, and every meta column (None where a problem has none)."""
+    """One row a problem: prompt, solution, question, worked, and every meta column (None where a problem has none)."""
     columns = {name for problem in problems for name in problem.meta} - RESERVED_COLUMNS
     return [
         {
             "prompt": template.prompt(problem.question, tokenizer),
             "solution": problem.answer,
             "question": problem.question,
+            "worked": problem.worked,
             **{name: problem.meta.get(name) for name in sorted(columns)},
         }
         for problem in problems

@@ -1,28 +1,36 @@
 """One YAML file and the command line become one checked `Recipe`, before anything heavy is imported.
 
-All problems are reported at once, one line each. Keys are TRL's own (GRPOConfig, ModelConfig) plus `dataset`,
-`prompt_template`, `rewards`, `eval` and `grading`; `extends: other.yaml` starts from another recipe.
+All problems are reported at once, one line each. Keys are TRL's own (GRPOConfig, or SFTConfig where there is `sft:`;
+ModelConfig) plus ours (recipe_parts.py); `extends: other.yaml` starts from another recipe.
 """
 
-import inspect
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from grpo_math.data import ADAPTERS, DatasetSpec
+from grpo_math.data import DatasetSpec
 from grpo_math.errors import UserError
-from grpo_math.functions import parameters, source_file, split_reference
-from grpo_math.grading import STYLES, PoolSettings
-from grpo_math.prompts import RESERVED_COLUMNS, TEMPLATES, PromptTemplate
+from grpo_math.grading import PoolSettings
+from grpo_math.prompts import PromptTemplate
 from grpo_math.recipe_file import merge, parse_arguments, read_recipe
-from grpo_math.rewards import REWARDS, RewardSpec
-from grpo_math.schema import Keys, check_keys, function_keys, suggestion, trl_keys
-from grpo_math.sources import FILE_READERS
+from grpo_math.recipe_parts import (
+    EvalSpec,
+    SftSpec,
+    check_datasets,
+    check_eval,
+    check_grading,
+    check_rewards,
+    check_sft,
+    check_template,
+)
+from grpo_math.rewards import RewardSpec
+from grpo_math.schema import check_keys, trl_keys
 
-OURS = ("extends", "dataset", "prompt_template", "rewards", "eval", "grading")
+OURS = {
+    "GRPO": ("extends", "dataset", "prompt_template", "rewards", "eval", "grading", "baseline"),
+    "SFT": ("extends", "dataset", "prompt_template", "sft", "eval", "grading"),
+}
 RENAMED = {
     "max_prompt_length": "dataset.max_prompt_tokens (longer prompts are dropped and counted)",
     "kl_coef": "beta",
@@ -45,7 +53,7 @@ RENAMED = {
     "model": "model_name_or_path",
     "model_name": "model_name_or_path",
     "warmup_ratio": "warmup_steps (a number below 1 is a share of the run)",
-    "evaluation_strategy": "eval: {before_after: true}",
+    "evaluation_strategy": "eval: {every_steps: 10}",
     "overwrite_output_dir": "another output_dir, or resume_from_checkpoint: auto",
     "reward_funcs": "rewards: {correctness: {weight: 1.0}}",
     "dataset_name": "dataset: {name: gsm8k}",
@@ -55,12 +63,13 @@ RENAMED = {
 }
 REFUSED = {
     "reward_weights": "give the weight beside the reward, rewards: {correctness: {weight: 1.0}}",
-    "eval_strategy": "use eval: {before_after: true}",
-    "eval_steps": "use eval: {before_after: true}",
+    "eval_strategy": "use eval: {every_steps: 10}",
+    "eval_steps": "use eval: {every_steps: 10}",
     "do_eval": "use eval: {before_after: true}",
     "eval_on_start": "use eval: {before_after: true}",
     "hub_token": "set HF_TOKEN in the environment, so that no file keeps it",
     "remove_unused_columns": "leave it out: rewards need the columns",
+    "dataset_text_field": "use dataset: {name: json, fields: {question: COLUMN, worked: COLUMN}}",
 }
 
 RANGES = {  # what TRL would meet only after the model is loaded, or not at all
@@ -78,31 +87,19 @@ RANGES = {  # what TRL would meet only after the model is loaded, or not at all
 
 
 @dataclass(frozen=True)
-class EvalSpec:
-    """The `eval:` part: which held-out problems, and whether to evaluate before and after training.
-
-    The problems are all those of the training dataset at `split`, unless `dataset` here names others.
-    """
-
-    before_after: bool = False
-    split: str = "test"
-    max_samples: int | None = None
-    batch_size: int = 32
-    dataset: dict | None = None
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. `trainer` holds GRPOConfig's keys and `model` ModelConfig's, as given; `raw` is the whole
-    mapping they came from."""
+    """A checked recipe. `trainer` holds GRPOConfig's (or SFTConfig's) keys and `model` ModelConfig's, as given; `raw`
+    is the whole mapping they came from. `sft` is None in a GRPO recipe, and `rewards` is empty in one for SFT."""
 
     source: Path
     datasets: list[DatasetSpec]
     template: PromptTemplate
     rewards: list[RewardSpec]
+    sft: SftSpec | None
     eval: EvalSpec
     eval_dataset: DatasetSpec | None
     grading: PoolSettings
+    baseline: str
     trainer: dict
     model: dict
     raw: dict
@@ -111,25 +108,39 @@ class Recipe:
     def output_dir(self) -> Path:
         return Path(self.trainer["output_dir"])
 
+    @property
+    def max_completion_length(self) -> int:
+        """The longest completion of the training, in tokens."""
+        return self.trainer.get("max_completion_length") or 512  # TRL's default
+
     def dump(self) -> str:
         """The resolved recipe as YAML that can be run again, from the beginning."""
         kept = {key: value for key, value in self.raw.items() if key != "resume_from_checkpoint"}
         return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
-def load_recipe(argv: list[str]) -> Recipe:
-    """Read, merge and check; raises UserError with every problem, one a line."""
+def load_recipe(argv: list[str], kind: str | None = None) -> Recipe:
+    """Read, merge and check; raises UserError with every problem, one a line.
+
+    `kind` is GRPO or SFT where only such a recipe will do.
+    """
     path, overrides = parse_arguments(argv)
     raw = merge(read_recipe(path), overrides)
+    found = "SFT" if "sft" in raw else "GRPO"
+    if kind and found != kind:
+        fix = "run it with grpo_math.sft" if found == "SFT" else "run it with grpo_math.train, or write sft: into it"
+        raise UserError(f"{path}: a recipe for {found}, not for {kind}: {fix}")
     raw["output_dir"] = raw.get("output_dir") or f"runs/{path.stem}"
     problems: list[str] = []
-    trainer_keys, model_keys = trl_keys()
-    flat = check_flat(raw, {**trainer_keys, **model_keys}, problems)
+    trainer_keys, model_keys = trl_keys(f"{found}Config")
+    flat = check_flat(raw, found, problems)
     datasets = check_datasets(raw.get("dataset"), problems)
     template = check_template("boxed" if raw.get("prompt_template") is None else raw["prompt_template"], problems)
-    rewards = check_rewards(raw.get("rewards"), problems)
+    rewards = check_rewards(raw.get("rewards"), problems) if found == "GRPO" else []
+    sft = check_sft(raw["sft"], problems) if found == "SFT" else None
     spec, eval_dataset = check_eval(raw, datasets, problems)
     grading = check_grading(raw.get("grading") or {}, problems)
+    baseline = check_baseline(raw.get("baseline"), flat, problems)
     if template and template.stop and flat.get("mask_truncated_completions"):
         problems.append(
             f"mask_truncated_completions: TRL takes a completion that ends at a stop string {list(template.stop)} for "
@@ -139,15 +150,28 @@ def load_recipe(argv: list[str]) -> Recipe:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
     trainer = {key: value for key, value in flat.items() if key in trainer_keys}
     model = {key: value for key, value in flat.items() if key in model_keys}
-    return Recipe(path, datasets, template, rewards, spec, eval_dataset, grading, trainer, model, raw)
+    return Recipe(path, datasets, template, rewards, sft, spec, eval_dataset, grading, baseline, trainer, model, raw)
 
 
-def check_flat(raw: dict, known: Keys, problems: list[str]) -> dict:
+def check_flat(raw: dict, kind: str, problems: list[str]) -> dict:
     """TRL's keys. A key of ours is only a name here, for the suggestions."""
-    given = {key: value for key, value in raw.items() if key not in OURS}
+    other = "SFT" if kind == "GRPO" else "GRPO"
+    trainer_keys, model_keys = trl_keys(f"{kind}Config")
+    known = {
+        **dict.fromkeys(OURS[kind], ""),
+        **trainer_keys,
+        **model_keys,
+        "resume_from_checkpoint": "str | bool | None",
+    }
+    foreign = {*OURS[other], *trl_keys(f"{other}Config")[0]} - known.keys()
+    given = {key: value for key, value in raw.items() if key not in OURS[kind]}
     problems += [f"{key}: not a key here: {REFUSED[key]}" for key in given if key in REFUSED]
-    given = {key: value for key, value in given.items() if key not in REFUSED}
-    known = {**dict.fromkeys(OURS, ""), **known, "resume_from_checkpoint": "str | bool | None"}
+    problems += [
+        f"{key}: a key of {other} recipes, and this one is for {kind} ({'it has' if kind == 'SFT' else 'no'} sft:)"
+        for key in given
+        if key in foreign - REFUSED.keys()
+    ]
+    given = {key: value for key, value in given.items() if key not in foreign | REFUSED.keys()}
     flat = check_keys(given, known, "", problems, RENAMED)
     for key, (low, high) in RANGES.items():
         if isinstance(flat.get(key), int | float) and not low <= flat[key] <= high:
@@ -157,171 +181,15 @@ def check_flat(raw: dict, known: Keys, problems: list[str]) -> dict:
     return flat
 
 
-def check_datasets(given, problems: list[str]) -> list[DatasetSpec]:
-    if not given:
-        problems.append("dataset: missing: write dataset: {name: gsm8k}")
-        return []
-    if not isinstance(given, list):
-        return check_dataset(given, "dataset.", problems)
-    return [spec for i, entry in enumerate(given) for spec in check_dataset(entry, f"dataset[{i}].", problems)]
-
-
-def check_dataset(entry, where: str, problems: list[str]) -> list[DatasetSpec]:
-    """One dataset as a list of one spec, or of none when it cannot be read."""
-    if not isinstance(entry, dict):
-        problems.append(f"{where[:-1]}: want a mapping such as {{name: gsm8k}}, got {entry!r}")
-        return []
-    name, path = entry.get("name"), entry.get("path")
-    if not isinstance(name, str | None) or not isinstance(path, str | None):
-        problems.append(f"{where}{'path' if isinstance(name, str | None) else 'name'}: want text")
-        return []
-    if name is None and ".py:" in str(path):
-        own = reference_keys(path, where + "path", problems)
-    elif name in ADAPTERS:
-        adapter = ADAPTERS[name]
-        function = adapter.generate or adapter.parse
-        own = {key: kind for key, kind in parameters(function).items() if key not in ("row", "split", "config")}
-        problems += [f"{where}{key}: missing for {name}" for key in required(function) if key in own.keys() - entry]
-    else:
-        wrong = "missing" if name is None else f"no dataset {name!r}"
-        problems.append(f"{where}name: {wrong}: use one of {', '.join(ADAPTERS)}, or only path: my_data.py:load")
-        return []
-    if name and path and looks_local(path) and not os.path.exists(os.path.expanduser(path)):
-        problems.append(f"{where}path: no file or folder {path}")
-    shared = fields_of(DatasetSpec, "params")
-    checked = check_keys(entry, {**shared, **(dict.fromkeys(entry, "") if own is None else own)}, where, problems)
-    at_least_one(checked, where, problems)
-    params = {key: checked.pop(key) for key in list(checked) if key not in shared}
-    return [DatasetSpec(**checked, params=params)]
-
-
-def at_least_one(checked: dict, where: str, problems: list[str]) -> None:
-    for key in ("max_samples", "max_prompt_tokens", "batch_size", "size"):
-        if checked.get(key) is not None and checked[key] < 1:
-            problems.append(f"{where}{key}: want at least 1, got {checked[key]}")
-
-
-def looks_local(path: str) -> bool:
-    return Path(path).suffix.lower() in FILE_READERS or path.startswith((".", "/", "~"))
-
-
-def check_template(given, problems: list[str]) -> PromptTemplate | None:
-    if isinstance(given, str) and given in TEMPLATES:
-        return TEMPLATES[given]
-    if not isinstance(given, dict):
+def check_baseline(given, flat: dict, problems: list[str]) -> str:
+    """`group` (GRPO) or `none` (plain REINFORCE), which nothing must normalise afterwards."""
+    if given in (None, "group"):
+        return "group"
+    if given != "none":
+        problems.append(f"baseline: want group or none, got {given!r}")
+    elif flat.setdefault("scale_rewards", "none") != "none":
         problems.append(
-            f"prompt_template: no template {given!r}: use one of {', '.join(TEMPLATES)}, or a mapping with user: and "
-            "answer_style:"
+            f"scale_rewards: {flat['scale_rewards']} divides by the deviation from a mean that baseline: none does not "
+            "subtract: leave it out"
         )
-        return None
-    before = len(problems)
-    checked = check_keys(given, {**fields_of(PromptTemplate), "stop": "list[str]"}, "prompt_template.", problems)
-    style = checked.get("answer_style", "boxed")
-    if style not in STYLES:
-        problems.append(f"prompt_template.answer_style: no style {style!r}: use one of {', '.join(STYLES)}")
-    if "{question}" not in str(given.get("user", "{question}")):
-        problems.append("prompt_template.user: holds no {question}: say where the question goes")
-    if len(problems) > before:
-        return None
-    return PromptTemplate(**{**checked, "stop": tuple(checked.get("stop", ()))})
-
-
-def check_rewards(given, problems: list[str]) -> list[RewardSpec]:
-    if not isinstance(given, dict) or not given:
-        problems.append("rewards: missing: write rewards: {correctness: {weight: 1.0}}")
-        return []
-    specs = []
-    for name, entry in given.items():
-        where = f"rewards.{name}."
-        if entry is False:  # switched off, by an extending recipe or on the command line
-            continue
-        if not isinstance(entry, dict | None):
-            problems.append(f"rewards.{name}: want a mapping such as {{weight: 1.0}}, or false, got {entry!r}")
-            continue
-        entry = entry or {}
-        if entry.get("path") is not None:
-            own = reference_keys(str(entry["path"]), where + "path", problems)
-        elif name in REWARDS:
-            own = parameters(REWARDS[name])
-        else:
-            known = suggestion(str(name), list(REWARDS), "", {})
-            problems.append(f"rewards.{name}: no shipped reward, {known} (your own: path: my_rewards.py:function)")
-            continue
-        own = dict.fromkeys(entry, "") if own is None else own
-        keys = {key: kind for key, kind in own.items() if key not in RESERVED_COLUMNS}
-        shared = fields_of(RewardSpec, "name", "params")
-        checked = check_keys(entry, {**shared, **keys}, where, problems)
-        params = {key: checked.pop(key) for key in list(checked) if key not in shared}
-        specs.append(RewardSpec(name, **checked, params=params))
-    if not problems and not any(spec.weight for spec in specs):
-        problems.append("rewards: none has a weight other than 0: there is nothing to learn from")
-    return specs
-
-
-def check_eval(raw: dict, datasets: list[DatasetSpec], problems: list[str]) -> tuple[EvalSpec, DatasetSpec | None]:
-    given = raw.get("eval") or {}
-    if not isinstance(given, dict):
-        problems.append(f"eval: want a mapping such as {{before_after: true}}, got {given!r}")
-        return EvalSpec(), None
-    checked = check_keys(given, fields_of(EvalSpec), "eval.", problems)
-    at_least_one(checked, "eval.", problems)
-    spec = EvalSpec(**checked)
-    asked = {"split": spec.split, "max_samples": spec.max_samples}
-    if spec.dataset:
-        given = {key: value for key, value in spec.dataset.items() if value is not None}
-        checked = check_dataset(asked | given, "eval.dataset.", problems)
-        if checked and any(same_rows(checked[0], trained) for trained in datasets):
-            problems.append("eval.dataset: these are the training problems: name others, or another split")
-        return spec, checked[0] if checked else None
-    if len(datasets) != 1:
-        if spec.before_after and datasets:
-            problems.append("eval.dataset: missing: with several training datasets, name the one to evaluate on")
-        return spec, None
-    trained = datasets[0]
-    if trained.name and trained.path and Path(trained.path).is_file():
-        if spec.before_after:
-            problems.append(f"eval.dataset: missing: {trained.path} is one file, and the training itself reads it")
-        return spec, None
-    if spec.before_after and spec.split == trained.split:
-        problems.append(f"eval.split: {spec.split} is what the training reads: name another split")
-    return spec, DatasetSpec(trained.name, trained.path, config=trained.config, params=trained.params, **asked)
-
-
-def check_grading(given, problems: list[str]) -> PoolSettings:
-    if not isinstance(given, dict):
-        problems.append(f"grading: want a mapping such as {{timeout: 2.0}}, got {given!r}")
-        return PoolSettings()
-    checked = check_keys(given, fields_of(PoolSettings), "grading.", problems)
-    low = {"timeout": 0.1, "memory_gib": 0.5, "workers": 1}
-    for key, value in checked.items():
-        if value is not None and value < low[key]:
-            problems.append(f"grading.{key}: want at least {low[key]:g}, got {value}")
-    return PoolSettings(**checked)
-
-
-def same_rows(one: DatasetSpec, other: DatasetSpec) -> bool:
-    return (one.name, one.path, one.split, one.config) == (other.name, other.path, other.split, other.config) or (
-        one.path is not None and one.path == other.path and Path(one.path).is_file()
-    )
-
-
-def reference_keys(reference: str, where: str, problems: list[str]) -> Keys | None:
-    """The parameters of the function `file.py:function` names; None where only importing it would tell."""
-    try:
-        module, name = split_reference(reference)
-        source = source_file(module)
-        keys = function_keys(source, name) if source else None
-    except UserError as error:
-        problems.append(f"{where}: {error}")
-        return None
-    if keys is None and module.endswith(".py"):
-        problems.append(f"{where}: {module} has no function {name!r}")
-    return keys
-
-
-def fields_of(kind: type, *left_out: str) -> Keys:
-    return {f.name: inspect.formatannotation(f.type) for f in fields(kind) if f.name not in left_out}
-
-
-def required(function: Callable) -> list[str]:
-    return [name for name, p in inspect.signature(function).parameters.items() if p.default is p.empty]
+    return "none"

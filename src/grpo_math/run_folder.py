@@ -91,6 +91,7 @@ def open_folder(folder: Path) -> None:
 
     Only the first process speaks; the others keep to warnings on the console.
     """
+    quiet_progress_bars()
     main_process = os.environ.get("RANK", "0") == "0"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +109,16 @@ def open_folder(folder: Path) -> None:
     if main_process:
         for name in ("grpo_math", "transformers", "trl", "accelerate"):
             logging.getLogger(name).addHandler(file)
+
+
+def quiet_progress_bars() -> None:
+    """No bars for loading, saving and tokenising where nobody watches: in a log file they are noise."""
+    from datasets import disable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+        disable_progress_bars()
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -46,13 +46,14 @@ def known_annotation(annotation: ast.expr | None) -> str:
 
 
 @cache
-def trl_keys() -> tuple[Keys, Keys]:
-    """The keys of GRPOConfig (with TrainingArguments) and of ModelConfig."""
+def trl_keys(config: str = "GRPOConfig") -> tuple[Keys, Keys]:
+    """The keys of GRPOConfig or SFTConfig (with TrainingArguments), and of ModelConfig."""
     trl, transformers = (package_folder(name) for name in ("trl", "transformers"))
+    file = {"GRPOConfig": "grpo_config.py", "SFTConfig": "sft_config.py"}[config]
     trainer = {
         **class_keys(transformers / "training_args.py", "TrainingArguments"),
         **class_keys(trl / "trainer" / "base_config.py", "_BaseConfig"),
-        **class_keys(trl / "trainer" / "grpo_config.py", "GRPOConfig"),
+        **class_keys(trl / "trainer" / file, config),
     }
     return trainer, class_keys(trl / "trainer" / "model_config.py", "ModelConfig")
 

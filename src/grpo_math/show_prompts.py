@@ -1,4 +1,5 @@
-"""What the model will see: the first prompts of a recipe, with their token counts. Loads the tokenizer only.
+"""What the model will see: the first prompts of a recipe, with their token counts, and in SFT what it shall answer.
+Loads the tokenizer only.
 
 usage: grpo-math prompts --config recipes/X.yaml [--n 3] [--key value ...]
 """
@@ -24,6 +25,8 @@ def main(argv: list[str]) -> None:
             ids = token_ids(recipe.template.prompt(problem.question, tokenizer), tokenizer)
             print(f"--- {spec.title}, prompt {number}: {len(ids)} tokens, solution {problem.answer!r}")
             print(tokenizer.decode(ids))
+            if recipe.sft:
+                print(f"--- completion {number}\n{recipe.template.target(problem, recipe.sft.target == 'worked')}")
 
 
 def take_count(argv: list[str]) -> tuple[int, list[str]]:

@@ -5,22 +5,34 @@ import functools
 from trl import GRPOTrainer
 
 
-class StopStringTrainer(GRPOTrainer):
-    """Ends transformers' completions at the prompt template's stop strings, as vLLM does by itself.
+class Trainer(GRPOTrainer):
+    """Knows the prompt template's stop strings, and REINFORCE without a baseline; resumes from an adapter's checkpoint.
 
-    TRL 1.16 gives `generate` no tokenizer, without which transformers refuses stop strings, and it takes the padding
-    behind a stopped completion for sampled tokens, in the loss too.
+    `stop`: TRL 1.16 gives transformers' `generate` no tokenizer, without which it refuses stop strings, and takes the
+    padding behind a stopped completion for sampled tokens, in the loss too. (vLLM stops by itself: give no `stop`.)
+
+    `baseline`: `group` is GRPO's advantage, the reward less its group's mean; with `none` the advantage is the reward
+    itself (Williams 1992, REINFORCE), and TRL's `scale_rewards` has to be `none` too.
     """
 
-    def __init__(self, *, stop: tuple[str, ...], processing_class, **arguments):
-        super().__init__(processing_class=processing_class, **arguments)
-        self.stop = stop
-        policy = self.accelerator.unwrap_model(self.model)
-        policy.generate = functools.partial(policy.generate, tokenizer=processing_class)
+    def __init__(self, *, stop: tuple[str, ...] = (), baseline: str = "group", **arguments):
+        super().__init__(**arguments)
+        self.stop, self.baseline = stop, baseline
+        if stop:
+            policy = self.accelerator.unwrap_model(self.model)
+            policy.generate = functools.partial(policy.generate, tokenizer=self._tokenizer)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """transformers 5.17 restores the adapters in a checkpoint's folders (TRL's `ref`) but not the policy's."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        policy = self.accelerator.unwrap_model(model or self.model)
+        if "ref" in getattr(policy, "peft_config", {}):
+            policy.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
+            policy.set_adapter("default")
 
     def _generate_single_turn(self, *arguments, **keywords):
         completion_ids, logprobs = super()._generate_single_turn(*arguments, **keywords)
-        return [self.sampled(ids) for ids in completion_ids], logprobs
+        return [self.sampled(ids) for ids in completion_ids] if self.stop else completion_ids, logprobs
 
     def sampled(self, ids: list[int]) -> list[int]:
         """The tokens of a completion without the padding behind it.
@@ -33,3 +45,19 @@ class StopStringTrainer(GRPOTrainer):
         if pad in self.eos_token_ids and not any(stop in self._tokenizer.decode(ids[:end]) for stop in self.stop):
             return ids
         return ids[:end]
+
+    def _calculate_rewards(self, *arguments, **keywords):
+        self.rewards_per_func = super()._calculate_rewards(*arguments, **keywords)  # of all processes
+        return self.rewards_per_func
+
+    def _generate_and_score_completions(self, inputs):
+        batch = super()._generate_and_score_completions(inputs)
+        if self.baseline == "none":
+            weighted = self.rewards_per_func * self.reward_weights.to(self.rewards_per_func.device)
+            rewards, mine = weighted.nansum(dim=1), len(batch["advantages"])  # unscorable: 0, as in TRL
+            batch["advantages"] = rewards[self.accelerator.process_index * mine :][:mine]
+            logged = self._logs["advantages"]  # what log_completions shows
+            for _ in rewards:
+                logged.pop()
+            logged.extend(rewards.tolist())
+        return batch

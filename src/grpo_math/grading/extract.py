@@ -75,6 +75,27 @@ FORMATS = {
 }
 
 
+def unboxed(text: str) -> str:
+    r"""The text with every `\boxed{...}` replaced by what it holds.
+
+    >>> unboxed(r"so $\boxed{\frac{1}{2}}$.")
+    'so $\\frac{1}{2}$.'
+    """
+    while found := re.search(r"\\(?:boxed|fbox)\s*", text):
+        depth, end = 0, found.end()
+        for end in range(found.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            if depth == 0:
+                break
+        inside = text[found.end() : end + 1]
+        text = (
+            text[: found.start()]
+            + inside.removeprefix("{").removesuffix("}" * inside.startswith("{"))
+            + text[end + 1 :]
+        )
+    return text
+
+
 def last_boxed(text: str) -> str | None:
     """The last box of a worked solution, which is its answer."""
     return boxes(text)[-1] if boxes(text) else None

@@ -1,0 +1,47 @@
+"""A run as a plain checkpoint that transformers and vLLM load: a LoRA adapter is merged into its base model.
+
+usage: grpo-math export RUN OUT [--dtype float32]
+
+RUN is a run's folder (its final/ is taken), a checkpoint, an adapter or a model. Weights are merged in float32 and
+written as --dtype; any but float32 rounds them, and may change an answer.
+"""
+
+import argparse
+from pathlib import Path
+
+from grpo_math.errors import UserError, one_line
+from grpo_math.models import FIX, load_adapter
+from grpo_math.run_folder import quiet_progress_bars
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="grpo-math export")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    options = parser.parse_args(argv)
+    export(options.run, options.out, options.dtype)
+    print(f"{options.out}: {options.dtype}, for transformers and `vllm serve {options.out}`")
+
+
+def export(run: Path, out: Path, dtype: str = "float32") -> None:
+    """Write the model of a run, whole, to the new folder `out`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quiet_progress_bars()
+    folder = run / "final" if (run / "final").is_dir() else run
+    if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder}: no model and no adapter there: give a run's folder or a checkpoint")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already: name a new folder")
+    if (folder / "adapter_config.json").exists():
+        model = load_adapter(str(folder)).merge_and_unload()
+    else:
+        with one_line(f"{folder}: no model", FIX):
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    with one_line(f"{folder}: no tokenizer", FIX):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    with one_line(f"{out}: cannot be written"):
+        model.to(getattr(torch, dtype)).save_pretrained(out)
+        tokenizer.save_pretrained(out)

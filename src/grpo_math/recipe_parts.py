@@ -1,0 +1,260 @@
+"""The parts of a recipe that are ours: datasets, prompt template, rewards, evaluation, grading, SFT, each checked.
+
+Every `check_...` takes what the YAML holds and appends what is wrong with it to `problems`, one line each.
+"""
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from grpo_math.data import ADAPTERS, DatasetSpec
+from grpo_math.errors import UserError
+from grpo_math.functions import parameters, source_file, split_reference
+from grpo_math.grading import STYLES, PoolSettings
+from grpo_math.prompts import RESERVED_COLUMNS, TEMPLATES, PromptTemplate
+from grpo_math.rewards import REWARDS, RewardSpec, settings
+from grpo_math.schema import Keys, check_keys, function_keys, suggestion
+from grpo_math.sources import FILE_READERS
+
+
+@dataclass(frozen=True)
+class EvalSpec:
+    """The `eval:` part: which held-out problems, and when to evaluate on them.
+
+    The problems are all those of the training dataset at `split`, unless `dataset` here names others. Completions are
+    as long as the training's (512 tokens in SFT) unless `max_completion_length` says otherwise.
+    """
+
+    before_after: bool = False
+    every_steps: int | None = None
+    split: str = "test"
+    max_samples: int | None = None
+    batch_size: int = 32
+    max_completion_length: int | None = None
+    dataset: dict | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the training evaluates at all."""
+        return self.before_after or self.every_steps is not None
+
+
+@dataclass(frozen=True)
+class SftSpec:
+    """The `sft:` part, which makes a recipe one for SFT: `target` is `worked` (the worked solution) or `answer`."""
+
+    target: str = "worked"
+
+
+def check_datasets(given, problems: list[str]) -> list[DatasetSpec]:
+    if not given:
+        problems.append("dataset: missing: write dataset: {name: gsm8k}")
+        return []
+    if not isinstance(given, list):
+        return check_dataset(given, "dataset.", problems)
+    return [spec for i, entry in enumerate(given) for spec in check_dataset(entry, f"dataset[{i}].", problems)]
+
+
+def check_dataset(entry, where: str, problems: list[str]) -> list[DatasetSpec]:
+    """One dataset as a list of one spec, or of none when it cannot be read."""
+    if not isinstance(entry, dict):
+        problems.append(f"{where[:-1]}: want a mapping such as {{name: gsm8k}}, got {entry!r}")
+        return []
+    name, path = entry.get("name"), entry.get("path")
+    if not isinstance(name, str | None) or not isinstance(path, str | None):
+        problems.append(f"{where}{'path' if isinstance(name, str | None) else 'name'}: want text")
+        return []
+    if name is None and ".py:" in str(path):
+        own = reference_keys(path, where + "path", problems)
+    elif name in ADAPTERS:
+        adapter = ADAPTERS[name]
+        function = adapter.generate or adapter.parse
+        own = {key: kind for key, kind in parameters(function).items() if key not in ("row", "split", "config")}
+        problems += [f"{where}{key}: missing for {name}" for key in required(function) if key in own.keys() - entry]
+    else:
+        wrong = "missing" if name is None else f"no dataset {name!r}"
+        problems.append(f"{where}name: {wrong}: use one of {', '.join(ADAPTERS)}, or only path: my_data.py:load")
+        return []
+    if name and path and looks_local(path) and not os.path.exists(os.path.expanduser(path)):
+        problems.append(f"{where}path: no file or folder {path}")
+    shared = fields_of(DatasetSpec, "params")
+    checked = check_keys(entry, {**shared, **(dict.fromkeys(entry, "") if own is None else own)}, where, problems)
+    at_least_one(checked, where, problems)
+    params = {key: checked.pop(key) for key in list(checked) if key not in shared}
+    return [DatasetSpec(**checked, params=params)]
+
+
+def at_least_one(checked: dict, where: str, problems: list[str]) -> None:
+    for key in ("max_samples", "max_prompt_tokens", "batch_size", "size", "every_steps", "max_completion_length"):
+        if checked.get(key) is not None and checked[key] < 1:
+            problems.append(f"{where}{key}: want at least 1, got {checked[key]}")
+
+
+def looks_local(path: str) -> bool:
+    return Path(path).suffix.lower() in FILE_READERS or path.startswith((".", "/", "~"))
+
+
+def check_template(given, problems: list[str]) -> PromptTemplate | None:
+    if isinstance(given, str) and given in TEMPLATES:
+        return TEMPLATES[given]
+    if not isinstance(given, dict):
+        problems.append(
+            f"prompt_template: no template {given!r}: use one of {', '.join(TEMPLATES)}, or a mapping with user: and "
+            "answer_style:"
+        )
+        return None
+    before = len(problems)
+    checked = check_keys(given, {**fields_of(PromptTemplate), "stop": "list[str]"}, "prompt_template.", problems)
+    style = checked.get("answer_style", "boxed")
+    if style not in STYLES:
+        problems.append(f"prompt_template.answer_style: no style {style!r}: use one of {', '.join(STYLES)}")
+    if "{question}" not in str(given.get("user", "{question}")):
+        problems.append("prompt_template.user: holds no {question}: say where the question goes")
+    if len(problems) > before:
+        return None
+    return PromptTemplate(**{**checked, "stop": tuple(checked.get("stop", ()))})
+
+
+def check_rewards(given, problems: list[str]) -> list[RewardSpec]:
+    if not isinstance(given, dict) or not given:
+        problems.append("rewards: missing: write rewards: {correctness: {weight: 1.0}}")
+        return []
+    entries = {name: entry for name, entry in given.items() if entry is not False}  # false switches one off
+    specs = [spec for name, entry in entries.items() for spec in check_reward(str(name), entry, problems)]
+    by_name = {spec.name: spec for spec in specs}
+    for spec in specs:
+        check_gate(spec, by_name, problems)
+    if not problems and not any(spec.weight * spec.scale for spec in specs):
+        problems.append("rewards: none has a weight other than 0: there is nothing to learn from")
+    return specs
+
+
+def check_reward(name: str, entry, problems: list[str]) -> list[RewardSpec]:
+    """One entry as a list of one spec, or of none when it cannot be read."""
+    where = f"rewards.{name}."
+    if not isinstance(entry, dict | None):
+        problems.append(f"{where[:-1]}: want a mapping such as {{weight: 1.0}}, or false, got {entry!r}")
+        return []
+    entry = entry or {}
+    path, model = entry.get("path"), entry.get("reward_model")
+    shared = fields_of(RewardSpec, "name", "params")
+    if model is not None:
+        check_reward_model(entry, where, problems)
+        own: Keys | None = {}
+        shared = {key: shared[key] for key in ("reward_model", "weight")}
+    elif path is not None:
+        own = reference_keys(str(path), where + "path", problems)
+        own = own and {key: kind for key, kind in own.items() if key not in RESERVED_COLUMNS}
+    elif name in REWARDS:
+        own = {key: kind for key, kind in parameters(REWARDS[name]).items() if key in settings(REWARDS[name])}
+    else:
+        known = suggestion(name, list(REWARDS), "", {})
+        problems.append(f"{where[:-1]}: no shipped reward, {known} (your own: path: my_rewards.py:function)")
+        return []
+    for key in (own or {}).keys() & shared.keys() & entry.keys():
+        problems.append(f"{where}{key}: a key of every entry and a parameter of the function: rename the parameter")
+    own = dict.fromkeys(entry, "") if own is None else own
+    checked = check_keys(entry, {**own, **shared}, where, problems)
+    params = {key: checked.pop(key) for key in list(checked) if key not in shared}
+    return [RewardSpec(name, **checked, params=params)]
+
+
+def check_reward_model(entry: dict, where: str, problems: list[str]) -> None:
+    path = entry["reward_model"]
+    if isinstance(path, str) and path.startswith((".", "/", "~")) and not os.path.isdir(os.path.expanduser(path)):
+        problems.append(f"{where}reward_model: no folder {path}")
+    for key in {"scale", "bias", "gate"} & entry.keys():
+        problems.append(f"{where}{key}: not for a reward model, whose score TRL takes as it is: use weight")
+
+
+def check_gate(spec: RewardSpec, by_name: dict[str, RewardSpec], problems: list[str]) -> None:
+    if spec.gate is None:
+        return
+    gate = by_name.get(spec.gate)
+    if gate is None or gate is spec:
+        others = ", ".join(name for name in by_name if name != spec.name) or "none"
+        problems.append(f"rewards.{spec.name}.gate: no other reward {spec.gate!r} here (there: {others})")
+    elif gate.gate or gate.reward_model:
+        wrong = "is gated itself" if gate.gate else "is a reward model"
+        problems.append(f"rewards.{spec.name}.gate: {spec.gate} {wrong}: name a plain one")
+
+
+def check_eval(raw: dict, datasets: list[DatasetSpec], problems: list[str]) -> tuple[EvalSpec, DatasetSpec | None]:
+    given = raw.get("eval") or {}
+    if not isinstance(given, dict):
+        problems.append(f"eval: want a mapping such as {{before_after: true}}, got {given!r}")
+        return EvalSpec(), None
+    checked = check_keys(given, fields_of(EvalSpec), "eval.", problems)
+    at_least_one(checked, "eval.", problems)
+    spec = EvalSpec(**checked)
+    asked = {"split": spec.split, "max_samples": spec.max_samples}
+    if spec.dataset:
+        given = {key: value for key, value in spec.dataset.items() if value is not None}
+        checked = check_dataset(asked | given, "eval.dataset.", problems)
+        if checked and any(same_rows(checked[0], trained) for trained in datasets):
+            problems.append("eval.dataset: these are the training problems: name others, or another split")
+        return spec, checked[0] if checked else None
+    if len(datasets) != 1:
+        if spec.wanted and datasets:
+            problems.append("eval.dataset: missing: with several training datasets, name the one to evaluate on")
+        return spec, None
+    trained = datasets[0]
+    if trained.name and trained.path and Path(trained.path).is_file():
+        if spec.wanted:
+            problems.append(f"eval.dataset: missing: {trained.path} is one file, and the training itself reads it")
+        return spec, None
+    if spec.wanted and spec.split == trained.split:
+        problems.append(f"eval.split: {spec.split} is what the training reads: name another split")
+    return spec, DatasetSpec(trained.name, trained.path, config=trained.config, params=trained.params, **asked)
+
+
+def check_grading(given, problems: list[str]) -> PoolSettings:
+    if not isinstance(given, dict):
+        problems.append(f"grading: want a mapping such as {{timeout: 2.0}}, got {given!r}")
+        return PoolSettings()
+    checked = check_keys(given, fields_of(PoolSettings), "grading.", problems)
+    low = {"timeout": 0.1, "memory_gib": 0.5, "workers": 1}
+    for key, value in checked.items():
+        if value is not None and value < low[key]:
+            problems.append(f"grading.{key}: want at least {low[key]:g}, got {value}")
+    return PoolSettings(**checked)
+
+
+def check_sft(given, problems: list[str]) -> SftSpec:
+    if not isinstance(given, dict):
+        problems.append(f"sft: want a mapping such as {{target: worked}}, got {given!r}")
+        return SftSpec()
+    checked = check_keys(given, fields_of(SftSpec), "sft.", problems)
+    if checked.get("target", "worked") not in ("worked", "answer"):
+        problems.append(f"sft.target: want worked or answer, got {checked['target']!r}")
+    return SftSpec(**checked)
+
+
+def same_rows(one: DatasetSpec, other: DatasetSpec) -> bool:
+    return (one.name, one.path, one.split, one.config) == (other.name, other.path, other.split, other.config) or (
+        one.path is not None and one.path == other.path and Path(one.path).is_file()
+    )
+
+
+def reference_keys(reference: str, where: str, problems: list[str]) -> Keys | None:
+    """The parameters of the function `file.py:function` names; None where only importing it would tell."""
+    try:
+        module, name = split_reference(reference)
+        source = source_file(module)
+        keys = function_keys(source, name) if source else None
+    except UserError as error:
+        problems.append(f"{where}: {error}")
+        return None
+    if keys is None and module.endswith(".py"):
+        problems.append(f"{where}: {module} has no function {name!r}")
+    return keys
+
+
+def fields_of(kind: type, *left_out: str) -> Keys:
+    return {f.name: inspect.formatannotation(f.type) for f in fields(kind) if f.name not in left_out}
+
+
+def required(function: Callable) -> list[str]:
+    return [name for name, p in inspect.signature(function).parameters.items() if p.default is p.empty]

@@ -1,0 +1,95 @@
+"""One SFT run, the warm start of a GRPO run: the same problems as prompts with worked answers, TRL's SFTTrainer.
+
+usage: accelerate launch --config_file accelerate_configs/single_gpu.yaml \\
+           -m grpo_math.sft --config recipes/sft_X.yaml [--key value ...]
+   or: grpo-math sft --config recipes/sft_X.yaml [--key value ...]
+
+The worked solutions are written in the prompt template's own answer style, and the loss is on them alone. A GRPO run
+starts from the result with `model_name_or_path: runs/NAME/final`, a whole model or an adapter.
+"""
+
+import time
+
+from grpo_math import run_folder
+from grpo_math.data import Problem
+from grpo_math.errors import one_line
+from grpo_math.evaluate import load_eval_problems
+from grpo_math.grading import configure
+from grpo_math.models import load_policy, load_tokenizer
+from grpo_math.prompts import token_ids
+from grpo_math.recipe import Recipe, load_recipe
+from grpo_math.training import load_training_problems, run, to_dataset, trainer_arguments
+
+
+def main(argv: list[str]) -> None:
+    sft(load_recipe(argv, "SFT"))
+
+
+def sft(recipe: Recipe) -> dict:
+    """Train as the recipe says and return what results.json holds: steps, before, after, seconds."""
+    started = time.perf_counter()
+    checkpoint = run_folder.find_checkpoint(recipe)
+    configure(recipe.grading)
+
+    from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+
+    from grpo_math.callbacks import callbacks
+
+    with one_line(f"{recipe.source}: TRL refused it"):
+        config = SFTConfig(**{"completion_only_loss": True} | trainer_arguments(recipe))
+    if finished := run_folder.finished_results(recipe, checkpoint, config.max_steps):
+        print(f"{recipe.output_dir}: already finished, {finished['steps']} steps")
+        return finished
+    run_folder.open_folder(recipe.output_dir)
+
+    tokenizer = load_tokenizer(recipe)
+    rows = Pairs(recipe, tokenizer, config.max_length)
+    problems = load_training_problems(recipe, tokenizer, rows.unusable)
+    measured, *others = callbacks(recipe, tokenizer, load_eval_problems(recipe) if recipe.eval.wanted else [])
+    policy, model = load_policy(recipe, config), ModelConfig(**recipe.model)
+    fresh = isinstance(policy, str)  # an adapter that is trained on has its own settings
+    with one_line(f"{recipe.source}: TRL refused it"):
+        trainer = SFTTrainer(
+            model=policy,
+            args=config,
+            train_dataset=to_dataset([rows.pair(problem) for problem in problems]),
+            processing_class=tokenizer,
+            callbacks=[measured, *others],
+            peft_config=get_peft_config(model) if fresh else None,
+            quantization_config=get_quantization_config(model) if fresh else None,
+        )
+    return run(recipe, trainer, problems, measured, checkpoint, started)
+
+
+class Pairs:
+    """Problems as TRL's prompt-completion rows, chats or plain text as the template says."""
+
+    def __init__(self, recipe: Recipe, tokenizer, max_length: int | None):
+        self.recipe, self.tokenizer, self.max_length = recipe, tokenizer, max_length
+
+    def pair(self, problem: Problem) -> dict:
+        prompt = self.recipe.template.prompt(problem.question, self.tokenizer)
+        target = self.recipe.template.target(problem, self.recipe.sft.target == "worked")
+        chat = isinstance(prompt, list)
+        return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}] if chat else target}
+
+    def unusable(self, problem: Problem) -> str | None:
+        """Why a problem cannot be trained on: TRL would silently cut one that is too long, and with it the answer."""
+        if self.recipe.sft.target == "worked" and not problem.worked:
+            return "without a worked solution"
+        if self.max_length is None:
+            return None
+        pair = self.pair(problem)
+        if isinstance(pair["prompt"], list):
+            whole = self.tokenizer.apply_chat_template(pair["prompt"] + pair["completion"], return_dict=True)[
+                "input_ids"
+            ]
+        else:
+            whole = token_ids(pair["prompt"] + pair["completion"], self.tokenizer)
+        return None if len(whole) < self.max_length else f"of max_length {self.max_length} tokens or more"
+
+
+if __name__ == "__main__":
+    from grpo_math.__main__ import run as run_verb
+
+    run_verb("sft")

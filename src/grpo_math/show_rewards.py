@@ -1,0 +1,86 @@
+"""The shipped rewards with their settings; or what a recipe's rewards give one text, entry by entry.
+
+usage: grpo-math rewards
+   or: grpo-math rewards --try recipes/X.yaml --completion TEXT [--gold G] [--key value ...]
+
+The text is scored against the recipe's first problem, or against --gold. No model is loaded but a reward model; the
+tokenizer is, where a reward counts tokens.
+"""
+
+import inspect
+from dataclasses import replace
+
+from grpo_math.data import Problem, load_problems
+from grpo_math.errors import UserError
+from grpo_math.functions import parameters
+from grpo_math.models import load_tokenizer
+from grpo_math.prompts import to_rows
+from grpo_math.recipe import Recipe, load_recipe
+from grpo_math.rewards import REWARDS, build_rewards, settings
+
+
+def main(argv: list[str]) -> None:
+    if not argv:
+        print("\n".join(listing()))
+        return
+    if not {"--try", "--completion"} <= set(argv):
+        raise UserError("give no arguments for the list, or --try recipes/X.yaml --completion TEXT")
+    found, rest = take(argv, "--try", "--completion", "--gold")
+    recipe = load_recipe(["--config", found["--try"], *rest], "GRPO")
+    print("\n".join(scored(recipe, found["--completion"], found.get("--gold"))))
+
+
+def take(argv: list[str], *names: str) -> tuple[dict[str, str], list[str]]:
+    """The values of these options, and the other arguments. A value may begin with dashes."""
+    found, rest, words = {}, [], iter(argv)
+    for word in words:
+        if word not in names:
+            rest.append(word)
+            continue
+        found[word] = next(words, None)
+        if found[word] is None:
+            raise UserError(f"{word}: a value is missing")
+    return found, rest
+
+
+def listing() -> list[str]:
+    lines = []
+    for name, function in REWARDS.items():
+        lines.append(f"{name:12} {inspect.getdoc(function).partition(chr(10))[0]}")
+        own = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in settings(function).items())
+        lines += [f"{'':12} {{{own}}}"] if own else []
+    lines.append("")
+    lines.append("every entry: {weight: 1.0, scale: 1.0, bias: 0.0, gate: another entry that must earn something}")
+    lines.append("your own: {path: my_rewards.py:function, ...}; a reward model: {reward_model: folder or Hub id}")
+    return lines
+
+
+def scored(recipe: Recipe, completion: str, gold: str | None) -> list[str]:
+    """What each entry gives the completion, its weight, and the reward they add up to."""
+    rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length)
+    counting = any(
+        spec.path or "completion_ids" in parameters(REWARDS[spec.name])
+        for spec in recipe.rewards
+        if not spec.reward_model
+    )
+    prefilled = recipe.template.chat and recipe.template.prefill  # rendered by the tokenizer
+    tokenizer = load_tokenizer(recipe) if counting or prefilled else None
+    if gold is not None:
+        problem = Problem("(none)", gold)
+    else:
+        problem = load_problems(replace(recipe.datasets[0], max_samples=1)).problems[0]
+    (row,) = to_rows([problem], recipe.template, tokenizer)
+    columns = {name: [value] for name, value in row.items() if name != "prompt"}
+    if tokenizer:
+        columns["completion_ids"] = [tokenizer(completion, add_special_tokens=False)["input_ids"]]
+    chat = isinstance(row["prompt"], list)
+    completions = [[{"role": "assistant", "content": completion}]] if chat else [completion]
+    lines, total = [f"solution: {problem.answer}", f"{'':16} {'score':>8} {'weight':>8}"], 0.0
+    for spec, reward in zip(recipe.rewards, rewards, strict=True):
+        if isinstance(reward, str):
+            lines.append(f"{spec.name:16} {'-':>8} {spec.weight:>8g}   a reward model, not tried")
+            continue
+        (score,) = reward(prompts=[row["prompt"]], completions=completions, **columns)
+        total += spec.weight * (score or 0.0)
+        lines.append(f"{spec.name:16} {'None' if score is None else format(score, '.4g'):>8} {spec.weight:>8g}")
+    return [*lines, f"{'reward':16} {total:>8.4g}"]

@@ -1,0 +1,74 @@
+"""What a GRPO run and an SFT run share: TRL's settings, the problems, and the loop with its beginning and end."""
+
+import json
+import logging
+import os
+import time
+from dataclasses import asdict
+
+from grpo_math import run_folder
+from grpo_math.data import Problem, Problems, fingerprint, load_problems, mix
+from grpo_math.errors import one_line
+from grpo_math.prompts import length_filter
+from grpo_math.recipe import Recipe
+
+logger = logging.getLogger("grpo_math.train")
+
+
+def trainer_arguments(recipe: Recipe) -> dict:
+    """The arguments of GRPOConfig or SFTConfig: the recipe's own keys over our few defaults."""
+    from trl import ModelConfig
+
+    given = {key: value for key, value in recipe.trainer.items() if key != "resume_from_checkpoint"}
+    if "project" in given:  # transformers tells only Trackio
+        os.environ.setdefault("WANDB_PROJECT", given["project"])
+    defaults = {"logging_steps": 1, "report_to": "none", "disable_tqdm": True, "run_name": recipe.output_dir.name}
+    model = ModelConfig(**recipe.model)
+    load = {"revision": model.model_revision, "attn_implementation": model.attn_implementation, "dtype": model.dtype}
+    return defaults | given | {"model_init_kwargs": load | (given.get("model_init_kwargs") or {})}
+
+
+def load_training_problems(recipe: Recipe, tokenizer, keep_too=lambda problem: None) -> list[Problem]:
+    """The problems of all the recipe's datasets; those that `keep_too` gives a reason against are dropped as well."""
+    parts: list[Problems] = []
+    for spec in recipe.datasets:
+        short = length_filter(recipe.template, tokenizer, spec.max_prompt_tokens)
+        parts.append(load_problems(spec, lambda problem, short=short: short(problem) or keep_too(problem)))
+        logger.info("training on %s", parts[-1])
+    return mix(parts, [spec.weight for spec in recipe.datasets], seed=recipe.trainer.get("seed", 42))
+
+
+def to_dataset(rows: list[dict]):
+    from datasets import Dataset
+    from pyarrow import ArrowInvalid, ArrowTypeError
+
+    with one_line(
+        "dataset: a column has values of several types", "make them one type", (ArrowInvalid, ArrowTypeError)
+    ):
+        return Dataset.from_list(rows)
+
+
+def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, started: float) -> dict:
+    """Train from the checkpoint (or the beginning) to the end, and return what results.json holds: steps, before,
+    after, seconds. The seconds are this process's, and evaluating is not training."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)  # Progress speaks instead
+    measured.trainer = trainer
+    if trainer.is_world_process_zero():
+        run_folder.write_facts(recipe, fingerprint(problems))
+
+    training = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    trainer.save_model(str(recipe.output_dir / "final"))
+    now = time.perf_counter()
+
+    found = {"before": measured.before, "after": measured.after}
+    found = {moment: asdict(evaluation) for moment, evaluation in found.items() if evaluation}
+    seconds = {"train": now - training - measured.seconds, "evaluate": measured.seconds, "total": now - started}
+    seconds = {name: round(value, 2) for name, value in seconds.items()}
+    results = {"steps": trainer.state.global_step, **found, "seconds": seconds}
+    if trainer.is_world_process_zero():
+        (recipe.output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        logger.info("run folder: %s (the model is in final/)", recipe.output_dir)
+    return results

@@ -1,0 +1,215 @@
+"""The warm start: what is taught, on which tokens, and that GRPO goes on from it."""
+
+import json
+
+import pytest
+from conftest import ROWS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo_math import show_prompts
+from grpo_math.data import DatasetSpec, Problem, gsm8k, load_problems
+from grpo_math.errors import UserError
+from grpo_math.grading import extract, grade, well_formed
+from grpo_math.grading.extract import boxes, unboxed
+from grpo_math.prompts import TEMPLATES, PromptTemplate
+from grpo_math.recipe import load_recipe
+from grpo_math.sft import sft
+from grpo_math.train import train
+
+BOXED = TEMPLATES["boxed"]
+GSM8K = gsm8k({"question": "q", "answer": "3+4=<<3+4=7>>7\n#### 7"})
+MATH = Problem("q", r"\frac{1}{2}", r"Half, so $\boxed{\frac{1}{2}}$ it is.")
+
+
+@pytest.mark.parametrize(
+    ("problem", "template", "worked", "answer"),
+    [
+        (GSM8K, "boxed", "3+4=7\n\\boxed{7}", "\\boxed{7}"),
+        (GSM8K, "gsm8k_hash", "3+4=7\n#### 7", "#### 7"),
+        (GSM8K, "r1_zero", "3+4=7</think> <answer>7</answer>", "</think> <answer>7</answer>"),
+        (MATH, "boxed", r"Half, so $\boxed{\frac{1}{2}}$ it is.", r"\boxed{\frac{1}{2}}"),
+        (MATH, "gsm8k_hash", "Half, so $\\frac{1}{2}$ it is.\n#### \\frac{1}{2}", r"#### \frac{1}{2}"),
+        (MATH, "r1_zero", r"Half, so $\frac{1}{2}$ it is.</think> <answer>\frac{1}{2}</answer>", r"</think> <answer>\frac{1}{2}</answer>"),
+        (Problem("q", "3", r"\boxed{1} and \boxed{2}"), "boxed", "1 and 2\n\\boxed{3}", r"\boxed{3}"),
+    ],
+)  # fmt: skip
+def test_worked_answers_are_written_in_the_templates_own_style(problem, template, worked, answer):
+    template = TEMPLATES[template]
+    assert (template.target(problem, worked=True), template.target(problem, worked=False)) == (worked, answer)
+    for target in (worked, answer):
+        assert grade(template.full_text(target), problem.answer, template.answer_style).correct
+        assert well_formed(template.full_text(target), template.answer_style)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        (r"$\boxed{4}$", "$4$"), (r"\fbox{a{b}c} \boxed{2}", "a{b}c 2"), (r"\boxed 4 yes", "4 yes"), (r"\boxed{\boxed{1}}", "1"),
+        ("none", "none"), (r"\boxed{open", "open"), (r"\boxed", ""), ("", ""), (r"\boxed{}", ""),
+    ],
+)  # fmt: skip
+def test_unboxed(text, plain):
+    assert unboxed(text) == plain
+
+
+@given(st.text(alphabet="{}\\boxed 1$", max_size=30))
+def test_nothing_stays_boxed(text):
+    assert boxes(unboxed(text)) == []
+
+
+@pytest.mark.parametrize(("name", "folder", "split"), [("gsm8k", "gsm8k", "train"), ("math500", "math500", "test")])
+def test_every_real_worked_answer_is_right_in_every_style(real_data, name, folder, split):
+    problems = load_problems(DatasetSpec(name, str(real_data / folder), split=split)).problems[:1500]
+    for template in (TEMPLATES[name] for name in ("boxed", "gsm8k_hash", "r1_zero")):
+        for problem in problems:
+            target = template.full_text(template.target(problem, worked=True))
+            assert extract(target, template.answer_style) is not None
+            assert grade(target, problem.answer, template.answer_style).correct, (problem.answer, target)
+
+
+@pytest.fixture
+def write_sft(write_recipe):
+    """A small SFT recipe; the changes are as for `write_recipe`."""
+
+    def write(name: str = "sft.yaml", **changes):
+        grpo = dict.fromkeys(("rewards", "num_generations", "max_completion_length"))
+        return write_recipe(name, **grpo | {"sft": {"target": "worked"}, "learning_rate": 1e-2} | changes)
+
+    return write
+
+
+def run(path, *arguments: str) -> dict:
+    return sft(load_recipe(["--config", str(path), *arguments], "SFT"))
+
+
+def rows(file) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_a_warm_start_teaches_and_leaves_everything_in_its_folder(write_sft, tmp_path):
+    eval_ = {"before_after": True, "every_steps": 10, "max_completion_length": 24}
+    results = run(write_sft(max_steps=30, eval=eval_))
+    folder = tmp_path / "run"
+    assert results == json.loads((folder / "results.json").read_text())
+    losses = [row["loss"] for row in rows(folder / "metrics.jsonl")]
+    assert len(losses) == 30
+    assert losses[-1] < losses[0] / 2
+    assert [row["step"] for row in rows(folder / "eval.jsonl")] == [0, 10, 20, 30]
+    assert results["after"]["format_accuracy"] >= results["before"]["format_accuracy"]
+    assert (folder / "final" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("template", ["boxed", "r1_zero"])
+def test_the_loss_is_on_the_completion_alone_up_to_its_end_token(write_sft, template, tokenizer, monkeypatch):
+    """The prompt's tokens are those GRPO feeds, and every token behind them is trained on."""
+    from trl import SFTTrainer
+
+    batches = []
+    compute_loss = SFTTrainer.compute_loss
+    monkeypatch.setattr(
+        SFTTrainer, "compute_loss", lambda self, model, inputs, *rest, **more: batches.append(inputs) or compute_loss(self, model, inputs, *rest, **more)
+    )  # fmt: skip
+    run(write_sft(max_steps=1, prompt_template=template, per_device_train_batch_size=16))
+    taught = {}
+    for ids, labels in zip(batches[0]["input_ids"].tolist(), batches[0]["labels"].tolist(), strict=True):
+        start = next(i for i, label in enumerate(labels) if label != -100)
+        taught[tuple(ids[:start])] = tokenizer.decode([label for label in labels[start:] if label != -100])
+    template = TEMPLATES[template]
+    from grpo_math.prompts import token_ids
+
+    expected = {
+        tuple(token_ids(template.prompt(row["question"], tokenizer), tokenizer)): template.target(gsm8k(row), True) + "<|end|>"
+        for row in ROWS[:16]
+    }  # fmt: skip
+    assert taught == expected
+
+
+def test_what_cannot_be_taught_is_dropped_and_counted(write_sft, tmp_path, problem_folder):
+    question = {"question": "q", "answer": "1"}
+    lines = [question | {"worked": w} for w in ("short", "long " * 500, None)] + [question | {"worked": "short"}] * 7
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    dataset = {"name": "json", "path": str(tmp_path / "rows.jsonl")}
+    run(write_sft(dataset=dataset, max_steps=1, max_length=128))
+    log = (tmp_path / "run" / "training.log").read_text()
+    assert "8 problems of 10 rows, dropped: 1 of max_length 128 tokens or more, 1 without a worked solution" in log
+    answers = write_sft("a.yaml", dataset=dataset, sft={"target": "answer"}, output_dir=str(tmp_path / "answers"))
+    run(answers, "--max_steps", "1")
+    assert "10 problems of 10 rows" in (tmp_path / "answers" / "training.log").read_text()
+
+
+def test_resume_continues_bit_by_bit(write_sft, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    run(write_sft("whole.yaml", output_dir=str(tmp_path / "whole"), max_steps=4, save_steps=2))
+    half = write_sft("half.yaml", output_dir=str(tmp_path / "half"), max_steps=4, save_steps=2)
+    run(half)
+    for gone in ("checkpoint-4", "final", "results.json"):
+        path = tmp_path / "half" / gone
+        path.rename(tmp_path / f"gone-{gone}")
+    assert run(half, "--resume_from_checkpoint", "auto")["steps"] == 4
+    assert [row["step"] for row in rows(tmp_path / "half" / "metrics.jsonl")] == [1, 2, 3, 4]
+    first, second = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "half"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_prompts_verb_shows_what_is_taught(write_sft, capsys):
+    show_prompts.main(["--n", "1", "--config", str(write_sft())])
+    assert "--- completion 1\n1+1=2\n\\boxed{2}\n" in capsys.readouterr().out
+
+
+def test_a_recipe_is_for_one_of_the_two(write_recipe, write_sft):
+    with pytest.raises(UserError, match=r"sft.yaml: a recipe for SFT, not for GRPO: run it with grpo_math.sft"):
+        load_recipe(["--config", str(write_sft())], "GRPO")
+    with pytest.raises(
+        UserError, match=r"recipe.yaml: a recipe for GRPO, not for SFT: run it with grpo_math.train, or"
+    ):
+        load_recipe(["--config", str(write_recipe())], "SFT")
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_grpo_goes_on_from_a_warm_start_and_beta_measures_against_it(write_recipe, write_sft, tmp_path, adapter):
+    lora = {"use_peft": True, "lora_r": 2, "lora_dropout": 0.0} if adapter else {}
+    start = tmp_path / "sft"
+    run(write_sft(output_dir=str(start), max_steps=20, **lora))
+    assert (start / "final" / "adapter_config.json").exists() is adapter
+    recipe = write_recipe(
+        model_name_or_path=str(start / "final"), beta=0.5, max_steps=4, learning_rate=1e-2, rewards={"language": {}}
+    )
+    train(load_recipe(["--config", str(recipe)]))
+    kl = [row["kl"] for row in rows(tmp_path / "run" / "metrics.jsonl")]
+    assert abs(kl[0]) < 1e-9
+    assert max(kl[1:]) > 1e-6
+    if adapter:
+        assert (tmp_path / "run" / "final" / "adapter_config.json").exists()
+
+
+def test_a_run_from_an_adapter_resumes_bit_by_bit(write_recipe, write_sft, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    run(write_sft(output_dir=str(tmp_path / "sft"), use_peft=True, lora_r=2, lora_dropout=0.0))
+    keys = {
+        "model_name_or_path": str(tmp_path / "sft" / "final"),
+        "beta": 0.5,
+        "max_steps": 4,
+        "save_steps": 2,
+        "learning_rate": 1e-2,
+        "rewards": {"language": {}},
+    }
+    for name in ("whole", "half"):
+        path = write_recipe(f"{name}.yaml", output_dir=str(tmp_path / name), **keys)
+        train(load_recipe(["--config", str(path)]))
+    for gone in ("checkpoint-4", "final", "results.json"):
+        (tmp_path / "half" / gone).rename(tmp_path / f"gone-{gone}")
+    train(load_recipe(["--config", str(path), "--resume_from_checkpoint", "auto"]))
+    whole, half = (rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "half"))
+    assert [row["kl"] for row in whole] == [row["kl"] for row in half]
+    first, second = (load_file(tmp_path / name / "final" / "adapter_model.safetensors") for name in ("whole", "half"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_own_template_can_be_taught_too():
+    template = PromptTemplate(user="Q: {question} A:", chat=False, answer_style="fallback", prefill="Well, ")
+    assert template.target(GSM8K, worked=True) == "3+4=7\n\\boxed{7}"
