@@ -1,0 +1,166 @@
+"""Adapters and reward models: what loads, what is refused, and that an export answers as its run did."""
+
+import json
+import shutil
+
+import pytest
+
+from grpo_math import evaluate, export
+from grpo_math.errors import UserError
+from grpo_math.models import load_adapter, load_reward_models
+from grpo_math.prompts import TEMPLATES
+from grpo_math.recipe import load_recipe
+from grpo_math.train import train
+
+
+@pytest.fixture(scope="module")
+def adapter(policy_folder, tmp_path_factory):
+    """A LoRA adapter of the policy, not zero as it would be fresh."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(0)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(policy_folder), LoraConfig(r=2, task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(policy_folder).save_pretrained(folder)
+    return folder
+
+
+def greedy(model, tokenizer) -> list[int]:
+    inputs = tokenizer("Ava has 3 apples", return_tensors="pt")
+    return model.generate(**inputs, max_new_tokens=32, do_sample=False, eos_token_id=None)[0].tolist()
+
+
+@pytest.mark.parametrize("where", ["adapter", "run"])
+def test_an_export_is_a_plain_checkpoint_with_the_same_greedy_answers(adapter, tokenizer, tmp_path, where, capsys):
+    from transformers import AutoModelForCausalLM
+
+    source = adapter
+    if where == "run":
+        source = tmp_path / "run"
+        shutil.copytree(adapter, source / "final")
+    export.main([str(source), str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    apart = load_adapter(str(adapter))
+    assert greedy(merged, tokenizer) == greedy(apart, tokenizer)
+    assert greedy(merged, tokenizer) != greedy(apart.unload(), tokenizer)
+    assert "float32, for transformers and `vllm serve" in capsys.readouterr().out
+
+
+def test_the_export_of_a_whole_model_is_a_copy_in_the_wanted_precision(policy_folder, tokenizer, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    export.main([str(policy_folder), str(tmp_path / "out"), "--dtype", "bfloat16"])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert model.dtype == torch.bfloat16
+
+
+def test_an_export_overwrites_nothing_and_wants_a_model(policy_folder, tmp_path):
+    with pytest.raises(UserError, match="no model and no adapter there: give a run's folder or a checkpoint"):
+        export.main([str(tmp_path), str(tmp_path / "out")])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(UserError, match="out is there already: name a new folder"):
+        export.main([str(policy_folder), str(tmp_path / "out")])
+
+
+def changed_adapter(adapter, folder, **changes):
+    shutil.copytree(adapter, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+def other_policy(tokenizer, folder, **changes):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes | changes)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_an_adapter_without_its_base_model_is_one_line(adapter, tmp_path, write_recipe):
+    lost = changed_adapter(adapter, tmp_path / "lost", base_model_name_or_path="./nowhere")
+    message = r"lost is an adapter of \./nowhere, which cannot be loaded: .*: put that model there, or correct .*lost/adapter_config.json"
+    recipe = write_recipe(model_name_or_path=str(lost))
+    for verb in (
+        lambda: train(load_recipe(["--config", str(recipe)])),
+        lambda: evaluate.main(["--config", str(recipe)]),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            verb()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"hidden_size": 64}, {"num_hidden_layers": 1}, {"num_hidden_layers": 3}])
+def test_an_adapter_of_another_model_is_one_line(adapter, tokenizer, tmp_path, changes):
+    base = other_policy(tokenizer, tmp_path / "base", **changes)
+    moved = changed_adapter(adapter, tmp_path / "moved", base_model_name_or_path=base)
+    with pytest.raises(UserError, match="was trained on another model, its weights do not fit"):
+        load_adapter(str(moved))
+
+
+def test_lora_settings_that_are_not_the_adapters_are_refused_with_the_numbers(adapter, write_recipe):
+    recipe = write_recipe(model_name_or_path=str(adapter), use_peft=True, lora_r=16, lora_alpha=8)
+    with pytest.raises(UserError, match=r"lora_r: 16 \(the adapter has 2\): training goes on with the adapter"):
+        train(load_recipe(["--config", str(recipe)]))
+
+
+@pytest.fixture(scope="module")
+def judge(tokenizer, tmp_path_factory):
+    """A reward model: a sequence classifier with one label."""
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("judge")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=tokenizer.pad_token_id, **sizes)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_reward_model_scores_alone_or_beside_functions(write_recipe, judge, tmp_path, alone):
+    rewards = {"helpful": {"reward_model": str(judge), "weight": 0.5}} | ({} if alone else {"format": {}})
+    train(load_recipe(["--config", str(write_recipe(rewards=rewards, max_steps=1))]))
+    (row,) = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert row["rewards/helpful/std"] > 0
+    expected = 0.5 * row["rewards/helpful/mean"] + (0 if alone else row["rewards/format/mean"])
+    assert row["reward"] == pytest.approx(expected)
+
+
+def test_what_is_no_reward_model_is_refused(judge, policy_folder, tokenizer, tmp_path):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    def load(folder):
+        return load_reward_models([str(folder)], ["judge"], TEMPLATES["boxed"])
+
+    with pytest.raises(
+        UserError, match=r"rewards.judge.reward_model: .* has no trained score head \(score.weight missing\)"
+    ):
+        load(policy_folder)
+    with pytest.raises(UserError, match=r"rewards.judge.reward_model: .*nowhere: no reward model there"):
+        load(tmp_path / "nowhere")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForSequenceClassification(LlamaConfig(vocab_size=len(tokenizer), num_labels=3, **sizes)).save_pretrained(
+        tmp_path / "three"
+    )
+    tokenizer.save_pretrained(tmp_path / "three")
+    with pytest.raises(UserError, match="has a head for several labels: a reward model has one"):
+        load(tmp_path / "three")
+    shutil.copytree(judge, tmp_path / "plain")
+    plain = AutoTokenizer.from_pretrained(judge)
+    plain.chat_template = None
+    (tmp_path / "plain" / "chat_template.jinja").unlink()
+    plain.save_pretrained(tmp_path / "plain")
+    with pytest.raises(UserError, match="its tokenizer has no chat template, and the prompts are chats"):
+        load(tmp_path / "plain")
