@@ -89,3 +89,39 @@ def test_every_accelerate_config_loads(path):
     config = load_config_from_file(str(path))
     assert config.mixed_precision == "no"
     assert path.read_text().startswith("# ")
+
+
+def test_the_rewards_verb_lists_every_reward_with_its_settings():
+    from grpo_math.rewards import REWARDS
+
+    done = grpo_math("rewards")
+    assert done.returncode == 0
+    assert all(f"\n{name} " in f"\n{done.stdout}" for name in REWARDS)
+    assert "{correct: 1.0, wrong: 0.0, no_answer: null}" in done.stdout
+
+
+def test_the_rewards_verb_scores_a_text_with_nothing_but_the_recipe():
+    tried = ["rewards", "--try", "recipes/math_plusminus.yaml", "--gold", "4"]
+    lines = grpo_math(*tried, "--completion", r"so \boxed{5}", "--rewards.format.weight", "0.5").stdout.splitlines()
+    assert [line.split() for line in lines] == [
+        ["solution:", "4"],
+        ["score", "weight"],
+        ["correctness", "-1", "1"],
+        ["format", "1", "0.5"],
+        ["reward", "-0.5"],
+    ]
+    assert (
+        grpo_math(*tried).stderr == "error: give no arguments for the list, or --try recipes/X.yaml --completion TEXT\n"
+    )
+    assert grpo_math(*tried, "--completion").stderr == "error: --completion: a value is missing\n"
+
+
+def test_the_rewards_verb_counts_tokens_and_takes_the_first_problem(write_recipe, tmp_path):
+    rewards = {"brevity": {"gate": "correctness"}, "correctness": {"scale": 10}, "judge": {"reward_model": "org/judge"}}
+    recipe = str(write_recipe(rewards=rewards))
+    done = grpo_math("rewards", "--try", recipe, "--completion", r"--- \boxed{2}")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["solution:", "2"]
+    assert [line[0] for line in lines[2:]] == ["brevity", "correctness", "judge", "reward"]
+    assert lines[3][1:] == ["10", "1"]
+    assert lines[4][1:] == ["-", "1", "a", "reward", "model,", "not", "tried"]

@@ -96,7 +96,26 @@ BROKEN = [
     ("rewards: {mine: {path: 'nowhere.py:f'}}", "r.yaml: rewards.mine.path: no file nowhere.py"),
     ("rewards: {mine: {path: nowhere.py}}", "r.yaml: rewards.mine.path: 'nowhere.py': want file.py:function or package.module:function"),
     ("rewards: {mine: {path: 'no_such_package:f'}}", "r.yaml: rewards.mine.path: no module 'no_such_package' is installed (a file needs its ending: no_such_package.py)"),
+    ("rewards: {format: {gate: correctness}}", "r.yaml: rewards.format.gate: no other reward 'correctness' here (there: none)"),
+    ("rewards: {format: {gate: format}, correctness: {}}", "r.yaml: rewards.format.gate: no other reward 'format' here (there: correctness)"),
+    ("rewards: {a: {reward_model: org/m}, format: {gate: a}}", "r.yaml: rewards.format.gate: a is a reward model: name a plain one"),
+    ("rewards: {correctness: {gate: format}, format: {gate: correctness}}", "r.yaml: rewards.correctness.gate: format is gated itself: name a plain one\nr.yaml: rewards.format.gate: correctness is gated itself: name a plain one"),
+    ("rewards: {a: {reward_model: org/m, scale: 10}}", "r.yaml: rewards.a.scale: not for a reward model, whose score TRL takes as it is: use weight"),
+    ("rewards: {a: {reward_model: ./nowhere}}", "r.yaml: rewards.a.reward_model: no folder ./nowhere"),
+    ("rewards: {a: {reward_model: 5}}", "r.yaml: rewards.a.reward_model: want text or null, got 5, write \"5\""),
+    ("rewards: {correctness: {grades: []}}", "r.yaml: rewards.correctness.grades: unknown key, did you mean rewards.correctness.gate?"),
+    ("rewards: {correctness: {no_answer: bad}}", "r.yaml: rewards.correctness.no_answer: want a number or null, got 'bad'"),
+    ("rewards: {correctness: {scale: 0}}", "r.yaml: rewards: none has a weight other than 0: there is nothing to learn from"),
+    # baseline, and the recipes for SFT
+    ("baseline: mean", "r.yaml: baseline: want group or none, got 'mean'"),
+    ("baseline: none\nscale_rewards: group", "r.yaml: scale_rewards: group divides by the deviation from a mean that baseline: none does not subtract: leave it out"),
+    ("max_length: 512", "r.yaml: max_length: a key of SFT recipes, and this one is for GRPO (no sft:)"),
+    ("rewards: {format: {}}\nsft: {target: worked}", "r.yaml: rewards: a key of GRPO recipes, and this one is for SFT (it has sft:)"),
+    ("rewards: null\nnum_generations: 4\nsft: {target: worked}", "r.yaml: rewards: a key of GRPO recipes, and this one is for SFT (it has sft:)\nr.yaml: num_generations: a key of GRPO recipes, and this one is for SFT (it has sft:)"),
     # eval
+    ("eval: {every_steps: 0}", "r.yaml: eval.every_steps: want at least 1, got 0"),
+    ("eval: {every_steps: 5, split: train}", "r.yaml: eval.split: train is what the training reads: name another split"),
+    ("eval_steps: 5", "r.yaml: eval_steps: not a key here: use eval: {every_steps: 10}"),
     ("eval: true", "r.yaml: eval: want a mapping such as {before_after: true}, got True"),
     ("eval: {before_after: true, split: train}", "r.yaml: eval.split: train is what the training reads: name another split"),
     ("eval: {dataset: {name: gsm8k, split: train}}", "r.yaml: eval.dataset: these are the training problems: name others, or another split"),
@@ -122,7 +141,36 @@ def test_a_broken_recipe_gets_one_line_with_the_fix(tmp_path, lines, message):
     text = "".join(line + "\n" for line in GOOD.splitlines() if line.partition(":")[0] not in given) + lines + "\n"
     last = len(text.splitlines())
     message = message.replace("{n-1}", str(last - 1)).replace("{n}", str(last))
+    assert complaints(tmp_path, text) == message.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("sft: {target: all}", "r.yaml: sft.target: want worked or answer, got 'all'"),
+        ("sft: {targt: worked}", "r.yaml: sft.targt: unknown key, did you mean sft.target?"),
+        ("sft: true", "r.yaml: sft: want a mapping such as {target: worked}, got True"),
+        ("sft: {}\nmax_lenth: 5", "r.yaml: max_lenth: unknown key, did you mean max_length?"),
+        ("sft: {}\nbaseline: none", "r.yaml: baseline: a key of GRPO recipes, and this one is for SFT (it has sft:)"),
+    ],
+)
+def test_a_broken_recipe_for_sft(tmp_path, lines, message):
+    text = GOOD.replace("rewards: {correctness: {}}\n", "") + lines + "\n"
     assert complaints(tmp_path, text) == [message]
+
+
+def test_an_own_function_with_a_parameter_of_an_entrys_name(tmp_path):
+    (tmp_path / "mine.py").write_text("def f(completions, scale: float = 2.0, **_): ...\n")
+    entry = f"mine: {{path: '{tmp_path}/mine.py:f', scale: 3}}"
+    assert complaints(tmp_path, GOOD.replace("correctness: {}", entry)) == [
+        "r.yaml: rewards.mine.scale: a key of every entry and a parameter of the function: rename the parameter"
+    ]
+
+
+def test_without_a_baseline_nothing_is_scaled(tmp_path):
+    recipe = load(tmp_path, GOOD + "baseline: none\n")
+    assert (recipe.baseline, recipe.trainer["scale_rewards"]) == ("none", "none")
+    assert load(tmp_path, GOOD).baseline == "group"
 
 
 def test_all_problems_are_reported_at_once(tmp_path):
@@ -263,11 +311,12 @@ def test_every_shipped_recipe_parses_and_says_how_it_is_run(path):
 def test_the_keys_read_from_source_are_those_of_the_classes():
     import dataclasses
 
-    from trl import GRPOConfig, ModelConfig
+    from trl import GRPOConfig, ModelConfig, SFTConfig
 
-    trainer, model = trl_keys()
-    assert set(trainer) == {field.name for field in dataclasses.fields(GRPOConfig) if field.init}
-    assert set(model) == {field.name for field in dataclasses.fields(ModelConfig)}
+    for config in (GRPOConfig, SFTConfig):
+        trainer, model = trl_keys(config.__name__)
+        assert set(trainer) == {field.name for field in dataclasses.fields(config) if field.init}
+        assert set(model) == {field.name for field in dataclasses.fields(ModelConfig)}
 
 
 def test_no_hint_shadows_a_real_key():

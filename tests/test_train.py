@@ -267,8 +267,39 @@ def test_columns_of_several_types_are_one_line(write_recipe, tmp_path):
         run(write_recipe(dataset={"name": "json", "path": str(tmp_path / "rows.jsonl")}))
 
 
-def test_weights_and_biases_works_offline(write_recipe, tmp_path, monkeypatch):
+def test_weights_and_biases_works_offline_and_gets_the_evaluations(write_recipe, tmp_path, monkeypatch):
+    import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    run(write_recipe(report_to="wandb", max_steps=1))
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    logged, started = [], []
+    monkeypatch.setattr(
+        wandb.Run, "log", lambda self, row, *_, **__: logged.append(row) or started.append(self.project)
+    )
+    run(
+        write_recipe(report_to="wandb", project="math-grpo", max_steps=2, eval={"every_steps": 1, "before_after": True})
+    )
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert set(started) == {"math-grpo"}
+    evaluations = [row for row in logged if "eval/accuracy" in row]
+    assert [row["train/global_step"] for row in evaluations] == [0, 1, 2]
+    assert all("eval/format_accuracy" in row and "train/reward" not in row for row in evaluations)
+    assert sum("train/reward" in row for row in logged) == 2
+
+
+@pytest.mark.parametrize(
+    ("eval_", "steps"),
+    [
+        ({"every_steps": 2}, [2, 4]),
+        ({"every_steps": 2, "before_after": True}, [0, 2, 4]),
+        ({"every_steps": 3, "before_after": True}, [0, 3, 4]),
+        ({"every_steps": 9}, []),
+    ],
+)
+def test_evaluations_along_the_way_take_no_step_out_of_the_metrics(write_recipe, tmp_path, eval_, steps):
+    results = run(write_recipe(max_steps=4, eval=eval_))
+    evaluations = tmp_path / "run" / "eval.jsonl"
+    assert [row["step"] for row in rows(evaluations)] == steps
+    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert ("before" in results) is eval_.get("before_after", False)

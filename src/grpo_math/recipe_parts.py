@@ -141,7 +141,7 @@ def check_reward(name: str, entry, problems: list[str]) -> list[RewardSpec]:
     path, model = entry.get("path"), entry.get("reward_model")
     shared = fields_of(RewardSpec, "name", "params")
     if model is not None:
-        check_reward_model(entry, where, problems)
+        entry = check_reward_model(entry, where, problems)
         own: Keys | None = {}
         shared = {key: shared[key] for key in ("reward_model", "weight")}
     elif path is not None:
@@ -161,12 +161,15 @@ def check_reward(name: str, entry, problems: list[str]) -> list[RewardSpec]:
     return [RewardSpec(name, **checked, params=params)]
 
 
-def check_reward_model(entry: dict, where: str, problems: list[str]) -> None:
+def check_reward_model(entry: dict, where: str, problems: list[str]) -> dict:
+    """The entry without the keys that are not for a reward model."""
     path = entry["reward_model"]
     if isinstance(path, str) and path.startswith((".", "/", "~")) and not os.path.isdir(os.path.expanduser(path)):
         problems.append(f"{where}reward_model: no folder {path}")
-    for key in {"scale", "bias", "gate"} & entry.keys():
+    refused = [key for key in ("scale", "bias", "gate") if key in entry]
+    for key in refused:
         problems.append(f"{where}{key}: not for a reward model, whose score TRL takes as it is: use weight")
+    return {key: value for key, value in entry.items() if key not in refused}
 
 
 def check_gate(spec: RewardSpec, by_name: dict[str, RewardSpec], problems: list[str]) -> None:
