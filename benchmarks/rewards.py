@@ -2,7 +2,7 @@
 
 usage: python benchmarks/rewards.py
 
-The completions are worked texts of about 150 words with a boxed answer; lengths are in characters. Median of 5 runs after
+The completions are worked texts of 133 words with a boxed answer; lengths are in bytes. Median of 5 runs after
 a warm-up, and their spread. Verdicts are made once before: every reward reads the same ones.
 """
 
