@@ -66,17 +66,20 @@ def init_kwargs(recipe: Recipe) -> dict:
     }
 
 
-def load_policy(recipe: Recipe, config):
-    """What TRL is to train: the model's path or id, which it loads itself, or a loaded adapter to go on with.
+def policy_arguments(recipe: Recipe, config) -> dict:
+    """What TRL's trainers are to train: `model`, `peft_config` and `quantization_config`.
 
-    Where the recipe names LoRA settings of its own, they must be the adapter's.
+    A model is a path or id, which TRL loads itself. An adapter is loaded here and gone on with, as it is: where the
+    recipe names LoRA settings of its own, they must be the adapter's.
     """
     from peft import PeftConfig
-    from trl import ModelConfig, get_quantization_config
+    from trl import ModelConfig, get_peft_config, get_quantization_config
 
     name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
+    wanted = ModelConfig(**recipe.model)
+    quantization = get_quantization_config(wanted)
     if not is_adapter(name, revision):
-        return name
+        return {"model": name, "peft_config": get_peft_config(wanted), "quantization_config": quantization}
     adapter = PeftConfig.from_pretrained(name, revision=revision)
     there = {"lora_r": adapter.r, "lora_alpha": adapter.lora_alpha, "lora_dropout": adapter.lora_dropout}
     asked = {key: value for key, value in recipe.model.items() if there.get(key, value) != value}
@@ -87,8 +90,8 @@ def load_policy(recipe: Recipe, config):
             f"(grpo-math export {name} OUT)"
         )
     given, config.model_init_kwargs = config.model_init_kwargs, None  # TRL would warn that it has no use for them
-    given["quantization_config"] = get_quantization_config(ModelConfig(**recipe.model))
-    return load_adapter(name, trainable=True, **init_kwargs(recipe) | given | {"revision": revision})
+    base = init_kwargs(recipe) | given | {"revision": revision, "quantization_config": quantization}
+    return {"model": load_adapter(name, trainable=True, **base)}
 
 
 def is_adapter(name: str, revision: str | None = None) -> bool:

@@ -15,7 +15,7 @@ from grpo_math.data import Problem
 from grpo_math.errors import one_line
 from grpo_math.evaluate import load_eval_problems
 from grpo_math.grading import configure
-from grpo_math.models import load_policy, load_tokenizer
+from grpo_math.models import load_tokenizer, policy_arguments
 from grpo_math.prompts import token_ids
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.training import load_training_problems, run, to_dataset, trainer_arguments
@@ -31,7 +31,7 @@ def sft(recipe: Recipe) -> dict:
     checkpoint = run_folder.find_checkpoint(recipe)
     configure(recipe.grading)
 
-    from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+    from trl import SFTConfig, SFTTrainer  # torch loads here; all of the recipe is checked by now
 
     from grpo_math.callbacks import callbacks
 
@@ -46,17 +46,14 @@ def sft(recipe: Recipe) -> dict:
     rows = Pairs(recipe, tokenizer, config.max_length)
     problems = load_training_problems(recipe, tokenizer, rows.unusable)
     measured, *others = callbacks(recipe, tokenizer, load_eval_problems(recipe) if recipe.eval.wanted else [])
-    policy, model = load_policy(recipe, config), ModelConfig(**recipe.model)
-    fresh = isinstance(policy, str)  # an adapter that is trained on has its own settings
+    policy = policy_arguments(recipe, config)
     with one_line(f"{recipe.source}: TRL refused it"):
         trainer = SFTTrainer(
-            model=policy,
+            **policy,
             args=config,
             train_dataset=to_dataset([rows.pair(problem) for problem in problems]),
             processing_class=tokenizer,
             callbacks=[measured, *others],
-            peft_config=get_peft_config(model) if fresh else None,
-            quantization_config=get_quantization_config(model) if fresh else None,
         )
     return run(recipe, trainer, problems, measured, checkpoint, started)
 

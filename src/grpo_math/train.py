@@ -15,7 +15,7 @@ from grpo_math.data import Problem
 from grpo_math.errors import UserError, one_line
 from grpo_math.evaluate import load_eval_problems
 from grpo_math.grading import configure
-from grpo_math.models import load_policy, load_reward_models, load_tokenizer
+from grpo_math.models import load_reward_models, load_tokenizer, policy_arguments
 from grpo_math.prompts import to_rows
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.rewards import build_rewards
@@ -33,9 +33,7 @@ def train(recipe: Recipe) -> dict:
     rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length)
     configure(recipe.grading)
 
-    from trl import ModelConfig, get_peft_config, get_quantization_config  # torch; all of the recipe is checked by now
-
-    from grpo_math.callbacks import callbacks
+    from grpo_math.callbacks import callbacks  # torch loads here; all of the recipe is checked by now
     from grpo_math.trainer import Trainer
 
     config = grpo_config(recipe)
@@ -49,19 +47,16 @@ def train(recipe: Recipe) -> dict:
     check_enough(problems, config)
     measured, *others = callbacks(recipe, tokenizer, load_eval_problems(recipe) if recipe.eval.wanted else [])
     scorers, scorer_tokenizers = load_reward_models(rewards, [spec.name for spec in recipe.rewards], recipe.template)
-    policy, model = load_policy(recipe, config), ModelConfig(**recipe.model)
-    fresh = isinstance(policy, str)  # an adapter that is trained on has its own settings
+    policy = policy_arguments(recipe, config)
     with one_line(f"{recipe.source}: TRL refused it"):
         trainer = Trainer(
-            model=policy,
+            **policy,
             args=config,
             reward_funcs=scorers,
             reward_processing_classes=scorer_tokenizers,
             train_dataset=to_dataset(to_rows(problems, recipe.template, tokenizer)),
             processing_class=tokenizer,
             callbacks=[measured, *others],
-            peft_config=get_peft_config(model) if fresh else None,
-            quantization_config=get_quantization_config(model) if fresh else None,
             stop=() if config.use_vllm else recipe.template.stop,
             baseline=recipe.baseline,
         )
