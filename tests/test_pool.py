@@ -141,7 +141,7 @@ def test_a_worker_killed_between_batches_is_replaced():
 
 def test_memory_is_capped():
     configure(PoolSettings(workers=1, timeout=20))
-    code = "import grpo_math.grading.equal as e; e.verify = lambda g, a: [0] * 10**9; from grpo_math.grading.pool import work; work(20, 1)"
+    code = "import grpo_math.grading.equal as e; e.verify = lambda g, a: g == '1' or [0] * 10**9; from grpo_math.grading.pool import work; work(20, 1)"
     worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert worker.stdout.readline() == b"ready\n"
     worker.stdin.write(b'["4", "4"]\n')

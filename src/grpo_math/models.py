@@ -123,7 +123,7 @@ def load_adapter(name: str, revision: str | None = None, trainable: bool = False
             adapter = PeftModel.from_pretrained(model, name, is_trainable=trainable, revision=revision)
     except (RuntimeError, ValueError) as error:  # weights of another shape, layers that are not there
         raise other from error
-    saved, wanted = load_peft_weights(name, device="cpu"), get_peft_model_state_dict(adapter)
+    saved, wanted = load_peft_weights(name, "cpu", revision=revision), get_peft_model_state_dict(adapter)
     if any("lora_" in key for key in saved.keys() ^ wanted.keys()):
         raise other
     return adapter
