@@ -370,3 +370,15 @@ def test_real_svamp(real_data):
     fields = {"question": "Question", "answer": "Answer"}
     spec = DatasetSpec("json", str(real_data / "svamp" / "test.jsonl"), params={"fields": fields})
     assert load_problems(spec).problems[0].meta["ID"] == "chal-777"
+
+
+@pytest.mark.parametrize(
+    ("worked", "kept"), [("steps", "steps"), ("  ", None), (None, None), (5, Unusable), ([1], Unusable)]
+)
+def test_a_worked_solution_is_text_or_nothing(worked, kept):
+    row = {"question": "q", "answer": "1", "worked": worked}
+    if kept is Unusable:
+        with pytest.raises(Unusable, match="with a worked solution that is not text"):
+            json_rows(row)
+    else:
+        assert json_rows(row).worked == kept

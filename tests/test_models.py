@@ -107,10 +107,58 @@ def test_an_adapter_of_another_model_is_one_line(adapter, tokenizer, tmp_path, c
         load_adapter(str(moved))
 
 
-def test_lora_settings_that_are_not_the_adapters_are_refused_with_the_numbers(adapter, write_recipe):
-    recipe = write_recipe(model_name_or_path=str(adapter), use_peft=True, lora_r=16, lora_alpha=8)
-    with pytest.raises(UserError, match=r"lora_r: 16 \(the adapter has 2\): training goes on with the adapter"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_peft": True, "lora_r": 16, "lora_alpha": 8}, r"lora_r: 16 \(the adapter has 2\): training goes on with the adapter"),
+        ({"use_peft": False}, r"use_peft: False \(the adapter has True\): training"),
+        ({"lora_target_modules": ["q_proj"]}, r"lora_target_modules: \['q_proj'\] \(the adapter has \['q_proj', 'v_proj'\]\)"),
+        ({"use_dora": True, "lora_dropout": 0.5}, r"lora_dropout: 0.5 \(the adapter has 0.0\), use_dora: True \(the adapter has False\)"),
+    ],
+)  # fmt: skip
+def test_lora_settings_that_are_not_the_adapters_are_refused_with_the_numbers(adapter, write_recipe, changes, message):
+    recipe = write_recipe(model_name_or_path=str(adapter), **changes)
+    with pytest.raises(UserError, match=message):
         train(load_recipe(["--config", str(recipe)]))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("adapter_model.safetensors", None, "no adapter weights that can be read"),
+        ("adapter_model.safetensors", "junk", "no adapter weights that can be read"),
+        ("adapter_config.json", "{junk", "no LoRA adapter that can be read"),
+        ("adapter_config.json", '{"peft_type": "NEW"}', "no LoRA adapter that can be read"),
+        ("adapter_config.json", '{"peft_type": "IA3", "base_model_name_or_path": "x"}', "no LoRA adapter that can be read: it is of the kind"),
+        ("adapter_config.json", '{"peft_type": "LORA"}', "adapter_config.json names no base_model_name_or_path"),
+    ],
+)  # fmt: skip
+def test_a_broken_adapter_is_one_line(adapter, tmp_path, file, content, message):
+    broken = changed_adapter(adapter, tmp_path / "broken")
+    (broken / file).unlink()
+    if content:
+        (broken / file).write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_adapter(str(broken))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(adapter, tmp_path, write_recipe):
+    bare = changed_adapter(adapter, tmp_path / "bare")
+    for file in bare.glob("tokenizer*"):
+        file.unlink()
+    assert train(load_recipe(["--config", str(write_recipe(model_name_or_path=str(bare), max_steps=1))]))["steps"] == 1
+
+
+def test_a_quantised_model_is_trained_through_an_adapter_only(write_recipe):
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(UserError, match="load_in_4bit: rounded weights cannot be trained: set use_peft: true"):
+        train(load_recipe(["--config", str(write_recipe(load_in_4bit=True))]))
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(write_recipe):
+    with pytest.raises(UserError, match=r"no model at 'runs/sft_math/final': there is no such folder"):
+        train(load_recipe(["--config", str(write_recipe(model_name_or_path="runs/sft_math/final"))]))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +186,7 @@ def test_a_reward_model_scores_alone_or_beside_functions(write_recipe, judge, tm
     assert row["reward"] == pytest.approx(expected)
 
 
-def test_what_is_no_reward_model_is_refused(judge, policy_folder, tokenizer, tmp_path):
+def test_what_is_no_reward_model_is_refused(judge, adapter, policy_folder, tokenizer, tmp_path):
     from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
     def load(folder):
@@ -148,6 +196,10 @@ def test_what_is_no_reward_model_is_refused(judge, policy_folder, tokenizer, tmp
         UserError, match=r"rewards.judge.reward_model: .* has no trained score head \(score.weight missing\)"
     ):
         load(policy_folder)
+    with pytest.raises(
+        UserError, match=r"rewards.judge.reward_model: .* is an adapter: merge it into its base model first"
+    ):
+        load(adapter)
     with pytest.raises(UserError, match=r"rewards.judge.reward_model: .*nowhere: no reward model there"):
         load(tmp_path / "nowhere")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -106,9 +106,16 @@ BROKEN = [
     ("rewards: {correctness: {grades: []}}", "r.yaml: rewards.correctness.grades: unknown key, did you mean rewards.correctness.gate?"),
     ("rewards: {correctness: {no_answer: bad}}", "r.yaml: rewards.correctness.no_answer: want a number or null, got 'bad'"),
     ("rewards: {correctness: {scale: 0}}", "r.yaml: rewards: none has a weight other than 0: there is nothing to learn from"),
+    ("rewards: {correctness: {}, format: {gate: correctness, scale: -1}}", "r.yaml: rewards.format.gate: a gate holds back what is earned, and with a negative weight or scale that is what is taken: turn the signs of the settings instead"),
+    ("rewards: {format: {weight: .nan}}", "r.yaml: rewards.format.weight: want a finite number, got nan"),
+    ("rewards: {correctness: {wrong: -.inf}}", "r.yaml: rewards.correctness.wrong: want a finite number, got -inf"),
+    ("rewards: {steps: {wanted: 0}}", "r.yaml: rewards.steps.wanted: want a number from 1 to 1e+06, got 0"),
+    ("rewards: {repetition: {max_penalty: 1.0}}", "r.yaml: rewards.repetition.max_penalty: want a number from -1e+06 to 0, got 1.0"),
+    ("use_vllm: true\nload_in_4bit: true", "r.yaml: use_vllm: vLLM would go on sampling from the first policy, it takes no new weights for a quantised model: set it to false, or leave out load_in_4bit and load_in_8bit"),
     # baseline, and the recipes for SFT
+    ("baseline: none\nmulti_objective_aggregation: normalize_then_sum", "r.yaml: multi_objective_aggregation: normalize_then_sum normalises by a mean, which baseline: none does without: leave it out"),
     ("baseline: mean", "r.yaml: baseline: want group or none, got 'mean'"),
-    ("baseline: none\nscale_rewards: group", "r.yaml: scale_rewards: group divides by the deviation from a mean that baseline: none does not subtract: leave it out"),
+    ("baseline: none\nscale_rewards: group", "r.yaml: scale_rewards: group normalises by a mean, which baseline: none does without: leave it out"),
     ("max_length: 512", "r.yaml: max_length: a key of SFT recipes, and this one is for GRPO (no sft:)"),
     ("rewards: {format: {}}\nsft: {target: worked}", "r.yaml: rewards: a key of GRPO recipes, and this one is for SFT (it has sft:)"),
     ("rewards: null\nnum_generations: 4\nsft: {target: worked}", "r.yaml: rewards: a key of GRPO recipes, and this one is for SFT (it has sft:)\nr.yaml: num_generations: a key of GRPO recipes, and this one is for SFT (it has sft:)"),
@@ -244,6 +251,17 @@ def test_yaml_values_mean_what_they_look_like(written, read):
 def test_a_reward_is_switched_off_with_false(tmp_path):
     recipe = load(tmp_path, GOOD.replace("{}", "{}, format: {weight: 0.3}"), "--rewards.format", "false")
     assert [spec.name for spec in recipe.rewards] == ["correctness"]
+
+
+def test_a_runs_folder_means_its_final_model(tmp_path):
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    (tmp_path / "model" / "final").mkdir(parents=True)
+    (tmp_path / "model" / "config.json").touch()
+    for name, meant in (("run", "run/final"), ("run/final", "run/final"), ("model", "model"), ("none", "none")):
+        recipe = load(tmp_path, GOOD, "--model_name_or_path", f"{tmp_path}/{name}")
+        assert recipe.model["model_name_or_path"] == f"{tmp_path}/{meant}"
+    assert load(tmp_path, GOOD).model["model_name_or_path"] == "some/model"
+    assert not load(tmp_path, GOOD, "--model_name_or_path", "~/m").model["model_name_or_path"].startswith("~")
 
 
 def test_null_means_the_default(tmp_path):

@@ -82,12 +82,24 @@ def test_the_heuristic_weighs_and_logs_its_parts_and_prefers_the_worked_solution
     [
         ("a+b", 1), ("x = 5", 1), ("3*4=12, 12-8=4", 2), (r"\frac{1}{2}", 1), (r"\(x\) and \[y\]", 2), ("f(x)", 0),
         ("no formula - here", 0), ("10/5", 1), ("$x$ and $x$", 1), ("(a+b)*c", 1), ("\\" * 50, 0), ("$" * 50, 0),
+        ("He pays $5 for 3 apples, so 3*5=15 and $6 for pears.", 1), ("3 at $4, 3*4=$12", 1), ("$1 and $2 and $3", 0),
     ],
 )  # fmt: skip
 def test_what_counts_as_a_formula(text, formulas):
     from grpo_math.heuristic import features
 
     assert features(text)[1] == formulas
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("x\u2081\u00b2 + y\u2082 = \u00bd\u00b7z\u2083", 1.0), ("Vi\u1ec7t Nam", 1.0), ("\uff21nswer", 1.0), ("\u1f00\u03c1\u03c7\u03ae", 1.0),
+        ("\u0434\u0430", 0.0), ("da \u0434\u0430", 0.5), ("12 + 3", 0.0), ("\u211d \u2208 \U0001d538", 1.0), ("\u8cea a", 0.5),
+    ],
+)  # fmt: skip
+def test_what_counts_as_a_foreign_letter(text, share):
+    assert score("language", [text]) == [share]
 
 
 def test_r1_zero_logs_format_and_accuracy_apart():

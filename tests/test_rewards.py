@@ -212,3 +212,8 @@ def test_the_plus_minus_reward_tells_wrong_from_no_answer():
 def test_a_reward_model_stays_a_path_until_the_model_is_loaded():
     rewards = build(RewardSpec("correctness"), RewardSpec("judge", reward_model="org/judge"))
     assert rewards[1] == "org/judge"
+
+
+def test_a_data_column_may_have_any_name():
+    (reward,) = build(RewardSpec("format"))
+    assert call(reward, [RIGHT], ["4"], **{"self": ["x"], "function": ["y"], "name": ["z"]}) == [1.0]

@@ -53,6 +53,21 @@ def test_unboxed(text, plain):
     assert unboxed(text) == plain
 
 
+def test_a_megabyte_is_unboxed_in_no_time():
+    for piece in (r"\boxed{", r"\boxed", "{", "}", "\\"):
+        unboxed(piece * (2**20 // len(piece)))
+
+
+@pytest.mark.parametrize("prefill", ["", "<think>", "<think>\n", "Let me think.\n<think>"])
+def test_what_is_taught_behind_a_prefill_is_well_formed(prefill):
+    template = PromptTemplate(prefill=prefill, answer_style="answer_tag")
+    for problem in (GSM8K, MATH):
+        whole = template.full_text(template.target(problem, worked=True))
+        assert whole.count("<think>") == 1
+        assert grade(whole, problem.answer, "answer_tag").correct
+        assert well_formed(whole, "answer_tag") is not prefill.startswith("Let")
+
+
 @given(st.text(alphabet="{}\\boxed 1$", max_size=30))
 def test_nothing_stays_boxed(text):
     assert boxes(unboxed(text)) == []
@@ -132,7 +147,7 @@ def test_what_cannot_be_taught_is_dropped_and_counted(write_sft, tmp_path, probl
     dataset = {"name": "json", "path": str(tmp_path / "rows.jsonl")}
     run(write_sft(dataset=dataset, max_steps=1, max_length=128))
     log = (tmp_path / "run" / "training.log").read_text()
-    assert "8 problems of 10 rows, dropped: 1 of max_length 128 tokens or more, 1 without a worked solution" in log
+    assert "8 problems of 10 rows, dropped: 1 over max_length 128 tokens, 1 without a worked solution" in log
     answers = write_sft("a.yaml", dataset=dataset, sft={"target": "answer"}, output_dir=str(tmp_path / "answers"))
     run(answers, "--max_steps", "1")
     assert "10 problems of 10 rows" in (tmp_path / "answers" / "training.log").read_text()
@@ -213,3 +228,72 @@ def test_a_run_from_an_adapter_resumes_bit_by_bit(write_recipe, write_sft, tmp_p
 def test_an_own_template_can_be_taught_too():
     template = PromptTemplate(user="Q: {question} A:", chat=False, answer_style="fallback", prefill="Well, ")
     assert template.target(GSM8K, worked=True) == "3+4=7\n\\boxed{7}"
+
+
+CHANGING = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'].split('</think>')[-1] }}"
+    "{% if m['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+ENDLESS = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|user|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+TAGS = {"user": "{question}", "answer_style": "answer_tag"}
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "changes", "message"),
+    [
+        (CHANGING, {"prompt_template": TAGS}, r"changes the answer: of '<think>1\+1=2</think> <answer>2</answer>' it makes ' <answer>2"),
+        (ENDLESS, {}, r"ends an answer with '<\|user\|>', which ends no generation \('<\|end\|>' does\): set eos_token"),
+        (ENDLESS, {"eos_token": "<|nope|>"}, r"eos_token: '<\|nope\|>' is no token of"),
+    ],
+)  # fmt: skip
+def test_a_chat_template_that_would_teach_something_else(
+    write_sft, policy_folder, tmp_path, chat_template, changes, message
+):
+    from test_train import changed_policy
+
+    model = changed_policy(policy_folder, tmp_path / "model", chat_template=chat_template)
+    with pytest.raises(UserError, match=message):
+        run(write_sft(model_name_or_path=model, **changes))
+
+
+def test_the_turns_end_may_be_named_and_ends_generation_from_then_on(write_sft, policy_folder, tmp_path):
+    from test_train import changed_policy
+    from transformers import AutoTokenizer, GenerationConfig
+
+    model = changed_policy(policy_folder, tmp_path / "model", chat_template=ENDLESS)
+    run(write_sft(model_name_or_path=model, eos_token="<|user|>", max_steps=1))
+    assert AutoTokenizer.from_pretrained(tmp_path / "run" / "final").eos_token == "<|user|>"
+    ends = GenerationConfig.from_pretrained(tmp_path / "run" / "final").eos_token_id
+    assert AutoTokenizer.from_pretrained(model).convert_tokens_to_ids("<|user|>") in ends
+
+
+def test_a_4_bit_run_from_an_adapter_takes_small_steps_and_resumes_bit_by_bit(write_recipe, write_sft, tmp_path):
+    """In bfloat16, which TRL would use, a step of 5e-6 is rounded away."""
+    import torch
+    from safetensors.torch import load_file
+
+    pytest.importorskip("bitsandbytes")
+    lora = {"use_peft": True, "lora_r": 2, "lora_dropout": 0.0}
+    run(write_sft(output_dir=str(tmp_path / "sft"), max_steps=4, **lora))
+    keys = {
+        "model_name_or_path": str(tmp_path / "sft"),
+        "load_in_4bit": True,
+        "beta": 0.1,
+        "max_steps": 4,
+        "save_steps": 2,
+    }
+    keys |= {"learning_rate": 5e-6, "rewards": {"language": {}}}
+    for name in ("whole", "half"):
+        path = write_recipe(f"{name}.yaml", output_dir=str(tmp_path / name), **keys)
+        train(load_recipe(["--config", str(path)]))
+    for gone in ("checkpoint-4", "final", "results.json"):
+        (tmp_path / "half" / gone).rename(tmp_path / f"gone-{gone}")
+    train(load_recipe(["--config", str(path), "--resume_from_checkpoint", "auto"]))
+    folders = (tmp_path / name / "final" for name in ("sft", "whole", "half"))
+    before, whole, half = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    assert all(torch.equal(whole[name], half[name]) for name in whole)
+    changed = sum((whole[name] != before[name]).sum() for name in whole) / sum(map(torch.numel, whole.values()))
+    assert changed > 0.9

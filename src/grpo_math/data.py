@@ -148,7 +148,10 @@ def json_rows(row: dict, fields: dict | None = None) -> Problem:
         raise UserError(f"dataset.fields: {', '.join(unknown)}: name columns for {', '.join(COLUMN_NAMES)} only")
     question = str(row[columns["question"]] or "").strip()
     meta = {name: value for name, value in row.items() if name not in columns.values()}
-    return Problem(question, text_of(row[columns["answer"]]), row.get(columns["worked"]), meta)
+    worked = row.get(columns["worked"])
+    if not isinstance(worked, str | None):
+        raise Unusable("with a worked solution that is not text")
+    return Problem(question, text_of(row[columns["answer"]]), (worked or "").strip() or None, meta)
 
 
 COLUMN_NAMES = {

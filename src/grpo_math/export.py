@@ -11,6 +11,7 @@ from pathlib import Path
 
 from grpo_math.errors import UserError, one_line
 from grpo_math.models import FIX, load_adapter
+from grpo_math.recipe import model_folder
 from grpo_math.run_folder import quiet_progress_bars
 
 
@@ -30,7 +31,7 @@ def export(run: Path, out: Path, dtype: str = "float32") -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet_progress_bars()
-    folder = run / "final" if (run / "final").is_dir() else run
+    folder = Path(model_folder(str(run)))
     if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise UserError(f"{folder}: no model and no adapter there: give a run's folder or a checkpoint")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

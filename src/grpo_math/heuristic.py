@@ -13,7 +13,7 @@ from grpo_math.prompts import completion_text
 WORD = re.compile(r"[^\W\d_]{4,}")
 OPERAND = r"[(\[{]{0,3}(?:\d[\d.,]*[A-Za-z]?|[A-Za-z](?![A-Za-z]))[)\]}]{0,3}"
 FORMULA = re.compile(
-    r"\$[^$\n]+\$|\\\([^\n]{1,300}?\\\)|\\\[.{1,300}?\\\]"  # LaTeX between its delimiters
+    r"\$(?=\S)[^$\n]+(?<=\S)\$(?!\d)|\\\([^\n]{1,300}?\\\)|\\\[.{1,300}?\\\]"  # LaTeX, and no sums of money
     r"|\\[A-Za-z]+(?:\{[^{}\n]*\})*"  # a macro
     rf"|(?<!\w){OPERAND}(?:\s?[-+*/^<>=\u00d7\u00f7\u00b1\u2264\u2265\u2260\u2248]\s?{OPERAND})+",  # a+b, x = 5
     re.DOTALL,

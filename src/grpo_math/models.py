@@ -1,6 +1,7 @@
 """The recipe's tokenizer and model, from a local folder or the Hub."""
 
 import functools
+import os
 import warnings
 
 from grpo_math.errors import UserError, one_line
@@ -17,11 +18,16 @@ def load_tokenizer(recipe: Recipe):
     """
     from transformers import AutoTokenizer
 
-    name = recipe.model["model_name_or_path"]
+    name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
+    if name.count("/") != 1 and "/" in name and not os.path.isdir(name):  # what cannot be an id on the Hub
+        raise UserError(f"model_name_or_path: no model at {name!r}: there is no such folder: {FIX}")
+    source = name
+    if os.path.isdir(name) and is_adapter(name) and not os.path.exists(os.path.join(name, "tokenizer_config.json")):
+        source, revision = read_adapter(name).base_model_name_or_path, None
     with one_line(f"model_name_or_path: no model at {name!r}", FIX):
         tokenizer = AutoTokenizer.from_pretrained(
-            name,
-            revision=recipe.model.get("model_revision", "main"),
+            source,
+            revision=revision or "main",
             trust_remote_code=recipe.trainer.get("trust_remote_code", False),
             padding_side="left",
         )
@@ -44,6 +50,17 @@ def load_tokenizer(recipe: Recipe):
     return tokenizer
 
 
+def end_tokens(name: str) -> set[int]:
+    """The end tokens of the model's generation config, none where it has no such file."""
+    from transformers import GenerationConfig
+
+    try:
+        ends = GenerationConfig.from_pretrained(name).eos_token_id
+    except OSError:
+        return set()
+    return set(ends) if isinstance(ends, list) else {ends} - {None}
+
+
 def load_model(recipe: Recipe):
     """The model (or adapter with its base) as training loads it, on the GPU if there is one."""
     from accelerate import PartialState
@@ -51,18 +68,24 @@ def load_model(recipe: Recipe):
 
     name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
     if is_adapter(name, revision):
-        model = load_adapter(name, revision, **init_kwargs(recipe))
+        model = load_adapter(name, revision, **base_arguments(recipe))
     else:
         with one_line(f"model_name_or_path: no model at {name!r}", FIX):
-            model = AutoModelForCausalLM.from_pretrained(name, revision=revision or "main", **init_kwargs(recipe))
-    return model.to(PartialState(cpu=recipe.trainer.get("use_cpu", False)).device)
+            model = AutoModelForCausalLM.from_pretrained(name, revision=revision or "main", **base_arguments(recipe))
+    quantised = getattr(model, "is_quantized", False)  # such a model is where it has to be, and cannot be moved
+    return model if quantised else model.to(PartialState(cpu=recipe.trainer.get("use_cpu", False)).device)
 
 
-def init_kwargs(recipe: Recipe) -> dict:
+def base_arguments(recipe: Recipe) -> dict:
+    """How a model is loaded, for `from_pretrained`. The trainer moves it to its device."""
+    from trl import ModelConfig, get_quantization_config
+
     return {
         "trust_remote_code": recipe.trainer.get("trust_remote_code", False),
         "attn_implementation": recipe.model.get("attn_implementation"),
         "dtype": recipe.model.get("dtype", "float32"),
+        "quantization_config": get_quantization_config(ModelConfig(**recipe.model)),
+        "device_map": None,
     }
 
 
@@ -72,26 +95,37 @@ def policy_arguments(recipe: Recipe, config) -> dict:
     A model is a path or id, which TRL loads itself. An adapter is loaded here and gone on with, as it is: where the
     recipe names LoRA settings of its own, they must be the adapter's.
     """
-    from peft import PeftConfig
     from trl import ModelConfig, get_peft_config, get_quantization_config
 
     name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
     wanted = ModelConfig(**recipe.model)
     quantization = get_quantization_config(wanted)
     if not is_adapter(name, revision):
+        if quantization and not wanted.use_peft:
+            raise UserError("load_in_4bit: rounded weights cannot be trained: set use_peft: true, or load them whole")
         return {"model": name, "peft_config": get_peft_config(wanted), "quantization_config": quantization}
-    adapter = PeftConfig.from_pretrained(name, revision=revision)
-    there = {"lora_r": adapter.r, "lora_alpha": adapter.lora_alpha, "lora_dropout": adapter.lora_dropout}
-    asked = {key: value for key, value in recipe.model.items() if there.get(key, value) != value}
-    if asked:
-        raise UserError(
-            f"{', '.join(f'{key}: {value} (the adapter has {there[key]})' for key, value in asked.items())}: "
-            f"training goes on with the adapter {name} as it is: leave out what differs, or merge it first "
-            f"(grpo-math export {name} OUT)"
-        )
+    check_lora_settings(recipe, read_adapter(name, revision))
     given, config.model_init_kwargs = config.model_init_kwargs, None  # TRL would warn that it has no use for them
-    base = init_kwargs(recipe) | given | {"revision": revision, "quantization_config": quantization}
-    return {"model": load_adapter(name, trainable=True, **base)}
+    return {"model": load_adapter(name, trainable=True, **base_arguments(recipe) | given | {"revision": revision})}
+
+
+def check_lora_settings(recipe: Recipe, adapter) -> None:
+    there = {"use_peft": True, "lora_r": adapter.r}
+    there |= {f"lora_{key}": getattr(adapter, f"lora_{key}") for key in ("alpha", "dropout")}
+    there |= {f"lora_{key}": getattr(adapter, key) for key in ("target_modules", "modules_to_save")}
+    there |= {"use_dora": adapter.use_dora, "use_rslora": adapter.use_rslora}
+    there = {key: sorted(value) if isinstance(value, set | list) else value for key, value in there.items()}
+    given = {key: sorted(value) if isinstance(value, list) else value for key, value in recipe.model.items()}
+    wrong = [
+        f"{key}: {given[key]} (the adapter has {there[key]})"
+        for key in there.keys() & given
+        if given[key] != there[key]
+    ]
+    if wrong:
+        raise UserError(
+            f"{', '.join(sorted(wrong))}: training goes on with the adapter {adapter.path} as it is: leave out what "
+            f"differs, or merge it first (grpo-math export {adapter.path} OUT)"
+        )
 
 
 def is_adapter(name: str, revision: str | None = None) -> bool:
@@ -103,28 +137,45 @@ def is_adapter(name: str, revision: str | None = None) -> bool:
         return False
 
 
+def read_adapter(name: str, revision: str | None = None):
+    """The LoraConfig of an adapter, with the adapter's own place as `path`."""
+    from peft import LoraConfig, PeftConfig
+
+    with one_line(f"{name}: no LoRA adapter that can be read", "train it again, or name another", (Exception,)):
+        config = PeftConfig.from_pretrained(name, revision=revision)
+        if not isinstance(config, LoraConfig):
+            raise TypeError(f"it is of the kind {config.peft_type}")
+        if not config.base_model_name_or_path:
+            raise ValueError("adapter_config.json names no base_model_name_or_path")
+    config.path = name
+    return config
+
+
 def load_adapter(name: str, revision: str | None = None, trainable: bool = False, **base_kwargs):
     """A LoRA adapter on its base model, as a PeftModel; `base_kwargs` go to the base model's `from_pretrained`.
 
     Raises UserError when the base model is not there, or when the adapter was trained on another one.
     """
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
     from trl.trainer.utils import create_model_from_path
 
-    config = PeftConfig.from_pretrained(name, revision=revision)
+    config = read_adapter(name, revision)
+    with one_line(f"{name}: no adapter weights that can be read", "train it again, or name another", (Exception,)):
+        saved = load_peft_weights(name, "cpu", revision=revision)
     base = config.base_model_name_or_path
     what, fix = f"{name} is an adapter of {base}", f"or correct {name}/adapter_config.json"
     with one_line(f"{what}, which cannot be loaded", f"put that model there, {fix}"):
-        model = create_model_from_path(base, **base_kwargs | {"revision": config.revision or "main"})
+        model = create_model_from_path(
+            base, **{"device_map": None} | base_kwargs | {"revision": config.revision or "main"}
+        )
     other = UserError(f"{what}, but was trained on another model, its weights do not fit: put that one there, {fix}")
     try:
         with warnings.catch_warnings(action="ignore"):  # of missing weights, which are an error here
             adapter = PeftModel.from_pretrained(model, name, is_trainable=trainable, revision=revision)
     except (RuntimeError, ValueError) as error:  # weights of another shape, layers that are not there
         raise other from error
-    saved, wanted = load_peft_weights(name, "cpu", revision=revision), get_peft_model_state_dict(adapter)
-    if any("lora_" in key for key in saved.keys() ^ wanted.keys()):
+    if any("lora_" in key for key in saved.keys() ^ get_peft_model_state_dict(adapter).keys()):
         raise other
     return adapter
 
@@ -141,6 +192,10 @@ def load_reward_models(rewards: list, names: list[str], template: PromptTemplate
         tokenizer = None
         if isinstance(reward, str):
             where = f"rewards.{name}.reward_model: {reward}"
+            if is_adapter(reward):
+                raise UserError(
+                    f"{where}: is an adapter: merge it into its base model first (merge_and_unload in peft)"
+                )
             with one_line(f"{where}: no reward model there", FIX):
                 path, tokenizer = reward, AutoTokenizer.from_pretrained(reward)
                 try:

@@ -44,14 +44,15 @@ class PromptTemplate:
         """The completion that SFT teaches: the worked solution (or nothing but the answer), in the answer style."""
         reasoning = (problem.worked or "").strip() if worked else ""
         if self.answer_style == "answer_tag":
-            whole = f"<think>{unboxed(reasoning)}</think> <answer>{problem.answer}</answer>"
+            opening = "" if "<think>" in self.prefill else "<think>"
+            whole = f"{opening}{unboxed(reasoning)}</think> <answer>{problem.answer}</answer>"
         elif self.answer_style == "hash":
             whole = f"{unboxed(reasoning)}\n#### {problem.answer}"
         elif boxes(reasoning) == [problem.answer]:
             whole = reasoning
         else:
             whole = f"{unboxed(reasoning)}\n\\boxed{{{problem.answer}}}"
-        return whole.strip().removeprefix(self.prefill)
+        return whole.strip()
 
     def generation_kwargs(self, use_vllm: bool) -> dict:
         """The stop strings, as vLLM's SamplingParams or transformers' GenerationConfig names them."""

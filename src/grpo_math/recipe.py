@@ -4,6 +4,7 @@ All problems are reported at once, one line each. Keys are TRL's own (GRPOConfig
 ModelConfig) plus ours (recipe_parts.py); `extends: other.yaml` starts from another recipe.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +147,11 @@ def load_recipe(argv: list[str], kind: str | None = None) -> Recipe:
             f"mask_truncated_completions: TRL takes a completion that ends at a stop string {list(template.stop)} for "
             "a truncated one and would mask them all: set it to false, or use a template without stop strings"
         )
+    if flat.get("use_vllm") and (flat.get("load_in_4bit") or flat.get("load_in_8bit")):
+        problems.append(
+            "use_vllm: vLLM would go on sampling from the first policy, it takes no new weights for a quantised model: "
+            "set it to false, or leave out load_in_4bit and load_in_8bit"
+        )
     if problems:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
     trainer = {key: value for key, value in flat.items() if key in trainer_keys}
@@ -178,7 +184,15 @@ def check_flat(raw: dict, kind: str, problems: list[str]) -> dict:
             problems.append(f"{key}: want a number from {low:g} to {high:g}, got {flat[key]}")
     if not flat.get("model_name_or_path"):
         problems.append("model_name_or_path: missing: give a local folder or a Hub id")
+    else:
+        flat["model_name_or_path"] = model_folder(os.path.expanduser(flat["model_name_or_path"]))
     return flat
+
+
+def model_folder(path: str) -> str:
+    """A run's folder means its final model; every other folder or Hub id means itself."""
+    final = os.path.join(path, "final")
+    return final if os.path.isdir(final) and not os.path.exists(os.path.join(path, "config.json")) else path
 
 
 def check_baseline(given, flat: dict, problems: list[str]) -> str:
@@ -187,9 +201,9 @@ def check_baseline(given, flat: dict, problems: list[str]) -> str:
         return "group"
     if given != "none":
         problems.append(f"baseline: want group or none, got {given!r}")
-    elif flat.setdefault("scale_rewards", "none") != "none":
-        problems.append(
-            f"scale_rewards: {flat['scale_rewards']} divides by the deviation from a mean that baseline: none does not "
-            "subtract: leave it out"
-        )
+        return "group"
+    wanted = {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}
+    for key, value in wanted.items():
+        if flat.setdefault(key, value) != value:
+            problems.append(f"{key}: {flat[key]} normalises by a mean, which baseline: none does without: leave it out")
     return "none"

@@ -4,6 +4,7 @@ Every `check_...` takes what the YAML holds and appends what is wrong with it to
 """
 
 import inspect
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -14,6 +15,7 @@ from grpo_math.errors import UserError
 from grpo_math.functions import parameters, source_file, split_reference
 from grpo_math.grading import STYLES, PoolSettings
 from grpo_math.prompts import RESERVED_COLUMNS, TEMPLATES, PromptTemplate
+from grpo_math.reward_library import LIMITS
 from grpo_math.rewards import REWARDS, RewardSpec, settings
 from grpo_math.schema import Keys, check_keys, function_keys, suggestion
 from grpo_math.sources import FILE_READERS
@@ -157,15 +159,27 @@ def check_reward(name: str, entry, problems: list[str]) -> list[RewardSpec]:
         problems.append(f"{where}{key}: a key of every entry and a parameter of the function: rename the parameter")
     own = dict.fromkeys(entry, "") if own is None else own
     checked = check_keys(entry, {**own, **shared}, where, problems)
+    check_numbers(checked, {} if path else LIMITS.get(name, {}), where, problems)
     params = {key: checked.pop(key) for key in list(checked) if key not in shared}
     return [RewardSpec(name, **checked, params=params)]
+
+
+def check_numbers(checked: dict, limits: dict[str, tuple[float, float]], where: str, problems: list[str]) -> None:
+    for key, value in checked.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"{where}{key}: want a finite number, got {value}")
+        elif key in limits and not limits[key][0] <= value <= limits[key][1]:
+            low, high = limits[key]
+            problems.append(f"{where}{key}: want a number from {low:g} to {high:g}, got {value}")
 
 
 def check_reward_model(entry: dict, where: str, problems: list[str]) -> dict:
     """The entry without the keys that are not for a reward model."""
     path = entry["reward_model"]
-    if isinstance(path, str) and path.startswith((".", "/", "~")) and not os.path.isdir(os.path.expanduser(path)):
-        problems.append(f"{where}reward_model: no folder {path}")
+    if isinstance(path, str) and path.startswith((".", "/", "~")):
+        entry = entry | {"reward_model": os.path.expanduser(path)}
+        if not os.path.isdir(entry["reward_model"]):
+            problems.append(f"{where}reward_model: no folder {path}")
     refused = [key for key in ("scale", "bias", "gate") if key in entry]
     for key in refused:
         problems.append(f"{where}{key}: not for a reward model, whose score TRL takes as it is: use weight")
@@ -182,6 +196,11 @@ def check_gate(spec: RewardSpec, by_name: dict[str, RewardSpec], problems: list[
     elif gate.gate or gate.reward_model:
         wrong = "is gated itself" if gate.gate else "is a reward model"
         problems.append(f"rewards.{spec.name}.gate: {spec.gate} {wrong}: name a plain one")
+    elif min(spec.weight, spec.scale) < 0:
+        problems.append(
+            f"rewards.{spec.name}.gate: a gate holds back what is earned, and with a negative weight or scale that is "
+            "what is taken: turn the signs of the settings instead"
+        )
 
 
 def check_eval(raw: dict, datasets: list[DatasetSpec], problems: list[str]) -> tuple[EvalSpec, DatasetSpec | None]:

@@ -15,8 +15,14 @@ from grpo_math.prompts import PromptTemplate, completion_text
 
 LATE = {"timeout", "crashed"}
 STEP = re.compile(r"(?i)\s*(?:step\s+\d+|\d+[.)]\s|[-*]\s)|[^=]*\w\s*=\s*\S")
-LETTER = re.compile(r"[^\W\d_]")
-FOREIGN = re.compile(r"[^\W\d_A-Za-z\u00aa-\u024f\u0370-\u03ff\u2100-\u214f\U0001d400-\U0001d7ff]")
+FOREIGN = re.compile(  # neither Latin, Greek nor mathematical
+    r"[^\W\d_A-Za-z\u00aa-\u02af\u0370-\u03ff\u1e00-\u1fff\u2100-\u214f\ufb00-\ufb06\uff21-\uff5a\U0001d400-\U0001d7ff]"
+)
+LIMITS = {  # of settings, lowest and highest
+    "steps": {"wanted": (1, 1e6)},
+    "overlong": {"cache_tokens": (0, 1e7)},
+    "repetition": {"ngram_tokens": (1, 1e6), "max_penalty": (-1e6, 0)},
+}
 
 
 def correctness(
@@ -151,11 +157,13 @@ def language(completions: list, **_) -> list[float]:
 
     Against the mixing of languages that R1-Zero showed (DeepSeek-AI 2025, arXiv:2501.12948, section 2.3.2).
     """
-    scores = []
-    for completion in completions:
-        letters = len(LETTER.findall(completion_text(completion)))
-        scores.append(1 - len(FOREIGN.findall(completion_text(completion))) / letters if letters else 0.0)
-    return scores
+    return [latin(completion_text(completion)) for completion in completions]
+
+
+def latin(text: str) -> float:
+    letters = sum(map(str.isalpha, text))
+    foreign = sum(map(str.isalpha, "".join(FOREIGN.findall(text))))  # the pattern takes subscripts for letters
+    return 1 - foreign / letters if letters else 0.0
 
 
 REWARDS = {

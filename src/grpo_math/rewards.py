@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 class RewardSpec:
     """One entry of `rewards:`. Without `path` or `reward_model` the name is that of a shipped function.
 
-    The entry is worth `weight * (scale * score + bias)`. Where the entry that `gate` names earns nothing (0 or less),
-    this one earns nothing either; what it takes away (below 0) it still takes.
+    The entry is worth `weight * (scale * score + bias)`. Where the entry that `gate` names scores 0 or less, this one's
+    score is no more than 0: it earns nothing, but what it takes away it still takes.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Reward:
     def __post_init__(self):
         self.__name__ = self.name  # TRL's metric: rewards/<name>/mean
 
-    def __call__(self, prompts: list, completions: list, **columns) -> list[float | None]:
+    def __call__(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
         scores = self.scores(prompts, completions, **columns)
         if self.gate:
             quiet = {name: lambda *_: None for name in ("log_metric", "log_extra")}
@@ -74,7 +74,7 @@ class Reward:
             scores = [gated(score, key) for score, key in zip(scores, earned, strict=True)]
         return [None if score is None else self.scale * score + self.bias for score in scores]
 
-    def scores(self, prompts: list, completions: list, **columns) -> list[float | None]:
+    def scores(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
         """What the function itself gives, checked: before gate, scale and bias."""
         count = len(completions)
         named = parameters(self.function)

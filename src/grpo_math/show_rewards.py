@@ -13,6 +13,7 @@ from dataclasses import replace
 from grpo_math.data import Problem, load_problems
 from grpo_math.errors import UserError
 from grpo_math.functions import parameters
+from grpo_math.grading import configure
 from grpo_math.models import load_tokenizer
 from grpo_math.prompts import to_rows
 from grpo_math.recipe import Recipe, load_recipe
@@ -57,6 +58,7 @@ def listing() -> list[str]:
 
 def scored(recipe: Recipe, completion: str, gold: str | None) -> list[str]:
     """What each entry gives the completion, its weight, and the reward they add up to."""
+    configure(recipe.grading)
     rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length)
     counting = any(
         spec.path or "completion_ids" in parameters(REWARDS[spec.name])

@@ -54,6 +54,10 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
+    if recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit"):
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:  # TRL makes such adapters bfloat16, in which a small step is no step
+                parameter.data = parameter.data.float()
     measured.trainer = trainer
     if trainer.is_world_process_zero():
         run_folder.write_facts(recipe, fingerprint(problems))

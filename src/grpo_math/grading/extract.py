@@ -8,6 +8,7 @@ behind the last `</think>` counts. All functions take time linear in the length 
 import re
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?<=\s)(\d[\w.,]*\b))|\\.|[{}]", re.DOTALL)
+BOXED_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{?|\\.|[{}]", re.DOTALL)
 HASH = re.compile(r"####[ \t]*(\S[^\n]*)")
 TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 SENTENCE = re.compile(r"(?i)answer(?:\s{1,9}is|\s{0,9}[:=])\s{0,9}:?\s{0,9}(\S(?:[^.\n]|\.(?!\s|$))*)")
@@ -81,19 +82,18 @@ def unboxed(text: str) -> str:
     >>> unboxed(r"so $\boxed{\frac{1}{2}}$.")
     'so $\\frac{1}{2}$.'
     """
-    while found := re.search(r"\\(?:boxed|fbox)\s*", text):
-        depth, end = 0, found.end()
-        for end in range(found.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                break
-        inside = text[found.end() : end + 1]
-        text = (
-            text[: found.start()]
-            + inside.removeprefix("{").removesuffix("}" * inside.startswith("{"))
-            + text[end + 1 :]
-        )
-    return text
+    kept: list[str] = []
+    opened: list[bool] = []  # whether each open brace is a box's
+    start = 0
+    for mark in BOXED_OR_BRACE.finditer(text):
+        sign = mark.group()
+        box = sign.startswith(("\\boxed", "\\fbox"))
+        if sign[-1] == "{" and (box or sign == "{"):
+            opened.append(box)
+        if box or (sign == "}" and opened and opened.pop()):
+            kept.append(text[start : mark.start()])
+            start = mark.end()
+    return "".join(kept) + text[start:]
 
 
 def last_boxed(text: str) -> str | None:
