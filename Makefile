@@ -32,7 +32,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+LAYOUTS = $(basename $(notdir $(wildcard accelerate_configs/*.yaml)))
 LAUNCH = $(if $(RECIPE),,$(error say which recipe: make $@ RECIPE=recipes/X.yaml)) \
+	$(if $(filter $(LAYOUT),$(LAYOUTS)),,$(error no layout $(LAYOUT): use one of $(LAYOUTS))) \
 	$(BIN)/accelerate launch --quiet --config_file accelerate_configs/$(LAYOUT).yaml
 
 train: install

@@ -66,6 +66,16 @@ def test_accelerate_launch_trains(write_recipe, tmp_path):
     assert (tmp_path / "run" / "final" / "model.safetensors").exists()
 
 
+def test_weights_and_biases_without_a_key_is_one_line(write_recipe, tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = grpo_math("train", "--config", str(write_recipe(report_to="wandb")))
+    assert "error: report_to: W&B knows no API key: run `wandb login`, set WANDB_MODE=offline, or give" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+
+
 def test_two_processes_train_and_evaluate_one_run(write_recipe, tmp_path, monkeypatch):
     """DDP over gloo: the GPU file, told to stay on the CPU."""
     import json
@@ -111,7 +121,8 @@ def test_the_rewards_verb_scores_a_text_with_nothing_but_the_recipe():
         ["reward", "-0.5"],
     ]
     assert (
-        grpo_math(*tried).stderr == "error: give no arguments for the list, or --try recipes/X.yaml --completion TEXT\n"
+        grpo_math(*tried).stderr
+        == "error: rewards: --completion missing: give --try recipes/X.yaml --completion TEXT, or nothing at all\n"
     )
     assert grpo_math(*tried, "--completion").stderr == "error: --completion: a value is missing\n"
 

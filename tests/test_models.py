@@ -112,8 +112,8 @@ def test_an_adapter_of_another_model_is_one_line(adapter, tokenizer, tmp_path, c
     [
         ({"use_peft": True, "lora_r": 16, "lora_alpha": 8}, r"lora_r: 16 \(the adapter has 2\): training goes on with the adapter"),
         ({"use_peft": False}, r"use_peft: False \(the adapter has True\): training"),
-        ({"lora_target_modules": ["q_proj"]}, r"lora_target_modules: \['q_proj'\] \(the adapter has \['q_proj', 'v_proj'\]\)"),
-        ({"use_dora": True, "lora_dropout": 0.5}, r"lora_dropout: 0.5 \(the adapter has 0.0\), use_dora: True \(the adapter has False\)"),
+        ({"use_peft": True, "lora_target_modules": ["q_proj"]}, r"lora_target_modules: \['q_proj'\] \(the adapter has \['q_proj', 'v_proj'\]\)"),
+        ({"use_peft": True, "use_dora": True, "lora_dropout": 0.5}, r"lora_dropout: 0.5 \(the adapter has 0.0\), use_dora: True \(the adapter has False\)"),
     ],
 )  # fmt: skip
 def test_lora_settings_that_are_not_the_adapters_are_refused_with_the_numbers(adapter, write_recipe, changes, message):

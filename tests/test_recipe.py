@@ -50,6 +50,11 @@ BROKEN = [
     ("num_generations: 1", "r.yaml: num_generations: want a number from 2 to 1e+06, got 1"),
     ("per_device_train_batch_size: 0", "r.yaml: per_device_train_batch_size: want a number from 1 to 1e+06, got 0"),
     ("learning_rate: -1", "r.yaml: learning_rate: want a number from 0 to 1, got -1"),
+    ("loss_type: ciispo", "r.yaml: loss_type: no 'ciispo': use one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo"),
+    ("scale_rewards: gruop", "r.yaml: scale_rewards: no 'gruop': use one of group, batch, none"),
+    ("importance_sampling_level: seq", "r.yaml: importance_sampling_level: no 'seq': use one of token, sequence"),
+    ("vllm_mode: collocate", "r.yaml: vllm_mode: no 'collocate': use one of colocate, server"),
+    ("lora_r: 8\nlora_alpha: 16", "r.yaml: lora_r, lora_alpha: without effect, the whole model would be trained: set use_peft: true as well"),
     # types
     ("learning_rate: fast", "r.yaml: learning_rate: want a number, got 'fast'"),
     ("max_steps: 1.5", "r.yaml: max_steps: want a whole number, got 1.5"),
@@ -136,7 +141,7 @@ BROKEN = [
     ("a: b: c", "r.yaml, line {n}: not YAML (mapping values are not allowed here)"),
     ("seed: 1\nseed: 2", "r.yaml, line {n}: not YAML ('seed' is given twice, first on line {n-1}: delete one)"),
     ("tricks: !!python/object:os.system {}", "r.yaml, line {n}: not YAML (could not determine a constructor for the tag 'tag:yaml.org,2002:python/object:os.system')"),
-    ("extends: base.yaml", "base.yaml: no such recipe (No such file or directory): check the path after --config"),
+    ("extends: base.yaml", "r.yaml: extends: no recipe base.yaml in the folder of this one: give its path from there"),
     ("extends: [a.yaml]", "r.yaml: extends: want one file name, got ['a.yaml']"),
     ("extends: r.yaml", "r.yaml: extends itself, through r.yaml"),
 ]  # fmt: skip
@@ -213,7 +218,8 @@ def test_a_file_that_is_no_recipe(tmp_path, content, message):
     [
         ([], "no recipe: give one with --config recipes/X.yaml"),
         (["--config=r.yaml"], "--config=r.yaml: write --config r.yaml (a blank, not =)"),
-        (["r.yaml"], "'r.yaml': want --key value pairs (quote a value with blanks)"),
+        (["r.yaml"], "'r.yaml': want --key value pairs (did you mean --config r.yaml?)"),
+        (["my", "words"], "'my': want --key value pairs (quote a value with blanks)"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such recipe (No such file or directory): check the path after --config"),
         (["--config", "r.yaml", "--extends", "b.yaml"], "--extends: only a recipe file extends another: write `extends: other.yaml` into it"),
         (["--config", "r.yaml", "--run_name", "2024-13-45"], "--run_name: '2024-13-45' is not a YAML value: quote it"),
@@ -307,7 +313,8 @@ def test_training_on_one_file_does_not_evaluate_on_the_same_file(tmp_path):
         GOOD.replace("{name: gsm8k}", f"{{name: json, path: {tmp_path}/rows.jsonl}}") + "eval: {before_after: true}\n"
     )
     assert complaints(tmp_path, text) == [
-        "r.yaml: eval.dataset: missing: rows.jsonl is one file, and the training itself reads it"
+        "r.yaml: eval.dataset: missing: rows.jsonl is one file, and the training itself reads it: name another, "
+        "eval: {dataset: {name: json, path: FILE}}"
     ]
 
 

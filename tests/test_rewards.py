@@ -107,6 +107,11 @@ def test_an_own_file_hides_no_installed_module_and_may_import_its_neighbours(tmp
     assert wandb.__version__
 
 
+def test_an_own_reward_may_name_just_what_it_needs(tmp_path):
+    reward = own(tmp_path, "def f(completions, source):\n    return [float(s == 'x') for s in source]\n")
+    assert reward(prompts=[""], completions=["a"], source=["x"], solution=["1"]) == [1.0]
+
+
 def test_two_entries_of_one_function_have_two_names(tmp_path):
     (tmp_path / "mine.py").write_text("def f(completions, n=1, **_):\n    return [n] * len(completions)\n")
     specs = [RewardSpec(name, path=f"{tmp_path}/mine.py:f", params={"n": n}) for n, name in enumerate("ab")]

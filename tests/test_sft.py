@@ -11,7 +11,7 @@ from grpo_math import show_prompts
 from grpo_math.data import DatasetSpec, Problem, gsm8k, load_problems
 from grpo_math.errors import UserError
 from grpo_math.grading import extract, grade, well_formed
-from grpo_math.grading.extract import boxes, unboxed
+from grpo_math.grading.extract import boxes, without_boxes
 from grpo_math.prompts import TEMPLATES, PromptTemplate
 from grpo_math.recipe import load_recipe
 from grpo_math.sft import sft
@@ -49,13 +49,13 @@ def test_worked_answers_are_written_in_the_templates_own_style(problem, template
         ("none", "none"), (r"\boxed{open", "open"), (r"\boxed", ""), ("", ""), (r"\boxed{}", ""),
     ],
 )  # fmt: skip
-def test_unboxed(text, plain):
-    assert unboxed(text) == plain
+def test_without_boxes(text, plain):
+    assert without_boxes(text) == plain
 
 
 def test_a_megabyte_is_unboxed_in_no_time():
     for piece in (r"\boxed{", r"\boxed", "{", "}", "\\"):
-        unboxed(piece * (2**20 // len(piece)))
+        without_boxes(piece * (2**20 // len(piece)))
 
 
 @pytest.mark.parametrize("prefill", ["", "<think>", "<think>\n", "Let me think.\n<think>"])
@@ -70,7 +70,7 @@ def test_what_is_taught_behind_a_prefill_is_well_formed(prefill):
 
 @given(st.text(alphabet="{}\\boxed 1$", max_size=30))
 def test_nothing_stays_boxed(text):
-    assert boxes(unboxed(text)) == []
+    assert boxes(without_boxes(text)) == []
 
 
 @pytest.mark.parametrize(("name", "folder", "split"), [("gsm8k", "gsm8k", "train"), ("math500", "math500", "test")])
@@ -175,10 +175,10 @@ def test_the_prompts_verb_shows_what_is_taught(write_sft, capsys):
 
 
 def test_a_recipe_is_for_one_of_the_two(write_recipe, write_sft):
-    with pytest.raises(UserError, match=r"sft.yaml: a recipe for SFT, not for GRPO: run it with grpo_math.sft"):
+    with pytest.raises(UserError, match=r"sft.yaml: a recipe for SFT, not for GRPO: run it with grpo-math sft"):
         load_recipe(["--config", str(write_sft())], "GRPO")
     with pytest.raises(
-        UserError, match=r"recipe.yaml: a recipe for GRPO, not for SFT: run it with grpo_math.train, or"
+        UserError, match=r"recipe.yaml: a recipe for GRPO, not for SFT: run it with grpo-math train, or"
     ):
         load_recipe(["--config", str(write_recipe())], "SFT")
 

@@ -170,7 +170,14 @@ def test_a_reward_that_fails_stops_the_run_with_one_line(write_recipe, tmp_path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_generations": 3}, "generation_batch_size (4) must be divisible by num_generations (3)"),
+        (
+            {"num_generations": 3},
+            "num_generations: 3 does not divide the 4 completions of a step (per_device_train_batch_size 4 x",
+        ),
+        (
+            {"num_generations": 3, "generation_batch_size": 4},
+            "generation_batch_size (4) must be divisible by num_generations (3)",
+        ),
         (
             {"per_device_train_batch_size": 64, "num_generations": 2},
             "dataset: 16 problems, but one generation batch takes 32",
@@ -178,8 +185,13 @@ def test_a_reward_that_fails_stops_the_run_with_one_line(write_recipe, tmp_path)
         ({"model_name_or_path": "no/such-model"}, "model_name_or_path: no model at 'no/such-model'"),
         ({"model_name_or_path": "./nowhere"}, "model_name_or_path: no model at './nowhere'"),
         ({"lr_scheduler_type": "zigzag"}, "TRL refused it: zigzag is not a valid SchedulerType"),
-        ({"use_vllm": True}, "vLLM is not available"),
+        ({"use_vllm": True}, "use_vllm: vLLM is not installed: pip install"),
         ({"dtype": "float99"}, "float99"),
+        ({"use_cpu": False, "bf16": True}, "bf16: there is no GPU here that can: give --bf16 false"),
+        (
+            {"eval": {"before_after": True, "dataset": {"name": "math500"}}},
+            "eval.dataset.path: 'HuggingFaceH4/MATH-500' is no local",
+        ),
     ],
 )
 def test_what_trl_refuses_is_one_line(write_recipe, changes, message):

@@ -146,7 +146,10 @@ def evaluate(recipe: Recipe, model, tokenizer, problems: list[Problem], step: in
 def load_eval_problems(recipe: Recipe) -> list[Problem]:
     if recipe.eval_dataset is None:
         raise UserError("eval.dataset: missing: say which problems to evaluate on, eval: {dataset: {name: gsm8k}}")
-    loaded = load_problems(recipe.eval_dataset)
+    try:
+        loaded = load_problems(recipe.eval_dataset)
+    except UserError as error:
+        raise UserError(str(error).replace("dataset.", "eval.dataset.")) from error
     logger.info("evaluating on %s", loaded)
     return loaded.problems
 

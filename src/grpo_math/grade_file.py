@@ -56,7 +56,7 @@ def grade_file(path: Path, out: Path | None, style: str) -> None:
         raise UserError(f"--out: {out} is the file to be graded: name another")
     verdicts, hows = Counter(), Counter()
     with ExitStack() as stack:
-        with one_line("grade"):
+        with one_line("grade: cannot be opened"):
             source = stack.enter_context(path.open(encoding="utf-8"))
             target = stack.enter_context(out.open("w", encoding="utf-8")) if out else None
         rows = read_rows(source, path)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from grpo_math.data import Problem
-from grpo_math.grading.extract import boxes, unboxed
+from grpo_math.grading.extract import boxes, without_boxes
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class PromptTemplate:
         reasoning = (problem.worked or "").strip() if worked else ""
         if self.answer_style == "answer_tag":
             opening = "" if "<think>" in self.prefill else "<think>"
-            whole = f"{opening}{unboxed(reasoning)}</think> <answer>{problem.answer}</answer>"
+            whole = f"{opening}{without_boxes(reasoning)}</think> <answer>{problem.answer}</answer>"
         elif self.answer_style == "hash":
-            whole = f"{unboxed(reasoning)}\n#### {problem.answer}"
+            whole = f"{without_boxes(reasoning)}\n#### {problem.answer}"
         elif boxes(reasoning) == [problem.answer]:
             whole = reasoning
         else:
-            whole = f"{unboxed(reasoning)}\n\\boxed{{{problem.answer}}}"
+            whole = f"{without_boxes(reasoning)}\n\\boxed{{{problem.answer}}}"
         return whole.strip()
 
     def generation_kwargs(self, use_vllm: bool) -> dict:

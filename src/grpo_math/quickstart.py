@@ -246,6 +246,7 @@ def make_room(folder: Path) -> None:
     """A new folder with our mark. An earlier quickstart is replaced; anything else is left alone."""
     mark = folder / ".quickstart"
     if mark.exists():
+        print(f"replacing the earlier quickstart in {folder}")
         shutil.rmtree(folder)
     elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} holds something that is no quickstart: give another --output_dir")

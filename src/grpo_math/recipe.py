@@ -85,6 +85,13 @@ RANGES = {  # what TRL would meet only after the model is loaded, or not at all
     "gradient_accumulation_steps": (1, 1e6),
     "max_completion_length": (1, 1e7),
 }
+CHOICES = {  # TRL's own, which it looks at only after the first generation
+    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "scale_rewards": ("group", "batch", "none"),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "vllm_mode": ("colocate", "server"),
+}
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def load_recipe(argv: list[str], kind: str | None = None) -> Recipe:
     raw = merge(read_recipe(path), overrides)
     found = "SFT" if "sft" in raw else "GRPO"
     if kind and found != kind:
-        fix = "run it with grpo_math.sft" if found == "SFT" else "run it with grpo_math.train, or write sft: into it"
+        fix = "run it with grpo-math sft" if found == "SFT" else "run it with grpo-math train, or write sft: into it"
         raise UserError(f"{path}: a recipe for {found}, not for {kind}: {fix}")
     raw["output_dir"] = raw.get("output_dir") or f"runs/{path.stem}"
     problems: list[str] = []
@@ -182,6 +189,13 @@ def check_flat(raw: dict, kind: str, problems: list[str]) -> dict:
     for key, (low, high) in RANGES.items():
         if isinstance(flat.get(key), int | float) and not low <= flat[key] <= high:
             problems.append(f"{key}: want a number from {low:g} to {high:g}, got {flat[key]}")
+    for key, choices in CHOICES.items() if kind == "GRPO" else ():
+        if flat.get(key, choices[0]) not in choices:
+            problems.append(f"{key}: no {flat[key]!r}: use one of {', '.join(choices)}")
+    if lora := [key for key in flat if key.startswith("lora_") and "use_peft" not in flat]:
+        problems.append(
+            f"{', '.join(lora)}: without effect, the whole model would be trained: set use_peft: true as well"
+        )
     if not flat.get("model_name_or_path"):
         problems.append("model_name_or_path: missing: give a local folder or a Hub id")
     else:

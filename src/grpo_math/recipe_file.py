@@ -69,6 +69,8 @@ def read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         return content
     if not isinstance(base, str):
         raise UserError(f"{path}: extends: want one file name, got {base!r}")
+    if not (path.parent / base).is_file():
+        raise UserError(f"{path}: extends: no recipe {base} in the folder of this one: give its path from there")
     return merge(read_recipe(path.parent / base, (*seen, path.resolve())), content)
 
 
@@ -87,7 +89,8 @@ def parse_arguments(argv: list[str]) -> tuple[Path, dict]:
     while arguments:
         word = arguments.pop(0)
         if not word.startswith("--"):
-            raise UserError(f"{word!r}: want --key value pairs (quote a value with blanks)")
+            hint = f"did you mean --config {word}?" if word.endswith((".yaml", ".yml")) else "quote a value with blanks"
+            raise UserError(f"{word!r}: want --key value pairs ({hint})")
         if "=" in word:
             key, _, value = word.partition("=")
             raise UserError(f"{word}: write {key} {value} (a blank, not =)")

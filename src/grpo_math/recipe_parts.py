@@ -225,7 +225,10 @@ def check_eval(raw: dict, datasets: list[DatasetSpec], problems: list[str]) -> t
     trained = datasets[0]
     if trained.name and trained.path and Path(trained.path).is_file():
         if spec.wanted:
-            problems.append(f"eval.dataset: missing: {trained.path} is one file, and the training itself reads it")
+            problems.append(
+                f"eval.dataset: missing: {trained.path} is one file, and the training itself reads it: name another, "
+                f"eval: {{dataset: {{name: {trained.name}, path: FILE}}}}"
+            )
         return spec, None
     if spec.wanted and spec.split == trained.split:
         problems.append(f"eval.split: {spec.split} is what the training reads: name another split")

@@ -85,8 +85,11 @@ class Reward:
         if "grades" in named:
             texts = tuple(self.template.full_text(completion_text(completion)) for completion in completions)
             columns["grades"] = graded(texts, tuple(columns["solution"]), self.template.answer_style)
+        given = {"prompts": prompts, "completions": completions, **columns, **self.params}
+        if not takes_everything(self.function):
+            given = {name: value for name, value in given.items() if name in named}
         try:
-            scores = self.function(prompts=prompts, completions=completions, **{**columns, **self.params})
+            scores = self.function(**given)
             if isinstance(scores, Iterator):
                 scores = list(scores)
         except UserError:
@@ -114,6 +117,10 @@ class Reward:
                     f"{completion_text(completion)!r:.200}: return a finite float, or None where it cannot be scored"
                 )
         return [None if score is None else float(score) for score in scores]
+
+
+def takes_everything(function: Callable) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(function).parameters.values())
 
 
 def gated(score: float | None, key: float | None) -> float | None:

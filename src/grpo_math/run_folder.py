@@ -34,6 +34,8 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
     if wanted in ("auto", True):
         if not complete and finished:
             raise UserError(f"{folder} holds a finished run without a checkpoint: give another --output_dir")
+        if not complete and os.environ.get("RANK", "0") == "0":
+            print(f"{folder}: no checkpoint to continue from: beginning at step 0")
         return complete[max(complete)] if complete else None
     if wanted:
         if not (Path(wanted) / "trainer_state.json").exists():

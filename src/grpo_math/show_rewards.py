@@ -24,8 +24,10 @@ def main(argv: list[str]) -> None:
     if not argv:
         print("\n".join(listing()))
         return
-    if not {"--try", "--completion"} <= set(argv):
-        raise UserError("give no arguments for the list, or --try recipes/X.yaml --completion TEXT")
+    if missing := [option for option in ("--try", "--completion") if option not in argv]:
+        raise UserError(
+            f"rewards: {' and '.join(missing)} missing: give --try recipes/X.yaml --completion TEXT, or nothing at all"
+        )
     found, rest = take(argv, "--try", "--completion", "--gold")
     recipe = load_recipe(["--config", found["--try"], *rest], "GRPO")
     print("\n".join(scored(recipe, found["--completion"], found.get("--gold"))))

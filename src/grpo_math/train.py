@@ -8,6 +8,8 @@ Every key of the recipe can be given on the command line, nested ones with dots:
     --learning_rate 2e-6 --dataset.max_samples 100 --rewards.format.weight 0.1 --resume_from_checkpoint auto
 """
 
+import math
+import os
 import time
 
 from grpo_math import run_folder
@@ -70,8 +72,24 @@ def grpo_config(recipe: Recipe):
     stops = recipe.template.generation_kwargs(arguments.get("use_vllm", False))
     arguments["generation_kwargs"] = stops | (arguments.get("generation_kwargs") or {})
     arguments["reward_weights"] = [spec.weight for spec in recipe.rewards]
+    check_groups(arguments)
     with one_line(f"{recipe.source}: TRL refused it"):
         return GRPOConfig(**arguments)
+
+
+def check_groups(arguments: dict) -> None:
+    """The completions of a step must be whole groups. Where the recipe cuts its own batches, TRL says so itself."""
+    if {"generation_batch_size", "steps_per_generation"} & arguments.keys():
+        return
+    sizes = [arguments.get("per_device_train_batch_size", 8), arguments.get("gradient_accumulation_steps", 1)]
+    sizes.append(int(os.environ.get("WORLD_SIZE", "1")))
+    generations = arguments.get("num_generations", 8)
+    if math.prod(sizes) % generations:
+        raise UserError(
+            f"num_generations: {generations} does not divide the {math.prod(sizes)} completions of a step ("
+            f"per_device_train_batch_size {sizes[0]} x gradient_accumulation_steps {sizes[1]} x processes {sizes[2]}): "
+            "make it a divisor, or change these"
+        )
 
 
 def check_enough(problems: list[Problem], config) -> None:

@@ -1,5 +1,6 @@
 """What a GRPO run and an SFT run share: TRL's settings, the problems, and the loop with its beginning and end."""
 
+import importlib.util
 import json
 import logging
 import os
@@ -8,7 +9,7 @@ from dataclasses import asdict
 
 from grpo_math import run_folder
 from grpo_math.data import Problem, Problems, fingerprint, load_problems, mix
-from grpo_math.errors import one_line
+from grpo_math.errors import UserError, one_line
 from grpo_math.prompts import length_filter
 from grpo_math.recipe import Recipe
 
@@ -20,12 +21,32 @@ def trainer_arguments(recipe: Recipe) -> dict:
     from trl import ModelConfig
 
     given = {key: value for key, value in recipe.trainer.items() if key != "resume_from_checkpoint"}
+    check_machine(given)
     if "project" in given:  # transformers tells only Trackio
         os.environ.setdefault("WANDB_PROJECT", given["project"])
     defaults = {"logging_steps": 1, "report_to": "none", "disable_tqdm": True, "run_name": recipe.output_dir.name}
     model = ModelConfig(**recipe.model)
     load = {"revision": model.model_revision, "attn_implementation": model.attn_implementation, "dtype": model.dtype}
     return defaults | given | {"model_init_kwargs": load | (given.get("model_init_kwargs") or {})}
+
+
+def check_machine(given: dict) -> None:
+    """Raise UserError for what the recipe wants and this machine lacks, before a model is loaded."""
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    if given.get("bf16", True) and not given.get("use_cpu") and not is_torch_bf16_gpu_available():
+        raise UserError("bf16: there is no GPU here that can: give --bf16 false, and without any GPU --use_cpu true")
+    if given.get("use_vllm") and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            'use_vllm: vLLM is not installed: pip install -e ".[vllm]" -c constraints.txt, or --use_vllm false'
+        )
+    if "wandb" in (given.get("report_to") or ()) and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
+        import wandb
+
+        if not wandb.login(prompt=False):
+            raise UserError(
+                "report_to: W&B knows no API key: run `wandb login`, set WANDB_MODE=offline, or give --report_to none"
+            )
 
 
 def load_training_problems(recipe: Recipe, tokenizer, keep_too=lambda problem: None) -> list[Problem]:

@@ -76,10 +76,10 @@ FORMATS = {
 }
 
 
-def unboxed(text: str) -> str:
+def without_boxes(text: str) -> str:
     r"""The text with every `\boxed{...}` replaced by what it holds.
 
-    >>> unboxed(r"so $\boxed{\frac{1}{2}}$.")
+    >>> without_boxes(r"so $\boxed{\frac{1}{2}}$.")
     'so $\\frac{1}{2}$.'
     """
     kept: list[str] = []

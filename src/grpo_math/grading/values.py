@@ -31,6 +31,9 @@ class Several:
     items: tuple
     kind: str = "list"
 
+    def __repr__(self) -> str:
+        return ", ".join(map(repr, self.items))
+
 
 @dataclass(frozen=True)
 class Tuple:
@@ -39,6 +42,9 @@ class Tuple:
     opening: str
     items: tuple
     closing: str
+
+    def __repr__(self) -> str:
+        return f"{self.opening}{', '.join(map(repr, self.items))}{self.closing}"
 
 
 @dataclass(frozen=True)
