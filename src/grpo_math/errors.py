@@ -35,6 +35,7 @@ def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     the traceback.
     """
     rank = int(os.environ.get("RANK", "0"))
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a faster 4-bit kernel for CPUs, in every run
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
