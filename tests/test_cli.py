@@ -115,6 +115,7 @@ def test_the_rewards_verb_scores_a_text_with_nothing_but_the_recipe():
     lines = grpo_math(*tried, "--completion", r"so \boxed{5}", "--rewards.format.weight", "0.5").stdout.splitlines()
     assert [line.split() for line in lines] == [
         ["solution:", "4"],
+        ["answer:", "5", "(number)"],
         ["score", "weight"],
         ["correctness", "-1", "1"],
         ["format", "1", "0.5"],
@@ -133,6 +134,6 @@ def test_the_rewards_verb_counts_tokens_and_takes_the_first_problem(write_recipe
     done = grpo_math("rewards", "--try", recipe, "--completion", r"--- \boxed{2}")
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines[0] == ["solution:", "2"]
-    assert [line[0] for line in lines[2:]] == ["brevity", "correctness", "judge", "reward"]
-    assert lines[3][1:] == ["10", "1"]
-    assert lines[4][1:] == ["-", "1", "a", "reward", "model,", "not", "tried"]
+    assert [line[0] for line in lines[3:]] == ["brevity", "correctness", "judge", "reward"]
+    assert lines[4][1:] == ["10", "1"]
+    assert lines[5][1:] == ["-", "1", "a", "reward", "model,", "not", "tried"]

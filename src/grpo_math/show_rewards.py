@@ -13,7 +13,7 @@ from dataclasses import replace
 from grpo_math.data import Problem, load_problems
 from grpo_math.errors import UserError
 from grpo_math.functions import parameters
-from grpo_math.grading import configure
+from grpo_math.grading import configure, grade
 from grpo_math.models import load_tokenizer
 from grpo_math.prompts import to_rows
 from grpo_math.recipe import Recipe, load_recipe
@@ -79,7 +79,13 @@ def scored(recipe: Recipe, completion: str, gold: str | None) -> list[str]:
         columns["completion_ids"] = [tokenizer(completion, add_special_tokens=False)["input_ids"]]
     chat = isinstance(row["prompt"], list)
     completions = [[{"role": "assistant", "content": completion}]] if chat else [completion]
-    lines, total = [f"solution: {problem.answer}", f"{'':16} {'score':>8} {'weight':>8}"], 0.0
+    template, total = recipe.template, 0.0
+    seen = grade(template.full_text(completion), problem.answer, template.answer_style)
+    lines = [
+        f"solution: {problem.answer}",
+        f"answer: {seen.answer} ({seen.how})",
+        f"{'':16} {'score':>8} {'weight':>8}",
+    ]
     for spec, reward in zip(recipe.rewards, rewards, strict=True):
         if isinstance(reward, str):
             lines.append(f"{spec.name:16} {'-':>8} {spec.weight:>8g}   a reward model, not tried")
