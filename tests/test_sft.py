@@ -14,7 +14,7 @@ from grpo_math.grading import extract, grade, well_formed
 from grpo_math.grading.extract import boxes, without_boxes
 from grpo_math.prompts import TEMPLATES, PromptTemplate
 from grpo_math.recipe import load_recipe
-from grpo_math.sft import sft
+from grpo_math.sft import Pairs, sft
 from grpo_math.train import train
 
 BOXED = TEMPLATES["boxed"]
@@ -257,6 +257,18 @@ def test_a_chat_template_that_would_teach_something_else(
     model = changed_policy(policy_folder, tmp_path / "model", chat_template=chat_template)
     with pytest.raises(UserError, match=message):
         run(write_sft(model_name_or_path=model, **changes))
+
+
+def test_the_prompts_tokens_stay_what_grpo_feeds_whatever_follows(write_sft, tokenizer):
+    """Tokenised in one piece, the end of the prompt and the beginning of the answer would be one token."""
+    assert len(tokenizer(" apples")["input_ids"]) == 1
+    template = {"user": "{question} apple", "chat": False}
+    recipe = load_recipe(["--config", str(write_sft(prompt_template=template))])
+    row = Pairs(recipe, tokenizer, None).row(Problem("q", "1", "s and apples"))
+    prompt = tokenizer("q apple")["input_ids"]
+    assert row["input_ids"][: len(prompt)] == prompt
+    assert row["completion_mask"] == [0] * len(prompt) + [1] * (len(row["input_ids"]) - len(prompt))
+    assert tokenizer.decode(row["input_ids"][len(prompt) :]) == "s and apples\n\\boxed{1}<|end|>"
 
 
 def test_the_turns_end_may_be_named_and_ends_generation_from_then_on(write_sft, policy_folder, tmp_path):

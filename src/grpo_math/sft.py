@@ -1,4 +1,4 @@
-"""One SFT run, the warm start of a GRPO run: the same problems as prompts with worked answers, TRL's SFTTrainer.
+"""One SFT run, the warm start of a GRPO run: the same problems as prompts and worked answers, TRL's SFTTrainer.
 
 usage: accelerate launch --config_file accelerate_configs/single_gpu.yaml \\
            -m grpo_math.sft --config recipes/sft_X.yaml [--key value ...]
@@ -56,7 +56,7 @@ def sft(recipe: Recipe) -> dict:
         trainer = SFTTrainer(
             **policy,
             args=config,
-            train_dataset=to_dataset([rows.pair(problem) for problem in problems]),
+            train_dataset=to_dataset([rows.row(problem) for problem in problems]),
             processing_class=tokenizer,
             callbacks=[measured, *others],
         )
@@ -64,47 +64,47 @@ def sft(recipe: Recipe) -> dict:
 
 
 class Pairs:
-    """Problems as TRL's prompt-completion rows, chats or plain text as the template says."""
+    """Problems as rows of token ids for TRL. The ids of a prompt are those GRPO feeds, whatever text follows."""
 
     def __init__(self, recipe: Recipe, tokenizer, max_length: int | None):
         self.recipe, self.tokenizer, self.max_length = recipe, tokenizer, max_length
 
-    def pair(self, problem: Problem) -> dict:
-        prompt = self.recipe.template.prompt(problem.question, self.tokenizer)
-        target = self.recipe.template.target(problem, self.recipe.sft.target == "worked")
-        chat = isinstance(prompt, list)
-        return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}] if chat else target}
+    def row(self, problem: Problem) -> dict:
+        prompt, completion = self.ids(problem)
+        mask = [0] * len(prompt) + [1] * len(completion)  # the loss is where it is 1
+        return {"input_ids": prompt + completion, "completion_mask": mask}
+
+    def target(self, problem: Problem) -> str:
+        return self.recipe.template.target(problem, worked=self.recipe.sft.target == "worked")
 
     def ids(self, problem: Problem) -> tuple[list[int], list[int]]:
-        """The token ids of the prompt, and of prompt and completion, as TRL makes them."""
-        pair = self.pair(problem)
-        prompt = token_ids(pair["prompt"], self.tokenizer)
-        if isinstance(pair["prompt"], list):
-            messages = pair["prompt"] + pair["completion"]
-            return prompt, self.tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
-        return prompt, [*token_ids(pair["prompt"] + pair["completion"], self.tokenizer), self.tokenizer.eos_token_id]
+        """The token ids of the prompt, and of the completion with what ends it."""
+        prompt = self.recipe.template.prompt(problem.question, self.tokenizer)
+        ids = token_ids(prompt, self.tokenizer)
+        if isinstance(prompt, str):
+            completion = self.tokenizer(self.target(problem), add_special_tokens=False)["input_ids"]
+            return ids, [*completion, self.tokenizer.eos_token_id]
+        chat = [*prompt, {"role": "assistant", "content": self.target(problem)}]
+        return ids, self.tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"][len(ids) :]
 
     def unusable(self, problem: Problem) -> str | None:
         """Why a problem cannot be trained on: TRL would silently cut one that is too long, and with it the answer."""
         if self.recipe.sft.target == "worked" and not problem.worked:
             return "without a worked solution"
-        fits = self.max_length is None or len(self.ids(problem)[1]) <= self.max_length
+        fits = self.max_length is None or sum(map(len, self.ids(problem))) <= self.max_length
         return None if fits else f"over max_length {self.max_length} tokens"
 
     def check(self, problem: Problem) -> None:
-        """Raise UserError where the chat template would teach something else than the completion and its end."""
-        prompt, whole = self.ids(problem)
-        taught = self.tokenizer.decode(whole[len(prompt) :])
-        target = self.recipe.template.target(problem, self.recipe.sft.target == "worked")
-        name = self.recipe.model["model_name_or_path"]
-        if whole[: len(prompt)] != prompt or not taught.strip().startswith(target):
+        """Raise UserError where the chat template would teach another answer, or an end that ends no generation."""
+        _, completion = self.ids(problem)
+        name, taught = self.recipe.model["model_name_or_path"], self.tokenizer.decode(completion)
+        if not taught.strip().startswith(self.target(problem)):
             raise UserError(
-                f"prompt_template: the chat template of {name} changes the answer: of {target!r:.60} it makes "
-                f"{taught!r:.60}: use one with chat: false, or with a prefill"
+                f"prompt_template: the chat template of {name} changes the answer: of {self.target(problem)!r:.60} it "
+                f"makes {taught!r:.60}: use one with chat: false, or with a prefill"
             )
-        ends = {self.tokenizer.eos_token_id, *end_tokens(name)}
-        last = next(token for token in reversed(whole) if self.tokenizer.decode([token]).strip())
-        if last not in ends:
+        last = next(token for token in reversed(completion) if self.tokenizer.decode([token]).strip())
+        if last not in {self.tokenizer.eos_token_id, *end_tokens(name)}:
             raise UserError(
                 f"eos_token: the chat template of {name} ends an answer with {self.tokenizer.decode([last])!r}, which "
                 f"ends no generation ({self.tokenizer.eos_token!r} does): set eos_token to the token that ends it"
