@@ -128,6 +128,14 @@ def test_the_rewards_verb_scores_a_text_with_nothing_but_the_recipe():
     assert grpo_math(*tried, "--completion").stderr == "error: --completion: a value is missing\n"
 
 
+def test_the_rewards_verb_gives_an_own_function_what_trl_gives(write_recipe, tmp_path):
+    body = "def f(completions, log_metric, trainer_state, **kwargs):\n    log_metric('m', 1.0)\n    return [0.5]\n"
+    (tmp_path / "mine.py").write_text(body)
+    recipe = write_recipe(rewards={"mine": {"path": f"{tmp_path}/mine.py:f"}}, model_name_or_path="no/model")
+    done = grpo_math("rewards", "--try", str(recipe), "--gold", "4", "--completion", "x")
+    assert "mine                  0.5        1" in done.stdout
+
+
 def test_the_rewards_verb_counts_tokens_and_takes_the_first_problem(write_recipe, tmp_path):
     rewards = {"brevity": {"gate": "correctness"}, "correctness": {"scale": 10}, "judge": {"reward_model": "org/judge"}}
     recipe = str(write_recipe(rewards=rewards))

@@ -53,6 +53,27 @@ def test_an_export_is_a_plain_checkpoint_with_the_same_greedy_answers(adapter, t
     assert "float32, for transformers and `vllm serve" in capsys.readouterr().out
 
 
+def test_an_export_ends_where_its_run_did(adapter, tokenizer, tmp_path):
+    """SFT may have taught the end of a chat template's turn, which the base model's generation config does not name."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    turned = changed_adapter(adapter, tmp_path / "turned")
+    taught = AutoTokenizer.from_pretrained(adapter)
+    taught.eos_token = "<|user|>"
+    taught.save_pretrained(turned)
+    export.main([str(turned), str(tmp_path / "out")])
+    ends = GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
+    assert set(ends) == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|user|>")}
+
+
+def test_an_adapter_without_a_tokenizer_is_exported_with_its_bases(adapter, tmp_path):
+    bare = changed_adapter(adapter, tmp_path / "bare")
+    for file in bare.glob("tokenizer*"):
+        file.unlink()
+    export.main([str(bare), str(tmp_path / "out")])
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+
+
 def test_the_export_of_a_whole_model_is_a_copy_in_the_wanted_precision(policy_folder, tokenizer, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
@@ -123,6 +144,19 @@ def test_lora_settings_that_are_not_the_adapters_are_refused_with_the_numbers(ad
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora_target_modules": ["all-linear"]},
+        {"lora_target_modules": ["v_proj", "q_proj"]},
+        {"lora_r": 2, "lora_modules_to_save": []},
+    ],
+)
+def test_lora_settings_that_are_the_adapters_are_not_refused(adapter, write_recipe, changes):
+    recipe = write_recipe(model_name_or_path=str(adapter), use_peft=True, max_steps=1, **changes)
+    assert train(load_recipe(["--config", str(recipe)]))["steps"] == 1
+
+
+@pytest.mark.parametrize(
     ("file", "content", "message"),
     [
         ("adapter_model.safetensors", None, "no adapter weights that can be read"),
@@ -152,7 +186,7 @@ def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(adapter, tmp_path
 
 def test_a_quantised_model_is_trained_through_an_adapter_only(write_recipe):
     pytest.importorskip("bitsandbytes")
-    with pytest.raises(UserError, match="load_in_4bit: rounded weights cannot be trained: set use_peft: true"):
+    with pytest.raises(UserError, match="rounded weights cannot be trained: set use_peft: true"):
         train(load_recipe(["--config", str(write_recipe(load_in_4bit=True))]))
 
 

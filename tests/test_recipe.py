@@ -54,7 +54,8 @@ BROKEN = [
     ("scale_rewards: gruop", "r.yaml: scale_rewards: no 'gruop': use one of group, batch, none"),
     ("importance_sampling_level: seq", "r.yaml: importance_sampling_level: no 'seq': use one of token, sequence"),
     ("vllm_mode: collocate", "r.yaml: vllm_mode: no 'collocate': use one of colocate, server"),
-    ("lora_r: 8\nlora_alpha: 16", "r.yaml: lora_r, lora_alpha: without effect, the whole model would be trained: set use_peft: true as well"),
+    ("lora_r: 8\nlora_alpha: 16", "r.yaml: lora_r, lora_alpha: without effect on a whole model: set use_peft: true as well"),
+    ("chat_template_path: new.jinja", "r.yaml: chat_template_path: not a key here: save the template in the model's folder, so that SFT, GRPO and evaluation see the same"),
     # types
     ("learning_rate: fast", "r.yaml: learning_rate: want a number, got 'fast'"),
     ("max_steps: 1.5", "r.yaml: max_steps: want a whole number, got 1.5"),
@@ -116,7 +117,7 @@ BROKEN = [
     ("rewards: {correctness: {wrong: -.inf}}", "r.yaml: rewards.correctness.wrong: want a finite number, got -inf"),
     ("rewards: {steps: {wanted: 0}}", "r.yaml: rewards.steps.wanted: want a number from 1 to 1e+06, got 0"),
     ("rewards: {repetition: {max_penalty: 1.0}}", "r.yaml: rewards.repetition.max_penalty: want a number from -1e+06 to 0, got 1.0"),
-    ("use_vllm: true\nload_in_4bit: true", "r.yaml: use_vllm: vLLM would go on sampling from the first policy, it takes no new weights for a quantised model: set it to false, or leave out load_in_4bit and load_in_8bit"),
+    ("use_vllm: true\nload_in_4bit: true", "r.yaml: use_vllm: vLLM takes no new weights for a quantised model: set it to false, or leave out load_in_4bit and load_in_8bit"),
     # baseline, and the recipes for SFT
     ("baseline: none\nmulti_objective_aggregation: normalize_then_sum", "r.yaml: multi_objective_aggregation: normalize_then_sum normalises by a mean, which baseline: none does without: leave it out"),
     ("baseline: mean", "r.yaml: baseline: want group or none, got 'mean'"),
@@ -271,7 +272,9 @@ def test_a_runs_folder_means_its_final_model(tmp_path):
 
 
 def test_null_means_the_default(tmp_path):
-    recipe = load(tmp_path, GOOD + "learning_rate:\nbeta: null\nsave_total_limit: null\n")
+    nulls = "lora_target_modules: null\nnum_generations: null\n"
+    recipe = load(tmp_path, GOOD + "learning_rate:\nbeta: null\nsave_total_limit: null\n" + nulls)
+    assert "num_generations" not in recipe.trainer
     assert "learning_rate" not in recipe.trainer
     assert "beta" not in recipe.trainer
     assert recipe.trainer["save_total_limit"] is None

@@ -95,7 +95,7 @@ def test_what_counts_as_a_formula(text, formulas):
     ("text", "share"),
     [
         ("x\u2081\u00b2 + y\u2082 = \u00bd\u00b7z\u2083", 1.0), ("Vi\u1ec7t Nam", 1.0), ("\uff21nswer", 1.0), ("\u1f00\u03c1\u03c7\u03ae", 1.0),
-        ("\u0434\u0430", 0.0), ("da \u0434\u0430", 0.5), ("12 + 3", 0.0), ("\u211d \u2208 \U0001d538", 1.0), ("\u8cea a", 0.5),
+        ("\u0434\u0430", 0.0), ("da \u0434\u0430", 0.5), ("12 + 3", 0.0), ("\u211d \u2208 \U0001d538", 1.0), ("2\u207f = a\u2099 + x\u1d62", 1.0), ("\u8cea a", 0.5),
     ],
 )  # fmt: skip
 def test_what_counts_as_a_foreign_letter(text, share):

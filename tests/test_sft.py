@@ -244,7 +244,7 @@ TAGS = {"user": "{question}", "answer_style": "answer_tag"}
 @pytest.mark.parametrize(
     ("chat_template", "changes", "message"),
     [
-        (CHANGING, {"prompt_template": TAGS}, r"changes the answer: of '<think>1\+1=2</think> <answer>2</answer>' it makes ' <answer>2"),
+        (CHANGING, {"prompt_template": TAGS}, r"changes the answer: '<think>1\+1=2</think> <answer>2</answer>' becomes ' <answer>2"),
         (ENDLESS, {}, r"ends an answer with '<\|user\|>', which ends no generation \('<\|end\|>' does\): set eos_token"),
         (ENDLESS, {"eos_token": "<|nope|>"}, r"eos_token: '<\|nope\|>' is no token of"),
     ],
@@ -269,6 +269,32 @@ def test_the_prompts_tokens_stay_what_grpo_feeds_whatever_follows(write_sft, tok
     assert row["input_ids"][: len(prompt)] == prompt
     assert row["completion_mask"] == [0] * len(prompt) + [1] * (len(row["input_ids"]) - len(prompt))
     assert tokenizer.decode(row["input_ids"][len(prompt) :]) == "s and apples\n\\boxed{1}<|end|>"
+
+
+def test_a_chat_template_may_add_to_the_answer(write_sft, policy_folder, tmp_path, tokenizer):
+    """As Qwen3's does: an empty thought before it."""
+    from test_train import changed_policy
+    from transformers import AutoTokenizer
+
+    thinking = CHANGING.replace(
+        "m['content'].split('</think>')[-1]", "('<think></think>' if m['role'] == 'assistant' else '') + m['content']"
+    )
+    model = changed_policy(policy_folder, tmp_path / "model", chat_template=thinking)
+    run(write_sft(model_name_or_path=model, max_steps=1))
+    recipe = load_recipe(["--config", str(write_sft(model_name_or_path=model))])
+    loaded = AutoTokenizer.from_pretrained(model)
+    _, completion = Pairs(recipe, loaded, None).ids(GSM8K)
+    assert loaded.decode(completion) == "<think></think>3+4=7\n\\boxed{7}<|end|>"
+
+
+def test_every_problem_is_looked_at_not_only_the_first(write_sft, policy_folder, tmp_path):
+    from test_train import changed_policy
+
+    model = changed_policy(policy_folder, tmp_path / "model", chat_template=CHANGING)
+    lines = [{"question": "q", "answer": "1", "worked": worked} for worked in ("plain", "a</think>b")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=r"changes the answer: 'a</think>b"):
+        run(write_sft(model_name_or_path=model, dataset={"name": "json", "path": str(tmp_path / "rows.jsonl")}))
 
 
 def test_the_turns_end_may_be_named_and_ends_generation_from_then_on(write_sft, policy_folder, tmp_path):
@@ -309,3 +335,4 @@ def test_a_4_bit_run_from_an_adapter_takes_small_steps_and_resumes_bit_by_bit(wr
     assert all(torch.equal(whole[name], half[name]) for name in whole)
     changed = sum((whole[name] != before[name]).sum() for name in whole) / sum(map(torch.numel, whole.values()))
     assert changed > 0.9
+    assert rows(tmp_path / "whole" / "metrics.jsonl")[0]["kl"] == 0.0

@@ -92,6 +92,15 @@ def test_a_finished_run_is_neither_trained_on_nor_replaced(write_recipe, tmp_pat
         run(recipe, "--resume_from_checkpoint", "auto")
 
 
+def test_a_run_finished_by_its_epochs_is_not_trained_on_either_until_there_are_more(write_recipe, capsys):
+    recipe = write_recipe(max_steps=None, num_train_epochs=1, save_steps=4)
+    results = run(recipe)
+    assert results["steps"] == 8
+    assert run(recipe, "--resume_from_checkpoint", "auto") == results
+    assert "already finished, 8 steps" in capsys.readouterr().out
+    assert run(recipe, "--resume_from_checkpoint", "auto", "--num_train_epochs", "1.5")["steps"] == 12
+
+
 def test_resume_wants_the_same_problems(write_recipe):
     recipe = write_recipe(save_steps=1, max_steps=1)
     run(recipe)

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from grpo_math.errors import UserError, one_line
-from grpo_math.models import FIX, load_adapter
+from grpo_math.models import FIX, end_tokens, load_adapter, tokenizer_source
 from grpo_math.recipe import model_folder
 from grpo_math.run_folder import quiet_progress_bars
 
@@ -36,13 +36,15 @@ def export(run: Path, out: Path, dtype: str = "float32") -> None:
         raise UserError(f"{folder}: no model and no adapter there: give a run's folder or a checkpoint")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already: name a new folder")
+    with one_line(f"{folder}: no tokenizer", FIX):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_source(str(folder)))
     if (folder / "adapter_config.json").exists():
         model = load_adapter(str(folder)).merge_and_unload()
     else:
         with one_line(f"{folder}: no model", FIX):
             model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    with one_line(f"{folder}: no tokenizer", FIX):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = end_tokens(str(folder)) | {tokenizer.eos_token_id}  # SFT may have taught another than the base model's
+    model.generation_config.eos_token_id = sorted(ends - {None}) or None
     with one_line(f"{out}: cannot be written"):
         model.to(getattr(torch, dtype)).save_pretrained(out)
         tokenizer.save_pretrained(out)

@@ -21,13 +21,11 @@ def load_tokenizer(recipe: Recipe):
     name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
     if name.count("/") != 1 and "/" in name and not os.path.isdir(name):  # what cannot be an id on the Hub
         raise UserError(f"model_name_or_path: no model at {name!r}: there is no such folder: {FIX}")
-    source = name
-    if os.path.isdir(name) and is_adapter(name) and not os.path.exists(os.path.join(name, "tokenizer_config.json")):
-        source, revision = read_adapter(name).base_model_name_or_path, None
+    source = tokenizer_source(name)
     with one_line(f"model_name_or_path: no model at {name!r}", FIX):
         tokenizer = AutoTokenizer.from_pretrained(
             source,
-            revision=revision or "main",
+            revision=revision if revision and source == name else "main",
             trust_remote_code=recipe.trainer.get("trust_remote_code", False),
             padding_side="left",
         )
@@ -39,6 +37,10 @@ def load_tokenizer(recipe: Recipe):
             f"prompt_template: the tokenizer of {name} has no chat template to render it with: use a plain-text one "
             f"({plain}, or your own with chat: false)"
         )
+    if end := recipe.trainer.get("eos_token"):
+        if end not in tokenizer.get_vocab():
+            raise UserError(f"eos_token: {end!r} is no token of {name}")
+        tokenizer.eos_token = end
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.eos_token is None:
@@ -50,10 +52,17 @@ def load_tokenizer(recipe: Recipe):
     return tokenizer
 
 
+def tokenizer_source(name: str) -> str:
+    """Where the tokenizer of a model is: with it, or with the base model of an adapter that brings none."""
+    bare = os.path.isdir(name) and not os.path.exists(os.path.join(name, "tokenizer_config.json"))
+    return read_adapter(name).base_model_name_or_path if bare and is_adapter(name) else name
+
+
 def end_tokens(name: str) -> set[int]:
-    """The end tokens of the model's generation config, none where it has no such file."""
+    """The end tokens in the generation config of a model (of its base, for an adapter), none where there is no file."""
     from transformers import GenerationConfig
 
+    name = read_adapter(name).base_model_name_or_path if is_adapter(name) else name
     try:
         ends = GenerationConfig.from_pretrained(name).eos_token_id
     except OSError:
@@ -85,7 +94,6 @@ def base_arguments(recipe: Recipe) -> dict:
         "attn_implementation": recipe.model.get("attn_implementation"),
         "dtype": recipe.model.get("dtype", "float32"),
         "quantization_config": get_quantization_config(ModelConfig(**recipe.model)),
-        "device_map": None,
     }
 
 
@@ -102,7 +110,7 @@ def policy_arguments(recipe: Recipe, config) -> dict:
     quantization = get_quantization_config(wanted)
     if not is_adapter(name, revision):
         if quantization and not wanted.use_peft:
-            raise UserError("load_in_4bit: rounded weights cannot be trained: set use_peft: true, or load them whole")
+            raise UserError("load_in_4bit, load_in_8bit: rounded weights cannot be trained: set use_peft: true as well")
         return {"model": name, "peft_config": get_peft_config(wanted), "quantization_config": quantization}
     check_lora_settings(recipe, read_adapter(name, revision))
     given, config.model_init_kwargs = config.model_init_kwargs, None  # TRL would warn that it has no use for them
@@ -115,7 +123,10 @@ def check_lora_settings(recipe: Recipe, adapter) -> None:
     there |= {f"lora_{key}": getattr(adapter, key) for key in ("target_modules", "modules_to_save")}
     there |= {"use_dora": adapter.use_dora, "use_rslora": adapter.use_rslora}
     there = {key: sorted(value) if isinstance(value, set | list) else value for key, value in there.items()}
-    given = {key: sorted(value) if isinstance(value, list) else value for key, value in recipe.model.items()}
+    asked = {key: value for key, value in recipe.model.items() if value not in (None, [])}
+    given = {key: sorted(value) if isinstance(value, list) else value for key, value in asked.items()}
+    if given.get("lora_target_modules") in (["all-linear"], [there["lora_target_modules"]]):
+        del given["lora_target_modules"]  # the adapter knows them by their names, or by the one pattern
     wrong = [
         f"{key}: {given[key]} (the adapter has {there[key]})"
         for key in there.keys() & given
@@ -178,6 +189,21 @@ def load_adapter(name: str, revision: str | None = None, trainable: bool = False
     if any("lora_" in key for key in saved.keys() ^ get_peft_model_state_dict(adapter).keys()):
         raise other
     return adapter
+
+
+def widen(model, adapter: str) -> None:
+    """Make the adapter of a quantised model float32 again, with the values it came with, if it is one that was given.
+
+    TRL rounds it to bfloat16, in which a small step is no step.
+    """
+    from peft import set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if is_adapter(adapter):
+        set_peft_model_state_dict(model, load_peft_weights(adapter, "cpu"))
 
 
 def load_reward_models(rewards: list, names: list[str], template: PromptTemplate) -> tuple[list, list]:

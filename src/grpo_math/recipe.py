@@ -70,6 +70,7 @@ REFUSED = {
     "eval_on_start": "use eval: {before_after: true}",
     "hub_token": "set HF_TOKEN in the environment, so that no file keeps it",
     "remove_unused_columns": "leave it out: rewards need the columns",
+    "chat_template_path": "save the template in the model's folder, so that SFT, GRPO and evaluation see the same",
     "dataset_text_field": "use dataset: {name: json, fields: {question: COLUMN, worked: COLUMN}}",
 }
 
@@ -156,8 +157,8 @@ def load_recipe(argv: list[str], kind: str | None = None) -> Recipe:
         )
     if flat.get("use_vllm") and (flat.get("load_in_4bit") or flat.get("load_in_8bit")):
         problems.append(
-            "use_vllm: vLLM would go on sampling from the first policy, it takes no new weights for a quantised model: "
-            "set it to false, or leave out load_in_4bit and load_in_8bit"
+            "use_vllm: vLLM takes no new weights for a quantised model: set it to false, or leave out load_in_4bit and "
+            "load_in_8bit"
         )
     if problems:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -186,16 +187,16 @@ def check_flat(raw: dict, kind: str, problems: list[str]) -> dict:
     ]
     given = {key: value for key, value in given.items() if key not in foreign | REFUSED.keys()}
     flat = check_keys(given, known, "", problems, RENAMED)
+    flat = {key: value for key, value in flat.items() if value is not None or key not in RANGES}  # null: the default
     for key, (low, high) in RANGES.items():
         if isinstance(flat.get(key), int | float) and not low <= flat[key] <= high:
             problems.append(f"{key}: want a number from {low:g} to {high:g}, got {flat[key]}")
     for key, choices in CHOICES.items() if kind == "GRPO" else ():
         if flat.get(key, choices[0]) not in choices:
             problems.append(f"{key}: no {flat[key]!r}: use one of {', '.join(choices)}")
-    if lora := [key for key in flat if key.startswith("lora_") and "use_peft" not in flat]:
-        problems.append(
-            f"{', '.join(lora)}: without effect, the whole model would be trained: set use_peft: true as well"
-        )
+    lora = [key for key, value in flat.items() if key.startswith("lora_") and value is not None]
+    if lora and "use_peft" not in raw:
+        problems.append(f"{', '.join(lora)}: without effect on a whole model: set use_peft: true as well")
     if not flat.get("model_name_or_path"):
         problems.append("model_name_or_path: missing: give a local folder or a Hub id")
     else:

@@ -4,6 +4,7 @@ completions/, checkpoint-*, final/ and results.json."""
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -50,11 +51,14 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
     return None
 
 
-def finished_results(recipe: Recipe, checkpoint: Path | None, max_steps: int) -> dict | None:
+def finished_results(recipe: Recipe, checkpoint: Path | None, config) -> dict | None:
     """The results of a run whose last step is already made; TRL would train one more. None if there is work left."""
-    if checkpoint is None or max_steps <= 0:
+    if checkpoint is None:
         return None
-    done = json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    same_epochs = state["num_train_epochs"] == math.ceil(config.num_train_epochs)
+    max_steps = config.max_steps if config.max_steps > 0 else state["max_steps"] if same_epochs else math.inf
+    done = state["global_step"]
     if done < max_steps:
         return None
     results = recipe.output_dir / "results.json"

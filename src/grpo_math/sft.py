@@ -8,6 +8,7 @@ The worked solutions are written in the prompt template's own answer style, and 
 starts from the result with `model_name_or_path: runs/NAME/final`, a whole model or an adapter.
 """
 
+import functools
 import time
 
 from grpo_math import run_folder
@@ -37,16 +38,12 @@ def sft(recipe: Recipe) -> dict:
 
     with one_line(f"{recipe.source}: TRL refused it"):
         config = SFTConfig(**{"completion_only_loss": True} | trainer_arguments(recipe))
-    if finished := run_folder.finished_results(recipe, checkpoint, config.max_steps):
+    if finished := run_folder.finished_results(recipe, checkpoint, config):
         print(f"{recipe.output_dir}: already finished, {finished['steps']} steps")
         return finished
     run_folder.open_folder(recipe.output_dir)
 
     tokenizer = load_tokenizer(recipe)
-    if config.eos_token:
-        if config.eos_token not in tokenizer.get_vocab():
-            raise UserError(f"eos_token: {config.eos_token!r} is no token of {recipe.model['model_name_or_path']}")
-        tokenizer.eos_token = config.eos_token
     rows = Pairs(recipe, tokenizer, config.max_length)
     problems = load_training_problems(recipe, tokenizer, rows.unusable)
     rows.check(problems[0])
@@ -80,12 +77,23 @@ class Pairs:
     def ids(self, problem: Problem) -> tuple[list[int], list[int]]:
         """The token ids of the prompt, and of the completion with what ends it."""
         prompt = self.recipe.template.prompt(problem.question, self.tokenizer)
-        ids = token_ids(prompt, self.tokenizer)
-        if isinstance(prompt, str):
-            completion = self.tokenizer(self.target(problem), add_special_tokens=False)["input_ids"]
-            return ids, [*completion, self.tokenizer.eos_token_id]
-        chat = [*prompt, {"role": "assistant", "content": self.target(problem)}]
-        return ids, self.tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"][len(ids) :]
+        chat = isinstance(prompt, list)
+        text = self.answer_in_chat(prompt, self.target(problem)) if chat else self.target(problem)
+        completion = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return token_ids(prompt, self.tokenizer), completion if chat else [*completion, self.tokenizer.eos_token_id]
+
+    def answer_in_chat(self, prompt: list[dict], target: str) -> str:
+        """What the chat template makes of the answer; raises UserError where it makes another answer of it."""
+        render = functools.partial(self.tokenizer.apply_chat_template, tokenize=False)
+        before = render(prompt, add_generation_prompt=True)
+        whole = render([*prompt, {"role": "assistant", "content": target}])
+        answer = whole.removeprefix(before)
+        if answer == whole or target not in answer:
+            raise UserError(
+                f"prompt_template: the chat template of {self.recipe.model['model_name_or_path']} changes the answer: "
+                f"{target!r:.60} becomes {answer!r:.60}: use one with chat: false, or with a prefill"
+            )
+        return answer
 
     def unusable(self, problem: Problem) -> str | None:
         """Why a problem cannot be trained on: TRL would silently cut one that is too long, and with it the answer."""
@@ -95,14 +103,8 @@ class Pairs:
         return None if fits else f"over max_length {self.max_length} tokens"
 
     def check(self, problem: Problem) -> None:
-        """Raise UserError where the chat template would teach another answer, or an end that ends no generation."""
-        _, completion = self.ids(problem)
-        name, taught = self.recipe.model["model_name_or_path"], self.tokenizer.decode(completion)
-        if not taught.strip().startswith(self.target(problem)):
-            raise UserError(
-                f"prompt_template: the chat template of {name} changes the answer: of {self.target(problem)!r:.60} it "
-                f"makes {taught!r:.60}: use one with chat: false, or with a prefill"
-            )
+        """Raise UserError where the chat template ends the answer with a token that ends no generation."""
+        name, (_, completion) = self.recipe.model["model_name_or_path"], self.ids(problem)
         last = next(token for token in reversed(completion) if self.tokenizer.decode([token]).strip())
         if last not in {self.tokenizer.eos_token_id, *end_tokens(name)}:
             raise UserError(

@@ -17,7 +17,9 @@ from grpo_math.grading import configure, grade
 from grpo_math.models import load_tokenizer
 from grpo_math.prompts import to_rows
 from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.rewards import REWARDS, build_rewards, settings
+from grpo_math.rewards import REWARDS, Reward, build_rewards, settings
+
+SILENT = {"trainer_state": None, "log_metric": lambda *_: None, "log_extra": lambda *_: None}  # what TRL adds
 
 
 def main(argv: list[str]) -> None:
@@ -62,11 +64,8 @@ def scored(recipe: Recipe, completion: str, gold: str | None) -> list[str]:
     """What each entry gives the completion, its weight, and the reward they add up to."""
     configure(recipe.grading)
     rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length)
-    counting = any(
-        spec.path or "completion_ids" in parameters(REWARDS[spec.name])
-        for spec in recipe.rewards
-        if not spec.reward_model
-    )
+    functions = [reward.function for reward in rewards if isinstance(reward, Reward)]
+    counting = any("completion_ids" in parameters(function) for function in functions)
     prefilled = recipe.template.chat and recipe.template.prefill  # rendered by the tokenizer
     tokenizer = load_tokenizer(recipe) if counting or prefilled else None
     if gold is not None:
@@ -90,7 +89,7 @@ def scored(recipe: Recipe, completion: str, gold: str | None) -> list[str]:
         if isinstance(reward, str):
             lines.append(f"{spec.name:16} {'-':>8} {spec.weight:>8g}   a reward model, not tried")
             continue
-        (score,) = reward(prompts=[row["prompt"]], completions=completions, **columns)
+        (score,) = reward(prompts=[row["prompt"]], completions=completions, **columns, **SILENT)
         total += spec.weight * (score or 0.0)
         lines.append(f"{spec.name:16} {'None' if score is None else format(score, '.4g'):>8} {spec.weight:>8g}")
     return [*lines, f"{'reward':16} {total:>8.4g}"]

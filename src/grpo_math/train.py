@@ -39,7 +39,7 @@ def train(recipe: Recipe) -> dict:
     from grpo_math.trainer import Trainer
 
     config = grpo_config(recipe)
-    if finished := run_folder.finished_results(recipe, checkpoint, config.max_steps):
+    if finished := run_folder.finished_results(recipe, checkpoint, config):
         print(f"{recipe.output_dir}: already finished, {finished['steps']} steps")
         return finished
     run_folder.open_folder(recipe.output_dir)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from grpo_math import run_folder
 from grpo_math.data import Problem, Problems, fingerprint, load_problems, mix
 from grpo_math.errors import UserError, one_line
+from grpo_math.models import widen
 from grpo_math.prompts import length_filter
 from grpo_math.recipe import Recipe
 
@@ -40,13 +41,20 @@ def check_machine(given: dict) -> None:
         raise UserError(
             'use_vllm: vLLM is not installed: pip install -e ".[vllm]" -c constraints.txt, or --use_vllm false'
         )
-    if "wandb" in (given.get("report_to") or ()) and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
-        import wandb
+    report_to = given.get("report_to") or []
+    if {"wandb", "all"} & set([report_to] if isinstance(report_to, str) else report_to):
+        check_wandb()
 
-        if not wandb.login(prompt=False):
-            raise UserError(
-                "report_to: W&B knows no API key: run `wandb login`, set WANDB_MODE=offline, or give --report_to none"
-            )
+
+def check_wandb() -> None:
+    import wandb
+
+    if wandb.setup().settings.mode in ("offline", "disabled", "dryrun"):
+        return
+    fix = "run `wandb login`, set WANDB_MODE=offline, or give --report_to none"
+    with one_line("report_to: W&B refuses the API key", fix, (wandb.errors.Error,)):
+        if not wandb.login(prompt=False, verify=False):
+            raise UserError(f"report_to: W&B knows no API key: {fix}")
 
 
 def load_training_problems(recipe: Recipe, tokenizer, keep_too=lambda problem: None) -> list[Problem]:
@@ -76,9 +84,7 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
 
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
     if recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit"):
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:  # TRL makes such adapters bfloat16, in which a small step is no step
-                parameter.data = parameter.data.float()
+        widen(trainer.model, recipe.model["model_name_or_path"])
     measured.trainer = trainer
     if trainer.is_world_process_zero():
         run_folder.write_facts(recipe, fingerprint(problems))
