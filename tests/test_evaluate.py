@@ -3,6 +3,7 @@
 import pytest
 
 from grpo_math.data import Problem
+from grpo_math.errors import UserError
 from grpo_math.evaluate import generate_greedy, grade_all, summarise, wilson_interval
 from grpo_math.prompts import PromptTemplate
 
@@ -71,3 +72,19 @@ def test_a_summary_counts_an_unreadable_gold_as_wrong(policy, tokenizer):
     summary = summarise(rows, step=7, seconds=1.234)
     assert (summary.accuracy, summary.format_accuracy, summary.problems, summary.step) == (0.5, 0.5, 2, 7)
     assert summary.interval == pytest.approx((0.0945, 0.9055), abs=1e-3)
+
+
+def test_a_mistake_in_the_held_out_problems_names_their_key_and_leaves_file_names_alone(write_recipe, tmp_path):
+    from grpo_math.evaluate import load_eval_problems
+    from grpo_math.recipe import load_recipe
+
+    broken = tmp_path / "my.dataset.jsonl"
+    for line, message in (
+        ("{", f"{broken}, line 1: not JSON"),
+        ('{"q": 1}', "name it, eval.dataset.fields: {question: COLUMN}"),
+    ):
+        broken.write_text(line + "\n")
+        recipe = load_recipe(["--config", str(write_recipe(eval={"dataset": {"name": "json", "path": str(broken)}}))])
+        with pytest.raises(UserError) as caught:
+            load_eval_problems(recipe)
+        assert message in str(caught.value)

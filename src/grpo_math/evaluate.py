@@ -7,6 +7,7 @@ accuracy and keeps every completion in OUTPUT_DIR/evaluate/.
 """
 
 import logging
+import re
 import time
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
@@ -20,6 +21,7 @@ from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.run_folder import quiet_progress_bars, write_rows
 
 logger = logging.getLogger(__name__)
+DATASET_KEY = re.compile(r"(?<![\w./-])dataset\.(?:name|path|split|config|fields)\b")  # and no file's name
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def load_eval_problems(recipe: Recipe) -> list[Problem]:
     try:
         loaded = load_problems(recipe.eval_dataset)
     except UserError as error:
-        raise UserError(str(error).replace("dataset.", "eval.dataset.")) from error
+        raise UserError(DATASET_KEY.sub(r"eval.\g<0>", str(error))) from error
     logger.info("evaluating on %s", loaded)
     return loaded.problems
 
