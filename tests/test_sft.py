@@ -153,6 +153,21 @@ def test_what_cannot_be_taught_is_dropped_and_counted(write_sft, tmp_path, probl
     assert "10 problems of 10 rows" in (tmp_path / "answers" / "training.log").read_text()
 
 
+def forget_the_end(run_folder):
+    """As if the run had been killed between its steps 2 and 4."""
+    for gone in ("checkpoint-4", "final", "results.json"):
+        (run_folder / gone).rename(run_folder.parent / f"gone-{gone}")
+
+
+def train_whole_and_in_halves(write_recipe, folder, **keys):
+    """One GRPO recipe of four steps twice: uninterrupted in folder/whole, killed and resumed in folder/half."""
+    for name in ("whole", "half"):
+        path = write_recipe(f"{name}.yaml", output_dir=str(folder / name), max_steps=4, save_steps=2, **keys)
+        train(load_recipe(["--config", str(path)]))
+    forget_the_end(folder / "half")
+    train(load_recipe(["--config", str(path), "--resume_from_checkpoint", "auto"]))
+
+
 def test_resume_continues_bit_by_bit(write_sft, tmp_path):
     import torch
     from safetensors.torch import load_file
@@ -160,9 +175,7 @@ def test_resume_continues_bit_by_bit(write_sft, tmp_path):
     run(write_sft("whole.yaml", output_dir=str(tmp_path / "whole"), max_steps=4, save_steps=2))
     half = write_sft("half.yaml", output_dir=str(tmp_path / "half"), max_steps=4, save_steps=2)
     run(half)
-    for gone in ("checkpoint-4", "final", "results.json"):
-        path = tmp_path / "half" / gone
-        path.rename(tmp_path / f"gone-{gone}")
+    forget_the_end(tmp_path / "half")
     assert run(half, "--resume_from_checkpoint", "auto")["steps"] == 4
     assert [row["step"] for row in rows(tmp_path / "half" / "metrics.jsonl")] == [1, 2, 3, 4]
     first, second = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "half"))
@@ -208,17 +221,10 @@ def test_a_run_from_an_adapter_resumes_bit_by_bit(write_recipe, write_sft, tmp_p
     keys = {
         "model_name_or_path": str(tmp_path / "sft" / "final"),
         "beta": 0.5,
-        "max_steps": 4,
-        "save_steps": 2,
         "learning_rate": 1e-2,
         "rewards": {"language": {}},
     }
-    for name in ("whole", "half"):
-        path = write_recipe(f"{name}.yaml", output_dir=str(tmp_path / name), **keys)
-        train(load_recipe(["--config", str(path)]))
-    for gone in ("checkpoint-4", "final", "results.json"):
-        (tmp_path / "half" / gone).rename(tmp_path / f"gone-{gone}")
-    train(load_recipe(["--config", str(path), "--resume_from_checkpoint", "auto"]))
+    train_whole_and_in_halves(write_recipe, tmp_path, **keys)
     whole, half = (rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "half"))
     assert [row["kl"] for row in whole] == [row["kl"] for row in half]
     first, second = (load_file(tmp_path / name / "final" / "adapter_model.safetensors") for name in ("whole", "half"))
@@ -316,20 +322,8 @@ def test_a_4_bit_run_from_an_adapter_takes_small_steps_and_resumes_bit_by_bit(wr
     pytest.importorskip("bitsandbytes")
     lora = {"use_peft": True, "lora_r": 2, "lora_dropout": 0.0}
     run(write_sft(output_dir=str(tmp_path / "sft"), max_steps=4, **lora))
-    keys = {
-        "model_name_or_path": str(tmp_path / "sft"),
-        "load_in_4bit": True,
-        "beta": 0.1,
-        "max_steps": 4,
-        "save_steps": 2,
-    }
-    keys |= {"learning_rate": 5e-6, "rewards": {"language": {}}}
-    for name in ("whole", "half"):
-        path = write_recipe(f"{name}.yaml", output_dir=str(tmp_path / name), **keys)
-        train(load_recipe(["--config", str(path)]))
-    for gone in ("checkpoint-4", "final", "results.json"):
-        (tmp_path / "half" / gone).rename(tmp_path / f"gone-{gone}")
-    train(load_recipe(["--config", str(path), "--resume_from_checkpoint", "auto"]))
+    keys = {"model_name_or_path": str(tmp_path / "sft"), "load_in_4bit": True, "beta": 0.1, "learning_rate": 5e-6}
+    train_whole_and_in_halves(write_recipe, tmp_path, rewards={"language": {}}, **keys)
     folders = (tmp_path / name / "final" for name in ("sft", "whole", "half"))
     before, whole, half = (load_file(folder / "adapter_model.safetensors") for folder in folders)
     assert all(torch.equal(whole[name], half[name]) for name in whole)

@@ -18,7 +18,8 @@ FORMULA = re.compile(
     rf"|(?<!\w){OPERAND}(?:\s?[-+*/^<>=\u00d7\u00f7\u00b1\u2264\u2265\u2260\u2248]\s?{OPERAND})+",  # a+b, x = 5
     re.DOTALL,
 )
-LIST_ITEM = re.compile(r"(?im)^[ \t]*(?:step\s+\d+|\d+[.)]\s|[-*]\s)")
+ITEM = r"(?:step\s+\d+|\d+[.)]\s|[-*]\s)"  # how a line of a numbered or dashed list begins
+LIST_ITEM = re.compile(rf"(?im)^[ \t]*{ITEM}")
 CONNECTIVE = re.compile(r"(?i)\b(?:first|then|next|because|since|therefore|thus|hence|finally|so)\b")
 COMMON = frozenset(  # words that say nothing about the subject
     "about also because been being both could does each from given have here into more most must only "  # noqa: SIM905

@@ -49,6 +49,10 @@ class SftSpec:
 
     target: str = "worked"
 
+    @property
+    def worked(self) -> bool:
+        return self.target == "worked"
+
 
 def check_datasets(given, problems: list[str]) -> list[DatasetSpec]:
     if not given:

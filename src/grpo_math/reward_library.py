@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable
 
 from grpo_math.grading import Grade, well_formed
-from grpo_math.heuristic import heuristic
+from grpo_math.heuristic import ITEM, heuristic
 from grpo_math.prompts import PromptTemplate, completion_text
 
 LATE = {"timeout", "crashed"}
-STEP = re.compile(r"(?i)\s*(?:step\s+\d+|\d+[.)]\s|[-*]\s)|[^=]*\w\s*=\s*\S")
+STEP = re.compile(rf"(?i)\s*{ITEM}|[^=]*\w\s*=\s*\S")
 FOREIGN = re.compile(  # neither Latin, Greek nor mathematical
     r"[^\W\d_A-Za-z\u00aa-\u02af\u0370-\u03ff\u1d00-\u1dbf\u1e00-\u1fff\u2071\u207f\u2090-\u209c\u2100-\u214f"
     r"\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06\uff21-\uff5a\U0001d400-\U0001d7ff]"

@@ -52,7 +52,10 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
 
 
 def finished_results(recipe: Recipe, checkpoint: Path | None, config) -> dict | None:
-    """The results of a run whose last step is already made; TRL would train one more. None if there is work left."""
+    """The results of a run whose last step is already made, and say so; None if there is work left.
+
+    TRL would train one step more.
+    """
     if checkpoint is None:
         return None
     state = json.loads((checkpoint / "trainer_state.json").read_text())
@@ -64,7 +67,9 @@ def finished_results(recipe: Recipe, checkpoint: Path | None, config) -> dict | 
     results = recipe.output_dir / "results.json"
     if not results.exists():
         raise UserError(f"{checkpoint} is the run's last step ({done} of {max_steps}): use it, or raise max_steps")
-    return json.loads(results.read_text())
+    found = json.loads(results.read_text())
+    print(f"{recipe.output_dir}: already finished, {found['steps']} steps")
+    return found
 
 
 def write_facts(recipe: Recipe, dataset_fingerprint: str) -> None:

@@ -39,7 +39,6 @@ def sft(recipe: Recipe) -> dict:
     with one_line(f"{recipe.source}: TRL refused it"):
         config = SFTConfig(**{"completion_only_loss": True} | trainer_arguments(recipe))
     if finished := run_folder.finished_results(recipe, checkpoint, config):
-        print(f"{recipe.output_dir}: already finished, {finished['steps']} steps")
         return finished
     run_folder.open_folder(recipe.output_dir)
 
@@ -72,7 +71,7 @@ class Pairs:
         return {"input_ids": prompt + completion, "completion_mask": mask}
 
     def target(self, problem: Problem) -> str:
-        return self.recipe.template.target(problem, worked=self.recipe.sft.target == "worked")
+        return self.recipe.template.target(problem, self.recipe.sft.worked)
 
     def ids(self, problem: Problem) -> tuple[list[int], list[int]]:
         """The token ids of the prompt, and of the completion with what ends it."""
@@ -97,7 +96,7 @@ class Pairs:
 
     def unusable(self, problem: Problem) -> str | None:
         """Why a problem cannot be trained on: TRL would silently cut one that is too long, and with it the answer."""
-        if self.recipe.sft.target == "worked" and not problem.worked:
+        if self.recipe.sft.worked and not problem.worked:
             return "without a worked solution"
         fits = self.max_length is None or sum(map(len, self.ids(problem))) <= self.max_length
         return None if fits else f"over max_length {self.max_length} tokens"

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
             print(f"--- {spec.title}, prompt {number}: {len(ids)} tokens, solution {problem.answer!r}")
             print(tokenizer.decode(ids))
             if recipe.sft:
-                print(f"--- completion {number}\n{recipe.template.target(problem, recipe.sft.target == 'worked')}")
+                print(f"--- completion {number}\n{recipe.template.target(problem, recipe.sft.worked)}")
 
 
 def take_count(argv: list[str]) -> tuple[int, list[str]]:

@@ -3,8 +3,8 @@
 usage: grpo-math rewards
    or: grpo-math rewards --try recipes/X.yaml --completion TEXT [--gold G] [--key value ...]
 
-The text is scored against the recipe's first problem, or against --gold. No model is loaded but a reward model; the
-tokenizer is, where a reward counts tokens.
+The text is scored against the recipe's first problem, or against --gold. No model is loaded, a reward
+model is not tried; the tokenizer is, where a reward counts tokens.
 """
 
 import inspect

@@ -40,7 +40,6 @@ def train(recipe: Recipe) -> dict:
 
     config = grpo_config(recipe)
     if finished := run_folder.finished_results(recipe, checkpoint, config):
-        print(f"{recipe.output_dir}: already finished, {finished['steps']} steps")
         return finished
     run_folder.open_folder(recipe.output_dir)
 
