@@ -8,6 +8,8 @@ usage: grpo-math VERB [--help]
   grade       whether completions are right, and why
   prompts     what the model will see, with token counts
   rewards     the shipped rewards, or what a recipe's rewards give a text
+  launch      train or sft on a layout of GPUs, with its vLLM server
+  serve       the vLLM server alone
   export      a run as a plain checkpoint, its adapter merged
   quickstart  the whole job on a CPU in about two minutes
 """
@@ -25,6 +27,8 @@ VERBS = {
     "grade": "grade_file",
     "prompts": "show_prompts",
     "rewards": "show_rewards",
+    "launch": "launch",
+    "serve": "vllm_server",
     "export": "export",
     "quickstart": "quickstart",
 }

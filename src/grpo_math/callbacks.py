@@ -3,10 +3,13 @@
 import json
 import logging
 import math
+import signal
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from accelerate.utils import reduce
 from transformers import Trainer, TrainerCallback
 
 from grpo_math.data import Problem
@@ -19,7 +22,12 @@ logger = logging.getLogger(__name__)
 
 def callbacks(recipe: Recipe, tokenizer, problems: list[Problem]) -> list[TrainerCallback]:
     """All of a run's, the evaluations first; without problems nothing is evaluated."""
-    return [Evaluations(recipe, tokenizer, problems), MetricsFile(recipe.output_dir), Progress()]
+    return [Evaluations(recipe, tokenizer, problems), MetricsFile(recipe.output_dir), Progress(), StopOnSignal()]
+
+
+def unfinished(state) -> bool:
+    """Whether the training was stopped before its last step."""
+    return state.global_step < state.max_steps
 
 
 def is_step(logs: dict) -> bool:
@@ -74,6 +82,35 @@ class Progress(TrainerCallback):
         logger.info("step %d/%d  %s  %.2f s/step  %s left", state.global_step, state.max_steps, numbers, pace, clock)
 
 
+class StopOnSignal(TrainerCallback):
+    """SIGTERM and Ctrl-C finish the step, save a checkpoint and end the training; a second one ends it at once.
+
+    All processes agree, whichever of them was told: it is enough that one was.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def on_train_begin(self, args, state, control, **_):
+        self.wanted = False
+        self.earlier = {number: signal.signal(number, self.note) for number in self.SIGNALS}
+
+    def note(self, number, frame):
+        self.wanted = True
+        self.restore()
+
+    def restore(self):
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
+
+    def on_step_end(self, args, state, control, **_):
+        told = reduce(torch.tensor(float(self.wanted), device=args.device))
+        if told and unfinished(state):
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **_):
+        self.restore()
+
+
 class Evaluations(TrainerCallback):
     """Evaluate before the first step and after the last, and every few steps, at the training's own precision.
 
@@ -108,7 +145,7 @@ class Evaluations(TrainerCallback):
             control.should_log = wanted  # the evaluation's log has taken it back
 
     def on_train_end(self, args, state, control, model=None, **_):
-        if self.recipe.eval.before_after:
+        if self.recipe.eval.before_after and not unfinished(state):
             self.after = self.measure("after", model, state)
 
     def measure(self, moment: str, model, state) -> Evaluation:

@@ -110,6 +110,11 @@ def length_filter(template: PromptTemplate, tokenizer, max_prompt_tokens: int | 
     return keep
 
 
+def longest_prompt(problems: list[Problem], template: PromptTemplate, tokenizer) -> int:
+    """In tokens, chat template included."""
+    return max(len(token_ids(template.prompt(problem.question, tokenizer), tokenizer)) for problem in problems)
+
+
 # What TRL passes to reward functions itself, or what we add: a meta column of that name would clash.
 RESERVED_COLUMNS = {
     "prompt", "prompts", "completion", "completions", "completion_ids", "solution", "question", "environment",

@@ -25,13 +25,17 @@ from grpo_math.recipe_parts import (
     check_sft,
     check_template,
 )
+from grpo_math.recipe_vllm import check_engine, check_generation
 from grpo_math.rewards import RewardSpec
 from grpo_math.schema import check_keys, trl_keys
 
 OURS = {
-    "GRPO": ("extends", "dataset", "prompt_template", "rewards", "eval", "grading", "baseline"),
+    "GRPO": (
+        "extends", "dataset", "prompt_template", "rewards", "eval", "grading", "baseline", "prompts_per_step",
+        "vllm_engine_kwargs",
+    ),
     "SFT": ("extends", "dataset", "prompt_template", "sft", "eval", "grading"),
-}
+}  # fmt: skip
 RENAMED = {
     "max_prompt_length": "dataset.max_prompt_tokens (longer prompts are dropped and counted)",
     "kl_coef": "beta",
@@ -61,6 +65,9 @@ RENAMED = {
     "dataset_config": "dataset: {config: main}",
     "dataset_train_split": "dataset: {split: train}",
     "vllm_device": "vllm_mode: colocate or server",
+    "train_batch_size": "prompts_per_step",
+    "rollout_batch_size": "prompts_per_step",
+    "prompts_per_batch": "prompts_per_step",
 }
 REFUSED = {
     "reward_weights": "give the weight beside the reward, rewards: {correctness: {weight: 1.0}}",
@@ -82,6 +89,7 @@ RANGES = {  # what TRL would meet only after the model is loaded, or not at all
     "epsilon": (0, 1e3),
     "num_generations": (2, 1e6),
     "num_iterations": (1, 1e6),
+    "steps_per_generation": (1, 1e6),
     "per_device_train_batch_size": (1, 1e6),
     "gradient_accumulation_steps": (1, 1e6),
     "max_completion_length": (1, 1e7),
@@ -98,7 +106,8 @@ CHOICES = {  # TRL's own, which it looks at only after the first generation
 @dataclass(frozen=True)
 class Recipe:
     """A checked recipe. `trainer` holds GRPOConfig's (or SFTConfig's) keys and `model` ModelConfig's, as given; `raw`
-    is the whole mapping they came from. `sft` is None in a GRPO recipe, and `rewards` is empty in one for SFT."""
+    is the whole mapping they came from. `sft` is None in a GRPO recipe, and `rewards` is empty in one for SFT.
+    `engine` are arguments for vLLM's engine."""
 
     source: Path
     datasets: list[DatasetSpec]
@@ -109,6 +118,8 @@ class Recipe:
     eval_dataset: DatasetSpec | None
     grading: PoolSettings
     baseline: str
+    prompts_per_step: int | None
+    engine: dict
     trainer: dict
     model: dict
     raw: dict
@@ -150,21 +161,29 @@ def load_recipe(argv: list[str], kind: str | None = None) -> Recipe:
     spec, eval_dataset = check_eval(raw, datasets, problems)
     grading = check_grading(raw.get("grading") or {}, problems)
     baseline = check_baseline(raw.get("baseline"), flat, problems)
-    if template and template.stop and flat.get("mask_truncated_completions"):
-        problems.append(
-            f"mask_truncated_completions: TRL takes a completion that ends at a stop string {list(template.stop)} for "
-            "a truncated one and would mask them all: set it to false, or use a template without stop strings"
-        )
-    if flat.get("use_vllm") and (flat.get("load_in_4bit") or flat.get("load_in_8bit")):
-        problems.append(
-            "use_vllm: vLLM takes no new weights for a quantised model: set it to false, or leave out load_in_4bit and "
-            "load_in_8bit"
-        )
+    prompts = check_prompts(raw.get("prompts_per_step"), problems)
+    engine = check_engine(raw.get("vllm_engine_kwargs"), problems)
+    check_generation(flat, engine, template, problems)
     if problems:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
     trainer = {key: value for key, value in flat.items() if key in trainer_keys}
     model = {key: value for key, value in flat.items() if key in model_keys}
-    return Recipe(path, datasets, template, rewards, sft, spec, eval_dataset, grading, baseline, trainer, model, raw)
+    return Recipe(
+        source=path,
+        datasets=datasets,
+        template=template,
+        rewards=rewards,
+        sft=sft,
+        eval=spec,
+        eval_dataset=eval_dataset,
+        grading=grading,
+        baseline=baseline,
+        prompts_per_step=prompts,
+        engine=engine,
+        trainer=trainer,
+        model=model,
+        raw=raw,
+    )
 
 
 def check_flat(raw: dict, kind: str, problems: list[str]) -> dict:
@@ -208,6 +227,14 @@ def model_folder(path: str) -> str:
     """A run's folder means its final model; every other folder or Hub id means itself."""
     final = os.path.join(path, "final")
     return final if os.path.isdir(final) and not os.path.exists(os.path.join(path, "config.json")) else path
+
+
+def check_prompts(given, problems: list[str]) -> int | None:
+    """`prompts_per_step`, on all processes together."""
+    if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 1):
+        problems.append(f"prompts_per_step: want a whole number of 1 or more, got {given!r}")
+        return None
+    return given
 
 
 def check_baseline(given, flat: dict, problems: list[str]) -> str:

@@ -58,11 +58,16 @@ def trl_keys(config: str = "GRPOConfig") -> tuple[Keys, Keys]:
     return trainer, class_keys(trl / "trainer" / "model_config.py", "ModelConfig")
 
 
-def package_folder(name: str) -> Path:
+def installed_folder(name: str) -> Path | None:
     spec = importlib.util.find_spec(name)
-    if spec is None:
+    return Path(spec.submodule_search_locations[0]) if spec else None
+
+
+def package_folder(name: str) -> Path:
+    folder = installed_folder(name)
+    if folder is None:
         raise UserError(f"the package {name} is not installed: pip install {name}")
-    return Path(spec.submodule_search_locations[0])
+    return folder
 
 
 def convert(value, annotation: str):

@@ -19,7 +19,7 @@ from grpo_math.grading import configure
 from grpo_math.models import end_tokens, load_tokenizer, policy_arguments
 from grpo_math.prompts import token_ids
 from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.training import load_training_problems, run, to_dataset, trainer_arguments
+from grpo_math.training import check_world, load_training_problems, run, to_dataset, trainer_arguments
 
 
 def main(argv: list[str]) -> None:
@@ -38,6 +38,7 @@ def sft(recipe: Recipe) -> dict:
 
     with one_line(f"{recipe.source}: TRL refused it"):
         config = SFTConfig(**{"completion_only_loss": True} | trainer_arguments(recipe))
+    check_world(recipe, config)
     if finished := run_folder.finished_results(recipe, checkpoint, config):
         return finished
     run_folder.open_folder(recipe.output_dir)

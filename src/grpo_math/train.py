@@ -8,20 +8,23 @@ Every key of the recipe can be given on the command line, nested ones with dots:
     --learning_rate 2e-6 --dataset.max_samples 100 --rewards.format.weight 0.1 --resume_from_checkpoint auto
 """
 
-import math
-import os
+import contextlib
+import logging
 import time
 
-from grpo_math import run_folder
-from grpo_math.data import Problem
-from grpo_math.errors import UserError, one_line
+from grpo_math import batch, run_folder
+from grpo_math.errors import one_line
 from grpo_math.evaluate import load_eval_problems
 from grpo_math.grading import configure
 from grpo_math.models import load_reward_models, load_tokenizer, policy_arguments
-from grpo_math.prompts import to_rows
+from grpo_math.prompts import longest_prompt, to_rows
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.rewards import build_rewards
-from grpo_math.training import load_training_problems, run, to_dataset, trainer_arguments
+from grpo_math.training import check_world, load_training_problems, run, to_dataset, trainer_arguments
+from grpo_math.vllm_engine import LARGE, check_parallel, colocated_engine, engine_arguments, fit_window
+from grpo_math.vllm_server import check_server
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> None:
@@ -39,17 +42,22 @@ def train(recipe: Recipe) -> dict:
     from grpo_math.trainer import Trainer
 
     config = grpo_config(recipe)
+    check_world(recipe, config)
     if finished := run_folder.finished_results(recipe, checkpoint, config):
         return finished
     run_folder.open_folder(recipe.output_dir)
 
     tokenizer = load_tokenizer(recipe)
     problems = load_training_problems(recipe, tokenizer)
-    check_enough(problems, config)
+    logger.info("%s", batch.describe_batch(config, batch.world_size(), len(problems)))
+    engine = contextlib.nullcontext()
+    if config.use_vllm:
+        arguments = prepare_vllm(recipe, config, longest_prompt(problems, recipe.template, tokenizer))
+        engine = colocated_engine(arguments, config.seed)
     measured, *others = callbacks(recipe, tokenizer, load_eval_problems(recipe) if recipe.eval.wanted else [])
     scorers, scorer_tokenizers = load_reward_models(rewards, [spec.name for spec in recipe.rewards], recipe.template)
     policy = policy_arguments(recipe, config)
-    with one_line(f"{recipe.source}: TRL refused it"):
+    with engine, one_line(f"{recipe.source}: TRL refused it"):
         trainer = Trainer(
             **policy,
             args=config,
@@ -71,35 +79,26 @@ def grpo_config(recipe: Recipe):
     stops = recipe.template.generation_kwargs(arguments.get("use_vllm", False))
     arguments["generation_kwargs"] = stops | (arguments.get("generation_kwargs") or {})
     arguments["reward_weights"] = [spec.weight for spec in recipe.rewards]
-    check_groups(arguments)
+    arguments |= batch.batch_arguments(arguments, recipe.prompts_per_step, batch.world_size())
     with one_line(f"{recipe.source}: TRL refused it"):
         return GRPOConfig(**arguments)
 
 
-def check_groups(arguments: dict) -> None:
-    """The completions of a step must be whole groups. Where the recipe cuts its own batches, TRL says so itself."""
-    if {"generation_batch_size", "steps_per_generation"} & arguments.keys():
-        return
-    sizes = [arguments.get("per_device_train_batch_size", 8), arguments.get("gradient_accumulation_steps", 1)]
-    sizes.append(int(os.environ.get("WORLD_SIZE", "1")))
-    generations = arguments.get("num_generations", 8)
-    if math.prod(sizes) % generations:
-        raise UserError(
-            f"num_generations: {generations} does not divide the {math.prod(sizes)} completions of a step ("
-            f"per_device_train_batch_size {sizes[0]} x gradient_accumulation_steps {sizes[1]} x processes {sizes[2]}): "
-            "make it a divisor, or change these"
-        )
+def prepare_vllm(recipe: Recipe, config, longest_prompt: int) -> dict:
+    """Settle what vLLM runs with, in `config`, and check it; returns the colocated engine's further arguments."""
+    import torch
 
-
-def check_enough(problems: list[Problem], config) -> None:
-    """TRL drops an incomplete generation batch: with fewer problems than one needs, no step would be made."""
-    needed = config.generation_batch_size // config.num_generations
-    if len(problems) < needed:
-        raise UserError(
-            f"dataset: {len(problems)} problems, but one generation batch takes {needed} (generation_batch_size "
-            f"{config.generation_batch_size} / num_generations {config.num_generations}): lower "
-            "per_device_train_batch_size or gradient_accumulation_steps, or give more problems"
-        )
+    if config.vllm_mode == "server":
+        if config.process_index == 0:
+            check_server(recipe, config, longest_prompt)
+        return {}
+    check_parallel(recipe, batch.world_size())
+    config.vllm_max_model_length = fit_window(
+        config.vllm_max_model_length, longest_prompt, config.max_completion_length
+    )
+    if "vllm_enable_sleep_mode" not in recipe.trainer:
+        config.vllm_enable_sleep_mode = torch.cuda.is_available() and config.vllm_gpu_memory_utilization > LARGE
+    return engine_arguments(recipe)
 
 
 if __name__ == "__main__":

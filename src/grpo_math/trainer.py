@@ -18,6 +18,8 @@ class Trainer(GRPOTrainer):
     def __init__(self, *, stop: tuple[str, ...] = (), baseline: str = "group", **arguments):
         super().__init__(**arguments)
         self.stop, self.baseline = stop, baseline
+        if self.use_vllm:  # which knows only the end tokens of the model it loaded itself
+            self.vllm_generation.generation_kwargs.setdefault("stop_token_ids", self.eos_token_ids)
         if stop:
             policy = self.accelerator.unwrap_model(self.model)
             policy.generate = functools.partial(policy.generate, tokenizer=self._tokenizer)

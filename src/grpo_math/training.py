@@ -1,6 +1,5 @@
 """What a GRPO run and an SFT run share: TRL's settings, the problems, and the loop with its beginning and end."""
 
-import importlib.util
 import json
 import logging
 import os
@@ -13,6 +12,7 @@ from grpo_math.errors import UserError, one_line
 from grpo_math.models import widen
 from grpo_math.prompts import length_filter
 from grpo_math.recipe import Recipe
+from grpo_math.vllm_engine import check_vllm
 
 logger = logging.getLogger("grpo_math.train")
 
@@ -37,13 +37,40 @@ def check_machine(given: dict) -> None:
 
     if given.get("bf16", True) and not given.get("use_cpu") and not is_torch_bf16_gpu_available():
         raise UserError("bf16: there is no GPU here that can: give --bf16 false, and without any GPU --use_cpu true")
-    if given.get("use_vllm") and importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            'use_vllm: vLLM is not installed: pip install -e ".[vllm]" -c constraints.txt, or --use_vllm false'
-        )
+    if given.get("use_vllm"):
+        check_vllm()
     report_to = given.get("report_to") or []
     if {"wandb", "all"} & set([report_to] if isinstance(report_to, str) else report_to):
         check_wandb()
+
+
+def check_world(recipe: Recipe, config) -> None:
+    """Raise UserError where accelerate came up with other processes than asked for, which it does without a word, or
+    with a combination that trains something else. `config` is TRL's; nothing is loaded yet."""
+    state, environment = config.distributed_state, os.environ
+    asked = int(environment.get("GRPO_MATH_PROCESSES", state.num_processes))
+    if state.num_processes != asked:
+        raise UserError(
+            f"launch: {asked} processes were asked for, accelerate started {state.num_processes}: check the layout's "
+            "num_processes and distributed_type, and --config_file"
+        )
+    if config.n_gpu > 1:
+        raise UserError(
+            f"launch: one process sees {config.n_gpu} GPUs: use grpo-math launch, or choose one with "
+            "CUDA_VISIBLE_DEVICES=0"
+        )
+    if environment.get("ACCELERATE_USE_FSDP") == "true":
+        if state.distributed_type.value in ("MULTI_CPU", "NO"):
+            raise UserError("launch: accelerate makes DDP of FSDP on CPUs: use multi_gpu, or zero2, zero3 there")
+        beta = recipe.trainer.get("beta")
+        if beta and environment.get("FSDP_CPU_RAM_EFFICIENT_LOADING") == "true":
+            raise UserError(
+                f"beta: {beta} with FSDP measures against a reference model that was never loaded on all processes but "
+                "the first: set fsdp_cpu_ram_efficient_loading: false in the accelerate config"
+            )
+    quantised = recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit")
+    if quantised and environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+        raise UserError("load_in_4bit, load_in_8bit: ZeRO-3 cannot shard rounded weights: use zero2 or multi_gpu")
 
 
 def check_wandb() -> None:
@@ -79,8 +106,10 @@ def to_dataset(rows: list[dict]):
 
 def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, started: float) -> dict:
     """Train from the checkpoint (or the beginning) to the end, and return what results.json holds: steps, before,
-    after, seconds. The seconds are this process's, and evaluating is not training."""
+    after, seconds; {} where it was stopped before. The seconds are this process's, and evaluating is not training."""
     from transformers import PrinterCallback
+
+    from grpo_math.callbacks import unfinished
 
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
     if recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit"):
@@ -91,6 +120,13 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
 
     training = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    if unfinished(trainer.state):
+        logger.info(
+            "stopped after step %d: continue with --resume_from_checkpoint auto (--output_dir %s)",
+            trainer.state.global_step,
+            recipe.output_dir,
+        )
+        return {}
     trainer.save_model(str(recipe.output_dir / "final"))
     now = time.perf_counter()
 

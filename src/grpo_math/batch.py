@@ -1,0 +1,87 @@
+"""How many prompts and completions a step takes, and how they are cut over processes and passes.
+
+A step is one optimizer step. Its completions are shared by all processes; each takes its share in passes (forward and
+backward) of `per_device_train_batch_size` completions, `gradient_accumulation_steps` of them.
+"""
+
+import math
+import os
+
+from grpo_math.errors import UserError
+
+LARGEST_PASS = 8  # completions, TRL's default
+
+
+def world_size() -> int:
+    """The number of processes of the run this process belongs to."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def batch_arguments(given: dict, prompts: int | None, processes: int) -> dict:
+    """TRL's two batch keys for a step of `prompts` prompts (the recipe's `prompts_per_step`); {} without it.
+
+    What is given of the two stays. Raises UserError, with the numbers, where they contradict the prompts, where the
+    completions cannot be shared evenly, or where a step has no whole groups.
+    """
+    device, passes = given.get("per_device_train_batch_size"), given.get("gradient_accumulation_steps")
+    generations = given.get("num_generations", 8)
+    if prompts is None:
+        check_groups(device or LARGEST_PASS, passes or 1, processes, generations, given)
+        return {}
+    completions = prompts * generations
+    share, rest = divmod(completions, processes)
+    step = f"{prompts} prompts x num_generations {generations} = {completions} completions"
+    if rest:
+        unit = processes // math.gcd(processes, generations)
+        raise UserError(
+            f"prompts_per_step: {step} cannot be shared evenly by {processes} processes: make it a multiple of {unit}"
+        )
+    if device is None:
+        device = max(size for size in range(1, LARGEST_PASS + 1) if share % size == 0) if passes is None else None
+        device = device or share // passes
+    passes = passes or share // device
+    if device * passes != share:
+        raise UserError(
+            f"prompts_per_step: {step}, but per_device_train_batch_size {device} x gradient_accumulation_steps "
+            f"{passes} x processes {processes} = {device * passes * processes}: leave out one of the three keys"
+        )
+    return {"per_device_train_batch_size": device, "gradient_accumulation_steps": passes}
+
+
+def check_groups(device: int, passes: int, processes: int, generations: int, given: dict) -> None:
+    """The completions of a step must be whole groups. Where the recipe cuts its own batches, TRL says so itself."""
+    completions = device * passes * processes
+    if completions % generations and not {"generation_batch_size", "steps_per_generation"} & given.keys():
+        raise UserError(
+            f"num_generations: {generations} does not divide the {completions} completions of a step ("
+            f"per_device_train_batch_size {device} x gradient_accumulation_steps {passes} x processes {processes}): "
+            "make it a divisor, or say prompts_per_step instead of these"
+        )
+
+
+def describe_batch(config, processes: int, problems: int) -> str:
+    """A table of what a step takes, and how many make an epoch. `config` is a GRPOConfig. Raises UserError where the
+    problems do not fill one generation batch: TRL drops an incomplete one, and would make no step."""
+    device, passes, generations = (
+        config.per_device_train_batch_size,
+        config.gradient_accumulation_steps,
+        config.num_generations,
+    )
+    generated = device * processes * config.steps_per_generation
+    steps = config.steps_per_generation * config.num_iterations / passes
+    prompts = generated // generations
+    if problems < prompts:
+        raise UserError(
+            f"dataset: {problems} problems, but one generation batch takes {prompts} ({generated} completions / "
+            f"num_generations {generations}): lower prompts_per_step (or per_device_train_batch_size, "
+            "gradient_accumulation_steps), or give more problems"
+        )
+    completions = device * passes * processes
+    shares = f"{processes} process{'es' if processes > 1 else ''} x {passes} passes x {device}"
+    rows = [
+        ("prompts a step", completions / generations, f"x {generations} completions each"),
+        ("completions a step", completions, f"= {shares}"),
+        ("optimizer steps a generation", steps, f"on {generated} completions"),
+        ("steps an epoch", problems // prompts * steps, f"of {problems:,} problems"),
+    ]
+    return "\n".join(f"{name:<29}{value:>7,g}  {why}" for name, value, why in rows)

@@ -1,0 +1,95 @@
+"""Processes that are ended for certain: no child, grandchild or daemon outlives the one who started it.
+
+On Linux a *subreaper* becomes the parent of its descendants' orphans (man 2 prctl), so that whatever sessions and
+process groups they made for themselves, `psutil` finds them all. Two processes watch each other: the front, which the
+person sees, and the supervisor, its child, which does the work; either may be killed, the other one cleans up.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+GRACE = 15  # seconds between being asked to end and being killed
+SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # of prctl
+
+
+class Stopped(BaseException):
+    """The person, or the scheduler, wants an end."""
+
+
+def prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def supervised(work: Callable[[], int]) -> int:
+    """Run `work` in a supervisor and return its exit status; nothing it started is left afterwards.
+
+    Ctrl-C, SIGTERM and SIGHUP reach it as `Stopped`, as does the death of this process.
+    """
+    prctl(SET_CHILD_SUBREAPER, 1)
+    front, supervisor = os.getpid(), os.fork()
+    if supervisor == 0:
+        status = 1
+        try:
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, lambda *_: None)  # the front passes them on as SIGTERM
+            signal.signal(signal.SIGTERM, stop)
+            prctl(SET_CHILD_SUBREAPER, 1)
+            prctl(SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() == front:
+                status = work()
+        except Stopped:
+            status = 128 + signal.SIGTERM
+        except SystemExit as end:
+            status = end.code
+        finally:
+            signal.signal(signal.SIGTERM, lambda *_: None)
+            end_children()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: os.kill(supervisor, signal.SIGTERM))
+    status = os.waitstatus_to_exitcode(os.waitpid(supervisor, 0)[1])
+    end_children()
+    return status if status >= 0 else 128 - status
+
+
+def stop(*_) -> None:
+    raise Stopped
+
+
+def end_children() -> None:
+    """End all descendants: ask, and kill what is still there after a while, and what came meanwhile."""
+    me = psutil.Process()
+    family = me.children(recursive=True)
+    for process in family:
+        send(process, signal.SIGTERM)
+    psutil.wait_procs(family, timeout=GRACE)
+    while family := me.children(recursive=True):
+        for process in family:
+            send(process, signal.SIGKILL)
+        psutil.wait_procs(family, timeout=1)
+
+
+def send(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+def start(command: list[str], environment: dict[str, str], log: Path | None = None) -> subprocess.Popen:
+    """Start a child in a session of its own, so that a Ctrl-C in the terminal is for the launcher alone."""
+    if log is None:
+        return subprocess.Popen(command, env=environment, start_new_session=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )

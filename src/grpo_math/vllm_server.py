@@ -1,0 +1,180 @@
+"""Start the vLLM server that a recipe's training generates on.
+
+usage: grpo-math serve --config recipes/X.yaml [--host 127.0.0.1] [--port 8000] [--key value ...]
+
+`grpo-math launch` does this by itself; run it by hand where server and trainer are on different machines (see
+docs/multi_node.md). The server takes the GPUs of CUDA_VISIBLE_DEVICES, vllm_tensor_parallel_size of them for each copy
+of the model. Whoever reaches its port can change its weights: open --host only to a network you trust.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from grpo_math.errors import UserError
+from grpo_math.recipe import Recipe, load_recipe
+from grpo_math.vllm_engine import check_parallel, check_vllm, engine_arguments, fit_window, served_model
+
+UTILISATION = 0.9  # of each of the server's GPUs, on which nothing else runs; vLLM's own default
+ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1"}  # TRL changes weights through the development endpoints
+
+
+def main(argv: list[str]) -> None:
+    options = {"--host": "127.0.0.1", "--port": "8000"}
+    for name in options:
+        if name in argv[:-1]:
+            at = argv.index(name)
+            options[name], argv = argv[at + 1], argv[:at] + argv[at + 2 :]
+    recipe = load_recipe(argv, "GRPO")
+    check_vllm()
+    copies = max(1, len(visible_gpus()) // recipe.trainer.get("vllm_tensor_parallel_size", 1))
+    command = server_command(recipe, needed_window(recipe), options["--host"], int(options["--port"]), copies)
+    print(" ".join(command), flush=True)
+    os.execve(command[0], command, os.environ | ENVIRONMENT)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def needed_window(recipe: Recipe) -> int:
+    """The context the recipe's problems need, in tokens: all of them are tokenised."""
+    from grpo_math.models import load_tokenizer
+    from grpo_math.prompts import longest_prompt
+    from grpo_math.training import load_training_problems
+
+    tokenizer = load_tokenizer(recipe)
+    longest = longest_prompt(load_training_problems(recipe, tokenizer), recipe.template, tokenizer)
+    return fit_window(recipe.trainer.get("vllm_max_model_length"), longest, recipe.max_completion_length)
+
+
+def server_command(recipe: Recipe, window: int, host: str, port: int, copies: int = 1) -> list[str]:
+    """`vllm serve`, as TRL 1.16 expects it. The recipe's `vllm_engine_kwargs` win over what is set here."""
+    served = served_model(recipe)
+    check_parallel(recipe)
+    given = recipe.trainer
+    flags = {
+        "host": host,
+        "port": port,
+        "max_model_len": window,
+        "gpu_memory_utilization": given.get("vllm_gpu_memory_utilization", UTILISATION),
+        "tensor_parallel_size": given.get("vllm_tensor_parallel_size", 1),
+        "data_parallel_size": copies,
+        "model_impl": given.get("vllm_model_impl", "auto"),
+        "trust_remote_code": given.get("trust_remote_code", False),
+        "seed": given.get("seed", 42),
+        "enable_scale_out": True,
+        "weight_transfer_config": {"backend": "nccl"},
+        "logprobs_mode": "processed_logprobs",  # the importance-sampling correction needs them
+        "max_logprobs": -1,
+    }
+    if recipe.model.get("model_revision") and served == recipe.model["model_name_or_path"]:
+        flags["revision"] = recipe.model["model_revision"]
+    words = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", served]
+    for name, value in (flags | engine_arguments(recipe)).items():
+        words += flag(name, value)
+    return words
+
+
+def flag(name: str, value) -> list[str]:
+    name = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [name] if value else []
+    return [name, json.dumps(value) if isinstance(value, dict | list) else str(value)]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def check_port(port: int, key: str) -> None:
+    """Raise UserError where another process has the port: TRL would wait for it for minutes."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(f"{key}: port {port} is taken ({error.strerror}): give another") from None
+
+
+def ask(url: str, timeout: float = 5):
+    """GET without a proxy: (status, JSON or None). OSError where nobody answers."""
+    import requests
+
+    with requests.Session() as session:
+        session.trust_env = False
+        answer = session.get(url, timeout=timeout)
+    return answer.status_code, answer.json() if answer.ok and answer.content else None
+
+
+def wait_until_healthy(base_url: str, timeout: float, still_there: Callable[[], None] = lambda: None) -> None:
+    """Return once the server answers; `still_there` may raise while it does not. Raises UserError after `timeout`
+    seconds, and where something else than a vLLM server answers."""
+    started, said = time.monotonic(), 0
+    while True:
+        still_there()
+        waited = time.monotonic() - started
+        try:
+            status, _ = ask(f"{base_url}/health")
+        except OSError as error:
+            status, reason = None, type(error).__name__
+        if status == 200:
+            return
+        if status is not None and status != 503:
+            raise UserError(f"vllm_server_base_url: {base_url}/health answers {status}: it is no vLLM server")
+        if waited > timeout:
+            raise UserError(
+                f"vllm_server_base_url: no vLLM server at {base_url} after {timeout:.0f} s ({status or reason}): start "
+                "it with grpo-math serve, let grpo-math launch start it, or raise vllm_server_timeout"
+            )
+        if waited > said + 10:
+            said += 10
+            print(f"waiting for the vLLM server at {base_url}, {said} s", flush=True)
+        time.sleep(0.5)
+
+
+def check_server(recipe: Recipe, config, longest_prompt: int) -> None:
+    """Raise UserError where the server is not the one this training needs, before a model is loaded.
+
+    TRL itself never compares the served model with the trained one.
+    """
+    url = config.vllm_server_base_url or f"http://{config.vllm_server_host}:{config.vllm_server_port}"
+    os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), urlsplit(url).hostname)))  # for TRL
+    check_port(config.vllm_group_port, "vllm_group_port")
+    wait_until_healthy(url, config.vllm_server_timeout)
+    fix = "start it with grpo-math serve"
+    _, models = ask(f"{url}/v1/models")
+    model, wanted = models["data"][0], served_model(recipe)
+    if os.path.realpath(model["root"]) != os.path.realpath(wanted):
+        raise UserError(f"vllm_server_base_url: {url} serves {model['root']}, the recipe trains {wanted}: {fix}")
+    fit_window(model["max_model_len"], longest_prompt, config.max_completion_length)
+    status, info = ask(f"{url}/server_info?config_format=json", timeout=60)
+    if status != 200:
+        raise UserError(f"vllm_server_base_url: {url} takes no new weights (no VLLM_SERVER_DEV_MODE=1): {fix}")
+    info = info["vllm_config"]
+    if info["weight_transfer_config"] is None:
+        raise UserError(f"vllm_server_base_url: {url} takes no new weights (no --weight-transfer-config): {fix}")
+    dtypes = info["model_config"]["dtype"].removeprefix("torch."), engine_arguments(recipe)["dtype"]
+    if dtypes[0] != dtypes[1]:
+        raise UserError(f"vllm_server_base_url: {url} computes in {dtypes[0]}, the trainer in {dtypes[1]}: {fix}")
+    mode = info["model_config"]["logprobs_mode"]
+    if mode != "processed_logprobs":
+        raise UserError(f"vllm_server_base_url: {url} has --logprobs-mode {mode}, not processed_logprobs: {fix}")
+
+
+if __name__ == "__main__":
+    from grpo_math.__main__ import run
+
+    run("serve")
