@@ -24,10 +24,10 @@ class StoreEngine(WeightTransferEngine[Meeting, Update]):
     init_info_cls, update_info_cls = Meeting, Update
 
     def init_transfer_engine(self, meeting):
-        rank = self.parallel_config.data_parallel_index * self.parallel_config.world_size + self.parallel_config.rank + 1
-        self.group = StatelessProcessGroup.create(
-            meeting.master_address, meeting.master_port, rank, meeting.world_size
+        rank = (
+            self.parallel_config.data_parallel_index * self.parallel_config.world_size + self.parallel_config.rank + 1
         )
+        self.group = StatelessProcessGroup.create(meeting.master_address, meeting.master_port, rank, meeting.world_size)
 
     def start_weight_update(self):
         pass

@@ -7,6 +7,7 @@ accuracy and keeps every completion in OUTPUT_DIR/evaluate/.
 """
 
 import logging
+import math
 import re
 import time
 from dataclasses import asdict, dataclass
@@ -130,12 +131,16 @@ def summarise(rows: list[dict], step: int, seconds: float) -> Evaluation:
 
 
 def evaluate(recipe: Recipe, model, tokenizer, problems: list[Problem], step: int = 0) -> tuple[Evaluation, list[dict]]:
-    """The recipe's model on `problems`, split over all processes; every process gets the whole result."""
+    """The recipe's model on `problems`, split over all processes; every process gets the whole result.
+
+    All take equally many (a problem may be solved twice): a sharded model generates on all processes or on none.
+    """
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
     state, start = PartialState(), time.perf_counter()
-    mine = range(state.process_index, len(problems), state.num_processes)
+    share = math.ceil(len(problems) / state.num_processes)
+    mine = [(state.process_index + place * state.num_processes) % len(problems) for place in range(share)]
     max_new_tokens = recipe.eval.max_completion_length or recipe.max_completion_length
     rows = grade_all(
         model, tokenizer, [problems[i] for i in mine], recipe.template, max_new_tokens, recipe.eval.batch_size

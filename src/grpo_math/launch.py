@@ -12,42 +12,21 @@ usage: grpo-math launch --layout single_gpu --config recipes/X.yaml [--key value
 Ctrl-C or SIGTERM finishes the step, saves a checkpoint and ends with status 0; a second one ends at once.
 """
 
-import contextlib
 import os
-import shlex
+import signal
+import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
+import psutil
 
-from grpo_math import run_folder
-from grpo_math.batch import batch_arguments
 from grpo_math.errors import UserError, run_cli
-from grpo_math.processes import Stopped, send, signal, start, supervised
-from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.vllm_server import (
-    ENVIRONMENT,
-    check_port,
-    free_port,
-    needed_window,
-    server_command,
-    visible_gpus,
-    wait_until_healthy,
-)
+from grpo_math.layouts import Plan, make_plan, parse
+from grpo_math.processes import Stopped, send, start, supervised
+from grpo_math.vllm_server import wait_until_healthy
 
-CONFIGS = Path(__file__).parents[2] / "accelerate_configs"
-PATIENCE = 600  # seconds that torch's elastic agent leaves its workers for a last checkpoint, when asked to end
-OPTIONS = {
-    "layout": "single_gpu",
-    "num_processes": None,
-    "server_gpus": None,
-    "nodes": "1",
-    "node_rank": os.environ.get("SLURM_NODEID", "0"),
-    "main_process_ip": None,
-    "main_process_port": None,
-}
+TIMEOUT = 600  # seconds for a server to come up, with a large model; vllm_server_timeout changes it
 
 
 def main(argv: list[str]) -> None:
@@ -65,196 +44,11 @@ def launch(argv: list[str]) -> None:
         run(plan)
 
 
-def parse(argv: list[str]) -> tuple[dict, list[str], bool]:
-    """Our options, the trainer's arguments, and whether this is a dry run."""
-    options, arguments, words = dict(OPTIONS), [], list(argv)
-    dry_run = any(word in ("--dry-run", "--dry_run") for word in words)
-    words = [word for word in words if word not in ("--dry-run", "--dry_run")]
-    while words:
-        word = words.pop(0)
-        name = word.removeprefix("--").replace("-", "_")
-        if not word.startswith("--") or name not in OPTIONS:
-            arguments.append(word)
-        elif not words or words[0].startswith("--"):
-            raise UserError(f"{word}: want a value after it")
-        else:
-            options[name] = words.pop(0)
-    for name in ("num_processes", "server_gpus", "nodes", "node_rank", "main_process_port"):
-        value = options[name]
-        if value is not None and not value.isdecimal():
-            raise UserError(f"--{name}: want a whole number, got {value!r}")
-        options[name] = None if value is None else int(value)
-    return options, arguments, dry_run
-
-
-@dataclass
-class Command:
-    """One program to start, what it has in its environment beyond ours, and its GPUs (None: it needs none)."""
-
-    words: list[str]
-    environment: dict[str, str]
-    gpus: list[str] | None
-
-    def __post_init__(self):
-        if self.gpus is not None:
-            self.environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
-
-    def __str__(self) -> str:
-        settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        return " ".join([*settings, shlex.join(["python", *self.words[1:]])])
-
-
-@dataclass
-class Plan:
-    """What is started, and on which GPUs."""
-
-    recipe: Recipe
-    layout: str
-    processes: int
-    batch: dict
-    trainer: Command
-    server: Command | None = None
-    url: str = ""
-    notes: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        def where(command: Command) -> str:
-            return "on the CPU" if command.gpus is None else f"on GPU {', '.join(command.gpus)}"
-
-        lines = [f"layout {self.layout}: {self.processes} training process{'es' if self.processes > 1 else ''} "]
-        lines[0] += where(self.trainer) + (f", vLLM server {where(self.server)}" if self.server else "")
-        lines += [f"{key}: {value}" for key, value in self.batch.items()]
-        lines += [f"server:  {self.server}"] if self.server else []
-        return "\n".join([*lines, f"trainer: {self.trainer}"])
-
-
-def read_layout(name: str) -> tuple[Path, dict]:
-    own = Path(name)
-    path = own if own.suffix in (".yaml", ".yml") else CONFIGS / f"{name}.yaml"
-    try:
-        return path, yaml.safe_load(path.read_text())
-    except OSError:
-        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
-        raise UserError(f"--layout: no layout {name}: use one of {known}, or the path of your own .yaml") from None
-
-
-def make_plan(options: dict, arguments: list[str]) -> Plan:
-    """Everything that can be known before anything is started. Raises UserError for what would not work."""
-    file, config = read_layout(options["layout"])
-    recipe = load_recipe(arguments)
-    with contextlib.redirect_stdout(None):  # the trainer says where it begins
-        run_folder.find_checkpoint(recipe)
-    serves = serves_itself(recipe, file.stem)
-    gpus = None if recipe.trainer.get("use_cpu") else visible_gpus()
-    copies = 1
-    if serves:
-        parallel = recipe.trainer.get("vllm_tensor_parallel_size", 1)
-        serving = options["server_gpus"] or parallel
-        copies, rest = divmod(serving, parallel)
-        if rest:
-            raise UserError(f"--server_gpus: {serving} is no multiple of vllm_tensor_parallel_size {parallel}")
-    local, training, server_gpus = share_gpus(options, config, gpus, serving if serves else 0)
-    processes = local * options["nodes"]
-    batch = batch_arguments(recipe.trainer, recipe.prompts_per_step, processes) if recipe.sft is None else {}
-    environment = {"GRPO_MATH_PROCESSES": str(processes), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(PATIENCE)}
-    if gpus is None and config["distributed_type"] != "DEEPSPEED":
-        environment["ACCELERATE_USE_CPU"] = "true"
-    if options["nodes"] == 1:
-        environment |= {"VLLM_HOST_IP": "127.0.0.1"}
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(file)]
-    words += accelerate_arguments(options, config, processes)
-    words += ["-m", "grpo_math.train" if recipe.sft is None else "grpo_math.sft", *arguments]
-    plan = Plan(recipe, file.stem, processes, batch, Command(words, environment, training))
-    if serves:
-        add_server(plan, server_gpus, copies)
-    return plan
-
-
-def serves_itself(recipe: Recipe, layout: str) -> bool:
-    """Whether this launch starts a vLLM server: for the layout dual_gpu, and for `vllm_mode: server` without a URL."""
-    given = recipe.trainer
-    if layout != "dual_gpu":
-        wanted = given.get("use_vllm") and given.get("vllm_mode") == "server"
-        return bool(wanted and not {"vllm_server_base_url", "vllm_server_host"} & given.keys())
-    if recipe.sft is not None:
-        raise UserError("--layout: SFT generates nothing that the second GPU of dual_gpu could serve: use single_gpu")
-    if given.get("use_vllm") is False:
-        raise UserError("use_vllm: false, but the layout dual_gpu generates with vLLM: leave it out, or use single_gpu")
-    return True
-
-
-def share_gpus(options: dict, config: dict, gpus: list[str] | None, serving: int):
-    """The number of training processes on this machine, their GPUs, and the server's (both None on a CPU)."""
-    single = config["distributed_type"] == "NO"
-    if single and (options["num_processes"] or 1) != 1:
-        raise UserError(f"--num_processes: the layout {options['layout']} is for one process: use multi_gpu")
-    if gpus is None:
-        return 1 if single else options["num_processes"] or config["num_processes"], None, None
-    left = len(gpus) - serving
-    local = 1 if single else options["num_processes"] or max(left, 1)
-    seen = (
-        f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']}" if "CUDA_VISIBLE_DEVICES" in os.environ else "all"
-    )
-    least = 2 if config["distributed_type"] == "MULTI_GPU" and options["nodes"] == 1 else 1
-    if max(local, least) > left:
-        server = f" and {serving} for the vLLM server" if serving else ""
-        raise UserError(
-            f"--layout: {options['layout']} needs {max(local, least)} GPU(s) for training{server}, and {len(gpus)} are "
-            f"visible ({seen}): use a smaller layout (single_gpu), or --layout cpu with --use_cpu true --bf16 false"
-        )
-    return local, gpus[:local], gpus[local : local + serving]
-
-
-def accelerate_arguments(options: dict, config: dict, processes: int) -> list[str]:
-    words = ["--num_processes", str(processes)]
-    if options["nodes"] > 1:
-        if options["main_process_ip"] is None:
-            raise UserError("--nodes: give --main_process_ip too, the address of the first training machine")
-        words += ["--num_machines", str(options["nodes"]), "--machine_rank", str(options["node_rank"])]
-        words += ["--main_process_ip", options["main_process_ip"]]
-        return [*words, "--main_process_port", str(options["main_process_port"] or 29500)]
-    if config["distributed_type"] != "NO":
-        words += ["--num_machines", "1", "--machine_rank", "0"]
-        words += ["--main_process_port", str(options["main_process_port"] or free_port())]
-    return words
-
-
-def add_server(plan: Plan, gpus: list[str] | None, copies: int) -> None:
-    """A server on free ports of this machine, and a trainer that knows them."""
-    given = plan.recipe.trainer
-    port = given.get("vllm_server_port") or free_port()
-    check_port(port, "vllm_server_port")
-    group = given.get("vllm_group_port") or free_port()
-    check_port(group, "vllm_group_port")
-    plan.url = f"http://127.0.0.1:{port}"
-    window = needed_window(plan.recipe)
-    words = server_command(plan.recipe, window, "127.0.0.1", port, copies)
-    plan.server = Command(words, ENVIRONMENT | {"VLLM_HOST_IP": "127.0.0.1"}, gpus)
-    plan.trainer.words += ["--use_vllm", "true", "--vllm_mode", "server", "--vllm_server_base_url", plan.url]
-    plan.trainer.words += ["--vllm_group_port", str(group)]
-
-
 def run(plan: Plan) -> None:
     """Start the server, wait for it, start the trainer, and return when that has ended well. `supervised` ends both,
     whatever happens here."""
-    server = None
-    if plan.server:
-        plan.recipe.output_dir.mkdir(parents=True, exist_ok=True)
-        log = plan.recipe.output_dir / "vllm_server.log"
-        server = start(plan.server.words, os.environ | plan.server.environment, log)
-
-        def still_there() -> None:
-            if server.poll() is not None:
-                raise UserError(f"the vLLM server ended with status {server.returncode}; {log} ends with\n{tail(log)}")
-
-        started = time.monotonic()
-        try:
-            wait_until_healthy(plan.url, plan.recipe.trainer.get("vllm_server_timeout", 600), still_there)
-        except UserError as error:
-            raise UserError(
-                str(error) if server.poll() is not None else f"{error}; {log} ends with\n{tail(log)}"
-            ) from None
-        print(f"vLLM server ready after {time.monotonic() - started:.0f} s (log: {log})", flush=True)
+    log = plan.recipe.output_dir / "vllm_server.log"
+    server = start_server(plan, log) if plan.server else None
     trainer = start(plan.trainer.words, os.environ | plan.trainer.environment)
     try:
         status = wait(trainer, server)
@@ -263,16 +57,36 @@ def run(plan: Plan) -> None:
         for worker in workers(trainer):
             send(worker, signal.SIGTERM)
         status = wait(trainer, server)
-    if trainer.poll() is None:
+    if status is None:
+        show_end(log)
         raise UserError(
-            f"the vLLM server ended with status {server.returncode} during the training; {log} ends with\n{tail(log)}\n"
+            f"the vLLM server ended with status {server.returncode} during the training (its log, {log}, is above): "
             "continue from the last checkpoint with --resume_from_checkpoint auto"
         )
     if status:
         sys.exit(status if status > 0 else 128 - status)
 
 
-def wait(trainer, server) -> int | None:
+def start_server(plan: Plan, log: Path) -> subprocess.Popen:
+    """The server, once it answers. Raises UserError, with the end of its log, where it never does."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    server = start(plan.server.words, os.environ | plan.server.environment, log)
+
+    def still_there() -> None:
+        if server.poll() is not None:
+            raise UserError(f"the vLLM server ended with status {server.returncode}: its log, {log}, is above")
+
+    started = time.monotonic()
+    try:
+        wait_until_healthy(plan.url, plan.recipe.trainer.get("vllm_server_timeout", TIMEOUT), still_there)
+    except UserError:
+        show_end(log)
+        raise
+    print(f"vLLM server ready after {time.monotonic() - started:.0f} s (log: {log})", flush=True)
+    return server
+
+
+def wait(trainer: subprocess.Popen, server: subprocess.Popen | None) -> int | None:
     """The trainer's exit status; None where the server has ended before it."""
     while trainer.poll() is None:
         if server and server.poll() is not None:
@@ -281,18 +95,17 @@ def wait(trainer, server) -> int | None:
     return trainer.returncode
 
 
-def workers(trainer) -> list:
+def workers(trainer: subprocess.Popen) -> list[psutil.Process]:
     """The training processes: the children of `accelerate launch`, which itself would only kill them."""
-    import psutil
-
     try:
         return psutil.Process(trainer.pid).children()
     except psutil.NoSuchProcess:
         return []
 
 
-def tail(log: Path, lines: int = 15) -> str:
-    return "".join(log.read_text(errors="replace").splitlines(keepends=True)[-lines:]).rstrip()
+def show_end(log: Path, lines: int = 15) -> None:
+    for line in log.read_text(errors="replace").splitlines()[-lines:]:
+        print(f"| {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,177 @@
+"""Plans for any number of GPUs, without one; what is launched for real is in test_layouts.py and test_vllm.py."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from grpo_math.errors import UserError
+from grpo_math.layouts import make_plan, parse
+
+GPU = {"use_cpu": None, "bf16": True, "use_vllm": True}
+
+
+@pytest.fixture
+def plan(write_recipe, monkeypatch):
+    """The plan of `grpo-math launch WORDS` on a machine with these GPUs."""
+
+    def plan(words: str, gpus: str = "0,1", **changes):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        monkeypatch.setattr("grpo_math.layouts.check_vllm", lambda: None)  # it need not be here for a plan
+        recipe = write_recipe(**(GPU | changes))
+        options, arguments, _ = parse([*words.split(), "--config", str(recipe)])
+        return make_plan(options, arguments)
+
+    return plan
+
+
+def value(words: list[str], name: str) -> str:
+    return words[words.index(name) + 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "gpus", "processes", "trainer", "server"),
+    [
+        ("--layout single_gpu", "0,1", 1, "0", None),
+        ("--layout single_gpu", "5", 1, "5", None),
+        ("--layout dual_gpu", "4,6", 1, "4", "6"),
+        ("--layout dual_gpu", "GPU-a,GPU-b,GPU-c", 1, "GPU-a", "GPU-b"),
+        ("--layout multi_gpu", "0,1,2,3", 4, "0,1,2,3", None),
+        ("--layout multi_gpu --num_processes 2", "0,1,2,3", 2, "0,1", None),
+        ("--layout multi_gpu --vllm_mode server", "0,1,2,3", 3, "0,1,2", "3"),
+        ("--layout zero3 --vllm_mode server --server_gpus 2", "0,1,2,3", 2, "0,1", "2,3"),
+        ("--layout fsdp2 --vllm_mode server --vllm_tensor_parallel_size 2", "0,1,2,3", 2, "0,1", "2,3"),
+        ("--layout dual_gpu --server_gpus 3", "0,1,2,3", 1, "0", "1,2,3"),
+    ],
+)
+def test_gpus_are_shared_between_trainer_and_server(plan, words, gpus, processes, trainer, server):
+    made = plan(words, gpus, prompts_per_step=12, per_device_train_batch_size=None)
+    assert made.processes == processes
+    assert made.trainer.environment["CUDA_VISIBLE_DEVICES"] == trainer
+    assert (made.server and made.server.environment["CUDA_VISIBLE_DEVICES"]) == server
+    assert value(made.trainer.words, "--num_processes") == str(processes)
+
+
+def test_the_server_is_what_trl_expects(plan, policy_folder):
+    made = plan("--layout dual_gpu --vllm_gpu_memory_utilization 0.8", seed=7)
+    words = made.server.words[3:]
+    assert words[:2] == ["serve", str(policy_folder)]
+    assert "--enable-scale-out" in words
+    expected = {
+        "--host": "127.0.0.1", "--weight-transfer-config": '{"backend": "nccl"}', "--logprobs-mode": "processed_logprobs",
+        "--max-logprobs": "-1", "--dtype": "bfloat16", "--seed": "7", "--gpu-memory-utilization": "0.8",
+    }  # fmt: skip
+    assert {name: value(words, name) for name in expected} == expected
+    assert made.server.environment["VLLM_SERVER_DEV_MODE"] == "1"
+    url = f"http://127.0.0.1:{value(words, '--port')}"
+    assert value(made.trainer.words, "--vllm_server_base_url") == url
+    assert value(made.trainer.words, "--vllm_mode") == "server"
+
+
+def test_the_window_holds_the_longest_prompt_and_completion_and_no_more(plan, tokenizer, problem_folder):
+    made = plan("--layout dual_gpu", max_completion_length=13)
+    from grpo_math.data import DatasetSpec, load_problems
+    from grpo_math.prompts import TEMPLATES, token_ids
+
+    problems = load_problems(DatasetSpec(name="gsm8k", path=str(problem_folder))).problems
+    prompts = [TEMPLATES["boxed"].prompt(problem.question, tokenizer) for problem in problems]
+    longest = max(len(token_ids(prompt, tokenizer)) for prompt in prompts)
+    assert value(made.server.words, "--max-model-len") == str(longest + 13)
+
+
+def test_vllm_engine_kwargs_reach_the_server_and_win(plan):
+    engine = {"enforce_eager": True, "weight_transfer_config": {"backend": "ipc"}, "kv_cache_dtype": "fp8"}
+    words = plan("--layout dual_gpu", vllm_engine_kwargs=engine).server.words
+    assert "--enforce-eager" in words
+    assert value(words, "--weight-transfer-config") == '{"backend": "ipc"}'
+    assert value(words, "--kv-cache-dtype") == "fp8"
+
+
+def test_a_server_of_ones_own_is_left_alone(plan):
+    made = plan("--layout single_gpu", vllm_mode="server", vllm_server_base_url="http://there:8000")
+    assert made.server is None
+
+
+def test_several_machines(plan):
+    words = plan("--layout multi_node --nodes 2 --node_rank 1 --main_process_ip 10.0.0.1", "0,1,2,3").trainer.words
+    expected = {"--num_processes": "8", "--num_machines": "2", "--machine_rank": "1", "--main_process_ip": "10.0.0.1"}
+    assert {name: value(words, name) for name in expected} == expected
+
+
+def test_the_batch_is_cut_for_the_processes_of_the_layout(plan):
+    made = plan("--layout multi_gpu", prompts_per_step=8, num_generations=8, per_device_train_batch_size=None)
+    assert made.batch == {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
+
+
+def test_sft_is_launched_the_same_way(plan):
+    made = plan(
+        "--layout multi_gpu", use_vllm=None, rewards=None, num_generations=None, max_completion_length=None, sft={}
+    )
+    assert "grpo_math.sft" in made.trainer.words
+
+
+@pytest.mark.parametrize(
+    ("words", "gpus", "changes", "message"),
+    [
+        ("--layout dual_gpu", "0", {}, "--layout: dual_gpu needs 1 GPU(s) for training and 1 for the vLLM server, and 1 are visible (CUDA_VISIBLE_DEVICES=0)"),
+        ("--layout multi_gpu", "0", {}, "--layout: multi_gpu needs 2 GPU(s) for training, and 1 are visible"),
+        ("--layout multi_gpu --num_processes 8", "0,1", {}, "needs 8 GPU(s) for training, and 2 are visible"),
+        ("--layout single_gpu", "", {}, "needs 1 GPU(s) for training, and 0 are visible"),
+        ("--layout dual_gpu", "0,1", {"use_vllm": False}, "use_vllm: false, but the layout dual_gpu generates with vLLM"),
+        ("--layout dual_gpu --server_gpus 3", "0,1,2,3", {"vllm_tensor_parallel_size": 2}, "--server_gpus: 3 is no multiple of vllm_tensor_parallel_size 2"),
+        ("--layout dual_gpu", "0,1,2,3,4", {"vllm_tensor_parallel_size": 3}, "vllm_tensor_parallel_size: 3 does not divide the 4 attention heads of"),
+        ("--layout dual_gpu", "0,1", {"vllm_max_model_length": 20}, "vllm_max_model_length: 20 is too small for the longest prompt ("),
+        ("--layout nowhere", "0,1", {}, "--layout: no layout nowhere: use one of cpu, dual_gpu, fsdp2, multi_gpu, multi_node, single_gpu, zero2, zero3"),
+        ("--layout single_gpu --num_processes 2", "0,1", {}, "--num_processes: the layout single_gpu is for one process"),
+        ("--layout multi_gpu --num_processes two", "0,1", {}, "--num_processes: want a whole number, got 'two'"),
+        ("--layout multi_node --nodes 2", "0,1", {}, "--nodes: give --main_process_ip too"),
+        ("--layout multi_gpu", "0,1,2", {"prompts_per_step": 4}, "8 completions cannot be shared evenly by 3 processes: make it a multiple of 3"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_told_before_anything_starts(plan, words, gpus, changes, message):
+    with pytest.raises(UserError) as caught:
+        plan(words, gpus, **changes)
+    assert message in str(caught.value)
+
+
+def test_a_port_that_is_taken(plan):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"vllm_group_port: port {port} is taken"):
+            plan("--layout dual_gpu", vllm_group_port=port)
+        with pytest.raises(UserError, match=f"vllm_server_port: port {port} is taken"):
+            plan("--layout dual_gpu", vllm_server_port=port)
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(write_recipe, tmp_path):
+    recipe = write_recipe(prompts_per_step=4, per_device_train_batch_size=None)
+    command = [
+        sys.executable,
+        "-m",
+        "grpo_math",
+        "launch",
+        "--layout",
+        "multi_gpu",
+        "--config",
+        str(recipe),
+        "--dry-run",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("layout multi_gpu: 2 training processes on the CPU\n")
+    assert "trainer: GRPO_MATH_PROCESSES=2" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_in_the_recipe_is_told_once_with_status_2(write_recipe):
+    recipe = write_recipe(learning_rat=1)
+    command = [sys.executable, "-m", "grpo_math", "launch", "--layout", "multi_gpu", "--config", str(recipe)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr

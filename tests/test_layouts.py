@@ -1,0 +1,129 @@
+"""Every layout a CPU can run, through the launcher and the shipped accelerate configs: two real processes each."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import ROOT
+
+from grpo_math.vllm_server import free_port
+
+pytestmark = pytest.mark.slow
+
+SHARED = ("loss", "grad_norm", "reward", "kl")
+REWARDS = {
+    "fixed": {"path": str(ROOT / "tests" / "fixed_rollouts.py") + ":reward"},
+    "on_cpu": {"path": str(ROOT / "tests" / "fsdp_on_cpu.py") + ":reward", "weight": 0},
+}
+STEP = {
+    "prompts_per_step": 4,
+    "num_generations": 4,
+    "per_device_train_batch_size": 4,
+    "beta": 0.1,
+    "learning_rate": 1e-2,
+}
+
+
+def launch(*words: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "grpo_math", "launch", *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def metrics(folder) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    return [{key: row[key] for key in SHARED} for row in rows]
+
+
+def test_the_same_recipe_is_the_same_optimisation_in_every_layout(write_recipe, tmp_path):
+    """Fixed rollouts. One process with 4 passes a step is two with 2, whatever is sharded; evaluation and saving too."""
+    evaluated = {"before_after": True, "max_samples": 3, "batch_size": 1, "max_completion_length": 24}
+    recipe = write_recipe(rewards=REWARDS, eval=evaluated, save_steps=1, **STEP)
+    layouts = ["cpu", "multi_gpu", "zero2", "zero3", "fsdp2"]
+
+    def run(layout):
+        if layout == "zero3":
+            time.sleep(5)  # DeepSpeed compiles an operation on its first use; once is enough
+        arguments = ["--layout", layout, "--config", str(recipe), "--output_dir", str(tmp_path / layout)]
+        return finish(launch(*arguments))
+
+    with ThreadPoolExecutor(2) as pool:
+        outputs = dict(zip(layouts, pool.map(run, layouts), strict=True))
+    assert "= 1 process x 4 passes x 4" in outputs["cpu"]
+    assert "= 2 processes x 2 passes x 4" in outputs["fsdp2"]
+    alone = metrics(tmp_path / "cpu")
+    assert len(alone) == 2
+    assert alone[1]["kl"] > 0.1  # the first step did train
+    for layout in layouts[1:]:
+        shared = metrics(tmp_path / layout)
+        for step, other in zip(alone, shared, strict=True):
+            assert abs(step["loss"] - other["loss"]) < 1e-4, layout
+            assert step["reward"] == pytest.approx(other["reward"], abs=1e-6), layout
+            assert step["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4), layout
+        results = json.loads((tmp_path / layout / "results.json").read_text())
+        assert results["after"]["problems"] == 3
+        assert (tmp_path / layout / "final" / "model.safetensors").exists()
+
+
+def test_two_machines_are_one_run(write_recipe, tmp_path):
+    """Both on this one, over the loopback."""
+    recipe = write_recipe(rewards=REWARDS, output_dir=str(tmp_path / "run"), **STEP)
+    port = str(free_port())
+    nodes = [
+        launch(
+            *f"--layout multi_node --nodes 2 --node_rank {rank} --num_processes 1 --main_process_ip 127.0.0.1".split(),
+            "--main_process_port", port, "--config", str(recipe),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [finish(node) for node in nodes]
+    assert "= 2 processes x 2 passes x 4" in outputs[0]
+    assert "step 2/2" in outputs[0]
+    assert "step 2/2" not in outputs[1]
+
+
+def test_sigterm_saves_on_all_processes_and_the_run_goes_on_from_there(write_recipe, tmp_path):
+    recipe = write_recipe(max_steps=1000, save_steps=1000, num_generations=2)
+    words = ["--layout", "multi_gpu", "--config", str(recipe)]
+    running = launch(*words)
+    for line in running.stdout:
+        if line.startswith("step 3/"):
+            break
+    running.send_signal(signal.SIGTERM)
+    output = finish(running)
+    assert "stopping: the step is finished and saved first" in output
+    assert output.count("continue with --resume_from_checkpoint auto") == 1
+    checkpoint = next((tmp_path / "run").glob("checkpoint-*"))
+    step = int(checkpoint.name.partition("-")[2])
+    assert not (tmp_path / "run" / "results.json").exists()
+
+    output = finish(launch(*words, "--resume_from_checkpoint", "auto", "--max_steps", str(step + 2)))
+    assert f"step {step + 2}/{step + 2}" in output
+    rows = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert rows == list(range(1, step + 3))
+
+
+def test_another_number_of_processes_than_asked_for_is_an_error(write_recipe):
+    """`accelerate launch --cpu --num_processes 2` runs one process, and says nothing."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--cpu", "--num_processes", "2"]
+    command += ["-m", "grpo_math.train", "--config", str(write_recipe())]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"GRPO_MATH_PROCESSES": "2"})
+    assert done.returncode
+    assert "error: launch: 2 processes were asked for, accelerate started 1" in done.stderr
+
+
+def test_fsdp_that_silently_became_ddp_is_an_error(write_recipe):
+    done = launch("--layout", "fsdp2", "--config", str(write_recipe()))
+    output, _ = done.communicate(timeout=120)
+    assert done.returncode
+    assert "error: launch: accelerate makes DDP of FSDP on CPUs" in output

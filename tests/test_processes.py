@@ -1,0 +1,100 @@
+"""Whoever is killed, nobody is left: real processes, counted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+# A supervisor with a child that makes a daemon in a session of its own and then ignores SIGTERM, as a vLLM server may.
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", sys.argv[1]], start_new_session=True)
+if len(sys.argv) > 2:
+    os._exit(0)
+time.sleep(600)
+"""
+LAUNCHER = f"""
+import sys, time
+from grpo_math import processes
+processes.GRACE = 1
+mark, how = sys.argv[1:]
+def work():
+    child = processes.start([sys.executable, "-c", {STUBBORN!r}, mark, *(["orphan"] if how == "orphan" else [])], {{}})
+    print("started", flush=True)
+    if how == "orphan":
+        child.wait()
+        return 7
+    if how == "raise":
+        time.sleep(0.5)
+        raise SystemExit(3)
+    child.wait()
+sys.exit(processes.supervised(work))
+"""
+
+
+def family(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if mark in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def wait_for(condition, seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.fixture
+def launch(request, tmp_path):
+    mark = f"mark-{os.getpid()}-{request.node.name}"
+
+    def start(how: str = "wait"):
+        front = subprocess.Popen([sys.executable, "-c", LAUNCHER, mark, how], stdout=subprocess.PIPE, text=True)
+        assert front.stdout.readline() == "started\n"
+        return front, mark
+
+    yield start
+    for process in family(mark):
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_all_even_who_ignores_it(launch, number):
+    front, mark = launch()
+    assert wait_for(lambda: len(family(mark)) == 4)  # front, supervisor, child, daemon
+    front.send_signal(number)
+    assert front.wait(20) == 128 + signal.SIGTERM
+    assert family(mark) == []
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2, 3], ids=["front", "supervisor", "child", "daemon"])
+def test_kill_9_of_anyone_leaves_nobody(launch, victim):
+    front, mark = launch()
+    assert wait_for(lambda: len(family(mark)) == 4)
+    by_age = sorted(family(mark), key=lambda process: process.create_time())
+    by_age[victim].kill()
+    if victim == 3:  # nobody's end but its own
+        assert wait_for(lambda: len(family(mark)) == 3)
+        front.send_signal(signal.SIGTERM)
+    assert wait_for(lambda: family(mark) == [])
+    front.wait(20)
+
+
+def test_a_childs_orphans_are_ended_with_the_work_and_its_status_is_passed_on(launch):
+    front, mark = launch("orphan")
+    assert front.wait(20) == 7
+    assert family(mark) == []
+
+
+def test_an_early_exit_ends_all(launch):
+    front, mark = launch("raise")
+    assert front.wait(20) == 3
+    assert family(mark) == []
