@@ -5,6 +5,5 @@ from cpu_store import use_in_trainer
 use_in_trainer()
 
 
-def reward(completions, completion_ids, **_):
-    """Different completions, different rewards."""
+def length(completions, completion_ids, **_):
     return [sum(ids) % 7 / 7 for ids in completion_ids]

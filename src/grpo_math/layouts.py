@@ -13,11 +13,10 @@ from grpo_math import run_folder
 from grpo_math.batch import batch_arguments
 from grpo_math.errors import UserError
 from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.vllm_engine import check_vllm
+from grpo_math.vllm_engine import check_vllm, free_port
 from grpo_math.vllm_server import (
     ENVIRONMENT,
     check_port,
-    free_port,
     needed_window,
     server_command,
     visible_gpus,

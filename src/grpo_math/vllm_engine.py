@@ -2,15 +2,24 @@
 
 import importlib.metadata
 import importlib.util
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from grpo_math.batch import world_size
 from grpo_math.errors import UserError, one_line
 from grpo_math.recipe import Recipe
 
 OLDEST, NEWEST = "0.22.0", "0.31.0"  # of vLLM, for TRL 1.16 (trl/import_utils.py)
 INSTALL = 'pip install -e ".[vllm]" -c constraints.txt'
 LARGE = 0.5  # from this share of a GPU on, a colocated engine sleeps while the policy is trained
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def check_vllm() -> None:
@@ -100,6 +109,8 @@ def colocated_engine(arguments: dict, seed: int) -> Iterator[None]:
     from trl.generation import vllm_generation
 
     plain = vllm_generation.LLM
+    if world_size() == 1:  # nobody to meet, but two runs on one machine would both take accelerate's 29500
+        os.environ["MASTER_PORT"] = str(free_port())
 
     def start(**by_trl):
         fix = "training.log has the whole story; vllm_engine_kwargs, vllm_gpu_memory_utilization are yours to change"

