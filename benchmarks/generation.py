@@ -2,8 +2,9 @@
 
 usage: python benchmarks/generation.py MODEL [--completions 8 32 64 128] [--tokens 64] [--runs 5] [--dtype float32]
 
-Each engine runs in a process of its own, one after the other in turns. Every completion has exactly `--tokens` tokens,
-sampled at temperature 1. The first run of each size is a warm-up; of the others the median is shown, and the spread.
+Each engine runs in a process of its own. As in GRPO, eight completions are sampled of each prompt, at temperature 1;
+every one has exactly `--tokens` tokens. The first run of each size is a warm-up; of the others the median is shown, and
+the spread.
 On a GPU the same command runs there (give --dtype bfloat16).
 """
 
@@ -16,6 +17,7 @@ import sys
 import time
 
 PROMPT = "Nora has 3 boxes with 4 pens each and buys {} more pens. How many pens does she have? Think step by step.\n"
+GROUP = 8  # completions of one prompt
 
 
 def options() -> argparse.Namespace:
@@ -25,12 +27,13 @@ def options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--engine_kwargs", default="{}", help="further arguments of vLLM's LLM, as JSON")
     parser.add_argument("--engine", choices=["transformers", "vllm"], help="(the process of one engine)")
     return parser.parse_args()
 
 
 def prompts(tokenizer, count: int) -> list[list[int]]:
-    return [tokenizer(PROMPT.format(number))["input_ids"] for number in range(count)]
+    return [tokenizer(PROMPT.format(number // GROUP))["input_ids"] for number in range(count)]
 
 
 def transformers_engine(given):
@@ -65,6 +68,7 @@ def vllm_engine(given):
         max_num_seqs=max(given.completions),
         max_num_batched_tokens=4096,
         gpu_memory_utilization=0.3,
+        **json.loads(given.engine_kwargs),
     )
     sampling = SamplingParams(max_tokens=given.tokens, min_tokens=given.tokens, ignore_eos=True, logprobs=0)
     trained = AutoModelForCausalLM.from_pretrained(given.model, dtype=given.dtype)

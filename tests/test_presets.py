@@ -25,7 +25,7 @@ def numbers(recipe: Recipe) -> dict:
         flat[spec.name] = spec.params | {"weight": spec.weight, "scale": spec.scale, "bias": spec.bias}
     flat["template"] = recipe.template
     flat["dataset"] = recipe.datasets[0].name
-    flat["prompts"] = (
+    flat["prompts"] = recipe.prompts_per_step or (
         recipe.trainer["per_device_train_batch_size"]
         * recipe.trainer.get("gradient_accumulation_steps", 1)
         // recipe.trainer.get("num_generations", 1)
@@ -93,9 +93,7 @@ def test_an_on_policy_step_trains_once_on_what_it_generated():
 
 
 CPU = "--use_cpu --bf16 false --gradient_checkpointing false --dataloader_pin_memory false --max_steps 2 --save_steps 1"
-GRPO = (
-    f"{CPU} --use_vllm false --max_completion_length 8 --per_device_train_batch_size 8 --gradient_accumulation_steps 1"
-)
+GRPO = f"{CPU} --use_vllm false --max_completion_length 8 --per_device_train_batch_size 8 --prompts_per_step null"
 EVAL = "--eval.max_samples 4 --eval.every_steps 1 --eval.batch_size 4 --eval.max_completion_length 8"
 TINY = "--model_name_or_path policy"
 

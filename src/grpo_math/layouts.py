@@ -110,6 +110,8 @@ def read_layout(name: str) -> tuple[Path, dict]:
 def make_plan(options: dict, arguments: list[str]) -> Plan:
     """Everything that can be known before anything is started. Raises UserError for what would not work."""
     file, config = read_layout(options["layout"])
+    if config.get("use_cpu") and "--use_cpu" not in arguments:
+        arguments = [*arguments, "--use_cpu", "true"]
     recipe = load_recipe(arguments)
     with contextlib.redirect_stdout(None):  # the trainer says where it begins
         run_folder.find_checkpoint(recipe)
