@@ -194,7 +194,6 @@ def test_a_reward_that_fails_stops_the_run_with_one_line(write_recipe, tmp_path)
         ({"model_name_or_path": "no/such-model"}, "model_name_or_path: no model at 'no/such-model'"),
         ({"model_name_or_path": "./nowhere"}, "model_name_or_path: no model at './nowhere'"),
         ({"lr_scheduler_type": "zigzag"}, "TRL refused it: zigzag is not a valid SchedulerType"),
-        ({"use_vllm": True}, "use_vllm: vLLM is not installed: pip install"),
         ({"dtype": "float99"}, "float99"),
         ({"use_cpu": False, "bf16": True}, "bf16: there is no GPU here that can: give --bf16 false"),
         (

@@ -23,6 +23,7 @@ from grpo_math.vllm_server import (
 )
 
 CONFIGS = Path(__file__).parents[2] / "accelerate_configs"
+LOOPBACK = "127.0.0.1"  # the server's development endpoints know no password
 PATIENCE = 600  # seconds that torch's elastic agent leaves its workers for a last checkpoint, when asked to end
 OPTIONS = {
     "layout": "single_gpu",
@@ -128,17 +129,10 @@ def make_plan(options: dict, arguments: list[str]) -> Plan:
     local, training, server_gpus = share_gpus(options, config, gpus, serving if serves else 0)
     processes = local * options["nodes"]
     batch = batch_arguments(recipe.trainer, recipe.prompts_per_step, processes) if recipe.sft is None else {}
-    environment = {"GRPO_MATH_PROCESSES": str(processes), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(PATIENCE)}
-    if gpus is None and config["distributed_type"] != "DEEPSPEED":
-        environment |= {
-            "ACCELERATE_USE_CPU": "true",
-            "ACCELERATE_TORCH_DEVICE": "cpu",
-        }  # not cpu:0, which cannot resume
-    if options["nodes"] == 1:
-        environment |= {"VLLM_HOST_IP": "127.0.0.1"}
     words = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(file)]
     words += accelerate_arguments(options, config, processes)
     words += ["-m", "grpo_math.train" if recipe.sft is None else "grpo_math.sft", *arguments]
+    environment = trainer_environment(options, config, processes, on_cpu=gpus is None)
     plan = Plan(recipe, file.stem, processes, batch, Command(words, environment, training))
     if serves:
         add_server(plan, server_gpus, copies)
@@ -148,9 +142,13 @@ def make_plan(options: dict, arguments: list[str]) -> Plan:
 def serves_itself(recipe: Recipe, layout: str) -> bool:
     """Whether this launch starts a vLLM server: for the layout dual_gpu, and for `vllm_mode: server` without a URL."""
     given = recipe.trainer
+    elsewhere = {"vllm_server_base_url", "vllm_server_host"} & given.keys()
     if layout != "dual_gpu":
-        wanted = given.get("use_vllm") and given.get("vllm_mode") == "server"
-        return bool(wanted and not {"vllm_server_base_url", "vllm_server_host"} & given.keys())
+        return bool(given.get("use_vllm") and given.get("vllm_mode") == "server" and not elsewhere)
+    if elsewhere:
+        raise UserError(
+            f"{elsewhere.pop()}: the layout dual_gpu starts a server of its own: leave it out, or use single_gpu"
+        )
     if recipe.sft is not None:
         raise UserError("--layout: SFT generates nothing that the second GPU of dual_gpu could serve: use single_gpu")
     if given.get("use_vllm") is False:
@@ -180,6 +178,15 @@ def share_gpus(options: dict, config: dict, gpus: list[str] | None, serving: int
     return local, gpus[:local], gpus[local : local + serving]
 
 
+def trainer_environment(options: dict, config: dict, processes: int, on_cpu: bool) -> dict[str, str]:
+    environment = {"GRPO_MATH_PROCESSES": str(processes), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(PATIENCE)}
+    if on_cpu and config["distributed_type"] != "DEEPSPEED":  # with cpu:0, accelerate's own name, nothing can resume
+        environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}
+    if options["nodes"] == 1:
+        environment["VLLM_HOST_IP"] = LOOPBACK
+    return environment
+
+
 def accelerate_arguments(options: dict, config: dict, processes: int) -> list[str]:
     words = ["--num_processes", str(processes)]
     if options["nodes"] > 1:
@@ -201,9 +208,9 @@ def add_server(plan: Plan, gpus: list[str] | None, copies: int) -> None:
     check_port(port, "vllm_server_port")
     group = given.get("vllm_group_port") or free_port()
     check_port(group, "vllm_group_port")
-    plan.url = f"http://127.0.0.1:{port}"
+    plan.url = f"http://{LOOPBACK}:{port}"
     window = needed_window(plan.recipe)
-    words = server_command(plan.recipe, window, "127.0.0.1", port, copies)
-    plan.server = Command(words, ENVIRONMENT | {"VLLM_HOST_IP": "127.0.0.1"}, gpus)
+    words = server_command(plan.recipe, window, LOOPBACK, port, copies)
+    plan.server = Command(words, ENVIRONMENT | {"VLLM_HOST_IP": LOOPBACK}, gpus)
     plan.trainer.words += ["--use_vllm", "true", "--vllm_mode", "server", "--vllm_server_base_url", plan.url]
     plan.trainer.words += ["--vllm_group_port", str(group)]

@@ -62,7 +62,7 @@ def check_generation(flat: dict, engine: dict, template: PromptTemplate | None, 
     if share is not None and not 0 < share <= 1:
         problems.append(f"vllm_gpu_memory_utilization: want a share of the GPU, above 0 to 1, got {share}")
     for key in ("vllm_max_model_length", "vllm_tensor_parallel_size"):
-        if (flat.get(key) or 1) < 1:
+        if flat.get(key) is not None and flat[key] < 1:
             problems.append(f"{key}: want 1 or more, got {flat[key]}")
     computed = "float16" if flat.get("fp16") else "bfloat16" if flat.get("bf16", True) else flat.get("dtype", "float32")
     if engine.get("dtype", computed) != computed:

