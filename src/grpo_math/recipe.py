@@ -65,9 +65,8 @@ RENAMED = {
     "dataset_config": "dataset: {config: main}",
     "dataset_train_split": "dataset: {split: train}",
     "vllm_device": "vllm_mode: colocate or server",
-    "train_batch_size": "prompts_per_step",
-    "rollout_batch_size": "prompts_per_step",
-    "prompts_per_batch": "prompts_per_step",
+    "train_batch_size": "prompts_per_step (each of num_generations completions)",
+    "rollout_batch_size": "prompts_per_step (each of num_generations completions)",
 }
 REFUSED = {
     "reward_weights": "give the weight beside the reward, rewards: {correctness: {weight: 1.0}}",
