@@ -45,11 +45,11 @@ def test_a_step_has_the_same_completions_on_any_number_of_processes(prompts, gen
 @pytest.mark.parametrize(
     ("prompts", "processes", "given", "message"),
     [
-        (3, 2, {GENERATIONS: 3}, "3 prompts x num_generations 3 = 9 completions cannot be shared evenly by 2 processes: make it a multiple of 2"),
-        (2, 8, {GENERATIONS: 6}, "cannot be shared evenly by 8 processes: make it a multiple of 4"),
-        (8, 2, {DEVICE: 3}, "64 completions, but per_device_train_batch_size 3 x gradient_accumulation_steps 10 x processes 2 = 60: leave out one"),
+        (3, 2, {GENERATIONS: 3}, "3 prompts x num_generations 3 = 9 completions cannot be shared evenly by 2 processes: give a multiple of 2 prompts"),
+        (2, 8, {GENERATIONS: 6}, "cannot be shared evenly by 8 processes: give a multiple of 4 prompts"),
+        (8, 2, {DEVICE: 3}, "per_device_train_batch_size: 3 does not divide the 32 completions of a process (8 prompts x num_generations 8 = 64 completions, 2 processes)"),
         (8, 1, {DEVICE: 8, PASSES: 4}, "64 completions, but per_device_train_batch_size 8 x gradient_accumulation_steps 4 x processes 1 = 32"),
-        (8, 1, {PASSES: 128}, "64 completions, but"),
+        (8, 1, {PASSES: 128}, "gradient_accumulation_steps: 128 does not divide the 64 completions of a process"),
         (None, 1, {DEVICE: 4}, "num_generations: 8 does not divide the 4 completions of a step (per_device_train_batch_size 4 x"),
         (None, 3, {DEVICE: 4, GENERATIONS: 8}, "x processes 3): make it a divisor, or say prompts_per_step"),
     ],
@@ -73,17 +73,22 @@ def test_the_table_counts_prompts_completions_and_steps():
     assert describe_batch(settings(), 2, 7_473).splitlines() == [
         "prompts a step                     8  x 8 completions each",
         "completions a step                64  = 2 processes x 4 passes x 8",
-        "optimizer steps a generation       1  on 64 completions",
+        "optimizer steps a generation       1  batch of 64 completions",
         "steps an epoch                   934  of 7,473 problems",
     ]
 
 
 def test_off_policy_passes_make_more_steps_a_generation():
     table = describe_batch(settings(steps_per_generation=8, num_iterations=2), 2, 7_473)
-    assert "optimizer steps a generation       4  on 128 completions" in table
+    assert "optimizer steps a generation       4  batch of 128 completions" in table
     assert "steps an epoch                 1,868" in table
 
 
 def test_too_few_problems_for_one_generation_batch_are_an_error():
     with pytest.raises(UserError, match="dataset: 7 problems, but one generation batch takes 8"):
         describe_batch(settings(), 2, 7)
+
+
+def test_an_optimizer_step_that_would_mix_two_generation_batches_is_an_error():
+    with pytest.raises(UserError, match="steps_per_generation: 6 is no multiple of gradient_accumulation_steps 4"):
+        describe_batch(settings(steps_per_generation=6), 1, 100)

@@ -40,9 +40,9 @@ def value(words: list[str], name: str) -> str:
         ("--layout multi_gpu", "0,1,2,3", 4, "0,1,2,3", None),
         ("--layout multi_gpu --num_processes 2", "0,1,2,3", 2, "0,1", None),
         ("--layout multi_gpu --vllm_mode server", "0,1,2,3", 3, "0,1,2", "3"),
-        ("--layout zero3 --vllm_mode server --server_gpus 2", "0,1,2,3", 2, "0,1", "2,3"),
+        ("--layout single_gpu", "3,-1,2", 1, "3", None),
         ("--layout fsdp2 --vllm_mode server --vllm_tensor_parallel_size 2", "0,1,2,3", 2, "0,1", "2,3"),
-        ("--layout dual_gpu --server_gpus 3", "0,1,2,3", 1, "0", "1,2,3"),
+        ("--layout dual_gpu --vllm_tensor_parallel_size 2", "0,1,2,3", 1, "0", "1,2"),
     ],
 )
 def test_gpus_are_shared_between_trainer_and_server(plan, words, gpus, processes, trainer, server):
@@ -55,9 +55,11 @@ def test_gpus_are_shared_between_trainer_and_server(plan, words, gpus, processes
 
 def test_the_server_is_what_trl_expects(plan, policy_folder):
     made = plan("--layout dual_gpu --vllm_gpu_memory_utilization 0.8", seed=7)
-    words = made.server.words[3:]
-    assert words[:2] == ["serve", str(policy_folder)]
-    assert "--enable-scale-out" in words
+    words = made.server.words
+    assert words[0] == str(policy_folder)
+    assert str(made.server).startswith(
+        "VLLM_SERVER_DEV_MODE=1 VLLM_HOST_IP=127.0.0.1 CUDA_VISIBLE_DEVICES=1 vllm serve "
+    )
     expected = {
         "--host": "127.0.0.1", "--weight-transfer-config": '{"backend": "nccl"}', "--logprobs-mode": "processed_logprobs",
         "--max-logprobs": "-1", "--dtype": "bfloat16", "--seed": "7", "--gpu-memory-utilization": "0.8",
@@ -81,9 +83,15 @@ def test_the_window_holds_the_longest_prompt_and_completion_and_no_more(plan, to
 
 
 def test_vllm_engine_kwargs_reach_the_server_and_win(plan):
-    engine = {"enforce_eager": True, "weight_transfer_config": {"backend": "ipc"}, "kv_cache_dtype": "fp8"}
+    engine = {
+        "enforce_eager": True, "weight_transfer_config": {"backend": "ipc"}, "kv_cache_dtype": "fp8",
+        "enable_prefix_caching": False, "cudagraph_capture_sizes": [1, 2], "block_size": None,
+    }  # fmt: skip
     words = plan("--layout dual_gpu", vllm_engine_kwargs=engine).server.words
     assert "--enforce-eager" in words
+    assert "--no-enable-prefix-caching" in words
+    assert "--cudagraph-capture-sizes 1 2" in " ".join(words)
+    assert "--block-size" not in words
     assert value(words, "--weight-transfer-config") == '{"backend": "ipc"}'
     assert value(words, "--kv-cache-dtype") == "fp8"
 
@@ -114,19 +122,29 @@ def test_sft_is_launched_the_same_way(plan):
 @pytest.mark.parametrize(
     ("words", "gpus", "changes", "message"),
     [
-        ("--layout dual_gpu", "0", {}, "--layout: dual_gpu needs 1 GPU(s) for training and 1 for the vLLM server, and 1 are visible (CUDA_VISIBLE_DEVICES=0)"),
-        ("--layout multi_gpu", "0", {}, "--layout: multi_gpu needs 2 GPU(s) for training, and 1 are visible"),
-        ("--layout multi_gpu --num_processes 8", "0,1", {}, "needs 8 GPU(s) for training, and 2 are visible"),
-        ("--layout single_gpu", "", {}, "needs 1 GPU(s) for training, and 0 are visible"),
+        ("--layout dual_gpu", "0", {}, "--layout: dual_gpu wants GPUs, 1 for training and 1 for the vLLM server; visible are 1 (CUDA_VISIBLE_DEVICES=0): use a smaller layout"),
+        ("--layout multi_gpu", "0", {}, "--layout: multi_gpu wants GPUs, 2 for training; visible are 1 (CUDA_VISIBLE_DEVICES=0): use single_gpu"),
+        ("--layout multi_gpu --num_processes 8", "0,1", {}, "wants GPUs, 8 for training; visible are 2"),
+        ("--layout single_gpu", "", {}, "wants GPUs, 1 for training; visible are 0 (CUDA_VISIBLE_DEVICES=): use --layout cpu"),
+        ("--layout single_gpu", "-1", {}, "wants GPUs, 1 for training; visible are 0"),
+        ("--layout dual_gpu", "0,0", {}, "CUDA_VISIBLE_DEVICES: 0,0 names a GPU twice"),
         ("--layout dual_gpu", "0,1", {"use_vllm": False}, "use_vllm: false, but the layout dual_gpu generates with vLLM"),
-        ("--layout dual_gpu --server_gpus 3", "0,1,2,3", {"vllm_tensor_parallel_size": 2}, "--server_gpus: 3 is no multiple of vllm_tensor_parallel_size 2"),
+        ("--layout dual_gpu", "0,1", {"use_vllm": None, "load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM takes no new weights for a quantised model"),
+        ("--layout dual_gpu", "0,1", {"vllm_server_base_url": "http://there:8000"}, "vllm_server_base_url: the layout dual_gpu starts a server of its own"),
+        ("--layout dual_gpu --vllm_server_port 99999", "0,1", {}, "vllm_server_port: want a port from 1 to 65535, got 99999"),
+        ("--layout multi_gpu", "0,1,2", {"vllm_tensor_parallel_size": 2, "prompts_per_step": 6}, "vllm_tensor_parallel_size: 2 does not divide the 3 processes of the run"),
+        ("--layout multi_node", "0,1", {}, "--layout: multi_node is for several machines: say how many with --nodes"),
+        ("--layout single_gpu --nodes 2", "0,1", {}, "--nodes: the layout single_gpu is for one process"),
+        ("--layout multi_node --nodes 2 --vllm_mode server", "0,1", {}, "--nodes: start the server with grpo-math serve"),
+        ("--layout multi_node --nodes 2 --main_process_ip h --node_rank 2", "0,1", {}, "--node_rank: 2 of 2 machines: the ranks are 0 to 1"),
+        ("--layout multi_node --nodes 0", "0,1", {}, "--nodes: want a whole number of 1 or more, got '0'"),
         ("--layout dual_gpu", "0,1,2,3,4", {"vllm_tensor_parallel_size": 3}, "vllm_tensor_parallel_size: 3 does not divide the 4 attention heads of"),
         ("--layout dual_gpu", "0,1", {"vllm_max_model_length": 20}, "vllm_max_model_length: 20 is too small for the longest prompt ("),
         ("--layout nowhere", "0,1", {}, "--layout: no layout nowhere: use one of cpu, dual_gpu, fsdp2, multi_gpu, multi_node, single_gpu, zero2, zero3"),
         ("--layout single_gpu --num_processes 2", "0,1", {}, "--num_processes: the layout single_gpu is for one process"),
-        ("--layout multi_gpu --num_processes two", "0,1", {}, "--num_processes: want a whole number, got 'two'"),
+        ("--layout multi_gpu --num_processes two", "0,1", {}, "--num_processes: want a whole number of 1 or more, got 'two'"),
         ("--layout multi_node --nodes 2", "0,1", {}, "--nodes: give --main_process_ip too"),
-        ("--layout multi_gpu", "0,1,2", {"prompts_per_step": 4}, "8 completions cannot be shared evenly by 3 processes: make it a multiple of 3"),
+        ("--layout multi_gpu", "0,1,2", {"prompts_per_step": 4}, "8 completions cannot be shared evenly by 3 processes: give a multiple of 3 prompts"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_told_before_anything_starts(plan, words, gpus, changes, message):
@@ -163,8 +181,11 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(write_recipe, tmp_path):
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("layout multi_gpu: 2 training processes on the CPU\n")
-    assert "trainer: GRPO_MATH_PROCESSES=2" in done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[0] == "layout multi_gpu: 2 training processes on the CPU; completions by transformers"
+    assert lines[1] == "each process: per_device_train_batch_size 4, gradient_accumulation_steps 1"
+    assert lines[2].startswith("trainer: GRPO_MATH_PROCESSES=2 ")
+    assert " accelerate launch --config_file " in lines[2]
     assert not (tmp_path / "run").exists()
 
 
@@ -175,3 +196,33 @@ def test_a_mistake_in_the_recipe_is_told_once_with_status_2(write_recipe):
     assert done.returncode == 2
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1", "has no distributed_type, num_processes: start from one of"),
+        ("", "has no distributed_type, num_processes"),
+        ("distributed_type: 'NO'", "has no num_processes"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_layout_of_ones_own_that_is_none(plan, tmp_path, text, message):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        plan(f"--layout {tmp_path}/own.yaml")
+
+
+def test_one_training_machine_with_a_server_elsewhere_keeps_its_own_address(plan):
+    made = plan("--layout multi_node --nodes 1 --vllm_mode server --vllm_server_base_url http://n0:8000")
+    assert "VLLM_HOST_IP" not in made.trainer.environment  # NCCL meets there
+
+
+def test_a_failing_process_gives_its_status_and_no_traceback(write_recipe):
+    recipe = write_recipe(model_name_or_path="/nowhere/x/y")
+    for layout in ("cpu", "multi_gpu"):
+        command = [sys.executable, "-m", "grpo_math", "launch", "--layout", layout, "--config", str(recipe)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("error: model_name_or_path: no model at '/nowhere/x/y'") == 1
+        assert "Traceback" not in done.stderr

@@ -75,6 +75,47 @@ def test_a_signal_ends_all_even_who_ignores_it(launch, number):
     assert family(mark) == []
 
 
+def test_a_signal_to_everybody_is_one_signal(tmp_path):
+    """As `timeout` and SLURM send it; the work may finish what it has begun."""
+    saving = """
+import sys, time
+from grpo_math import processes
+def work():
+    print("started", flush=True)
+    try:
+        time.sleep(600)
+    except processes.Stopped:
+        time.sleep(0.5)
+        print("saved", flush=True)
+    return 0
+sys.exit(processes.supervised(work))
+"""
+    front = subprocess.Popen([sys.executable, "-c", saving], stdout=subprocess.PIPE, text=True)
+    assert front.stdout.readline() == "started\n"
+    everybody = [front.pid, *(child.pid for child in psutil.Process(front.pid).children(recursive=True))]
+    for pid in everybody:
+        os.kill(pid, signal.SIGTERM)
+    assert front.stdout.read() == "saved\n"
+    assert front.wait(10) == 0
+
+
+def test_a_signal_during_the_clean_up_changes_nothing(launch):
+    front, mark = launch()
+    assert wait_for(lambda: len(family(mark)) == 4)
+    sorted(family(mark), key=lambda process: process.create_time())[1].kill()
+    time.sleep(0.3)
+    front.send_signal(signal.SIGTERM)
+    front.wait(20)
+    assert family(mark) == []
+
+
+def test_what_nobody_expected_shows_its_traceback():
+    code = "import sys\nfrom grpo_math import processes\nsys.exit(processes.supervised(lambda: 1 / 0))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
 @pytest.mark.parametrize("victim", [0, 1, 2, 3], ids=["front", "supervisor", "child", "daemon"])
 def test_kill_9_of_anyone_leaves_nobody(launch, victim):
     front, mark = launch()

@@ -110,7 +110,7 @@ def test_two_processes_with_an_engine_each(write_recipe, policy, tmp_path):
     command = [sys.executable, "-m", "grpo_math", "launch", "--layout", "multi_gpu", "--config", str(recipe)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | QUICK, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "= 2 processes x 1 passes x 4" in done.stdout
+    assert "= 2 processes x 1 pass x 4" in done.stdout
     assert "step 2/2" in done.stdout
 
 

@@ -85,13 +85,14 @@ def test_the_seed_reaches_the_engine_beside_the_processs_place(monkeypatch):
 
     monkeypatch.setattr(vllm_generation, "LLM", lambda **arguments: arguments, raising=False)
     with vllm_engine.colocated_engine({"dtype": "float32"}, seed=42):
-        assert vllm_generation.LLM(model="m", seed=1) == {"model": "m", "dtype": "float32", "seed": 43}
+        assert vllm_generation.LLM(model="m", seed=1) == {"model": "m", "dtype": "float32", "seed": 42_001}
     assert vllm_generation.LLM(seed=1) == {"seed": 1}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"generation_kwargs": {"stop": ["x"]}}, "generation_kwargs.stop: say it in prompt_template"),
         ({"generation_kwargs": {"seed": 1}}, "generation_kwargs.seed: seeds every request alike"),
         ({"vllm_engine_kwargs": {"max_model_len": 5}}, "vllm_engine_kwargs.max_model_len: set it with vllm_max_model_length"),
         ({"vllm_engine_kwargs": {"dtype": "float16"}}, "vllm_engine_kwargs.dtype: float16, but the trainer computes in float32"),
@@ -158,7 +159,7 @@ def serve():
 
 
 def config(url: str, **changes):
-    keys = {"vllm_server_base_url": url, "vllm_group_port": free_port(), "vllm_server_timeout": 1}
+    keys = {"vllm_server_base_url": url, "vllm_group_port": free_port(), "vllm_server_timeout": 1, "process_index": 0}
     return SimpleNamespace(**keys | {"max_completion_length": 20} | changes)
 
 
@@ -183,6 +184,23 @@ def test_another_server_is_an_error_before_a_model_loads(recipe, serve, policy_f
     url = serve(**{"model": str(policy_folder)} | changes)
     with pytest.raises(UserError, match=message):
         vllm_server.check_server(recipe(), config(url), 100)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "http://", "ftp://there"])
+def test_an_address_that_is_none(recipe, url):
+    with pytest.raises(UserError, match=r"is no address: write http://HOST:PORT"):
+        vllm_server.check_server(recipe(), config(url), 100)
+
+
+def test_a_slash_at_the_end_and_lower_case_proxies_do_no_harm(recipe, serve, policy_folder, monkeypatch):
+    import os
+
+    monkeypatch.setenv("no_proxy", "localhost")
+    monkeypatch.setenv("NO_PROXY", "")
+    given = config(serve(str(policy_folder)) + "/")
+    vllm_server.check_server(recipe(), given, 100)
+    assert not given.vllm_server_base_url.endswith("/")
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "localhost,127.0.0.1"
 
 
 def test_no_server_at_all(recipe):

@@ -34,8 +34,15 @@ def batch_arguments(given: dict, prompts: int | None, processes: int) -> dict:
     if rest:
         unit = processes // math.gcd(processes, generations)
         raise UserError(
-            f"prompts_per_step: {step} cannot be shared evenly by {processes} processes: make it a multiple of {unit}"
+            f"prompts_per_step: {step} cannot be shared evenly by {processes} processes: give a multiple of {unit} "
+            "prompts"
         )
+    for key, part in (("per_device_train_batch_size", device), ("gradient_accumulation_steps", passes)):
+        if part and share % part:
+            raise UserError(
+                f"{key}: {part} does not divide the {share} completions of a process ({step}, {processes} processes): "
+                "leave it out, or make it a divisor"
+            )
     if device is None:
         device = max(size for size in range(1, LARGEST_PASS + 1) if share % size == 0) if passes is None else None
         device = device or share // passes
@@ -43,7 +50,7 @@ def batch_arguments(given: dict, prompts: int | None, processes: int) -> dict:
     if device * passes != share:
         raise UserError(
             f"prompts_per_step: {step}, but per_device_train_batch_size {device} x gradient_accumulation_steps "
-            f"{passes} x processes {processes} = {device * passes * processes}: leave out one of the three keys"
+            f"{passes} x processes {processes} = {device * passes * processes}: leave out one of the three"
         )
     return {"per_device_train_batch_size": device, "gradient_accumulation_steps": passes}
 
@@ -77,11 +84,16 @@ def describe_batch(config, processes: int, problems: int) -> str:
             "gradient_accumulation_steps), or give more problems"
         )
     completions = device * passes * processes
-    shares = f"{processes} process{'es' if processes > 1 else ''} x {passes} passes x {device}"
+    if config.steps_per_generation % passes:
+        raise UserError(
+            f"steps_per_generation: {config.steps_per_generation} is no multiple of gradient_accumulation_steps "
+            f"{passes}: an optimizer step would mix two generation batches"
+        )
+    shares = f"{processes} process{'es'[: 2 * (processes > 1)]} x {passes} pass{'es'[: 2 * (passes > 1)]} x {device}"
     rows = [
         ("prompts a step", completions / generations, f"x {generations} completions each"),
         ("completions a step", completions, f"= {shares}"),
-        ("optimizer steps a generation", steps, f"on {generated} completions"),
-        ("steps an epoch", problems // prompts * steps, f"of {problems:,} problems"),
+        ("optimizer steps a generation", steps, f"batch of {generated:,} completions"),
+        ("steps an epoch", math.ceil(problems // prompts * steps), f"of {problems:,} problems"),
     ]
     return "\n".join(f"{name:<29}{value:>7,g}  {why}" for name, value, why in rows)

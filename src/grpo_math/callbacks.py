@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback
 
 from grpo_math.data import Problem
 from grpo_math.evaluate import Evaluation, evaluate
+from grpo_math.processes import Stopped, Stopper
 from grpo_math.recipe import Recipe
 from grpo_math.run_folder import read_rows, write_rows
 
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 def callbacks(recipe: Recipe, tokenizer, problems: list[Problem]) -> list[TrainerCallback]:
-    """All of a run's, the evaluations first; without problems nothing is evaluated."""
-    return [Evaluations(recipe, tokenizer, problems), MetricsFile(recipe.output_dir), Progress(), StopOnSignal()]
+    """All of a run's, in the order they are told things; without problems nothing is evaluated."""
+    return [StopOnSignal(), Evaluations(recipe, tokenizer, problems), MetricsFile(recipe.output_dir), Progress()]
 
 
 def unfinished(state) -> bool:
@@ -91,12 +92,17 @@ class StopOnSignal(TrainerCallback):
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def on_train_begin(self, args, state, control, **_):
-        self.wanted = False
+        self.wanted, self.stopper = False, Stopper()
         self.earlier = {number: signal.signal(number, self.note) for number in self.SIGNALS}
 
     def note(self, number, frame):
-        self.wanted = True
-        self.restore()
+        try:
+            self.stopper()
+        except Stopped:
+            if self.wanted:
+                self.restore()
+                signal.raise_signal(number)
+            self.wanted = True
 
     def restore(self):
         for number, handler in self.earlier.items():

@@ -31,10 +31,10 @@ def one_line(what: str, fix: str = "", kinds: tuple[type[Exception], ...] = REFU
 def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0, 2 for a mistake, 130 for Ctrl-C.
 
-    Under `accelerate launch` every process meets the same mistake; only the first one says it. training.log keeps
-    the traceback.
+    Under `accelerate launch` every process meets the same mistake; only the first one of a machine says it.
+    training.log keeps the traceback.
     """
-    rank = int(os.environ.get("RANK", "0"))
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a faster 4-bit kernel for CPUs, in every run
     try:
         main(sys.argv[1:] if argv is None else argv)

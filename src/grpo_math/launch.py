@@ -2,16 +2,18 @@
 
 usage: grpo-math launch --layout single_gpu --config recipes/X.yaml [--key value ...] [--dry-run]
 
-  --layout NAME        a file of accelerate_configs/, or the path of your own: cpu, single_gpu, dual_gpu (GPU 0 trains,
-                       GPU 1 serves vLLM), multi_gpu, zero2, zero3, fsdp2, multi_node
+  --config, --key      the recipe (GRPO or SFT) and its keys, as for grpo-math train
+  --layout NAME        a file of accelerate_configs/, or the path of your own: cpu, single_gpu (the default), dual_gpu
+                       (GPU 0 trains, GPU 1 serves vLLM), multi_gpu, zero2, zero3, fsdp2, multi_node
   --num_processes N    training processes on this machine; by default one for every GPU that serves nothing
-  --server_gpus N      GPUs of the vLLM server, with vllm_mode: server; by default vllm_tensor_parallel_size
-  --nodes N            training machines (multi_node); with --node_rank I and --main_process_ip HOST on each
+  --nodes N            training machines; with --main_process_ip HOST (and --main_process_port) for all of them, and
+                       --node_rank I for each (default: SLURM's)
   --dry-run            print the plan and the commands, start nothing
 
 Ctrl-C or SIGTERM finishes the step, saves a checkpoint and ends with status 0; a second one ends at once.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from grpo_math import run_folder
 from grpo_math.errors import UserError, run_cli
 from grpo_math.layouts import Plan, make_plan, parse
 from grpo_math.processes import Stopped, send, start, supervised
@@ -38,9 +41,10 @@ def main(argv: list[str]) -> None:
 def launch(argv: list[str]) -> None:
     options, arguments, dry_run = parse(argv)
     plan = make_plan(options, arguments)
-    print(plan)
+    print(plan, flush=True)
     if not dry_run:
-        sys.stdout.flush()
+        with contextlib.redirect_stdout(None):  # the trainer says where it begins
+            run_folder.find_checkpoint(plan.recipe)
         run(plan)
 
 
@@ -49,13 +53,17 @@ def run(plan: Plan) -> None:
     whatever happens here."""
     log = plan.recipe.output_dir / "vllm_server.log"
     server = start_server(plan, log) if plan.server else None
-    trainer = start(plan.trainer.words, os.environ | plan.trainer.environment)
+    trainer = start([*plan.trainer.program, *plan.trainer.words], os.environ | plan.trainer.environment)
     try:
         status = wait(trainer, server)
     except Stopped:
+        told = workers(trainer)
+        if not told:
+            raise
         print("stopping: the step is finished and saved first (once more: at once)", flush=True)
-        for worker in workers(trainer):
+        for worker in told:
             send(worker, signal.SIGTERM)
+        psutil.wait_procs(told)  # accelerate itself may have ended before them
         status = wait(trainer, server)
     if status is None:
         show_end(log)
@@ -70,7 +78,7 @@ def run(plan: Plan) -> None:
 def start_server(plan: Plan, log: Path) -> subprocess.Popen:
     """The server, once it answers. Raises UserError, with the end of its log, where it never does."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    server = start(plan.server.words, os.environ | plan.server.environment, log)
+    server = start([*plan.server.program, *plan.server.words], os.environ | plan.server.environment, log)
 
     def still_there() -> None:
         if server.poll() is not None:

@@ -7,16 +7,20 @@ person sees, and the supervisor, its child, which does the work; either may be k
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 GRACE = 15  # seconds between being asked to end and being killed
+TOGETHER = 2  # seconds in which signals are one
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # of prctl
 
 
@@ -32,39 +36,60 @@ def prctl(option: int, value: int) -> None:
 def supervised(work: Callable[[], int]) -> int:
     """Run `work` in a supervisor and return its exit status; nothing it started is left afterwards.
 
-    Ctrl-C, SIGTERM and SIGHUP reach it as `Stopped`, as does the death of this process.
+    Ctrl-C, SIGTERM and SIGHUP reach it as `Stopped`, as does the death of this process; a second one does again, unless
+    it follows at once: `timeout` and SLURM tell every process, and the front passes it on too.
     """
     prctl(SET_CHILD_SUBREAPER, 1)
     front, supervisor = os.getpid(), os.fork()
     if supervisor == 0:
-        status = 1
-        try:
-            for number in (signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, lambda *_: None)  # the front passes them on as SIGTERM
-            signal.signal(signal.SIGTERM, stop)
-            prctl(SET_CHILD_SUBREAPER, 1)
-            prctl(SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() == front:
-                status = work()
-        except Stopped:
-            status = 128 + signal.SIGTERM
-        except SystemExit as end:
-            status = end.code
-        finally:
-            signal.signal(signal.SIGTERM, lambda *_: None)
-            end_children()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+        os._exit(supervise(work, front))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: os.kill(supervisor, signal.SIGTERM))
     status = os.waitstatus_to_exitcode(os.waitpid(supervisor, 0)[1])
+    ignore_signals()
     end_children()
     return status if status >= 0 else 128 - status
 
 
-def stop(*_) -> None:
-    raise Stopped
+def supervise(work: Callable[[], int], front: int) -> int:
+    status = 1
+    try:
+        os.setsid()  # a Ctrl-C in the terminal is for the front
+        ignore_signals()
+        signal.signal(signal.SIGTERM, Stopper())
+        prctl(SET_CHILD_SUBREAPER, 1)
+        prctl(SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == front:
+            status = work()
+    except Stopped:
+        status = 128 + signal.SIGTERM
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+    ignore_signals()
+    end_children()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def ignore_signals() -> None:
+    """Nothing to do for them; not SIG_IGN, which children would inherit."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+
+
+class Stopper:
+    """A signal handler that raises `Stopped`, once for signals that come together."""
+
+    def __init__(self):
+        self.last = -math.inf
+
+    def __call__(self, *_) -> None:
+        earlier, self.last = self.last, time.monotonic()
+        if self.last - earlier > TOGETHER:
+            raise Stopped
 
 
 def end_children() -> None:

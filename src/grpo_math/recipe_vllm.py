@@ -15,7 +15,8 @@ BY_TRL = {  # the engine's arguments that a recipe sets under TRL's own names
     "max_num_seqs": "per_device_train_batch_size and steps_per_generation",
     "quantization": "no key: vLLM takes no new weights for a quantised model",
     "distributed_executor_backend": "no key: TRL needs its own",
-    "data_parallel_size": "grpo-math launch --server_gpus",
+    "data_parallel_size": "no key: the copies of a server sample alike, and a group would be identical",
+    "logprobs_mode": "no key: the importance-sampling correction needs TRL's",
 }
 
 
@@ -51,6 +52,9 @@ def check_generation(flat: dict, engine: dict, template: PromptTemplate | None, 
             "generation_kwargs.seed: seeds every request alike, which makes the completions of a group identical: "
             "leave it out, `seed` reaches vLLM"
         )
+    for key in ("stop", "stop_strings"):
+        if isinstance(sampling, dict) and key in sampling:
+            problems.append(f"generation_kwargs.{key}: say it in prompt_template: {{stop: [...]}}, for the grader too")
     if not flat.get("use_vllm"):
         return
     if flat.get("load_in_4bit") or flat.get("load_in_8bit"):

@@ -68,7 +68,8 @@ def finished_results(recipe: Recipe, checkpoint: Path | None, config) -> dict | 
     if not results.exists():
         raise UserError(f"{checkpoint} is the run's last step ({done} of {max_steps}): use it, or raise max_steps")
     found = json.loads(results.read_text())
-    print(f"{recipe.output_dir}: already finished, {found['steps']} steps")
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"{recipe.output_dir}: already finished, {found['steps']} steps")
     return found
 
 

@@ -103,8 +103,8 @@ def fit_window(given: int | None, longest_prompt: int, max_completion_length: in
 def colocated_engine(arguments: dict, seed: int) -> Iterator[None]:
     """While a trainer is built, give its vLLM engine these arguments too.
 
-    TRL seeds the engine with the process's index alone; added to the run's seed, two seeds are two runs. The seed is
-    the engine's and not a request's, so the completions of a group differ.
+    TRL seeds the engine with the process's index alone; with the run's seed, two seeds are two runs. The seed is the
+    engine's and not a request's, so the completions of a group differ.
     """
     from trl.generation import vllm_generation
 
@@ -115,7 +115,7 @@ def colocated_engine(arguments: dict, seed: int) -> Iterator[None]:
     def start(**by_trl):
         fix = "training.log has the whole story; vllm_engine_kwargs, vllm_gpu_memory_utilization are yours to change"
         with one_line("use_vllm: vLLM did not start", fix, (Exception,)):
-            return plain(**by_trl | arguments | {"seed": by_trl["seed"] + seed})
+            return plain(**by_trl | arguments | {"seed": (1_000 * seed + by_trl["seed"]) % 2**32})
 
     vllm_generation.LLM = start
     try:

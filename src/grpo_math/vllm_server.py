@@ -3,10 +3,11 @@
 usage: grpo-math serve --config recipes/X.yaml [--host 127.0.0.1] [--port 8000] [--key value ...]
 
 `grpo-math launch` does this by itself; run it by hand where server and trainer are on different machines (see
-docs/multi_node.md). The server takes the GPUs of CUDA_VISIBLE_DEVICES, vllm_tensor_parallel_size of them for each copy
-of the model. Whoever reaches its port can change its weights: open --host only to a network you trust.
+docs/multi_node.md). The server takes the first vllm_tensor_parallel_size GPUs of CUDA_VISIBLE_DEVICES. Whoever reaches
+its port can change its weights: open --host only to a network you trust.
 """
 
+import itertools
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.vllm_engine import check_parallel, check_vllm, engine_arguments, fit_window, served_model
 
 UTILISATION = 0.9  # of each of the server's GPUs, on which nothing else runs; vLLM's own default
+PROGRAM = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]  # `vllm serve` of this Python
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1"}  # TRL changes weights through the development endpoints
 
 
@@ -31,20 +33,26 @@ def main(argv: list[str]) -> None:
             options[name], argv = argv[at + 1], argv[:at] + argv[at + 2 :]
     recipe = load_recipe(argv, "GRPO")
     check_vllm()
-    copies = max(1, len(visible_gpus()) // recipe.trainer.get("vllm_tensor_parallel_size", 1))
-    command = server_command(recipe, needed_window(recipe), options["--host"], int(options["--port"]), copies)
-    print(" ".join(command), flush=True)
-    os.execve(command[0], command, os.environ | ENVIRONMENT)
+    if not options["--port"].isdecimal():
+        raise UserError(f"--port: want a number, got {options['--port']!r}")
+    check_port(int(options["--port"]), "--port")
+    words = server_words(recipe, needed_window(recipe), options["--host"], int(options["--port"]))
+    print(" ".join(["vllm serve", *words]), flush=True)
+    os.execve(sys.executable, [*PROGRAM, *words], os.environ | ENVIRONMENT)
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them; as in CUDA, -1 ends the list."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [gpu.strip() for gpu in named.split(",") if gpu.strip()]
-    import torch
+    if named is None:
+        import torch
 
-    return [str(index) for index in range(torch.cuda.device_count())]
+        return [str(index) for index in range(torch.cuda.device_count())]
+    gpus = [gpu.strip() for gpu in named.split(",")]
+    gpus = list(itertools.takewhile(lambda gpu: gpu and not gpu.startswith("-"), gpus))
+    if len(set(gpus)) < len(gpus):
+        raise UserError(f"CUDA_VISIBLE_DEVICES: {named} names a GPU twice: name each once")
+    return gpus
 
 
 def needed_window(recipe: Recipe) -> int:
@@ -58,43 +66,49 @@ def needed_window(recipe: Recipe) -> int:
     return fit_window(recipe.trainer.get("vllm_max_model_length"), longest, recipe.max_completion_length)
 
 
-def server_command(recipe: Recipe, window: int, host: str, port: int, copies: int = 1) -> list[str]:
-    """`vllm serve`, as TRL 1.16 expects it. The recipe's `vllm_engine_kwargs` win over what is set here."""
-    served = served_model(recipe)
+def server_words(recipe: Recipe, window: int, host: str, port: int) -> list[str]:
+    """What follows `vllm serve`, as TRL 1.16 expects it. The recipe's `vllm_engine_kwargs` win over what is set here.
+
+    One copy of the model on vllm_tensor_parallel_size GPUs: vLLM seeds the copies of a data-parallel server alike and
+    spreads a group over them, so that it would have identical completions.
+    """
     check_parallel(recipe)
-    given = recipe.trainer
-    flags = {
+    given, served = recipe.trainer, served_model(recipe)
+    arguments = {
         "host": host,
         "port": port,
         "max_model_len": window,
         "gpu_memory_utilization": given.get("vllm_gpu_memory_utilization", UTILISATION),
         "tensor_parallel_size": given.get("vllm_tensor_parallel_size", 1),
-        "data_parallel_size": copies,
         "model_impl": given.get("vllm_model_impl", "auto"),
-        "trust_remote_code": given.get("trust_remote_code", False),
+        "trust_remote_code": given.get("trust_remote_code") or None,
         "seed": given.get("seed", 42),
-        "enable_scale_out": True,
         "weight_transfer_config": {"backend": "nccl"},
         "logprobs_mode": "processed_logprobs",  # the importance-sampling correction needs them
         "max_logprobs": -1,
+        "revision": recipe.model.get("model_revision") if served == recipe.model["model_name_or_path"] else None,
     }
-    if recipe.model.get("model_revision") and served == recipe.model["model_name_or_path"]:
-        flags["revision"] = recipe.model["model_revision"]
-    words = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", served]
-    for name, value in (flags | engine_arguments(recipe)).items():
-        words += flag(name, value)
+    words = [served]
+    for name, value in (arguments | engine_arguments(recipe)).items():
+        words += flag(name.replace("_", "-"), value)
     return words
 
 
 def flag(name: str, value) -> list[str]:
-    name = f"--{name.replace('_', '-')}"
+    """One argument as vLLM's command line takes it; None is left out."""
+    if value is None:
+        return []
     if isinstance(value, bool):
-        return [name] if value else []
-    return [name, json.dumps(value) if isinstance(value, dict | list) else str(value)]
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def check_port(port: int, key: str) -> None:
     """Raise UserError where another process has the port: TRL would wait for it for minutes."""
+    if not 0 < port < 2**16:
+        raise UserError(f"{key}: want a port from 1 to {2**16 - 1}, got {port}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -144,28 +158,43 @@ def check_server(recipe: Recipe, config, longest_prompt: int) -> None:
 
     TRL itself never compares the served model with the trained one.
     """
-    url = config.vllm_server_base_url or f"http://{config.vllm_server_host}:{config.vllm_server_port}"
-    os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), urlsplit(url).hostname)))  # for TRL
-    check_port(config.vllm_group_port, "vllm_group_port")
+    url, key = server_url(config), "vllm_server_base_url"
+    host, known = urlsplit(url).hostname, os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    for name in ("no_proxy", "NO_PROXY"):  # for TRL, which would go through a proxy
+        os.environ[name] = f"{known},{host}" if known else host
+    if config.process_index == 0:
+        check_port(config.vllm_group_port, "vllm_group_port")
     wait_until_healthy(url, config.vllm_server_timeout)
     fix = "start it with grpo-math serve"
     _, models = ask(f"{url}/v1/models")
-    model, wanted = models["data"][0], served_model(recipe)
+    model, wanted = (models or {"data": [{}]})["data"][0], served_model(recipe)
+    if "root" not in model:
+        raise UserError(f"{key}: {url}/v1/models names no model: it is no vLLM server that TRL could use: {fix}")
     if os.path.realpath(model["root"]) != os.path.realpath(wanted):
-        raise UserError(f"vllm_server_base_url: {url} serves {model['root']}, the recipe trains {wanted}: {fix}")
+        raise UserError(f"{key}: {url} serves {model['root']}, the recipe trains {wanted}: {fix}")
     fit_window(model["max_model_len"], longest_prompt, config.max_completion_length)
     status, info = ask(f"{url}/server_info?config_format=json", timeout=60)
     if status != 200:
-        raise UserError(f"vllm_server_base_url: {url} takes no new weights (no VLLM_SERVER_DEV_MODE=1): {fix}")
+        raise UserError(f"{key}: {url} takes no new weights (no VLLM_SERVER_DEV_MODE=1): {fix}")
     info = info["vllm_config"]
     if info["weight_transfer_config"] is None:
-        raise UserError(f"vllm_server_base_url: {url} takes no new weights (no --weight-transfer-config): {fix}")
+        raise UserError(f"{key}: {url} takes no new weights (no --weight-transfer-config): {fix}")
     dtypes = info["model_config"]["dtype"].removeprefix("torch."), engine_arguments(recipe)["dtype"]
     if dtypes[0] != dtypes[1]:
-        raise UserError(f"vllm_server_base_url: {url} computes in {dtypes[0]}, the trainer in {dtypes[1]}: {fix}")
+        raise UserError(f"{key}: {url} computes in {dtypes[0]}, the trainer in {dtypes[1]}: {fix}")
     mode = info["model_config"]["logprobs_mode"]
     if mode != "processed_logprobs":
-        raise UserError(f"vllm_server_base_url: {url} has --logprobs-mode {mode}, not processed_logprobs: {fix}")
+        raise UserError(f"{key}: {url} has --logprobs-mode {mode}, not processed_logprobs: {fix}")
+
+
+def server_url(config) -> str:
+    """Where the recipe's server is; the slash at the end of a URL, with which TRL would find nothing, is taken away."""
+    if config.vllm_server_base_url is None:
+        return f"http://{config.vllm_server_host}:{config.vllm_server_port}"
+    url = config.vllm_server_base_url = config.vllm_server_base_url.rstrip("/")
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise UserError(f"vllm_server_base_url: {url!r} is no address: write http://HOST:PORT")
+    return url
 
 
 if __name__ == "__main__":
