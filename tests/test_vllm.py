@@ -153,7 +153,9 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @pytest.mark.skipif(os.cpu_count() < 2, reason="two servers at a time want two cores")
-def test_the_dual_layout_trains_and_leaves_nobody_whoever_is_killed(write_recipe, policy, tmp_path, server_world):
+def test_the_dual_layout_trains_and_leaves_nobody_whoever_is_killed(
+    write_recipe, policy, tmp_path, server_world, request
+):
     """Four launches, two at a time: one is asked to stop; of the others the server, the trainer, the launcher is killed."""
 
     def one(victim: str) -> tuple[int, str, list]:
@@ -165,6 +167,7 @@ def test_the_dual_layout_trains_and_leaves_nobody_whoever_is_killed(write_recipe
         front = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=server_world
         )
+        request.addfinalizer(front.kill)
         lines = []
         for line in front.stdout:
             lines.append(line)
@@ -177,7 +180,7 @@ def test_the_dual_layout_trains_and_leaves_nobody_whoever_is_killed(write_recipe
         elif victim == "launcher":
             front.kill()
         else:
-            word = "vllm.entrypoints.cli.main" if victim == "server" else "accelerate.commands.launch"
+            word = "vllm.entrypoints.cli.main" if victim == "server" else "grpo_math.accelerated"
             found = next(process for process in everyone if word in process.cmdline())
             (found if victim == "server" else found.children()[0]).kill()
         output = "".join(lines) + front.communicate(timeout=120)[0]
