@@ -34,18 +34,21 @@ def tokenizer():
     return make_tokenizer([row["question"] + row["answer"] for row in ROWS])
 
 
-@pytest.fixture(scope="session")
-def policy_folder(tokenizer, tmp_path_factory) -> Path:
-    """A random policy with a tokenizer, as small as the code paths allow."""
+def save_policy(tokenizer, folder: Path, hidden_size: int) -> Path:
     import torch
 
     from grpo_math.quickstart import make_policy
 
-    folder = tmp_path_factory.mktemp("policy")
     torch.manual_seed(0)
-    make_policy(tokenizer, hidden_size=32).save_pretrained(folder)
+    make_policy(tokenizer, hidden_size).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def policy_folder(tokenizer, tmp_path_factory) -> Path:
+    """A random policy with a tokenizer, as small as the code paths allow."""
+    return save_policy(tokenizer, tmp_path_factory.mktemp("policy"), hidden_size=32)
 
 
 @pytest.fixture(scope="session")

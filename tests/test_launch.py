@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
 from grpo_math.errors import UserError
 from grpo_math.layouts import make_plan, parse
+from grpo_math.recipe import load_recipe
+from grpo_math.training import check_world
 
 GPU = {"use_cpu": None, "bf16": True, "use_vllm": True}
 
@@ -150,6 +153,30 @@ def test_sft_is_launched_the_same_way(plan):
 def test_what_cannot_work_is_told_before_anything_starts(plan, words, gpus, changes, message):
     with pytest.raises(UserError) as caught:
         plan(words, gpus, **changes)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "environment", "world", "message"),
+    [
+        ({}, {"GRPO_MATH_PROCESSES": "4"}, {}, "launch: 4 processes were asked for, accelerate started 2"),
+        ({}, {}, {"n_gpu": 2}, "launch: one process sees 2 GPUs: use grpo-math launch"),
+        ({}, {"ACCELERATE_USE_FSDP": "true"}, {"kind": "MULTI_CPU"}, "launch: accelerate makes DDP of FSDP on CPUs"),
+        ({"beta": 0.1}, {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "beta: 0.1 with FSDP measures against a reference model that was never loaded"),
+        ({"load_in_4bit": True, "use_peft": True, "use_vllm": None}, {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, {}, "load_in_4bit, load_in_8bit: ZeRO-3 cannot shard rounded weights"),
+        ({"beta": 0.1}, {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "GRPO_MATH_PROCESSES": "2"}, {}, None),
+    ],
+)  # fmt: skip
+def test_a_world_that_is_not_what_was_asked_for(write_recipe, monkeypatch, changes, environment, world, message):
+    for name, setting in environment.items():
+        monkeypatch.setenv(name, setting)
+    state = SimpleNamespace(num_processes=2, distributed_type=SimpleNamespace(value=world.get("kind", "MULTI_GPU")))
+    config = SimpleNamespace(distributed_state=state, n_gpu=world.get("n_gpu", 1))
+    recipe = load_recipe(["--config", str(write_recipe(**changes))])
+    if message is None:
+        return check_world(recipe, config)
+    with pytest.raises(UserError) as caught:
+        check_world(recipe, config)
     assert message in str(caught.value)
 
 

@@ -46,7 +46,7 @@ def metrics(folder) -> list[dict]:
 
 
 def test_the_same_recipe_is_the_same_optimisation_in_every_layout(write_recipe, tmp_path):
-    """Fixed rollouts. One process with 4 passes a step is two with 2, whatever is sharded; evaluation and saving too."""
+    """Fixed rollouts. One process with batch 2B is two with batch B, whatever is sharded; evaluation and saving too."""
     evaluated = {"before_after": True, "max_samples": 3, "batch_size": 1, "max_completion_length": 24}
     recipe = write_recipe(rewards=REWARDS, eval=evaluated, save_steps=1, **STEP)
     layouts = ["cpu", "multi_gpu", "zero2", "zero3", "fsdp2"]
@@ -55,11 +55,13 @@ def test_the_same_recipe_is_the_same_optimisation_in_every_layout(write_recipe, 
         if layout == "zero3":
             time.sleep(5)  # DeepSpeed compiles an operation on its first use; once is enough
         arguments = ["--layout", layout, "--config", str(recipe), "--output_dir", str(tmp_path / layout)]
+        if layout == "cpu":  # one process with twice the completions a pass
+            arguments += ["--per_device_train_batch_size", "8"]
         return finish(launch(*arguments))
 
     with ThreadPoolExecutor(2) as pool:
         outputs = dict(zip(layouts, pool.map(run, layouts), strict=True))
-    assert "= 1 process x 4 passes x 4" in outputs["cpu"]
+    assert "= 1 process x 2 passes x 8" in outputs["cpu"]
     assert "= 2 processes x 2 passes x 4" in outputs["fsdp2"]
     alone = metrics(tmp_path / "cpu")
     assert len(alone) == 2

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from conftest import ROOT, ROWS
+from conftest import ROOT, ROWS, save_policy
 
 from grpo_math.errors import UserError
 
@@ -40,15 +40,7 @@ TINY = {
 @pytest.fixture(scope="module")
 def policy(tokenizer, tmp_path_factory) -> str:
     """vLLM on CPUs wants heads of 32 or more."""
-    import torch
-
-    from grpo_math.quickstart import make_policy
-
-    folder = tmp_path_factory.mktemp("policy-vllm")
-    torch.manual_seed(0)
-    make_policy(tokenizer, hidden_size=128).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return str(save_policy(tokenizer, tmp_path_factory.mktemp("policy-vllm"), hidden_size=128))
 
 
 def probe(recipe) -> dict:
