@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 
 from grpo_math.data import Problem
 from grpo_math.evaluate import Evaluation, evaluate
-from grpo_math.processes import Stopped, Stopper
+from grpo_math.processes import Burst
 from grpo_math.recipe import Recipe
 from grpo_math.run_folder import read_rows, write_rows
 
@@ -92,13 +92,11 @@ class StopOnSignal(TrainerCallback):
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def on_train_begin(self, args, state, control, **_):
-        self.wanted, self.stopper = False, Stopper()
+        self.wanted, self.burst = False, Burst()
         self.earlier = {number: signal.signal(number, self.note) for number in self.SIGNALS}
 
     def note(self, number, frame):
-        try:
-            self.stopper()
-        except Stopped:
+        if self.burst.begins():
             if self.wanted:
                 self.restore()
                 signal.raise_signal(number)

@@ -28,6 +28,18 @@ class Stopped(BaseException):
     """The person, or the scheduler, wants an end."""
 
 
+class Burst:
+    """Signals that come together are one: `timeout` and SLURM tell every process, which then tell each other."""
+
+    def __init__(self):
+        self.last = -math.inf
+
+    def begins(self) -> bool:
+        """Whether the signal that has just come is the first for a while."""
+        earlier, self.last = self.last, time.monotonic()
+        return self.last - earlier > TOGETHER
+
+
 def prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
@@ -36,8 +48,7 @@ def prctl(option: int, value: int) -> None:
 def supervised(work: Callable[[], int]) -> int:
     """Run `work` in a supervisor and return its exit status; nothing it started is left afterwards.
 
-    Ctrl-C, SIGTERM and SIGHUP reach it as `Stopped`, as does the death of this process; a second one does again, unless
-    it follows at once: `timeout` and SLURM tell every process, and the front passes it on too.
+    Ctrl-C, SIGTERM and SIGHUP reach it as `Stopped`, as does the death of this process, and a second one again.
     """
     prctl(SET_CHILD_SUBREAPER, 1)
     front, supervisor = os.getpid(), os.fork()
@@ -56,7 +67,7 @@ def supervise(work: Callable[[], int], front: int) -> int:
     try:
         os.setsid()  # a Ctrl-C in the terminal is for the front
         ignore_signals()
-        signal.signal(signal.SIGTERM, Stopper())
+        signal.signal(signal.SIGTERM, raise_stopped(Burst()))
         prctl(SET_CHILD_SUBREAPER, 1)
         prctl(SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() == front:
@@ -74,22 +85,20 @@ def supervise(work: Callable[[], int], front: int) -> int:
     return status
 
 
+def raise_stopped(burst: Burst):
+    """A signal handler."""
+
+    def handler(*_) -> None:
+        if burst.begins():
+            raise Stopped
+
+    return handler
+
+
 def ignore_signals() -> None:
     """Nothing to do for them; not SIG_IGN, which children would inherit."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
-
-
-class Stopper:
-    """A signal handler that raises `Stopped`, once for signals that come together."""
-
-    def __init__(self):
-        self.last = -math.inf
-
-    def __call__(self, *_) -> None:
-        earlier, self.last = self.last, time.monotonic()
-        if self.last - earlier > TOGETHER:
-            raise Stopped
 
 
 def end_children() -> None:
