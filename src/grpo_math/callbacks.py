@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 def callbacks(recipe: Recipe, tokenizer, problems: list[Problem]) -> list[TrainerCallback]:
-    """All of a run's, in the order they are told things; without problems nothing is evaluated."""
-    return [StopOnSignal(), Evaluations(recipe, tokenizer, problems), MetricsFile(recipe.output_dir), Progress()]
+    """All of a run's, the evaluations first; without problems nothing is evaluated."""
+    return [Evaluations(recipe, tokenizer, problems), MetricsFile(recipe.output_dir), Progress()]
 
 
 def unfinished(state) -> bool:
@@ -84,35 +84,31 @@ class Progress(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """SIGTERM and Ctrl-C finish the step, save a checkpoint and end the training; a second one ends it at once.
-
-    All processes agree, whichever of them was told: it is enough that one was.
-    """
+    """As a context: SIGTERM and Ctrl-C finish the step, save a checkpoint and end the training; a second one ends it at
+    once. All processes agree, whichever of them was told: it is enough that one was."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def on_train_begin(self, args, state, control, **_):
+    def __enter__(self):
         self.wanted, self.burst = False, Burst()
         self.earlier = {number: signal.signal(number, self.note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
 
     def note(self, number, frame):
         if self.burst.begins():
             if self.wanted:
-                self.restore()
+                self.__exit__()
                 signal.raise_signal(number)
             self.wanted = True
-
-    def restore(self):
-        for number, handler in self.earlier.items():
-            signal.signal(number, handler)
 
     def on_step_end(self, args, state, control, **_):
         told = reduce(torch.tensor(float(self.wanted), device=args.device))
         if told and unfinished(state):
             control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args, state, control, **_):
-        self.restore()
 
 
 class Evaluations(TrainerCallback):

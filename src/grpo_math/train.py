@@ -54,7 +54,7 @@ def train(recipe: Recipe) -> dict:
     if config.use_vllm:
         arguments = prepare_vllm(recipe, config, longest_prompt(problems, recipe.template, tokenizer))
         engine = colocated_engine(arguments, config.seed)
-    stop, measured, *others = callbacks(recipe, tokenizer, load_eval_problems(recipe) if recipe.eval.wanted else [])
+    measured, *others = callbacks(recipe, tokenizer, load_eval_problems(recipe) if recipe.eval.wanted else [])
     scorers, scorer_tokenizers = load_reward_models(rewards, [spec.name for spec in recipe.rewards], recipe.template)
     policy = policy_arguments(recipe, config)
     with engine, one_line(f"{recipe.source}: TRL refused it"):
@@ -65,7 +65,7 @@ def train(recipe: Recipe) -> dict:
             reward_processing_classes=scorer_tokenizers,
             train_dataset=to_dataset(to_rows(problems, recipe.template, tokenizer)),
             processing_class=tokenizer,
-            callbacks=[stop, measured, *others],
+            callbacks=[measured, *others],
             stop=() if config.use_vllm else recipe.template.stop,
             baseline=recipe.baseline,
         )

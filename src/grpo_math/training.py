@@ -109,7 +109,7 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
     after, seconds; {} where it was stopped before. The seconds are this process's, and evaluating is not training."""
     from transformers import PrinterCallback
 
-    from grpo_math.callbacks import unfinished
+    from grpo_math.callbacks import StopOnSignal, unfinished
 
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
     if recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit"):
@@ -119,7 +119,9 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
         run_folder.write_facts(recipe, fingerprint(problems))
 
     training = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    with StopOnSignal() as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if unfinished(trainer.state):
         logger.info(
             "stopped after step %d: continue with --resume_from_checkpoint auto (--output_dir %s)",
