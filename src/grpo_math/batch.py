@@ -17,6 +17,10 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def count(number: int, word: str) -> str:
+    return f"{number} {word}{'es' if number > 1 else ''}"
+
+
 def batch_arguments(given: dict, prompts: int | None, processes: int) -> dict:
     """TRL's two batch keys for a step of `prompts` prompts (the recipe's `prompts_per_step`); {} without it.
 
@@ -43,9 +47,9 @@ def batch_arguments(given: dict, prompts: int | None, processes: int) -> dict:
                 f"{key}: {part} does not divide the {share} completions of a process ({step}, {processes} processes): "
                 "leave it out, or make it a divisor"
             )
-    if device is None:
-        device = max(size for size in range(1, LARGEST_PASS + 1) if share % size == 0) if passes is None else None
-        device = device or share // passes
+    if device is None and passes is None:
+        device = max(size for size in range(1, LARGEST_PASS + 1) if share % size == 0)
+    device = device or share // passes
     passes = passes or share // device
     if device * passes != share:
         raise UserError(
@@ -89,7 +93,7 @@ def describe_batch(config, processes: int, problems: int) -> str:
             f"steps_per_generation: {config.steps_per_generation} is no multiple of gradient_accumulation_steps "
             f"{passes}: an optimizer step would mix two generation batches"
         )
-    shares = f"{processes} process{'es'[: 2 * (processes > 1)]} x {passes} pass{'es'[: 2 * (passes > 1)]} x {device}"
+    shares = f"{count(processes, 'process')} x {count(passes, 'pass')} x {device}"
     rows = [
         ("prompts a step", completions / generations, f"x {generations} completions each"),
         ("completions a step", completions, f"= {shares}"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from grpo_math.batch import batch_arguments
+from grpo_math.batch import batch_arguments, count
 from grpo_math.errors import UserError
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.vllm_engine import check_parallel, check_vllm, free_port
@@ -99,7 +99,7 @@ class Plan:
     url: str = ""
 
     def __str__(self) -> str:
-        processes = f"{self.processes} training process{'es'[: 2 * (self.processes > 1)]} on {self.trainer.where}"
+        processes = f"{count(self.processes, 'training process')} on {self.trainer.where}"
         generator = f"; completions by {self.generator}" if self.recipe.sft is None else ""
         lines = [f"layout {self.layout}: {processes}{generator}"]
         if self.batch:

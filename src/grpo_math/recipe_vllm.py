@@ -20,6 +20,13 @@ BY_TRL = {  # the engine's arguments that a recipe sets under TRL's own names
 }
 
 
+def trainer_dtype(keys: dict) -> str:
+    """What a trainer with these keys of TRL's computes in; `auto` is the checkpoint's own."""
+    if keys.get("fp16"):
+        return "float16"
+    return "bfloat16" if keys.get("bf16", True) else keys.get("dtype", "float32")
+
+
 def check_engine(given, problems: list[str]) -> dict:
     """`vllm_engine_kwargs`: arguments of vLLM's EngineArgs, by name. Their values are vLLM's to judge."""
     if given is None:
@@ -68,7 +75,7 @@ def check_generation(flat: dict, engine: dict, template: PromptTemplate | None, 
     for key in ("vllm_max_model_length", "vllm_tensor_parallel_size"):
         if flat.get(key) is not None and flat[key] < 1:
             problems.append(f"{key}: want 1 or more, got {flat[key]}")
-    computed = "float16" if flat.get("fp16") else "bfloat16" if flat.get("bf16", True) else flat.get("dtype", "float32")
+    computed = trainer_dtype(flat)
     if engine.get("dtype", computed) != computed:
         problems.append(
             f"vllm_engine_kwargs.dtype: {engine['dtype']}, but the trainer computes in {computed} (bf16, fp16, dtype): "

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from grpo_math.batch import world_size
 from grpo_math.errors import UserError, one_line
 from grpo_math.recipe import Recipe
+from grpo_math.recipe_vllm import trainer_dtype
 
 OLDEST, NEWEST = "0.22.0", "0.31.0"  # of vLLM, for TRL 1.16 (trl/import_utils.py)
 INSTALL = 'pip install -e ".[vllm]" -c constraints.txt'
@@ -47,13 +48,8 @@ def engine_arguments(recipe: Recipe) -> dict:
 
     Left alone, vLLM would run a float32 model in bfloat16.
     """
-    given = recipe.trainer
-    dtype = recipe.model.get("dtype", "float32")  # TRL's default
-    if given.get("fp16"):
-        dtype = "float16"
-    elif given.get("bf16", True):  # TRL's default
-        dtype = "bfloat16"
-    elif dtype == "auto":
+    dtype = trainer_dtype(recipe.model | recipe.trainer)
+    if dtype == "auto":
         dtype = str(read_config(recipe).dtype or "float32").removeprefix("torch.")
     return {"dtype": dtype, **recipe.engine}
 
