@@ -131,15 +131,6 @@ SERVED = {
 }  # fmt: skip
 
 
-def family(mark: str) -> list[psutil.Process]:
-    """Who has `mark` in the command line, and all descendants; vLLM's own processes rename themselves."""
-    found = set()
-    for process in psutil.process_iter(["cmdline"]):
-        if any(mark in word for word in process.info["cmdline"] or []):
-            found |= {process, *process.children(recursive=True)}
-    return list(found)
-
-
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
@@ -165,7 +156,8 @@ def test_the_dual_layout_trains_and_leaves_nobody_whoever_is_killed(
             lines.append(line)
             if line.startswith("step 3/"):
                 break
-        everyone = family(victim)
+        launcher = psutil.Process(front.pid)
+        everyone = [launcher, *launcher.children(recursive=True)]
         assert len(everyone) >= 6, "".join(lines)  # launcher and supervisor, server and engine, accelerate and trainer
         if victim == "nobody":
             front.send_signal(signal.SIGTERM)
