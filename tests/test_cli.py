@@ -26,7 +26,7 @@ def test_help_answers_without_anything_heavy(arguments):
     [
         (
             ["trian"],
-            "error: no verb 'trian': use one of train, sft, evaluate, grade, prompts, rewards, launch, serve, export, quickstart\n",
+            "error: no verb 'trian': use one of train, sft, evaluate, compare, grade, prompts, rewards, launch, serve, export, quickstart\n",
         ),
         (["train"], "error: no recipe: give one with --config recipes/X.yaml\n"),
         (["train", "--config=r.yaml"], "error: --config=r.yaml: write --config r.yaml (a blank, not =)\n"),
@@ -48,10 +48,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(arguments, message, tmp_path):
 def test_the_module_is_the_same_command():
     command = [sys.executable, "-m", "grpo_math.train", "--config", "nowhere.yaml"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (
-        done.stderr
-        == "error: nowhere.yaml: no such recipe (No such file or directory): check the path after --config\n"
-    )
+    assert done.stderr == "error: nowhere.yaml: no such recipe (No such file or directory): check its path\n"
     assert done.returncode == 2
     done = subprocess.run([sys.executable, "-m", "grpo_math.train", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("One GRPO run, top to bottom")

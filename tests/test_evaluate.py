@@ -1,90 +1,252 @@
-"""Accuracy figures, and the completions behind them."""
+"""`grpo-math evaluate` and `grpo-math compare`, as a person runs them."""
+
+import json
 
 import pytest
 
-from grpo_math.data import Problem
+from grpo_math import compare, evaluate
 from grpo_math.errors import UserError
-from grpo_math.evaluate import generate_greedy, grade_all, summarise, wilson_interval
-from grpo_math.prompts import PromptTemplate
+from grpo_math.generation import TransformersEngine
+
+SAMPLED = ["--samples", "4", "--temperature", "1.5", "--batch_size", "8"]
+
+
+@pytest.fixture
+def run(policy_folder, problem_folder, tmp_path):
+    def run(*arguments: str, out: str = "out", dataset: str = f"gsm8k={problem_folder}") -> dict:
+        words = ["--model", str(policy_folder), "--dataset", dataset, "--max_completion_length", "6"]
+        evaluate.main([*words, "--use_vllm", "false", "--out", str(tmp_path / out), *arguments])
+        return json.loads((tmp_path / out / "results.json").read_text())
+
+    return run
+
+
+def completions(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
+
+
+def test_an_evaluation_without_a_recipe_leaves_everything_in_its_folder(run, tmp_path, capsys):
+    results = run()
+    (found,) = results["evaluations"]
+    assert (found["dataset"], found["problems"], found["accuracy"]) == ("gsm8k test", 8, 0)
+    assert found["accuracy_high"] == pytest.approx(0.324, abs=1e-3)
+    assert results["settings"]["sampling"]["max_new_tokens"] == 6
+    assert results["versions"]["transformers"]
+    rows = completions(tmp_path / "out")
+    assert len(rows) == 8
+    wanted = {"dataset", "problem", "sample", "question", "gold", "completion", "answer", "correct", "how", "length"}
+    assert wanted <= rows[0].keys()
+    assert "accuracy   0.000 (0.000-0.324)" in capsys.readouterr().out
+
+
+def test_samples_print_the_k_that_was_asked_for(run, capsys):
+    (found,) = run(*SAMPLED, "--k", "1,3")["evaluations"]
+    assert {"pass@1", "pass@2", "pass@3", "pass@4", "maj@4"} <= found.keys()
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if "@" in line] == ["mean@4", "pass@1", "pass@3", "maj@4"]
+    assert "4 samples at temperature 1.5" in out
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(run, tmp_path, monkeypatch, capsys):
+    whole = run(*SAMPLED, out="whole")
+    complete, calls = TransformersEngine.complete, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return complete(*arguments)
+
+    monkeypatch.setattr(TransformersEngine, "complete", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(*SAMPLED)
+    assert "interrupted: the same command goes on from here" in capsys.readouterr().err
+    file = tmp_path / "out" / "completions.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(lines) == 16
+    file.write_text("".join(lines[:-1]) + lines[-1][:20])  # killed in the middle of a line
+    resumed = run(*SAMPLED)
+    assert "going on with 3 problems finished before" in capsys.readouterr().out
+    assert len(calls) == 3 + 3  # the interrupted batch, the one of the half-written problem, the last one
+    without = {"seconds": 0}
+    assert [row | without for row in resumed["evaluations"]] == [row | without for row in whole["evaluations"]]
+    order = sorted(completions(tmp_path / "out"), key=lambda row: (row["problem"], row["sample"]))
+    assert order == sorted(completions(tmp_path / "whole"), key=lambda row: (row["problem"], row["sample"]))
+
+
+def test_a_grader_from_outside_sees_the_same_completions(run, tmp_path, monkeypatch, capsys):
+    run()
+    (tmp_path / "theirs.py").write_text("def judge(completion, gold):\n    return int(gold) % 2 == 0\n")
+    monkeypatch.setattr(TransformersEngine, "complete", lambda *_: pytest.fail("generated again"))
+    results = run("--grader", f"{tmp_path}/theirs.py:judge")
+    even = sum(int(row["gold"]) % 2 == 0 for row in completions(tmp_path / "out"))
+    assert results["grader"]["evaluations"][0]["accuracy"] == even / 8
+    assert results["grader"]["agrees"] == {"gsm8k test": {"completions": 8, "agrees": 8 - even}}
+    assert results["evaluations"][0]["accuracy"] == 0
+    assert f"agrees with ours on {8 - even} of 8 completions" in capsys.readouterr().out
+    (tmp_path / "theirs.py").write_text("def judge(completion, gold):\n    return 1 / 0\n")
+    with pytest.raises(
+        UserError, match=r"judge raised ZeroDivisionError: division by zero on problem \d of gsm8k test"
+    ):
+        run("--grader", f"{tmp_path}/theirs.py:judge")
+
+
+def test_a_suite_is_a_list_of_names_or_a_file(run, problem_folder, tmp_path, capsys):
+    (tmp_path / "own.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
+    both = run(dataset=f"gsm8k={problem_folder},json={tmp_path}/own.jsonl", out="names")["evaluations"]
+    assert [(found["dataset"], found["problems"]) for found in both] == [("gsm8k test", 8), ("json test", 1)]
+    (tmp_path / "suite.yaml").write_text(
+        f"- {{name: gsm8k, path: {problem_folder}, max_samples: 3}}\n- {{name: json, path: {tmp_path}/own.jsonl}}\n"
+    )
+    both = run(dataset=f"{tmp_path}/suite.yaml", out="file")["evaluations"]
+    assert [found["problems"] for found in both] == [3, 1]
+    assert "           gsm8k test           json test\nproblems   3                    1\n" in capsys.readouterr().out
+
+
+def test_levels_are_broken_down(run, tmp_path, capsys):
+    rows = [{"problem": "1+1?", "answer": "2", "level": level, "subject": "Algebra"} for level in (1, 1, 2)]
+    (tmp_path / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(dataset=f"math500={tmp_path}/math.jsonl")
+    out = capsys.readouterr().out
+    assert "math500 test, level  problems  accuracy\n1                    2         0.000 (0.000-0.658)\n" in out
+    assert "math500 test, subject" in out
+
+
+def test_what_was_evaluated_otherwise_is_not_overwritten(run, tmp_path):
+    run()
+    before = (tmp_path / "out" / "results.json").read_text()
+    with pytest.raises(UserError, match="holds an evaluation with another sampling: give another"):
+        run(*SAMPLED[:4])
+    assert (tmp_path / "out" / "results.json").read_text() == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="holds something that is no evaluation"):
+        run(out="mine")
+
+
+def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, problem_folder, write_recipe, tmp_path):
+    command = ["--config", str(write_recipe()), "--use_vllm", "false", "--max_completion_length", "4"]
+    evaluate.main(command)
+    evaluate.main([*command, "--max_samples", "2", "--seed", "3"])
+    evaluate.main(command)
+    folders = list((tmp_path / "run" / "evaluate").iterdir())
+    assert len(folders) == 2
+    assert all(folder.name.rpartition("-")[0].endswith(policy_folder.name) for folder in folders)
 
 
 @pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [(0, 10, 0.0, 0.278), (5, 10, 0.237, 0.763), (10, 10, 0.722, 1.0), (1121, 1319, 0.829, 0.868)],
-)  # the first three are in Newcombe 1998, Statistics in Medicine 17:857-872, by the same formula
-def test_wilsons_interval(successes, trials, low, high):
-    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=6e-4)
+    ("arguments", "message"),
+    [
+        ("--dataset nothing", "eval.datasets[0].name: no dataset 'nothing': use one of gsm8k, math"),
+        ("--dataset gsm8k=DATA --model /no/such/model", "model_name_or_path: no model at '/no/such/model'"),
+        ("--dataset gsm8k=DATA --model EMPTY", "model_name_or_path: no model at"),
+        ("--dataset gsm8k=DATA --model WEIGHTLESS", "model_name_or_path: no weights in"),
+        ("--dataset gsm8k=DATA --model ADAPTER", "gone', the base model of the adapter"),
+        ("--dataset gsm8k=DATA --samples 4", "eval.samples: 4 greedy completions of a problem are one and the same"),
+        (
+            "--dataset gsm8k=DATA --samples 4 --temperature 1 --k 8",
+            "eval.k: pass@8 wants 8 samples or more, and there are 4",
+        ),
+        ("--dataset gsm8k=DATA --split nowhere", "nowhere"),
+        ("--dataset json=BLANK", "nothing is left to train or test on"),
+        ("--dataset gsm8k=DATA --grader nowhere.py:f", "nowhere.py:f: no file nowhere.py"),
+        ("--dataset", "--dataset: want a value after it"),
+        ("--dataset none.yaml", "none.yaml: no such list"),
+        ("", "eval.datasets: missing: say which problems to evaluate on"),
+        (
+            "--dataset gsm8k=DATA --rewards.format.weight 1 --temprature 1",
+            "temprature: unknown key, did you mean temperature?",
+        ),
+        ("--watch nowhere", "--watch: no folder nowhere"),
+        ("--watch DATA --grader g.py:f", "--watch: the run's recipe says what is evaluated"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, policy_folder, problem_folder, tmp_path):
+    import shutil
+
+    shutil.copytree(policy_folder, tmp_path / "weightless")
+    (tmp_path / "weightless" / "model.safetensors").unlink()
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(tmp_path / "weightless", tmp_path / "adapter")
+    (tmp_path / "adapter" / "config.json").unlink()
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "gone"), "r": 2}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(adapter))
+    shutil.copy(policy_folder / "model.safetensors", tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "blank.jsonl").touch()
+    names = {"DATA": problem_folder, "EMPTY": tmp_path / "empty", "WEIGHTLESS": tmp_path / "weightless"}
+    names |= {"ADAPTER": tmp_path / "adapter", "BLANK": tmp_path / "blank.jsonl"}
+    for name, path in names.items():
+        arguments = arguments.replace(name, str(path))
+    words = arguments.split()
+    model = [] if {"--model", "--watch"} & set(words) else ["--model", str(policy_folder)]
+    with pytest.raises(UserError) as caught:
+        evaluate.main(
+            [*model, *words, *([] if "--watch" in words else ["--use_vllm", "false", "--out", str(tmp_path / "o")])]
+        )
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def policy(policy_folder):
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(policy_folder)
+# Two evaluations of the same problems.
 
 
-PROMPTS = ["Ava has 3 apples", "Ava", "Ava has 3 apples and gets 2 more. How many?", "How many?"]
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, right: str, settings: dict | None = None, samples: int = 1):
+        """Evaluations of as many problems as `right` has characters, + for right ones."""
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = [
+            {
+                "dataset": "gsm8k test", "problem": i // samples, "sample": i % samples, "question": f"{i // samples}+1?", "gold": "7",
+                "completion": f"I say {sign}", "answer": sign, "correct": sign == "+",
+            }
+            for i, sign in enumerate(right)
+        ]  # fmt: skip
+        (folder / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if settings:
+            (folder / "settings.json").write_text(json.dumps(settings))
+        return str(folder)
+
+    return write
 
 
-def test_batches_change_nothing(policy, tokenizer):
-    template = PromptTemplate(chat=False)
-    one = generate_greedy(policy, tokenizer, PROMPTS, template, 6, batch_size=1)
-    assert one == generate_greedy(policy, tokenizer, PROMPTS, template, 6, batch_size=4)
-    assert all(length == 6 and truncated for _, length, truncated in one)
+def test_a_comparison_says_plainly_what_can_be_told(write, capsys):
+    first, better, same = write("a", "-" * 12 + "+" * 8), write("b", "+" * 20), write("c", "+" + "-" * 11 + "+" * 8)
+    compare.main([first, better, same, "--show", "1"])
+    b, c = capsys.readouterr().out.split("\nB: ")[1:]
+    assert "gsm8k test: 20 problems\nA 0.400, B 1.000: difference +0.600 (" in b
+    assert "McNemar's exact p 0.00049\nB won 12 of the problems and lost 0: B is better than A\n" in b
+    assert "won by B: 0+1?\ngold: 7\nA, wrong (-): I say -\nB, right (+): I say +\n" in b
+    assert "B won 1 of the problems and lost 0: not distinguishable" in c
+    assert "lost" not in c
 
 
-def test_the_models_mode_and_the_random_state_stay(policy, tokenizer):
-    import torch
-
-    policy.train()
-    state = torch.get_rng_state()
-    generate_greedy(policy, tokenizer, PROMPTS, PromptTemplate(chat=False), 2, 4)
-    assert policy.training
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_sampling_defaults_of_the_checkpoint_do_not_leak_into_greedy(policy, tokenizer):
-    template = PromptTemplate(chat=False)
-    plain = generate_greedy(policy, tokenizer, PROMPTS, template, 6, 4)
-    policy.generation_config.repetition_penalty = 5.0
-    policy.generation_config.temperature = 3.0
-    try:
-        assert generate_greedy(policy, tokenizer, PROMPTS, template, 6, 4) == plain
-    finally:
-        policy.generation_config.repetition_penalty = policy.generation_config.temperature = None
+def test_samples_and_other_settings_and_problems_in_one_only(write, capsys):
+    first = write("a", "+-+-+-", {"model": "m", "seed": 1, "sampling": {}}, samples=2)
+    second = write("b", "--+---++", {"model": "n", "seed": 2, "sampling": {}}, samples=2)
+    compare.main([first, second])
+    out = capsys.readouterr().out
+    assert "B was evaluated with another seed\n" in out
+    assert "3 problems in common, 1 only in one of them" in out
+    assert "McNemar" not in out
+    assert "lost by B: 0+1?\ngold: 7\nA, right (+): I say +\nB, wrong (-): I say -" in out
 
 
-def test_an_end_token_ends_and_counts(policy, tokenizer):
-    template = PromptTemplate(chat=False)
-    inputs = tokenizer("Ava", return_tensors="pt")
-    first = int(policy(**inputs).logits[0, -1].argmax())
-    policy.generation_config.eos_token_id = [tokenizer.eos_token_id, first]
-    try:
-        assert generate_greedy(policy, tokenizer, ["Ava"], template, 5, 1) == [("", 1, False)]
-    finally:
-        policy.generation_config.eos_token_id = tokenizer.eos_token_id
-
-
-def test_a_summary_counts_an_unreadable_gold_as_wrong(policy, tokenizer):
-    rows = grade_all(policy, tokenizer, [Problem("Ava", "3"), Problem("Ava has", "")], PromptTemplate(chat=False), 3, 2)
-    rows[0] |= {"correct": True, "well_formed": True}
-    rows[1] |= {"correct": None}
-    summary = summarise(rows, step=7, seconds=1.234)
-    assert (summary.accuracy, summary.format_accuracy, summary.problems, summary.step) == (0.5, 0.5, 2, 7)
-    assert summary.interval == pytest.approx((0.0945, 0.9055), abs=1e-3)
-
-
-def test_a_mistake_in_the_held_out_problems_names_their_key_and_leaves_file_names_alone(write_recipe, tmp_path):
-    from grpo_math.evaluate import load_eval_problems
-    from grpo_math.recipe import load_recipe
-
-    broken = tmp_path / "my.dataset.jsonl"
-    for line, message in (
-        ("{", f"{broken}, line 1: not JSON"),
-        ('{"q": 1}', "name it, eval.dataset.fields: {question: COLUMN}"),
+def test_what_cannot_be_compared_is_one_line(write, tmp_path):
+    first, blank = write("a", "++"), tmp_path / "blank"
+    blank.mkdir()
+    for arguments, message in (
+        ([first], "want two evaluations or more"),
+        ([first, str(tmp_path / "nowhere")], "no completions.jsonl there"),
+        ([first, str(blank)], "no completions.jsonl there"),
     ):
-        broken.write_text(line + "\n")
-        recipe = load_recipe(["--config", str(write_recipe(eval={"dataset": {"name": "json", "path": str(broken)}}))])
-        with pytest.raises(UserError) as caught:
-            load_eval_problems(recipe)
-        assert message in str(caught.value)
+        with pytest.raises(UserError, match=message):
+            compare.main(arguments)
+    other = tmp_path / "a" / "completions.jsonl"
+    (blank / "completions.jsonl").write_text(other.read_text().replace("+1?", "+2?"))
+    with pytest.raises(UserError, match="A and B have no problem in common"):
+        compare.main([first, str(blank)])
+    (blank / "completions.jsonl").write_text('{"dataset": "d", "problem": 0}\n')
+    with pytest.raises(UserError, match="the evaluation is not finished"):
+        compare.main([first, str(blank)])

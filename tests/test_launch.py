@@ -143,7 +143,7 @@ def test_sft_is_launched_the_same_way(plan):
         ("--layout multi_node --nodes 0", "0,1", {}, "--nodes: want a whole number of 1 or more, got '0'"),
         ("--layout dual_gpu", "0,1,2,3,4", {"vllm_tensor_parallel_size": 3}, "vllm_tensor_parallel_size: 3 does not divide the 4 attention heads of"),
         ("--layout dual_gpu", "0,1", {"vllm_max_model_length": 20}, "vllm_max_model_length: 20 is too small for the longest prompt ("),
-        ("--layout nowhere", "0,1", {}, "--layout: no layout nowhere: use one of cpu, dual_gpu, fsdp2, multi_gpu, multi_node, single_gpu, zero2, zero3"),
+        ("--layout nowhere", "0,1", {}, "--layout: no layout nowhere: use one of cpu, dual_gpu, dual_gpu_eval, fsdp2, multi_gpu, multi_node, single_gpu, zero2, zero3"),
         ("--layout single_gpu --num_processes 2", "0,1", {}, "--num_processes: the layout single_gpu is for one process"),
         ("--layout multi_gpu --num_processes two", "0,1", {}, "--num_processes: want a whole number of 1 or more, got 'two'"),
         ("--layout multi_node --nodes 2", "0,1", {}, "--nodes: give --main_process_ip too"),

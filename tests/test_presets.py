@@ -20,7 +20,7 @@ def shipped(name: str, *arguments: str) -> Recipe:
 
 def numbers(recipe: Recipe) -> dict:
     """Every value of a recipe in one flat mapping; ours under the names of the YAML."""
-    flat = {**recipe.trainer, **recipe.model, "baseline": recipe.baseline, "eval_every": recipe.eval.every_steps}
+    flat = {**recipe.trainer, **recipe.model, "baseline": recipe.baseline, "eval_every": recipe.eval.every}
     for spec in recipe.rewards:
         flat[spec.name] = spec.params | {"weight": spec.weight, "scale": spec.scale, "bias": spec.bias}
     flat["template"] = recipe.template
@@ -94,13 +94,13 @@ def test_an_on_policy_step_trains_once_on_what_it_generated():
 
 CPU = "--use_cpu --bf16 false --gradient_checkpointing false --dataloader_pin_memory false --max_steps 2 --save_steps 1"
 GRPO = f"{CPU} --use_vllm false --max_completion_length 8 --per_device_train_batch_size 8 --prompts_per_step null"
-EVAL = "--eval.max_samples 4 --eval.every_steps 1 --eval.batch_size 4 --eval.max_completion_length 8"
+EVAL = "--eval.max_samples 4 --eval.every 1 --eval.batch_size 4 --eval.max_completion_length 8"
 TINY = "--model_name_or_path policy"
 
 
 def data(name: str, held_out: bool = True) -> str:
     adapter = name if name in ("gsm8k", "math") else "json"
-    evaluated = f"--eval.dataset.name {adapter} --eval.dataset.path {name}" if held_out else ""
+    evaluated = f"--eval.datasets.name {adapter} --eval.datasets.path {name}" if held_out else ""
     return f"--dataset.name {adapter} --dataset.path {name} {evaluated}"
 
 

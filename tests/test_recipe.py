@@ -126,15 +126,23 @@ BROKEN = [
     ("rewards: {format: {}}\nsft: {target: worked}", "r.yaml: rewards: a key of GRPO recipes, and this one is for SFT (it has sft:)"),
     ("rewards: null\nnum_generations: 4\nsft: {target: worked}", "r.yaml: rewards: a key of GRPO recipes, and this one is for SFT (it has sft:)\nr.yaml: num_generations: a key of GRPO recipes, and this one is for SFT (it has sft:)"),
     # eval
-    ("eval: {every_steps: 0}", "r.yaml: eval.every_steps: want at least 1, got 0"),
-    ("eval: {every_steps: 5, split: train}", "r.yaml: eval.split: train is what the training reads: name another split"),
-    ("eval_steps: 5", "r.yaml: eval_steps: not a key here: use eval: {every_steps: 10}"),
+    ("eval: {every: 0}", "r.yaml: eval.every: want at least 1, got 0"),
+    ("eval: {every: 5, split: train}", "r.yaml: eval.split: train is what the training reads: name another split"),
+    ("eval_steps: 5", "r.yaml: eval_steps: not a key here: use eval: {every: 10}"),
     ("eval: true", "r.yaml: eval: want a mapping such as {before_after: true}, got True"),
     ("eval: {before_after: true, split: train}", "r.yaml: eval.split: train is what the training reads: name another split"),
-    ("eval: {dataset: {name: gsm8k, split: train}}", "r.yaml: eval.dataset: these are the training problems: name others, or another split"),
+    ("eval: {datasets: {name: gsm8k, split: train}}", "r.yaml: eval.datasets: these are the training problems: name others, or another split"),
+    ("eval: {every_steps: 5}", "r.yaml: eval.every_steps: unknown key, use eval.every"),
+    ("eval: {dataset: {name: gsm8k}}", "r.yaml: eval.dataset: unknown key, use eval.datasets"),
+    ("eval: {every: 5, samples: 4}", "r.yaml: eval.samples: 4 greedy completions of a problem are one and the same: set temperature: 0.7, or samples: 1"),
+    ("eval: {every: 5, samples: 4, temperature: 1, k: [1, 8]}", "r.yaml: eval.k: pass@8 wants 8 samples or more, and there are 4: raise samples"),
+    ("eval: {temperature: -1}", "r.yaml: eval.temperature: want 0 (greedy) or more, got -1"),
+    ("eval: {top_p: 0}", "r.yaml: eval.top_p: want a number above 0 to 1, got 0"),
+    ("eval: {best: true}", "r.yaml: eval.best: there is no evaluation to choose by: add every: 20"),
+    ("eval: {every: 5, datasets: [gsm8k, {name: svump}]}", "r.yaml: eval.datasets[1].name: no dataset 'svump': use one of gsm8k, math, math500, svamp, json, reasoning_gym, or only path: my_data.py:load"),
     ("eval: {before_after: 1}", "r.yaml: eval.before_after: want true or false, got 1"),
-    ("eval: {dataset: {name: gsm9k}}", "r.yaml: eval.dataset.name: no dataset 'gsm9k': use one of gsm8k, math, math500, svamp, json, reasoning_gym, or only path: my_data.py:load"),
-    ("dataset: [{name: gsm8k}, {name: math}]\neval: {before_after: true}", "r.yaml: eval.dataset: missing: with several training datasets, name the one to evaluate on"),
+    ("eval: {datasets: {name: gsm9k}}", "r.yaml: eval.datasets.name: no dataset 'gsm9k': use one of gsm8k, math, math500, svamp, json, reasoning_gym, or only path: my_data.py:load"),
+    ("dataset: [{name: gsm8k}, {name: math}]\neval: {before_after: true}", "r.yaml: eval.datasets: missing: with several training datasets, name those to evaluate on"),
     ("model_name_or_path:", "r.yaml: model_name_or_path: missing: give a local folder or a Hub id"),
     # the file itself
     ("prompt_template: ''", "r.yaml: prompt_template: no template '': use one of boxed, qwen_math, r1_zero, question_only, gsm8k_hash, or a mapping with user: and answer_style:"),
@@ -221,7 +229,7 @@ def test_a_file_that_is_no_recipe(tmp_path, content, message):
         (["--config=r.yaml"], "--config=r.yaml: write --config r.yaml (a blank, not =)"),
         (["r.yaml"], "'r.yaml': want --key value pairs (did you mean --config r.yaml?)"),
         (["my", "words"], "'my': want --key value pairs (quote a value with blanks)"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml: no such recipe (No such file or directory): check the path after --config"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such recipe (No such file or directory): check its path"),
         (["--config", "r.yaml", "--extends", "b.yaml"], "--extends: only a recipe file extends another: write `extends: other.yaml` into it"),
         (["--config", "r.yaml", "--run_name", "2024-13-45"], "--run_name: '2024-13-45' is not a YAML value: quote it"),
         (["--config", "r.yaml", "--rewards", "{a: "], "--rewards: '{a: ' is not a YAML value: quote it"),
@@ -316,8 +324,8 @@ def test_training_on_one_file_does_not_evaluate_on_the_same_file(tmp_path):
         GOOD.replace("{name: gsm8k}", f"{{name: json, path: {tmp_path}/rows.jsonl}}") + "eval: {before_after: true}\n"
     )
     assert complaints(tmp_path, text) == [
-        "r.yaml: eval.dataset: missing: rows.jsonl is one file, and the training itself reads it: name another, "
-        "eval: {dataset: {name: json, path: FILE}}"
+        "r.yaml: eval.datasets: missing: rows.jsonl is one file, and the training itself reads it: name another, "
+        "eval: {datasets: {name: json, path: FILE}}"
     ]
 
 

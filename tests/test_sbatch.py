@@ -21,6 +21,7 @@ STAND_INS = {
     "grpo-math": """
         trap 'echo saved > "$OUT/saved"; exit 0' TERM
         echo "$*" >> "$OUT/$1"
+        until [ -e "$OUT/serve" ]; do sleep 0.05; done
         [ "$1" = "$ENDS" ] && exit $STATUS
         while :; do sleep 0.05; done""",
 }

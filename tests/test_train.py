@@ -18,6 +18,11 @@ def rows(file) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def steps_of(folder) -> list[dict]:
+    """metrics.jsonl without the evaluations."""
+    return [row for row in rows(folder / "metrics.jsonl") if "eval/accuracy" not in row]
+
+
 def test_a_run_leaves_everything_in_its_folder(write_recipe, tmp_path):
     results = run(write_recipe(eval={"before_after": True, "batch_size": 3}, save_steps=1))
     folder = tmp_path / "run"
@@ -25,7 +30,7 @@ def test_a_run_leaves_everything_in_its_folder(write_recipe, tmp_path):
     assert results["steps"] == 2
     assert results["before"]["problems"] == results["after"]["problems"] == 8
     assert results["seconds"].keys() == {"train", "evaluate", "total"}
-    metrics = rows(folder / "metrics.jsonl")
+    metrics = steps_of(folder)
     assert [row["step"] for row in metrics] == [1, 2]
     wanted = {"reward", "accuracy", "rewards/correctness/mean", "rewards/format/mean", "completions/mean_length"}
     assert wanted <= metrics[0].keys()
@@ -69,10 +74,12 @@ def test_resume_continues_where_the_last_complete_checkpoint_was(write_recipe, t
     with (tmp_path / "halves" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "rew')  # killed in the middle of a line
     results = run(halves, "--max_steps", "4", "--resume_from_checkpoint", "auto")
-    assert [row["step"] for row in rows(tmp_path / "halves" / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows(tmp_path / "halves" / "metrics.jsonl")] == [0, 1, 2, 3, 4, 4]
     evaluations = rows(tmp_path / "halves" / "eval.jsonl")
     assert results["before"] == evaluations[0]
-    assert results["seconds"]["evaluate"] == evaluations[-1]["seconds"]  # the first was made before the resume
+    assert results["seconds"]["evaluate"] == pytest.approx(
+        evaluations[-1]["seconds"], abs=1
+    )  # the first was made before the resume
     first, second = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "halves"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -82,7 +89,7 @@ def test_a_finished_run_is_neither_trained_on_nor_replaced(write_recipe, tmp_pat
     results = run(recipe)
     assert run(recipe, "--resume_from_checkpoint", "auto") == results
     assert "already finished, 2 steps" in capsys.readouterr().out
-    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+    assert [row["step"] for row in steps_of(tmp_path / "run")] == [1, 2]
     (tmp_path / "run" / "results.json").unlink()
     with pytest.raises(UserError, match=r"checkpoint-2 is the run's last step \(2 of 2\): use it, or raise max_steps"):
         run(recipe, "--resume_from_checkpoint", "auto")
@@ -155,7 +162,7 @@ def test_lora_trains_and_its_adapter_is_evaluated(write_recipe, tmp_path, capsys
     run(recipe)
     assert (tmp_path / "run" / "final" / "adapter_config.json").exists()
     evaluate.main(["--config", str(recipe), "--model_name_or_path", str(tmp_path / "run" / "final")])
-    assert "accuracy 0.000 (95 % interval 0.000-0.324)" in capsys.readouterr().out
+    assert "accuracy   0.000 (0.000-0.324)" in capsys.readouterr().out
 
 
 def test_an_own_reward_and_two_datasets_with_other_columns(write_recipe, tmp_path, problem_folder):
@@ -166,7 +173,7 @@ def test_an_own_reward_and_two_datasets_with_other_columns(write_recipe, tmp_pat
     datasets = [{"name": "gsm8k", "path": str(problem_folder)}, {"name": "json", "path": str(tmp_path / "rows.jsonl")}]
     rewards = {"low": {"path": f"{tmp_path}/mine.py:f"}, "high": {"path": f"{tmp_path}/mine.py:f", "floor": 0.5}}
     run(write_recipe(dataset=datasets, rewards=rewards, max_steps=1))
-    metrics = rows(tmp_path / "run" / "metrics.jsonl")[0]
+    metrics = steps_of(tmp_path / "run")[0]
     assert metrics["rewards/high/mean"] >= metrics["rewards/low/mean"]
 
 
@@ -197,8 +204,8 @@ def test_a_reward_that_fails_stops_the_run_with_one_line(write_recipe, tmp_path)
         ({"dtype": "float99"}, "float99"),
         ({"use_cpu": False, "bf16": True}, "bf16: there is no GPU here that can: give --bf16 false"),
         (
-            {"eval": {"before_after": True, "dataset": {"name": "math500"}}},
-            "eval.dataset.path: 'HuggingFaceH4/MATH-500' is no local",
+            {"eval": {"before_after": True, "datasets": {"name": "math500"}}},
+            "eval.datasets.path: 'HuggingFaceH4/MATH-500' is no local",
         ),
     ],
 )
@@ -236,7 +243,7 @@ def changed_policy(policy_folder, folder, **changes) -> str:
 def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(write_recipe, policy_folder, tmp_path):
     model = changed_policy(policy_folder, tmp_path / "no_pad", pad_token=None)
     evaluate.main(["--config", str(write_recipe(model_name_or_path=model))])
-    assert len(list((tmp_path / "run" / "evaluate").glob("*.jsonl"))) == 1
+    assert len(list((tmp_path / "run" / "evaluate").glob("*/results.json"))) == 1
 
 
 def test_a_chat_template_that_refuses_the_prompt_is_one_line(write_recipe, policy_folder, tmp_path):
@@ -297,9 +304,7 @@ def test_weights_and_biases_works_offline_and_gets_the_evaluations(write_recipe,
     monkeypatch.setattr(
         wandb.Run, "log", lambda self, row, *_, **__: logged.append(row) or started.append(self.project)
     )
-    run(
-        write_recipe(report_to="wandb", project="math-grpo", max_steps=2, eval={"every_steps": 1, "before_after": True})
-    )
+    run(write_recipe(report_to="wandb", project="math-grpo", max_steps=2, eval={"every": 1, "before_after": True}))
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert set(started) == {"math-grpo"}
     evaluations = [row for row in logged if "eval/accuracy" in row]
@@ -311,15 +316,15 @@ def test_weights_and_biases_works_offline_and_gets_the_evaluations(write_recipe,
 @pytest.mark.parametrize(
     ("eval_", "steps"),
     [
-        ({"every_steps": 2}, [2, 4]),
-        ({"every_steps": 2, "before_after": True}, [0, 2, 4]),
-        ({"every_steps": 3, "before_after": True}, [0, 3, 4]),
-        ({"every_steps": 9}, []),
+        ({"every": 2}, [2, 4]),
+        ({"every": 2, "before_after": True}, [0, 2, 4]),
+        ({"every": 3, "before_after": True}, [0, 3, 4]),
+        ({"every": 9}, []),
     ],
 )
 def test_evaluations_along_the_way_take_no_step_out_of_the_metrics(write_recipe, tmp_path, eval_, steps):
     results = run(write_recipe(max_steps=4, eval=eval_))
     evaluations = tmp_path / "run" / "eval.jsonl"
     assert [row["step"] for row in rows(evaluations)] == steps
-    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [row["step"] for row in steps_of(tmp_path / "run")] == [1, 2, 3, 4]
     assert ("before" in results) is eval_.get("before_after", False)

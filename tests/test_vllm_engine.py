@@ -165,7 +165,7 @@ def config(url: str, **changes):
 
 def test_the_right_server_passes(recipe, serve, policy_folder, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nobody is
-    vllm_server.check_server(recipe(), config(serve(str(policy_folder))), 100)
+    vllm_server.check_server(recipe(), config(serve(str(policy_folder))), 100, 20)
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_the_right_server_passes(recipe, serve, policy_folder, monkeypatch):
 def test_another_server_is_an_error_before_a_model_loads(recipe, serve, policy_folder, changes, message):
     url = serve(**{"model": str(policy_folder)} | changes)
     with pytest.raises(UserError, match=message):
-        vllm_server.check_server(recipe(), config(url), 100)
+        vllm_server.check_server(recipe(), config(url), 100, 20)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "http://", "ftp://there"])
 def test_an_address_that_is_none(recipe, url):
     with pytest.raises(UserError, match=r"is no address: write http://HOST:PORT"):
-        vllm_server.check_server(recipe(), config(url), 100)
+        vllm_server.check_server(recipe(), config(url), 100, 20)
 
 
 def test_a_slash_at_the_end_and_lower_case_proxies_do_no_harm(recipe, serve, policy_folder, monkeypatch):
@@ -198,7 +198,7 @@ def test_a_slash_at_the_end_and_lower_case_proxies_do_no_harm(recipe, serve, pol
     monkeypatch.setenv("no_proxy", "localhost")
     monkeypatch.setenv("NO_PROXY", "")
     given = config(serve(str(policy_folder)) + "/")
-    vllm_server.check_server(recipe(), given, 100)
+    vllm_server.check_server(recipe(), given, 100, 20)
     assert not given.vllm_server_base_url.endswith("/")
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "localhost,127.0.0.1"
 
@@ -208,11 +208,11 @@ def test_no_server_at_all(recipe):
     with pytest.raises(
         UserError, match=f"no vLLM server at {url} after 1 s \\(ConnectionError\\): start it with grpo-math serve"
     ):
-        vllm_server.check_server(recipe(), config(url), 100)
+        vllm_server.check_server(recipe(), config(url), 100, 20)
 
 
 def test_a_group_port_that_is_taken(recipe, serve, policy_folder):
     url = serve(str(policy_folder))
     port = int(url.rpartition(":")[2])
     with pytest.raises(UserError, match=f"vllm_group_port: port {port} is taken"):
-        vllm_server.check_server(recipe(), config(url, vllm_group_port=port), 100)
+        vllm_server.check_server(recipe(), config(url, vllm_group_port=port), 100, 20)

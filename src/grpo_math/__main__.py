@@ -4,7 +4,8 @@ usage: grpo-math VERB [--help]
 
   train       one GRPO run from a recipe
   sft         one SFT run, the warm start of a GRPO run
-  evaluate    greedy accuracy of a model on held-out problems
+  evaluate    accuracy, pass@k and maj@k on held-out problems, with intervals
+  compare     evaluations on the same problems: is one model better?
   grade       whether completions are right, and why
   prompts     what the model will see, with token counts
   rewards     the shipped rewards, or what a recipe's rewards give a text
@@ -24,6 +25,7 @@ VERBS = {
     "train": "train",
     "sft": "sft",
     "evaluate": "evaluate",
+    "compare": "compare",
     "grade": "grade_file",
     "prompts": "show_prompts",
     "rewards": "show_rewards",

@@ -1,29 +1,27 @@
 """Beside the training: metrics.jsonl for programs, one line a log for people, accuracy before, during and after."""
 
-import json
 import logging
 import math
 import signal
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate.utils import reduce
 from transformers import Trainer, TrainerCallback
 
-from grpo_math.data import Problem
-from grpo_math.evaluate import Evaluation, evaluate
+from grpo_math.evaluation import Benchmark, Evaluation, sampling_of, solve_together, summarise
+from grpo_math.generation import training_engine
 from grpo_math.processes import Burst
 from grpo_math.recipe import Recipe
-from grpo_math.run_folder import read_rows, write_rows
+from grpo_math.run_folder import append_rows, forget_after, read_rows, write_rows
 
 logger = logging.getLogger(__name__)
 
 
-def callbacks(recipe: Recipe, tokenizer, problems: list[Problem]) -> list[TrainerCallback]:
-    """All of a run's, the evaluations first; without problems nothing is evaluated."""
-    return [Evaluations(recipe, tokenizer, problems), MetricsFile(recipe.output_dir), Progress()]
+def callbacks(recipe: Recipe, tokenizer, benchmarks: list[Benchmark]) -> list[TrainerCallback]:
+    """All of a run's, the evaluations first; without benchmarks nothing is evaluated."""
+    return [Evaluations(recipe, tokenizer, benchmarks), MetricsFile(recipe.output_dir), Progress()]
 
 
 def unfinished(state) -> bool:
@@ -37,23 +35,21 @@ def is_step(logs: dict) -> bool:
 
 
 class MetricsFile(TrainerCallback):
-    """One JSON line a log in OUTPUT_DIR/metrics.jsonl: step, epoch, and every metric under TRL's name."""
+    """One JSON line a log in OUTPUT_DIR/metrics.jsonl: step, epoch, and every metric under TRL's name, or eval/X."""
 
     def __init__(self, output_dir: Path):
         self.path = output_dir / "metrics.jsonl"
 
     def on_train_begin(self, args, state, control, **_):
         """After a resume, forget the steps that will be made again."""
-        if not state.is_world_process_zero:
-            return
-        write_rows([row for row in read_rows(self.path) if row["step"] <= state.global_step], self.path)
+        if state.is_world_process_zero:
+            forget_after(state.global_step, self.path)
 
     def on_log(self, args, state, control, logs=None, **_):
-        if not state.is_world_process_zero or not is_step(logs):
+        if not state.is_world_process_zero or "train_runtime" in logs:
             return
-        row = {"step": state.global_step, **{key: finite(value) for key, value in logs.items()}}
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        metrics = {key.replace("eval_", "eval/", 1): finite(value) for key, value in logs.items()}
+        append_rows([{"step": state.global_step, **metrics}], self.path)
 
 
 def finite(value):
@@ -112,32 +108,39 @@ class StopOnSignal(TrainerCallback):
 
 
 class Evaluations(TrainerCallback):
-    """Evaluate before the first step and after the last, and every few steps, at the training's own precision.
+    """Evaluate before the first step and after the last, and every few steps, on the training's own engine.
 
-    One line each in OUTPUT_DIR/eval.jsonl, every completion in OUTPUT_DIR/completions/eval-STEP.jsonl, and for W&B
-    eval/accuracy and eval/format_accuracy. A resumed run keeps the evaluations made up to its checkpoint.
+    One line each in OUTPUT_DIR/eval.jsonl, every completion in OUTPUT_DIR/completions/eval-STEP.jsonl, and for
+    metrics.jsonl and W&B eval/accuracy and its companions; with several datasets first each, then all problems
+    together, which is what counts. A resumed run keeps the evaluations made up to its checkpoint. With `eval.best` the
+    model with the highest lower end of accuracy's interval is in OUTPUT_DIR/best/.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer, problems: list[Problem]):
-        self.recipe, self.tokenizer, self.problems = recipe, tokenizer, problems
+    def __init__(self, recipe: Recipe, tokenizer, benchmarks: list[Benchmark]):
+        self.recipe, self.tokenizer, self.benchmarks = recipe, tokenizer, benchmarks
         self.file = recipe.output_dir / "eval.jsonl"
-        self.before: Evaluation | None = None
-        self.after: Evaluation | None = None
+        self.before: dict | None = None
+        self.after: dict | None = None
+        self.best: dict | None = None
         self.seconds = 0.0  # spent evaluating by this process; a resumed run did not spend those before it
         self.trainer: Trainer | None = None
 
     def on_train_begin(self, args, state, control, model=None, **_):
         rows = [row for row in read_rows(self.file) if row["step"] <= state.global_step]
         if state.is_world_process_zero:
-            write_rows(rows, self.file)
-        first = [row for row in rows if row["step"] == 0]
+            forget_after(state.global_step, self.file)
+        if not self.benchmarks:
+            return
+        counting = {row["step"]: row for row in rows if "weights" not in row}  # the last of a step; none from beside
+        if self.recipe.eval.best:
+            self.best = max(counting.values(), key=lambda row: row["accuracy_low"], default=None)
         if state.global_step:
-            self.before = Evaluation(**first[-1]) if first else None
+            self.before = counting.get(0)
         elif self.recipe.eval.before_after:
             self.before = self.measure("before", model, state)
 
     def on_step_end(self, args, state, control, model=None, **_):
-        every, step = self.recipe.eval.every_steps, state.global_step
+        every, step = self.recipe.eval.every, state.global_step
         last = self.recipe.eval.before_after and step == state.max_steps  # on_train_end's
         if every and step % every == 0 and not last:
             wanted = control.should_log
@@ -148,17 +151,49 @@ class Evaluations(TrainerCallback):
         if self.recipe.eval.before_after and not unfinished(state):
             self.after = self.measure("after", model, state)
 
-    def measure(self, moment: str, model, state) -> Evaluation:
-        result, rows = evaluate(self.recipe, model, self.tokenizer, self.problems, state.global_step)
-        self.seconds += result.seconds
+    def measure(self, moment: str, model, state) -> dict:
+        """Evaluate, tell everyone, and return the row of eval.jsonl that counts."""
+        started, tokenizer = time.perf_counter(), self.tokenizer
+        sampling = sampling_of(self.recipe, {tokenizer.eos_token_id, *as_list(model.generation_config.eos_token_id)})
+        vllm = getattr(self.trainer, "vllm_generation", None)
+        size = vllm.tensor_parallel_size if vllm and vllm.mode == "colocate" else 1
+        rows, found = [], []
+        with training_engine(self.trainer, model, tokenizer, self.recipe.eval.batch_size) as engine:
+            for benchmark in self.benchmarks:
+                solved, seconds = solve_together(engine, benchmark, self.recipe, tokenizer, sampling, size)
+                found.append(summarise(solved, benchmark.title, state.global_step, seconds))
+                rows += solved
+        if len(found) > 1:
+            found.append(summarise(rows, "all datasets", state.global_step, time.perf_counter() - started))
         if state.is_world_process_zero:
-            completions = self.recipe.output_dir / "completions"
-            completions.mkdir(exist_ok=True)
-            write_rows(rows, completions / f"eval-{result.step:06d}.jsonl")
-            with self.file.open("a") as file:
-                file.write(json.dumps(asdict(result)) + "\n")
-            logger.info("%s: %s", moment, result)
-        # Not TRL's own log, which would take the step's metrics with it. W&B shows eval_X as eval/X.
-        shown = {"eval_accuracy": result.accuracy, "eval_format_accuracy": result.format_accuracy}
-        Trainer.log(self.trainer, shown)
-        return result
+            self.keep(moment, rows, found)
+        Trainer.log(self.trainer, logged(found))  # not TRL's own, which would take the step's metrics with it
+        counts = found[-1].flat()
+        if self.recipe.eval.best and (self.best is None or counts["accuracy_low"] > self.best["accuracy_low"]):
+            self.best = counts
+            self.trainer.save_model(str(self.recipe.output_dir / "best"))
+        self.seconds += time.perf_counter() - started
+        return counts
+
+    def keep(self, moment: str, rows: list[dict], found: list[Evaluation]) -> None:
+        completions = self.recipe.output_dir / "completions"
+        completions.mkdir(exist_ok=True)
+        write_rows(rows, completions / f"eval-{found[0].step:06d}.jsonl")
+        append_rows([evaluation.flat() for evaluation in found], self.file)
+        for evaluation in found:
+            logger.info("%s: %s", moment, evaluation)
+
+
+def as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def logged(found: list[Evaluation]) -> dict[str, float]:
+    """An evaluation's metrics: all of the last dataset, which counts, and the accuracies of the others. `eval_X` is
+    eval/X in W&B, Trackio and TensorBoard."""
+    metrics = {}
+    for name, figure in found[-1].figures.items():
+        metrics |= {f"eval_{name}": figure.value, f"eval_{name}_low": figure.low, f"eval_{name}_high": figure.high}
+    for evaluation in found[:-1]:
+        metrics[f"eval_{evaluation.dataset.replace(' ', '_')}_accuracy"] = evaluation.figures["accuracy"].value
+    return metrics

@@ -1,180 +1,268 @@
-"""Greedy accuracy and format accuracy on held-out problems, with transformers generation.
+"""How good a model is on held-out problems, with 95 % intervals over the problems.
 
-usage: grpo-math evaluate --config recipes/X.yaml [--model_name_or_path runs/X/final] [--key value ...]
+usage: grpo-math evaluate --config recipes/X.yaml [--model runs/X] [--suite gsm8k,math500] [--key value ...]
+   or: grpo-math evaluate --model M --dataset gsm8k [--split test] [--prompt_template boxed] [--key value ...]
+   or: grpo-math evaluate --watch RUN [--device 1]
 
-Evaluates the recipe's model on its `eval:` problems, with the prompt template and the grader of training. Prints the
-accuracy and keeps every completion in OUTPUT_DIR/evaluate/.
+  --model M           a run, a checkpoint, an adapter, a folder or a Hub id
+  --dataset, --suite  datasets by name with commas between them, each with a path if it has one (gsm8k=/data/gsm8k),
+                      or a .yaml file with a list of them, each a mapping as in a recipe
+  --samples K --temperature T [--top_p P] [--k 1,8]
+                      K completions a problem: mean@K, pass@k for every k up to K (printed: those of --k), maj@K
+  --split, --max_samples, --max_completion_length, --batch_size
+                      as in a recipe's eval:, which has all of these
+  --grader G          file.py:function of yours, called with a completion and the gold: its accuracy beside ours
+  --out DIR           where everything is kept; the same command again goes on where the last one was interrupted
+  --use_vllm false    transformers instead of vLLM, which is the default where it is installed
+  --watch RUN         evaluate every new checkpoint of a run while it is trained, as its recipe's eval: says, on the GPU
+                      --device; ends when the run is finished
+
+Data, prompt template and grader are the training's. DIR has results.json and completions.jsonl, which `grpo-math
+compare` reads.
 """
 
-import logging
-import math
-import re
+import hashlib
+import json
+import os
+import sys
 import time
-from dataclasses import asdict, dataclass
-from statistics import NormalDist
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
 
-from grpo_math.data import Problem, load_problems
-from grpo_math.errors import UserError, one_line
-from grpo_math.grading import configure, grade_batch, well_formed
-from grpo_math.models import load_model, load_tokenizer
-from grpo_math.prompts import PromptTemplate, token_ids
+from grpo_math import watch
+from grpo_math.data import fingerprint
+from grpo_math.errors import UserError, one_line, run_cli
+from grpo_math.evaluation import Benchmark, graded, load_benchmarks, sampling_of, solve, summarise
+from grpo_math.evaluation_server import engine_for, uses_vllm
+from grpo_math.functions import load_function
+from grpo_math.generation import Sampling, settings_of
+from grpo_math.grading import configure
+from grpo_math.models import end_tokens, load_tokenizer, weights_fingerprint
+from grpo_math.processes import Stopped, supervised
 from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.run_folder import quiet_progress_bars, write_rows
+from grpo_math.recipe_file import read_yaml
+from grpo_math.run_folder import append_rows, quiet_progress_bars, read_rows, versions, write_rows
+from grpo_math.tables import print_tables
+from grpo_math.vllm_engine import engine_arguments, model_dtype
 
-logger = logging.getLogger(__name__)
-DATASET_KEY = re.compile(r"(?<![\w./-])dataset\.(?:name|path|split|config|fields)\b")  # and no file's name
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Shares are in [0, 1], lengths in tokens, times in seconds; `interval` is accuracy's 95 % Wilson interval."""
-
-    step: int
-    problems: int
-    accuracy: float
-    interval: list[float]
-    format_accuracy: float
-    truncated: float
-    mean_length: float
-    seconds: float
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return (
-            f"accuracy {self.accuracy:.3f} (95 % interval {low:.3f}-{high:.3f}), format {self.format_accuracy:.3f}, "
-            f"truncated {self.truncated:.3f}, mean length {self.mean_length:.0f} tokens, on {self.problems:,} problems"
-        )
-
-
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a share (Wilson 1927, JASA 22:209-212)."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share, denominator = successes / trials, 1 + z * z / trials
-    center = (share + z * z / (2 * trials)) / denominator
-    half = z * ((share * (1 - share) + z * z / (4 * trials)) / trials) ** 0.5 / denominator
-    return max(0.0, center - half), min(1.0, center + half)
-
-
-def generate_greedy(model, tokenizer, prompts: list, template: PromptTemplate, max_new_tokens: int, batch_size: int):
-    """One greedy completion a prompt, as (text, length in tokens, truncated), in the order of the prompts.
-
-    Prompts are batched by length, so that little is padded. The model's mode and random state stay as they were.
-    """
-    import torch
-    from transformers import GenerationConfig
-
-    ids = [token_ids(prompt, tokenizer) for prompt in prompts]
-    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-    ends = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    config = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(ends),
-        pad_token_id=pad,
-        **template.generation_kwargs(use_vllm=False),
-    )
-    completions = [None] * len(prompts)
-    was_training = model.training
-    model.eval()
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        inputs = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, padding_side="left", return_tensors="pt")
-        with torch.no_grad():
-            output = model.generate(**inputs.to(model.device), generation_config=config, tokenizer=tokenizer)
-        for index, row in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-            end = next((i for i, token in enumerate(row) if token in {*ends, pad}), len(row))
-            text = tokenizer.decode(row[:end], skip_special_tokens=True)
-            if any(stop in text for stop in template.stop):
-                completions[index] = (text, end, False)
-            else:
-                completions[index] = (text, min(end + 1, len(row)), end == len(row))
-    model.train(was_training)
-    return completions
-
-
-def grade_all(
-    model, tokenizer, problems: list[Problem], template: PromptTemplate, max_new_tokens: int, batch_size: int
-) -> list[dict]:
-    """One row a problem: question, gold, completion, answer, correct, how, well_formed, length in tokens, truncated."""
-    prompts = [template.prompt(problem.question, tokenizer) for problem in problems]
-    completions = generate_greedy(model, tokenizer, prompts, template, max_new_tokens, batch_size)
-    texts = [template.full_text(text) for text, _, _ in completions]
-    grades = grade_batch(texts, [problem.answer for problem in problems], template.answer_style)
-    return [
-        {"question": problem.question, "gold": problem.answer, "completion": completion}
-        | asdict(grade)
-        | {"well_formed": well_formed(text, template.answer_style), "length": length, "truncated": truncated}
-        for problem, (completion, length, truncated), text, grade in zip(
-            problems, completions, texts, grades, strict=True
-        )
-    ]
-
-
-def summarise(rows: list[dict], step: int, seconds: float) -> Evaluation:
-    """Shares over all problems; one whose gold cannot be read counts as wrong."""
-    count = len(rows)
-    right = sum(row["correct"] is True for row in rows)
-    return Evaluation(
-        step=step,
-        problems=count,
-        accuracy=right / count,
-        interval=list(wilson_interval(right, count)),
-        format_accuracy=sum(row["well_formed"] for row in rows) / count,
-        truncated=sum(row["truncated"] for row in rows) / count,
-        mean_length=sum(row["length"] for row in rows) / count,
-        seconds=round(seconds, 2),
-    )
-
-
-def evaluate(recipe: Recipe, model, tokenizer, problems: list[Problem], step: int = 0) -> tuple[Evaluation, list[dict]]:
-    """The recipe's model on `problems`, split over all processes; every process gets the whole result.
-
-    All take equally many (a problem may be solved twice): a sharded model generates on all processes or on none.
-    """
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    state, start = PartialState(), time.perf_counter()
-    share = math.ceil(len(problems) / state.num_processes)
-    mine = [(state.process_index + place * state.num_processes) % len(problems) for place in range(share)]
-    max_new_tokens = recipe.eval.max_completion_length or recipe.max_completion_length
-    rows = grade_all(
-        model, tokenizer, [problems[i] for i in mine], recipe.template, max_new_tokens, recipe.eval.batch_size
-    )
-    gathered = dict(gather_object(list(zip(mine, rows, strict=True))))
-    rows = [gathered[index] for index in range(len(problems))]
-    return summarise(rows, step, time.perf_counter() - start), rows
-
-
-def load_eval_problems(recipe: Recipe) -> list[Problem]:
-    if recipe.eval_dataset is None:
-        raise UserError("eval.dataset: missing: say which problems to evaluate on, eval: {dataset: {name: gsm8k}}")
-    try:
-        loaded = load_problems(recipe.eval_dataset)
-    except UserError as error:
-        raise UserError(DATASET_KEY.sub(r"eval.\g<0>", str(error))) from error
-    logger.info("evaluating on %s", loaded)
-    return loaded.problems
+OWN = ("grader", "out", "watch", "device")  # options that are no keys of a recipe
+OF_EVAL = ("split", "max_samples", "samples", "temperature", "top_p", "k", "batch_size", "max_completion_length")
+EVERY = 10  # seconds between two lines of progress
 
 
 def main(argv: list[str]) -> None:
-    recipe = load_recipe(argv)
-    problems = load_eval_problems(recipe)
-    name = f"{recipe.model['model_name_or_path']} {recipe.eval_dataset.title}".strip("./").replace("/", "-")
-    file = recipe.output_dir / "evaluate" / f"{name.replace(' ', '-')}.jsonl"
-    with one_line("output_dir"):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    options, arguments = parse(argv)
+    if "watch" in options:
+        watch.main(options, arguments)
+        return
+    recipe = load_recipe(arguments, "evaluation")
+    if not uses_vllm(recipe):
+        evaluate(recipe, options)
+    elif status := supervised(lambda: run_cli(lambda _: evaluate(recipe, options))):
+        sys.exit(status)
+
+
+def parse(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Our own options, and everything else as the keys of a recipe."""
+    options, arguments, words = {}, [], list(argv)
+    while words:
+        word = words.pop(0)
+        name = word.removeprefix("--")
+        value = words.pop(0) if words and not words[0].startswith("--") else None
+        if name in (*OWN, "model", "dataset", "suite") and value is None:
+            raise UserError(f"{word}: want a value after it")
+        if name in OWN:
+            options[name] = value
+        elif name == "model":
+            arguments += ["--model_name_or_path", value]
+        elif name in ("dataset", "suite"):
+            arguments += ["--eval.datasets", suite(value)]
+        else:
+            arguments.append(f"--eval.{name}" if name in OF_EVAL else word)
+            arguments += [] if value is None else [f"[{value}]" if name == "k" else value]
+    return options, arguments
+
+
+def suite(value: str) -> str:
+    """The datasets that --suite names, as YAML for `eval.datasets`."""
+    if value.endswith((".yaml", ".yml")):
+        content = read_yaml(Path(value), kind=list)
+    else:
+        parts = [part.strip().partition("=") for part in value.split(",")]
+        content = [{"name": name, "path": path or None} for name, _, path in parts]
+    return json.dumps(content)
+
+
+def evaluate(recipe: Recipe, options: dict) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("evaluate is one process: start it by itself, vLLM takes all visible GPUs")
+    if grader := options.get("grader"):
+        load_function(grader)  # a mistake in its name is said now
     configure(recipe.grading)
     quiet_progress_bars()
     tokenizer = load_tokenizer(recipe)
-    result, rows = evaluate(recipe, load_model(recipe), tokenizer, problems)
-    write_rows(rows, file)
-    print(result)
-    print(f"completions: {file}")
+    benchmarks = load_benchmarks(recipe)
+    name = recipe.model["model_name_or_path"]
+    sampling = sampling_of(recipe, end_tokens(name) | {tokenizer.eos_token_id})
+    settings = describe(recipe, benchmarks, sampling)
+    folder = open_folder(recipe, options.get("out"), settings)
+    print(f"{name}, {settings['engine']}, {how(sampling)}: {folder}", flush=True)
+    try:
+        rows, seconds = generate_all(recipe, benchmarks, tokenizer, sampling, folder)
+    except (KeyboardInterrupt, Stopped):
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        raise
+    rows = graded(rows, recipe)
+    if grader:
+        rows = second_opinion(rows, grader, recipe)
+    replace_rows(rows, folder / "completions.jsonl")
+    found = [
+        summarise([row for row in rows if row["dataset"] == one.title], one.title, 0, seconds.get(one.title, 0.0))
+        for one in benchmarks
+    ]
+    results = {"settings": settings, "versions": versions(), "evaluations": [one.flat() for one in found]}
+    print_tables(found, recipe.eval.k)
+    if grader:
+        results["grader"] = opinions(rows, grader, benchmarks)
+    (folder / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"\n{folder}: results.json, completions.jsonl")
+
+
+def how(sampling: Sampling) -> str:
+    if sampling.temperature == 0:
+        return "greedy"
+    return f"{sampling.samples} samples at temperature {sampling.temperature:g}, top_p {sampling.top_p:g}"
+
+
+def describe(recipe: Recipe, benchmarks: list[Benchmark], sampling: Sampling) -> dict:
+    """Everything the completions depend on; two evaluations are comparable where nothing but the model differs."""
+    name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
+    vllm = uses_vllm(recipe)
+    dtype = engine_arguments(recipe)["dtype"] if vllm else model_dtype(recipe, recipe.model.get("dtype", "float32"))
+    return {
+        "model": name,
+        "weights": weights_fingerprint(name, revision),
+        "engine": f"{'vLLM' if vllm else 'transformers'} {dtype}",
+        "batch_size": None if vllm else recipe.eval.batch_size,
+        "prompt_template": {**asdict(recipe.template), "stop": list(recipe.template.stop)},
+        "sampling": settings_of(sampling),
+        "seed": recipe.trainer.get("seed", 42),
+        "datasets": {
+            one.title: {"problems": len(one.problems), "fingerprint": fingerprint(one.problems)} for one in benchmarks
+        },
+    }
+
+
+def open_folder(recipe: Recipe, out: str | None, settings: dict) -> Path:
+    """The folder of an evaluation with exactly these settings, begun before or new."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    label = "-".join(Path(settings["model"]).parts[-2:]).strip("/-")
+    folder = Path(out) if out else recipe.output_dir / "evaluate" / f"{label}-{digest[:8]}"
+    file = folder / "settings.json"
+    with one_line("--out", "give another --out", (OSError,)):
+        folder.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            earlier = json.loads(file.read_text(encoding="utf-8"))
+            if different := [key for key in settings if earlier.get(key) != settings[key]]:
+                raise UserError(
+                    f"--out: {folder} holds an evaluation with another {', '.join(different)}: give another"
+                )
+        elif any(folder.iterdir()):
+            raise UserError(f"--out: {folder} holds something that is no evaluation: give another")
+        file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return folder
+
+
+def generate_all(
+    recipe: Recipe, benchmarks: list[Benchmark], tokenizer, sampling: Sampling, folder: Path
+) -> tuple[list[dict], dict[str, float]]:
+    """All rows, and the seconds spent now on each benchmark; a problem is written down as soon as it is finished."""
+    file, seconds = folder / "completions.jsonl", {}
+    rows = whole_problems(read_rows(file), sampling.samples)
+    replace_rows(rows, file)
+    done = {one.title: {row["problem"] for row in rows if row["dataset"] == one.title} for one in benchmarks}
+    missing = [one for one in benchmarks if len(done[one.title]) < len(one.problems)]
+    if rows:
+        print(f"going on with {sum(map(len, done.values())):,} problems finished before", flush=True)
+    with engine_for(recipe, benchmarks, tokenizer, folder) if missing else nullcontext() as engine:
+        for one in missing:
+            progress = Progress(one, len(done[one.title]))
+            for new in solve(engine, one, recipe, tokenizer, sampling, done=done[one.title]):
+                append_rows(new, file)
+                rows += new
+                progress.step()
+            seconds[one.title] = progress.end()
+    return rows, seconds
+
+
+def whole_problems(rows: list[dict], samples: int) -> list[dict]:
+    """Without the problems of which a killed run wrote only some samples."""
+    count = {}
+    for row in rows:
+        count[row["dataset"], row["problem"]] = count.get((row["dataset"], row["problem"]), 0) + 1
+    return [row for row in rows if count[row["dataset"], row["problem"]] == samples]
+
+
+def replace_rows(rows: list[dict], file: Path) -> None:
+    """All of them or, where this is interrupted, what was there."""
+    write_rows(rows, file.with_suffix(".new"))
+    file.with_suffix(".new").replace(file)
+
+
+class Progress:
+    """gsm8k test: 120 of 200 problems, 3.4 a second, 0:24 left"""
+
+    def __init__(self, benchmark: Benchmark, done: int):
+        self.title, self.count, self.done = benchmark.title, len(benchmark.problems), done
+        self.started = self.said = time.perf_counter()
+        self.new = 0
+
+    def step(self) -> None:
+        self.new += 1
+        now = time.perf_counter()
+        if now > self.said + EVERY:
+            self.said = now
+            pace = self.new / (now - self.started)
+            left = int((self.count - self.done - self.new) / pace)
+            speed = f"{self.done + self.new:,} of {self.count:,} problems, {pace:.3g} a second"
+            print(f"{self.title}: {speed}, {left // 60}:{left % 60:02d} left", flush=True)
+
+    def end(self) -> float:
+        seconds = time.perf_counter() - self.started
+        print(f"{self.title}: {self.count:,} problems in {seconds:.0f} s", flush=True)
+        return seconds
+
+
+def second_opinion(rows: list[dict], reference: str, recipe: Recipe) -> list[dict]:
+    """The rows with what a function of the user's says, `other`: right or not."""
+    grader, judged = load_function(reference), []
+    for row in rows:
+        try:
+            other = bool(grader(recipe.template.full_text(row["completion"]), row["gold"]))
+        except Exception as error:
+            raise UserError(
+                f"--grader: {reference} raised {type(error).__name__}: {error} on problem {row['problem']} of "
+                f"{row['dataset']} (gold {row['gold']!r})"
+            ) from error
+        judged.append(row | {"other": other})
+    return judged
+
+
+def opinions(rows: list[dict], reference: str, benchmarks: list[Benchmark]) -> dict:
+    """What the outsider's grader finds, as figures, and on how many completions it agrees with ours."""
+    found = {"function": reference, "evaluations": [], "agrees": {}}
+    for one in benchmarks:
+        mine = [row for row in rows if row["dataset"] == one.title]
+        other = summarise([row | {"correct": row["other"]} for row in mine], one.title)
+        agrees = sum(row["other"] == (row["correct"] is True) for row in mine)
+        found["evaluations"].append(other.flat())
+        found["agrees"][one.title] = {"completions": len(mine), "agrees": agrees}
+        print(
+            f"\n{one.title} by {reference}: accuracy {other.figures['accuracy']}, agrees with ours on {agrees:,} of "
+            f"{len(mine):,} completions"
+        )
+    return found
 
 
 if __name__ == "__main__":

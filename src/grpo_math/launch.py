@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 
@@ -27,9 +26,7 @@ from grpo_math import run_folder
 from grpo_math.errors import UserError, run_cli
 from grpo_math.layouts import Plan, make_plan, parse
 from grpo_math.processes import Stopped, send, start, supervised
-from grpo_math.vllm_server import wait_until_healthy
-
-TIMEOUT = 600  # seconds for a server to come up, with a large model; vllm_server_timeout changes it
+from grpo_math.vllm_server import TIMEOUT, show_end, start_server
 
 
 def main(argv: list[str]) -> None:
@@ -52,10 +49,14 @@ def run(plan: Plan) -> None:
     """Start the server, wait for it, start the trainer, and return when that has ended well. `supervised` ends both,
     whatever happens here."""
     log = plan.recipe.output_dir / "vllm_server.log"
-    server = start_server(plan, log) if plan.server else None
+    server = None
+    if plan.server:
+        timeout = plan.recipe.trainer.get("vllm_server_timeout", TIMEOUT)
+        server = start_server(plan.server.words, plan.server.environment, plan.url, log, timeout)
+    watcher = Watcher(plan) if plan.watcher else None
     trainer = start([*plan.trainer.program, *plan.trainer.words], os.environ | plan.trainer.environment)
     try:
-        status = wait(trainer, server)
+        status = wait(trainer, server, watcher)
     except Stopped:
         told = workers(trainer)
         if not told:
@@ -73,32 +74,39 @@ def run(plan: Plan) -> None:
         )
     if status:
         sys.exit(status if status > 0 else 128 - status)
+    if watcher and status == 0 and (plan.recipe.output_dir / "results.json").exists():
+        watcher.finish()
 
 
-def start_server(plan: Plan, log: Path) -> subprocess.Popen:
-    """The server, once it answers. Raises UserError, with the end of its log, where it never does."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    server = start([*plan.server.program, *plan.server.words], os.environ | plan.server.environment, log)
+class Watcher:
+    """The evaluation beside the training. A killed one is started again; one that gives up has said why, and the
+    training goes on."""
 
-    def still_there() -> None:
-        if server.poll() is not None:
-            raise UserError(f"the vLLM server ended with status {server.returncode}: its log, {log}, is above")
+    def __init__(self, plan: Plan):
+        self.command = [*plan.watcher.program, *plan.watcher.words]
+        self.environment = os.environ | plan.watcher.environment
+        plan.recipe.output_dir.mkdir(parents=True, exist_ok=True)
+        self.process = start(self.command, self.environment)
 
-    started = time.monotonic()
-    try:
-        wait_until_healthy(plan.url, plan.recipe.trainer.get("vllm_server_timeout", TIMEOUT), still_there)
-    except UserError:
-        show_end(log)
-        raise
-    print(f"vLLM server ready after {time.monotonic() - started:.0f} s (log: {log})", flush=True)
-    return server
+    def keep(self) -> None:
+        if (self.process.poll() or 0) < 0:
+            print("the evaluation beside the training was killed: starting it again", flush=True)
+            self.process = start(self.command, self.environment)
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is evaluated."""
+        while self.process.poll() is None:
+            time.sleep(0.2)
+            self.keep()
 
 
-def wait(trainer: subprocess.Popen, server: subprocess.Popen | None) -> int | None:
+def wait(trainer: subprocess.Popen, server: subprocess.Popen | None, watcher: Watcher | None = None) -> int | None:
     """The trainer's exit status; None where the server has ended before it."""
     while trainer.poll() is None:
         if server and server.poll() is not None:
             return None
+        if watcher:
+            watcher.keep()
         time.sleep(0.2)
     return trainer.returncode
 
@@ -109,11 +117,6 @@ def workers(trainer: subprocess.Popen) -> list[psutil.Process]:
         return psutil.Process(trainer.pid).children()
     except psutil.NoSuchProcess:
         return []
-
-
-def show_end(log: Path, lines: int = 15) -> None:
-    for line in log.read_text(errors="replace").splitlines()[-lines:]:
-        print(f"| {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

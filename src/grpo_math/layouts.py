@@ -14,6 +14,7 @@ from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.vllm_engine import check_parallel, check_vllm, free_port
 from grpo_math.vllm_server import (
     ENVIRONMENT,
+    LOOPBACK,
     PROGRAM,
     check_port,
     needed_window,
@@ -22,7 +23,6 @@ from grpo_math.vllm_server import (
 )
 
 CONFIGS = Path(__file__).parents[2] / "accelerate_configs"
-LOOPBACK = "127.0.0.1"  # the server's development endpoints know no password
 PATIENCE = 600  # seconds that torch's elastic agent leaves its workers for a last checkpoint, when asked to end
 OPTIONS = {  # of a launch; those that are numbers, with the least each may be
     "layout": None,
@@ -97,6 +97,7 @@ class Plan:
     trainer: Command
     server: Command | None = None
     url: str = ""
+    watcher: Command | None = None
 
     def __str__(self) -> str:
         processes = f"{count(self.processes, 'training process')} on {self.trainer.where}"
@@ -105,7 +106,8 @@ class Plan:
         if self.batch:
             lines.append("each process: " + ", ".join(f"{key} {value}" for key, value in self.batch.items()))
         lines += [f"server:  {self.server}"] if self.server else []
-        return "\n".join([*lines, f"trainer: {self.trainer}"])
+        lines += [f"trainer: {self.trainer}"]
+        return "\n".join([*lines, f"watcher: {self.watcher}"] if self.watcher else lines)
 
     @property
     def generator(self) -> str:
@@ -143,12 +145,16 @@ def make_plan(options: dict, arguments: list[str]) -> Plan:
     if serves := serves_itself(recipe, file.stem):
         arguments = [*arguments, "--use_vllm", "true", "--vllm_mode", "server"]
         recipe = load_recipe(arguments)
+    watches = file.stem == "dual_gpu_eval"
+    if watches:
+        arguments += leave_to_watcher(recipe)
+        recipe = load_recipe(arguments)
     if recipe.trainer.get("use_vllm"):
         check_vllm()
     check_nodes(options, config, serves)
     gpus = None if recipe.trainer.get("use_cpu") else visible_gpus()
-    serving = recipe.trainer.get("vllm_tensor_parallel_size", 1) if serves else 0
-    local, training, server_gpus = share_gpus(options, config, gpus, serving)
+    serving = recipe.trainer.get("vllm_tensor_parallel_size", 1) if serves or watches else 0
+    local, training, others = share_gpus(options, config, gpus, serving)
     processes = local * (options["nodes"] or 1)
     batch = {}
     if recipe.sft is None:
@@ -163,8 +169,24 @@ def make_plan(options: dict, arguments: list[str]) -> Plan:
         recipe, file.stem, processes, batch, Command("accelerate launch", accelerate, words, environment, training)
     )
     if serves:
-        add_server(plan, server_gpus)
+        add_server(plan, others)
+    if watches:
+        words = ["--watch", str(recipe.output_dir)]
+        program = [sys.executable, "-m", "grpo_math", "evaluate"]
+        plan.watcher = Command("grpo-math evaluate", program, words, {}, others)
+        if "WANDB_MODE" not in os.environ:
+            plan.trainer.environment["WANDB_MODE"] = "shared"  # two processes write to one run
     return plan
+
+
+def leave_to_watcher(recipe: Recipe) -> list[str]:
+    """The trainer's further keys where a process beside it evaluates: it saves as often as it would have evaluated."""
+    if not recipe.eval_datasets:
+        raise UserError("--layout: dual_gpu_eval evaluates every checkpoint: name problems, eval: {datasets: gsm8k}")
+    if recipe.eval.every is None:
+        return []
+    steps = [] if "save_steps" in recipe.trainer else ["--save_steps", str(recipe.eval.every)]
+    return ["--eval.every", "null", *steps]
 
 
 def check_nodes(options: dict, config: dict, serves: bool) -> None:
@@ -220,7 +242,8 @@ def share_gpus(options: dict, config: dict, gpus: list[str] | None, serving: int
     if max(local, least) > left:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         seen = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
-        wants = f"{max(local, least)} for training" + (f" and {serving} for the vLLM server" if serving else "")
+        beside = "evaluation" if name == "dual_gpu_eval" else "vLLM server"
+        wants = f"{max(local, least)} for training" + (f" and {serving} for the {beside}" if serving else "")
         smaller = "--layout cpu" if not gpus else "a smaller layout" if single else "single_gpu"
         raise UserError(f"--layout: {name} wants GPUs, {wants}; visible are {len(gpus)}{seen}: use {smaller}")
     return local, gpus[:local], gpus[local : local + serving]

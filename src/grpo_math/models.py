@@ -1,13 +1,17 @@
 """The recipe's tokenizer and model, from a local folder or the Hub."""
 
 import functools
+import hashlib
 import os
+import re
 import warnings
+from pathlib import Path
 
 from grpo_math.errors import UserError, one_line
 from grpo_math.prompts import TEMPLATES, PromptTemplate, token_ids
 from grpo_math.recipe import Recipe
 
+WEIGHTS = re.compile(r"(.*\.safetensors|(pytorch|adapter)_model.*\.bin|(adapter_)?config\.json)")
 FIX = "give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"
 
 
@@ -68,6 +72,23 @@ def end_tokens(name: str) -> set[int]:
     except OSError:
         return set()
     return set(ends) if isinstance(ends, list) else {ends} - {None}
+
+
+def weights_fingerprint(name: str, revision: str | None = None) -> str:
+    """16 hex digits that change with any weight: of the files in a folder, else the Hub's commit."""
+    if not os.path.isdir(name):
+        from transformers import AutoConfig
+
+        with one_line(f"model_name_or_path: no model at {name!r}", FIX):
+            return AutoConfig.from_pretrained(name, revision=revision or "main")._commit_hash[:16]
+    files = [file for file in sorted(Path(name).iterdir()) if WEIGHTS.fullmatch(file.name)]
+    if not any(file.suffix in (".safetensors", ".bin") for file in files):
+        raise UserError(f"model_name_or_path: no weights in {name}: {FIX}")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def load_model(recipe: Recipe):

@@ -292,8 +292,8 @@ def print_table(results: dict, folder: Path) -> None:
     print(f"\n{'':8}  accuracy  95 % interval  tokens")
     for moment in ("before", "after"):
         row = results[moment]
-        low, high = row["interval"]
-        print(f"{moment:8}  {row['accuracy']:8.3f}  {low:.3f} - {high:.3f}  {row['mean_length']:6.1f}")
+        low, high = row["accuracy_low"], row["accuracy_high"]
+        print(f"{moment:8}  {row['accuracy']:8.3f}  {low:.3f} - {high:.3f}  {row['length']:6.1f}")
     seconds = results["seconds"]
     shown = ("warm_start", "train", "evaluate", "total")
     print("\nseconds: " + ", ".join(f"{name} {seconds[name]:.0f}" for name in shown))

@@ -58,7 +58,7 @@ RENAMED = {
     "model": "model_name_or_path",
     "model_name": "model_name_or_path",
     "warmup_ratio": "warmup_steps (a number below 1 is a share of the run)",
-    "evaluation_strategy": "eval: {every_steps: 10}",
+    "evaluation_strategy": "eval: {every: 10}",
     "overwrite_output_dir": "another output_dir, or resume_from_checkpoint: auto",
     "reward_funcs": "rewards: {correctness: {weight: 1.0}}",
     "dataset_name": "dataset: {name: gsm8k}",
@@ -70,8 +70,8 @@ RENAMED = {
 }
 REFUSED = {
     "reward_weights": "give the weight beside the reward, rewards: {correctness: {weight: 1.0}}",
-    "eval_strategy": "use eval: {every_steps: 10}",
-    "eval_steps": "use eval: {every_steps: 10}",
+    "eval_strategy": "use eval: {every: 10}",
+    "eval_steps": "use eval: {every: 10}",
     "do_eval": "use eval: {before_after: true}",
     "eval_on_start": "use eval: {before_after: true}",
     "hub_token": "set HF_TOKEN in the environment, so that no file keeps it",
@@ -93,6 +93,7 @@ RANGES = {  # what TRL would meet only after the model is loaded, or not at all
     "gradient_accumulation_steps": (1, 1e6),
     "max_completion_length": (1, 1e7),
 }
+NO_RECIPE = {"output_dir": "runs", "dtype": "auto", "bf16": False}  # an evaluation's: the model as it is
 CHOICES = {  # TRL's own, which it looks at only after the first generation
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "scale_rewards": ("group", "batch", "none"),
@@ -114,7 +115,7 @@ class Recipe:
     rewards: list[RewardSpec]
     sft: SftSpec | None
     eval: EvalSpec
-    eval_dataset: DatasetSpec | None
+    eval_datasets: list[DatasetSpec]
     grading: PoolSettings
     baseline: str
     prompts_per_step: int | None
@@ -132,6 +133,11 @@ class Recipe:
         """The longest completion of the training, in tokens."""
         return self.trainer.get("max_completion_length") or 512  # TRL's default
 
+    @property
+    def eval_completion_length(self) -> int:
+        """The longest completion of an evaluation, in tokens."""
+        return self.eval.max_completion_length or self.max_completion_length
+
     def dump(self) -> str:
         """The resolved recipe as YAML that can be run again, from the beginning."""
         kept = {key: value for key, value in self.raw.items() if key != "resume_from_checkpoint"}
@@ -141,23 +147,28 @@ class Recipe:
 def load_recipe(argv: list[str], kind: str | None = None) -> Recipe:
     """Read, merge and check; raises UserError with every problem, one a line.
 
-    `kind` is GRPO or SFT where only such a recipe will do.
+    `kind` is GRPO or SFT where only such a recipe will do. An `evaluation` trains nothing: it needs no training
+    problems and no rewards, and no recipe file either.
     """
     path, overrides = parse_arguments(argv)
-    raw = merge(read_recipe(path), overrides)
+    evaluation = kind == "evaluation"
+    if path is None and not evaluation:
+        raise UserError("no recipe: give one with --config recipes/X.yaml")
+    raw = merge(read_recipe(path) if path else NO_RECIPE, overrides)
+    path = path or Path("command line")
     found = "SFT" if "sft" in raw else "GRPO"
-    if kind and found != kind:
+    if kind not in (None, "evaluation", found):
         fix = "run it with grpo-math sft" if found == "SFT" else "run it with grpo-math train, or write sft: into it"
         raise UserError(f"{path}: a recipe for {found}, not for {kind}: {fix}")
     raw["output_dir"] = raw.get("output_dir") or f"runs/{path.stem}"
     problems: list[str] = []
     trainer_keys, model_keys = trl_keys(f"{found}Config")
     flat = check_flat(raw, found, problems)
-    datasets = check_datasets(raw.get("dataset"), problems)
+    datasets = [] if evaluation and not raw.get("dataset") else check_datasets(raw.get("dataset"), problems)
     template = check_template("boxed" if raw.get("prompt_template") is None else raw["prompt_template"], problems)
-    rewards = check_rewards(raw.get("rewards"), problems) if found == "GRPO" else []
+    rewards = [] if found == "SFT" or evaluation else check_rewards(raw.get("rewards"), problems)
     sft = check_sft(raw["sft"], problems) if found == "SFT" else None
-    spec, eval_dataset = check_eval(raw, datasets, problems)
+    spec, eval_datasets = check_eval(raw, datasets, not evaluation, problems)
     grading = check_grading(raw.get("grading") or {}, problems)
     baseline = check_baseline(raw.get("baseline"), flat, problems)
     prompts = check_prompts(raw.get("prompts_per_step"), problems)
@@ -174,7 +185,7 @@ def load_recipe(argv: list[str], kind: str | None = None) -> Recipe:
         rewards=rewards,
         sft=sft,
         eval=spec,
-        eval_dataset=eval_dataset,
+        eval_datasets=eval_datasets,
         grading=grading,
         baseline=baseline,
         prompts_per_step=prompts,

@@ -41,11 +41,13 @@ NUMBER = r"([-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|
 StrictLoader.add_implicit_resolver(FLOAT, re.compile(NUMBER), list("-+.0123456789"))
 
 
-def read_yaml(path: Path) -> dict:
+def read_yaml(path: Path, kind: type[dict] | type[list] = dict):
+    """A YAML file that holds one mapping, or one list where that is the `kind`."""
+    what = "recipe" if kind is dict else "list"
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
     except OSError as error:
-        raise UserError(f"{path}: no such recipe ({error.strerror}): check the path after --config") from None
+        raise UserError(f"{path}: no such {what} ({error.strerror}): check its path") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text: a recipe is a YAML file") from None
     except yaml.MarkedYAMLError as error:
@@ -53,9 +55,10 @@ def read_yaml(path: Path) -> dict:
         raise UserError(f"{path}, line {mark.line + 1}: not YAML ({error.problem})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
+    if not isinstance(content, kind):
         found = "empty" if content is None else f"a {type(content).__name__}"
-        raise UserError(f"{path}: is {found}, want `key: value` lines (see recipes/quickstart.yaml)")
+        wanted = "`key: value` lines (see recipes/quickstart.yaml)" if kind is dict else "a list, `- name: gsm8k`"
+        raise UserError(f"{path}: is {found}, want {wanted}")
     return content
 
 
@@ -83,8 +86,8 @@ def merge(base: dict, top: dict) -> dict:
     return merged
 
 
-def parse_arguments(argv: list[str]) -> tuple[Path, dict]:
-    """`--config FILE --key value --nested.key value --flag` as the file and a nested mapping of overrides."""
+def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:
+    """`--config FILE --key value --nested.key value --flag` as the file, if any, and a nested mapping of overrides."""
     overrides, arguments = {}, list(argv)
     while arguments:
         word = arguments.pop(0)
@@ -98,9 +101,7 @@ def parse_arguments(argv: list[str]) -> tuple[Path, dict]:
         overrides[word[2:]] = arguments.pop(0) if following else "true"
     if "extends" in overrides:
         raise UserError("--extends: only a recipe file extends another: write `extends: other.yaml` into it")
-    if "config" not in overrides:
-        raise UserError("no recipe: give one with --config recipes/X.yaml")
-    path = Path(overrides.pop("config"))
+    path = Path(overrides.pop("config")) if "config" in overrides else None
     nested: dict = {}
     for name, value in overrides.items():
         try:

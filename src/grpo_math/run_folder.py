@@ -1,12 +1,14 @@
 """What a run leaves behind: OUTPUT_DIR with recipe.yaml, environment.json, training.log, metrics.jsonl, eval.jsonl,
 completions/, checkpoint-*, final/ and results.json."""
 
+import fcntl
 import importlib.metadata
 import json
 import logging
 import math
 import os
 import platform
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -24,11 +26,7 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
     continue, or a finished one that has nothing to continue from.
     """
     folder, wanted = recipe.output_dir, recipe.trainer.get("resume_from_checkpoint")
-    complete = {
-        int(found.name.rpartition("-")[2]): found
-        for found in folder.glob("checkpoint-*")
-        if (found / "trainer_state.json").exists() and found.name.rpartition("-")[2].isdecimal()
-    }
+    complete = complete_checkpoints(folder)
     finished = (folder / "results.json").exists() or (folder / "final").exists()
     metrics = folder / "metrics.jsonl"
     started = metrics.exists() and metrics.stat().st_size > 0
@@ -49,6 +47,20 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
             "--output_dir"
         )
     return None
+
+
+def complete_checkpoints(folder: Path) -> dict[int, Path]:
+    """The run's checkpoints by their step. transformers writes trainer_state.json last: one without, or with half of
+    it, is still being written."""
+    found = {}
+    for checkpoint in folder.glob("checkpoint-*"):
+        try:
+            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if checkpoint.name == f"checkpoint-{state['global_step']}":
+            found[state["global_step"]] = checkpoint
+    return found
 
 
 def finished_results(recipe: Recipe, checkpoint: Path | None, config) -> dict | None:
@@ -139,8 +151,43 @@ def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("}\n")]
 
 
+def lines_of(rows: list[dict]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def write_rows(rows: list[dict], path: Path) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(lines_of(rows), encoding="utf-8")
+
+
+def append_rows(rows: list[dict], path: Path) -> None:
+    """A training and an evaluation beside it may write to one file: one at a time."""
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(lines_of(rows))
+
+
+def forget_after(step: int, path: Path) -> list[dict]:
+    """Of the rows of one of our own files, keep those up to a step, the ones a resumed run will not write again."""
+    with path.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        rows = [row for row in read_rows(path) if row["step"] <= step]
+        file.truncate(0)
+        file.write(lines_of(rows))
+    return rows
+
+
+def wandb_identity(folder: Path) -> dict | None:
+    """Which W&B run this is: id, project and entity, as `name_wandb_run` wrote them down; None without one."""
+    file = folder / "wandb.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def name_wandb_run(folder: Path) -> None:
+    """Have W&B go on in the same run when this one is resumed, and tell an evaluation beside it which one that is."""
+    known = wandb_identity(folder) or {"id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)}
+    os.environ |= {"WANDB_RUN_ID": known["id"], "WANDB_RESUME": "allow"}
+    known |= {"project": os.environ.get("WANDB_PROJECT", "huggingface"), "entity": os.environ.get("WANDB_ENTITY")}
+    (folder / "wandb.json").write_text(json.dumps(known) + "\n", encoding="utf-8")
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import time
 from grpo_math import run_folder
 from grpo_math.data import Problem
 from grpo_math.errors import UserError, one_line
-from grpo_math.evaluate import load_eval_problems
+from grpo_math.evaluation import load_benchmarks
 from grpo_math.grading import configure
 from grpo_math.models import end_tokens, load_tokenizer, policy_arguments
 from grpo_math.prompts import token_ids
@@ -47,7 +47,7 @@ def sft(recipe: Recipe) -> dict:
     rows = Pairs(recipe, tokenizer, config.max_length)
     problems = load_training_problems(recipe, tokenizer, rows.unusable)
     rows.check(problems[0])
-    measured, *others = callbacks(recipe, tokenizer, load_eval_problems(recipe) if recipe.eval.wanted else [])
+    measured, *others = callbacks(recipe, tokenizer, load_benchmarks(recipe) if recipe.eval.wanted else [])
     policy = policy_arguments(recipe, config)
     with one_line(f"{recipe.source}: TRL refused it"):
         trainer = SFTTrainer(

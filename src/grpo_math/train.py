@@ -14,15 +14,15 @@ import time
 
 from grpo_math import batch, run_folder
 from grpo_math.errors import one_line
-from grpo_math.evaluate import load_eval_problems
+from grpo_math.evaluation import load_benchmarks
 from grpo_math.grading import configure
 from grpo_math.models import load_reward_models, load_tokenizer, policy_arguments
-from grpo_math.prompts import longest_prompt, to_rows
+from grpo_math.prompts import to_rows
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.rewards import build_rewards
 from grpo_math.training import check_world, load_training_problems, run, to_dataset, trainer_arguments
 from grpo_math.vllm_engine import LARGE, check_parallel, colocated_engine, engine_arguments, fit_window
-from grpo_math.vllm_server import check_server
+from grpo_math.vllm_server import check_server, longest_sequence
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +50,12 @@ def train(recipe: Recipe) -> dict:
     tokenizer = load_tokenizer(recipe)
     problems = load_training_problems(recipe, tokenizer)
     logger.info("%s", batch.describe_batch(config, batch.world_size(), len(problems)))
+    benchmarks = load_benchmarks(recipe) if recipe.eval.wanted else []
     engine = contextlib.nullcontext()
     if config.use_vllm:
-        arguments = prepare_vllm(recipe, config, longest_prompt(problems, recipe.template, tokenizer))
+        arguments = prepare_vllm(recipe, config, *longest_sequence(recipe, tokenizer, problems, benchmarks))
         engine = colocated_engine(arguments, config.seed)
-    measured, *others = callbacks(recipe, tokenizer, load_eval_problems(recipe) if recipe.eval.wanted else [])
+    measured, *others = callbacks(recipe, tokenizer, benchmarks)
     scorers, scorer_tokenizers = load_reward_models(rewards, [spec.name for spec in recipe.rewards], recipe.template)
     policy = policy_arguments(recipe, config)
     with engine, one_line(f"{recipe.source}: TRL refused it"):
@@ -84,17 +85,15 @@ def grpo_config(recipe: Recipe):
         return GRPOConfig(**arguments)
 
 
-def prepare_vllm(recipe: Recipe, config, longest_prompt: int) -> dict:
+def prepare_vllm(recipe: Recipe, config, longest_prompt: int, longest_completion: int) -> dict:
     """Settle what vLLM runs with, in `config`, and check it; returns the colocated engine's further arguments."""
     import torch
 
     if config.vllm_mode == "server":
-        check_server(recipe, config, longest_prompt)
+        check_server(recipe, config, longest_prompt, longest_completion)
         return {}
     check_parallel(recipe, batch.world_size())
-    config.vllm_max_model_length = fit_window(
-        config.vllm_max_model_length, longest_prompt, config.max_completion_length
-    )
+    config.vllm_max_model_length = fit_window(config.vllm_max_model_length, longest_prompt, longest_completion)
     if "vllm_enable_sleep_mode" not in recipe.trainer:
         config.vllm_enable_sleep_mode = torch.cuda.is_available() and config.vllm_gpu_memory_utilization > LARGE
     return engine_arguments(recipe)

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import time
-from dataclasses import asdict
 
 from grpo_math import run_folder
 from grpo_math.data import Problem, Problems, fingerprint, load_problems, mix
@@ -117,6 +116,9 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
     measured.trainer = trainer
     if trainer.is_world_process_zero():
         run_folder.write_facts(recipe, fingerprint(problems))
+        (recipe.output_dir / "results.json").unlink(missing_ok=True)  # it says that the run is finished
+        if "wandb" in trainer.args.report_to:
+            run_folder.name_wandb_run(recipe.output_dir)
 
     training = time.perf_counter()
     with StopOnSignal() as stop:
@@ -132,8 +134,8 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
     trainer.save_model(str(recipe.output_dir / "final"))
     now = time.perf_counter()
 
-    found = {"before": measured.before, "after": measured.after}
-    found = {moment: asdict(evaluation) for moment, evaluation in found.items() if evaluation}
+    found = {"before": measured.before, "after": measured.after, "best": measured.best}
+    found = {moment: evaluation for moment, evaluation in found.items() if evaluation}
     seconds = {"train": now - training - measured.seconds, "evaluate": measured.seconds, "total": now - started}
     seconds = {name: round(value, 2) for name, value in seconds.items()}
     results = {"steps": trainer.state.global_step, **found, "seconds": seconds}

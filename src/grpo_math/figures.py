@@ -1,0 +1,116 @@
+"""Figures with their 95 % interval over questions: shares, means, pass@k, maj@k, and the difference of two models.
+
+A question is the unit that was drawn; the samples of one question are no independent evidence.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+RESAMPLES = 2_000  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a share (Wilson 1927, JASA 22:209-212)."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, denominator = successes / trials, 1 + z * z / trials
+    center = (share + z * z / (2 * trials)) / denominator
+    half = z * ((share * (1 - share) + z * z / (4 * trials)) / trials) ** 0.5 / denominator
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def share(verdicts: list[bool]) -> Figure:
+    """The share of questions for which it holds, with one verdict a question."""
+    right = sum(verdicts)
+    return Figure(right / len(verdicts), *wilson_interval(right, len(verdicts)))
+
+
+def mean(values: list[float], seed: int = 0) -> Figure:
+    """The mean over questions, with the percentile bootstrap (Efron 1979, Annals of Statistics 7:1-26)."""
+    return means({"": values}, seed)[""]
+
+
+def means(columns: dict[str, list[float]], seed: int = 0) -> dict[str, Figure]:
+    """`mean` of several columns, each with one value a question; all are resampled alike."""
+    values = np.array(list(columns.values()), dtype=float).T  # questions x columns
+    count = len(values)
+    draws, resampled = np.random.default_rng(seed), np.empty((RESAMPLES, len(columns)))
+    for row in resampled:
+        row[:] = draws.multinomial(count, np.full(count, 1 / count)) @ values / count
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    return {
+        name: Figure(*map(float, triple))
+        for name, triple in zip(columns, zip(values.mean(axis=0), low, high, strict=True), strict=True)
+    }
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """The chance that of k of the samples, drawn without replacement, at least one is right: the unbiased estimate of
+    pass@k for one question (Chen et al. 2021, arXiv:2107.03374, equation 1)."""
+    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B less A on the same questions. `p` is None where a question has several samples; `won` and `lost` count the
+    questions on which B does better and worse."""
+
+    figure: Figure
+    won: int
+    lost: int
+    p: float | None
+
+    @property
+    def distinguishable(self) -> bool:
+        """At the 5 % level: by the exact test where there is one, else by the interval."""
+        if self.p is not None:
+            return self.p < 0.05
+        return not self.figure.low <= 0 <= self.figure.high
+
+
+def difference(first: list[float], second: list[float], paired_samples: bool) -> Difference:
+    """`first` and `second` hold one value a question, in the same order; right or wrong (1 or 0) unless
+    `paired_samples`, where they are means over samples and the interval is the bootstrap's."""
+    won = sum(b > a for a, b in zip(first, second, strict=True))
+    lost = sum(b < a for a, b in zip(first, second, strict=True))
+    if paired_samples:
+        return Difference(mean([b - a for a, b in zip(first, second, strict=True)]), won, lost, None)
+    both = sum(a == b == 1 for a, b in zip(first, second, strict=True))
+    return Difference(paired_difference(both, won, lost, len(first)), won, lost, mcnemar(won, lost))
+
+
+def mcnemar(won: int, lost: int) -> float:
+    """The exact two-sided p of McNemar's test (1947, Psychometrika 12:153-157): won and lost questions are equally
+    likely under no difference."""
+    count, fewer = won + lost, min(won, lost)
+    return min(1.0, 2 * sum(math.comb(count, k) for k in range(fewer + 1)) / 2**count)
+
+
+def paired_difference(both: int, won: int, lost: int, count: int) -> Figure:
+    """The difference of two paired shares, with Newcombe's interval from Wilson's (1998, Statistics in Medicine
+    17:2635-2650, method 10). `both` counts the questions right in both, `won` those right in the second only."""
+    neither = count - both - won - lost
+    p2, p1 = (both + won) / count, (both + lost) / count
+    (low2, high2), (low1, high1) = wilson_interval(both + won, count), wilson_interval(both + lost, count)
+    product = (both + won) * (lost + neither) * (both + lost) * (won + neither)
+    covariance = both * neither - won * lost
+    if covariance > 0:
+        covariance = max(covariance - count / 2, 0)
+    phi = covariance / math.sqrt(product) if product else 0.0
+    below, above = (p2 - low2, high1 - p1), (high2 - p2, p1 - low1)
+    half = [math.sqrt(max(a * a - 2 * phi * a * b + b * b, 0)) for a, b in (below, above)]
+    return Figure(p2 - p1, p2 - p1 - half[0], p2 - p1 + half[1])

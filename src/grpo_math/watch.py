@@ -1,0 +1,112 @@
+"""Continual evaluation: every new checkpoint of a run is evaluated by a process beside the training.
+
+Each checkpoint is one `grpo-math evaluate` of its own, which starts clean, frees its GPU at the end and, interrupted,
+goes on where it was. Its figures are appended to RUN/eval.jsonl and, where the run reports to W&B, to the same W&B run.
+"""
+
+import functools
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from grpo_math.errors import UserError, run_cli
+from grpo_math.figures import Figure
+from grpo_math.models import weights_fingerprint
+from grpo_math.processes import start, supervised
+from grpo_math.run_folder import append_rows, complete_checkpoints, read_rows, wandb_identity
+from grpo_math.vllm_server import show_end
+
+POLL = 2.0  # seconds between two looks at the run folder
+
+
+def main(options: dict[str, str], arguments: list[str]) -> None:
+    run = Path(options["watch"])
+    if "out" in options or "grader" in options or "--model_name_or_path" in arguments:
+        raise UserError("--watch: the run's recipe says what is evaluated: leave out --model, --out and --grader")
+    if not run.is_dir():
+        raise UserError(f"--watch: no folder {run}: name a run's, which the training makes in its first seconds")
+    if status := supervised(lambda: run_cli(lambda _: watch(run, options.get("device"), arguments))):
+        sys.exit(status)
+
+
+def watch(run: Path, device: str | None, arguments: list[str]) -> None:
+    """Until the run is finished: evaluate the newest complete checkpoint that has not been."""
+    print(f"watching {run}", flush=True)
+    given_up: set[tuple[int, str]] = set()
+    while True:
+        finished = (run / "results.json").exists()  # looked at first: the last checkpoint is older
+        found = newest(run, given_up)
+        if found is None:
+            if finished:
+                print(f"{run} is finished, and its newest checkpoint evaluated", flush=True)
+                return
+            time.sleep(POLL)
+            continue
+        step, checkpoint, weights = found
+        print(f"evaluating {checkpoint}", flush=True)
+        if not evaluate_checkpoint(run, step, checkpoint, weights, device, arguments):
+            print(f"{checkpoint} could not be evaluated: going on with the next one", file=sys.stderr, flush=True)
+            given_up.add((step, weights))
+
+
+def newest(run: Path, given_up: set[tuple[int, str]]) -> tuple[int, Path, str] | None:
+    """The newest complete checkpoint and the fingerprint of its weights, or None where it is evaluated already; those
+    that came between are passed over. A finished run's last one is its final model."""
+    checkpoints, results = complete_checkpoints(run), run / "results.json"
+    if results.exists():
+        checkpoints.setdefault(json.loads(results.read_text(encoding="utf-8"))["steps"], run / "final")
+    if not checkpoints:
+        return None
+    step = max(checkpoints)
+    try:
+        weights = fingerprint_once(checkpoints[step], checkpoints[step].stat().st_mtime_ns)
+    except (OSError, UserError):  # deleted in this moment, to make room for a newer one
+        return None
+    done = {(row["step"], row.get("weights")) for row in read_rows(run / "eval.jsonl")} | given_up
+    return None if (step, weights) in done else (step, checkpoints[step], weights)
+
+
+@functools.cache
+def fingerprint_once(checkpoint: Path, changed: int) -> str:
+    """Of many GB, which are read again only where the folder has changed."""
+    return weights_fingerprint(str(checkpoint))
+
+
+def evaluate_checkpoint(run: Path, step: int, checkpoint: Path, weights: str, device: str | None, arguments) -> bool:
+    """Whether that worked; its figures are in eval.jsonl then."""
+    out = run / "evaluate" / f"{checkpoint.name}-{weights[:8]}"
+    command = [sys.executable, "-m", "grpo_math", "evaluate", "--config", str(run / "recipe.yaml")]
+    command += ["--model", str(checkpoint), "--out", str(out), *arguments]
+    environment = dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
+    log = run / "watch.log"
+    if start(command, environment, log).wait():
+        show_end(log)
+        return False
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    rows = [row | {"step": step, "weights": weights} for row in results["evaluations"]]
+    append_rows(rows, run / "eval.jsonl")
+    for row in rows:
+        accuracy = Figure(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+        print(f"step {step}: accuracy {accuracy} on {row['problems']:,} problems of {row['dataset']}", flush=True)
+    log_to_wandb(run, rows)
+    return True
+
+
+def log_to_wandb(run: Path, rows: list[dict]) -> None:
+    """eval/accuracy and its companions in the run's own W&B run, over train/global_step."""
+    identity = wandb_identity(run)
+    if identity is None:
+        return
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE", "shared")
+    settings = wandb.Settings(mode=mode, x_primary=False, x_label="evaluation") if mode == "shared" else None
+    with wandb.init(**identity, resume="allow", settings=settings, dir=run) as shown:
+        shown.define_metric("train/global_step")
+        shown.define_metric("eval/*", step_metric="train/global_step")
+        for row in rows:
+            name = "eval/" if len(rows) == 1 else f"eval/{row['dataset'].replace(' ', '_')}_"
+            numbers = {f"{name}{key}": value for key, value in row.items() if isinstance(value, float)}
+            shown.log(numbers | {"train/global_step": row["step"]})
