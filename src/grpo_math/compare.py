@@ -86,7 +86,7 @@ def report(keys: list[Key], first: dict[Key, list[dict]], second: dict[Key, list
     verdict = "not distinguishable"
     if found.distinguishable:
         verdict = f"B is {'better' if found.figure.value > 0 else 'worse'} than A"
-    print(f"B is better on {count(found.won, 'problem')} and worse on {found.lost:,}: {verdict}")
+    print(f"B won {found.won:,} of the problems and lost {found.lost:,}: {verdict}")
     for name, wanted in (("won", 1), ("lost", -1)):
         changed = [key for key, x, y in zip(keys, a, b, strict=True) if (y - x) * wanted > 0]
         for key in changed[:show]:

@@ -191,7 +191,7 @@ def generate_all(
             for new in solve(engine, one, recipe, tokenizer, sampling, done=done[one.title]):
                 append_rows(new, file)
                 rows += new
-                progress.step()
+                progress.step(len(new) // sampling.samples)
             seconds[one.title] = progress.end()
     return rows, seconds
 
@@ -218,8 +218,8 @@ class Progress:
         self.started = self.said = time.perf_counter()
         self.new = 0
 
-    def step(self) -> None:
-        self.new += 1
+    def step(self, count: int) -> None:
+        self.new += count
         now = time.perf_counter()
         if now > self.said + EVERY:
             self.said = now

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from grpo_math.data import Problem, load_problems
 from grpo_math.errors import UserError
 from grpo_math.figures import Figure, mean, means, pass_at_k, share
-from grpo_math.generation import Sampling
+from grpo_math.generation import Completion, Sampling
 from grpo_math.grading import grade_batch, well_formed
 from grpo_math.grading.equal import equal_all
 from grpo_math.prompts import token_ids
@@ -107,8 +107,8 @@ def solve(
     places: Sequence[int] | None = None,
     done=frozenset(),
 ) -> Iterator[list[dict]]:
-    """Yield the rows of one problem after the other as they are finished, ungraded; those `done` are left out, and with
-    `places` all but these.
+    """Yield the rows of problems as they are finished, of one or several at a time, ungraded; those `done` are left out,
+    and with `places` all but these.
 
     A row is one completion: dataset, problem (its index), sample, question, gold, the group columns there are,
     completion, length, truncated. A problem's seed depends on nothing but its place.
@@ -118,15 +118,18 @@ def solve(
     prompts = [token_ids(recipe.template.prompt(problems[place].question, tokenizer), tokenizer) for place in places]
     seed = recipe.trainer.get("seed", 42)
     seeds = [zlib.crc32(f"{seed} {benchmark.title} {place}".encode()) >> 1 for place in places]
-    for index, completions in engine.generate(prompts, seeds, sampling, done):
-        problem = problems[places[index]]
-        known = {"dataset": benchmark.title, "problem": places[index]}
-        known |= {"question": problem.question, "gold": problem.answer}
-        known |= {column: problem.meta[column] for column in GROUPS if problem.meta.get(column) is not None}
-        yield [
-            known | {"sample": sample, "completion": one.text, "length": one.length, "truncated": one.truncated}
-            for sample, one in enumerate(completions)
-        ]
+    for finished in engine.generate(prompts, seeds, sampling, done):
+        yield [row for index, found in finished.items() for row in rows_of(benchmark, places[index], found)]
+
+
+def rows_of(benchmark: Benchmark, place: int, completions: list[Completion]) -> list[dict]:
+    problem = benchmark.problems[place]
+    known = {"dataset": benchmark.title, "problem": place, "question": problem.question, "gold": problem.answer}
+    known |= {column: problem.meta[column] for column in GROUPS if problem.meta.get(column) is not None}
+    return [
+        known | {"sample": sample, "completion": one.text, "length": one.length, "truncated": one.truncated}
+        for sample, one in enumerate(completions)
+    ]
 
 
 def solve_together(

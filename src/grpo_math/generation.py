@@ -1,8 +1,8 @@
 """Completions for evaluation: by transformers, by vLLM in this process, or by a vLLM server over HTTP.
 
 An engine has one method, `generate(prompts, seeds, sampling, done)`. `prompts` are token ids, one list a prompt, and
-`seeds` one number each; the indexes in `done` are left out. It yields `(index, completions)` as prompts are finished,
-with `sampling.samples` completions each. None touches the random state of a training.
+`seeds` one number each; the indexes in `done` are left out. It yields `{index: completions}` as prompts are finished, of
+one or several at a time, with `sampling.samples` completions each. None touches the random state of a training.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ class TransformersEngine:
             batch = order[start : start + size]
             if missing := set(batch) - done:
                 completions = self.complete([prompts[index] for index in batch], seeds[batch[0]], sampling)
-                yield from (found for found in zip(batch, completions, strict=True) if found[0] in missing)
+                yield {index: found for index, found in zip(batch, completions, strict=True) if index in missing}
 
     def complete(self, prompts: list[list[int]], seed: int, sampling: Sampling) -> list[list[Completion]]:
         import torch
@@ -140,9 +140,11 @@ class VllmEngine:
             [SamplingParams(**sampling.for_vllm(seeds[index], window - len(prompts[index]))) for index in wanted],
             use_tqdm=False,
         )
+        found = {}
         for index, output in zip(wanted, outputs, strict=True):
-            samples = sorted(output.outputs, key=lambda sample: sample.index)
-            yield index, [from_vllm(list(s.token_ids), s.finish_reason, sampling, self.tokenizer) for s in samples]
+            samples = sorted(output.outputs, key=lambda one: one.index)
+            found[index] = [from_vllm(list(s.token_ids), s.finish_reason, sampling, self.tokenizer) for s in samples]
+        yield found
 
 
 class ServerEngine:
@@ -164,7 +166,7 @@ class ServerEngine:
                 if index not in done
             }
             for answered in as_completed(asked):
-                yield asked[answered], answered.result()
+                yield {asked[answered]: answered.result()}
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

