@@ -99,6 +99,20 @@ def test_vllm_engine_kwargs_reach_the_server_and_win(plan):
     assert value(words, "--kv-cache-dtype") == "fp8"
 
 
+def test_the_second_gpu_evaluates_as_often_as_the_recipe_would(plan, monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    made = plan("--layout dual_gpu_eval", "2,3", eval={"every": 20, "samples": 2, "temperature": 1.0})
+    assert made.server is None
+    assert (made.trainer.environment["CUDA_VISIBLE_DEVICES"], made.watcher.environment["CUDA_VISIBLE_DEVICES"]) == (
+        "2",
+        "3",
+    )
+    assert str(made.watcher).endswith(f"grpo-math evaluate --watch {tmp_path}/run")
+    assert (value(made.trainer.words, "--eval.every"), value(made.trainer.words, "--save_steps")) == ("null", "20")
+    assert made.trainer.environment["WANDB_MODE"] == "shared"
+    assert "--save_steps" not in plan("--layout dual_gpu_eval", eval={"every": 20}, save_steps=5).trainer.words
+
+
 def test_a_server_of_ones_own_is_left_alone(plan):
     made = plan("--layout single_gpu", vllm_mode="server", vllm_server_base_url="http://there:8000")
     assert made.server is None
@@ -130,6 +144,8 @@ def test_sft_is_launched_the_same_way(plan):
         ("--layout multi_gpu --num_processes 8", "0,1", {}, "wants GPUs, 8 for training; visible are 2"),
         ("--layout single_gpu", "", {}, "wants GPUs, 1 for training; visible are 0 (CUDA_VISIBLE_DEVICES=): use --layout cpu"),
         ("--layout single_gpu", "-1", {}, "wants GPUs, 1 for training; visible are 0"),
+        ("--layout dual_gpu_eval", "0", {}, "--layout: dual_gpu_eval wants GPUs, 1 for training and 1 for the evaluation; visible are 1 (CUDA_VISIBLE_DEVICES=0)"),
+        ("--layout dual_gpu_eval", "0,1", {"dataset": [{"name": "svamp"}, {"name": "math"}]}, "--layout: dual_gpu_eval evaluates every checkpoint: name problems"),
         ("--layout dual_gpu", "0,0", {}, "CUDA_VISIBLE_DEVICES: 0,0 names a GPU twice"),
         ("--layout dual_gpu", "0,1", {"use_vllm": False}, "use_vllm: false, but the layout dual_gpu generates with vLLM"),
         ("--layout dual_gpu", "0,1", {"use_vllm": None, "load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM takes no new weights for a quantised model"),

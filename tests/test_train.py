@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import ROOT
 
 from grpo_math import evaluate
 from grpo_math.errors import UserError
@@ -328,3 +329,66 @@ def test_evaluations_along_the_way_take_no_step_out_of_the_metrics(write_recipe,
     assert [row["step"] for row in rows(evaluations)] == steps
     assert [row["step"] for row in steps_of(tmp_path / "run")] == [1, 2, 3, 4]
     assert ("before" in results) is eval_.get("before_after", False)
+
+
+TAUGHT = {"rewards": {"length": {"path": str(ROOT / "tests" / "cpu_rewards.py:length")}}, "learning_rate": 1e-2}
+
+
+def test_an_evaluation_changes_nothing_in_the_training(write_recipe, tmp_path):
+    eval_ = {"every": 1, "before_after": True, "best": True, "samples": 3, "temperature": 1.5, "batch_size": 6}
+    for name, changes in (("with", {"eval": eval_}), ("without", {})):
+        run(write_recipe(max_steps=3, output_dir=str(tmp_path / name), **TAUGHT, **changes))
+    weights = [(tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("with", "without")]
+    assert weights[0] == weights[1]
+    kept = [
+        [{key: value for key, value in row.items() if "time" not in key} for row in steps_of(tmp_path / name)]
+        for name in ("with", "without")
+    ]
+    assert kept[0] == kept[1]
+    assert any(row["grad_norm"] > 0 for row in kept[0])
+    sampled = rows(tmp_path / "with" / "completions" / "eval-000003.jsonl")
+    assert len(sampled) == 8 * 3
+    assert len({row["completion"] for row in sampled}) > 8
+
+
+def test_the_best_model_is_kept(write_recipe, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from grpo_math import callbacks
+    from grpo_math.figures import Figure
+
+    low = {0: 0.2, 1: 0.1, 2: 0.4, 3: 0.4}
+    plain = callbacks.summarise
+
+    def scripted(rows, dataset, step, seconds):
+        found = plain(rows, dataset, step, seconds)
+        return replace(found, figures=found.figures | {"accuracy": Figure(0.9, low[step], 1.0)})
+
+    monkeypatch.setattr(callbacks, "summarise", scripted)
+    eval_ = {"every": 1, "before_after": True, "best": True}
+    results = run(write_recipe(max_steps=3, save_steps=1, save_total_limit=1, eval=eval_, **TAUGHT))
+    assert results["best"]["step"] == 2
+    folder = tmp_path / "run"
+    best, last = ((folder / name / "model.safetensors").read_bytes() for name in ("best", "final"))
+    assert best != last
+    assert not (folder / "checkpoint-2").exists()  # the best is in nobody's way
+    evaluate.main(["--config", str(folder / "recipe.yaml"), "--model", str(folder / "best"), "--use_vllm", "false"])
+
+
+def test_several_datasets_are_told_apart_and_count_together(write_recipe, tmp_path, problem_folder):
+    (tmp_path / "own.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n' * 3)
+    datasets = [{"name": "gsm8k", "path": str(problem_folder)}, {"name": "json", "path": str(tmp_path / "own.jsonl")}]
+    results = run(write_recipe(max_steps=1, eval={"before_after": True, "datasets": datasets}))
+    assert (results["after"]["dataset"], results["after"]["problems"]) == ("all datasets", 11)
+    found = [(row["step"], row["dataset"]) for row in rows(tmp_path / "run" / "eval.jsonl")]
+    names = ["gsm8k test", "json test", "all datasets"]
+    assert found == [(0, name) for name in names] + [(1, name) for name in names]
+    (first, _, _) = rows(tmp_path / "run" / "metrics.jsonl")
+    assert {
+        "eval/accuracy",
+        "eval/accuracy_low",
+        "eval/length",
+        "eval/gsm8k_test_accuracy",
+        "eval/json_test_accuracy",
+    } <= first.keys()
+    assert first["step"] == 0

@@ -107,8 +107,8 @@ def solve(
     places: Sequence[int] | None = None,
     done=frozenset(),
 ) -> Iterator[list[dict]]:
-    """Yield the rows of problems as they are finished, of one or several at a time, ungraded; those `done` are left out,
-    and with `places` all but these.
+    """Yield the rows of problems as they are finished, of one or several at a time, ungraded; those `done` are left
+    out, and with `places` all but these.
 
     A row is one completion: dataset, problem (its index), sample, question, gold, the group columns there are,
     completion, length, truncated. A problem's seed depends on nothing but its place.

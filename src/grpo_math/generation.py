@@ -1,8 +1,8 @@
 """Completions for evaluation: by transformers, by vLLM in this process, or by a vLLM server over HTTP.
 
 An engine has one method, `generate(prompts, seeds, sampling, done)`. `prompts` are token ids, one list a prompt, and
-`seeds` one number each; the indexes in `done` are left out. It yields `{index: completions}` as prompts are finished, of
-one or several at a time, with `sampling.samples` completions each. None touches the random state of a training.
+`seeds` one number each; the indexes in `done` are left out. It yields `{index: completions}` as prompts are finished,
+of one or several at a time, with `sampling.samples` completions each. None touches the random state of a training.
 """
 
 import dataclasses
