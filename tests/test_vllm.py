@@ -52,7 +52,7 @@ def probe(recipe) -> dict:
 
 @pytest.fixture(scope="module")
 def probes(policy, tmp_path_factory, problem_folder):
-    """The whole model and an adapter, with one seed."""
+    """The whole model, evaluated all along and not, and an adapter, with one seed."""
     import yaml
 
     def one(name: str) -> dict:
@@ -65,14 +65,17 @@ def probes(policy, tmp_path_factory, problem_folder):
         }  # fmt: skip
         if name == "lora":
             keys |= {"use_peft": True, "lora_r": 8, "learning_rate": 0.3}
+        if name == "full":
+            keys |= {"eval": {"every": 1, "samples": 3, "temperature": 1.0, "max_samples": 4}}
         (folder / "recipe.yaml").write_text(yaml.safe_dump({k: v for k, v in keys.items() if v is not None}))
-        return probe(folder / "recipe.yaml")
+        return probe(folder / "recipe.yaml") | {"folder": folder / "run"}
 
+    names = ("full", "lora", "unevaluated")
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(("full", "lora"), pool.map(one, ("full", "lora")), strict=True))
+        return dict(zip(names, pool.map(one, names), strict=True))
 
 
-@pytest.mark.parametrize("name", ["full", "lora"])
+@pytest.mark.parametrize("name", ["unevaluated", "lora"])
 def test_vllm_has_the_trained_weights_after_a_step(probes, name):
     assert probes[name]["stale"]["difference"] > 0.1  # the step did change them
     assert probes[name]["synced"]["difference"] < 1e-4
@@ -95,6 +98,30 @@ def test_one_seed_is_one_rollout_and_a_group_is_not_identical(probes):
     first = probes["full"]["texts"][:8]
     assert first == probes["lora"]["texts"][:8]  # an adapter starts as its base model
     assert len(set(first[:4])) > 1
+
+
+def test_an_evaluation_on_the_colocated_engine_changes_nothing_in_the_training(probes):
+    assert probes["full"]["weights"] == probes["unevaluated"]["weights"]
+    assert probes["full"]["texts"] == probes["unevaluated"]["texts"]
+    rows = [json.loads(line) for line in (probes["full"]["folder"] / "eval.jsonl").open()]
+    assert [(row["step"], row["problems"], row["samples"]) for row in rows] == [(1, 4, 3), (2, 4, 3)]
+    completions = [json.loads(line) for line in (probes["full"]["folder"] / "completions" / "eval-000001.jsonl").open()]
+    assert len({row["completion"] for row in completions}) > 4  # the samples of a problem differ
+
+
+def test_an_adapter_is_evaluated_on_a_server_like_in_transformers(probes, problem_folder, tmp_path):
+    found = {}
+    for engine, use_vllm in (("vLLM", "true"), ("transformers", "false")):
+        command = [sys.executable, "-m", "grpo_math", "evaluate", "--model", str(probes["lora"]["folder"])]
+        command += ["--dataset", f"gsm8k={problem_folder}", "--max_completion_length", "8", "--use_vllm", use_vllm]
+        command += ["--vllm_engine_kwargs.enforce_eager", "true", "--out", str(tmp_path / engine)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | QUICK, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f", {engine} float32, greedy" in done.stdout
+        rows = [json.loads(line) for line in (tmp_path / engine / "completions.jsonl").open()]
+        found[engine] = {row["problem"]: row | {"dataset": ""} for row in rows}
+    assert found["vLLM"] == found["transformers"]
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or [])]
 
 
 def test_two_processes_with_an_engine_each(write_recipe, policy, tmp_path):
@@ -126,6 +153,7 @@ SERVED = {
     "vllm_engine_kwargs": ENGINE | {"weight_transfer_config": {"backend": "cpu_store"}},
     "rewards": {"length": {"path": f"{TESTS}/cpu_trainer.py:length"}},
     "use_vllm": None, "max_steps": 1000, "save_steps": 1000, "learning_rate": 1e-4,
+    "eval": {"every": 2, "samples": 2, "temperature": 1.0, "max_samples": 3},
 }  # fmt: skip
 
 
@@ -180,6 +208,9 @@ def test_the_dual_layout_trains_and_leaves_nobody_whoever_is_killed(
     assert "vLLM server ready after" in output
     assert list((tmp_path / "nobody").glob("checkpoint-*/model.safetensors"))
     rows = [json.loads(line) for line in (tmp_path / "nobody" / "metrics.jsonl").open()]
+    evaluated, rows = ([row for row in rows if ("eval/accuracy" in row) == wanted] for wanted in (True, False))
+    assert evaluated[0]["step"] == 2
+    assert evaluated[0]["eval/pass@2"] >= evaluated[0]["eval/accuracy"]
     ratios = [row["sampling/importance_sampling_ratio/mean"] for row in rows]
     assert ratios == pytest.approx([1.0] * len(rows), abs=1e-3)  # vLLM samples from the policy that is trained
     status, output, _ = ended["server"]

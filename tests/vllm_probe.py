@@ -3,6 +3,7 @@
 python tests/vllm_probe.py --config recipe.yaml
 """
 
+import hashlib
 import json
 import sys
 
@@ -48,7 +49,8 @@ def compare(trainer) -> dict:
 
 def probed(recipe, trainer, *rest):
     run(recipe, trainer, *rest)
-    found = {"stale": compare(trainer)}
+    weights = b"".join(tensor.contiguous().numpy().tobytes() for tensor in trainer.model.state_dict().values())
+    found = {"weights": hashlib.sha256(weights).hexdigest(), "stale": compare(trainer)}
     trainer.vllm_generation.sync_weights()
     engine = trainer.vllm_generation.llm.llm_engine.model_config
     found |= {"synced": compare(trainer), "dtype": str(engine.dtype), "window": engine.max_model_len}

@@ -42,7 +42,7 @@ from grpo_math.models import end_tokens, load_tokenizer, weights_fingerprint
 from grpo_math.processes import Stopped, supervised
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.recipe_file import read_yaml
-from grpo_math.run_folder import append_rows, quiet_progress_bars, read_rows, versions, write_rows
+from grpo_math.run_folder import append_rows, quiet_progress_bars, read_rows, versions, write_json, write_rows
 from grpo_math.tables import print_tables
 from grpo_math.vllm_engine import engine_arguments, model_dtype
 
@@ -125,7 +125,7 @@ def evaluate(recipe: Recipe, options: dict) -> None:
     print_tables(found, recipe.eval.k)
     if grader:
         results["grader"] = opinions(rows, grader, benchmarks)
-    (folder / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(results, folder / "results.json")
     print(f"\n{folder}: results.json, completions.jsonl")
 
 
@@ -170,7 +170,7 @@ def open_folder(recipe: Recipe, out: str | None, settings: dict) -> Path:
                 )
         elif any(folder.iterdir()):
             raise UserError(f"--out: {folder} holds something that is no evaluation: give another")
-        file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(settings, file)
     return folder
 
 

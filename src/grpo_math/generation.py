@@ -59,6 +59,13 @@ class Completion:
     truncated: bool
 
 
+def same_random_state():
+    """A context that leaves torch's random state as it found it, the CPU's and this process's GPU's."""
+    import torch
+
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
+
+
 class TransformersEngine:
     """`model.generate`, in batches of at most `batch_size` completions whose prompts are about equally long.
 
@@ -82,10 +89,9 @@ class TransformersEngine:
 
         tokenizer, model = self.tokenizer, self.model
         inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
-        devices = [model.device] if model.device.type == "cuda" else []
         was_training = model.training
         model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), same_random_state():
             torch.manual_seed(seed)
             output = model.generate(**inputs, generation_config=self.settings(sampling), tokenizer=tokenizer)
         model.train(was_training)
@@ -135,11 +141,9 @@ class VllmEngine:
 
         window = self.llm.llm_engine.model_config.max_model_len
         wanted = [index for index in range(len(prompts)) if index not in done]
-        outputs = self.llm.generate(
-            [{"prompt_token_ids": prompts[index]} for index in wanted],
-            [SamplingParams(**sampling.for_vllm(seeds[index], window - len(prompts[index]))) for index in wanted],
-            use_tqdm=False,
-        )
+        settings = [SamplingParams(**sampling.for_vllm(seeds[i], window - len(prompts[i]))) for i in wanted]
+        with same_random_state():
+            outputs = self.llm.generate([{"prompt_token_ids": prompts[i]} for i in wanted], settings, use_tqdm=False)
         found = {}
         for index, output in zip(wanted, outputs, strict=True):
             samples = sorted(output.outputs, key=lambda one: one.index)

@@ -26,6 +26,7 @@ from pathlib import Path
 from grpo_math.errors import UserError, one_line
 from grpo_math.prompts import token_ids
 from grpo_math.recipe import load_recipe
+from grpo_math.run_folder import write_json
 
 RECIPE = Path("recipes/quickstart.yaml")
 NAMES = ["Ava", "Bo", "Cleo", "Dan", "Eli", "Fay", "Gus", "Hana", "Ivo", "June"]
@@ -284,7 +285,7 @@ def main(argv: list[str]) -> None:
     results = train(recipe)
     results["seconds"]["warm_start"] = round(warm_start, 2)
     results["seconds"]["total"] = round(time.perf_counter() - started, 2)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(results, folder / "results.json")
     print_table(results, folder)
 
 

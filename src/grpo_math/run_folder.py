@@ -107,7 +107,7 @@ def write_facts(recipe: Recipe, dataset_fingerprint: str) -> None:
         "gpus": gpus(),
         "packages": versions(),
     }
-    (folder / "environment.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_json(facts, folder / "environment.json")
 
 
 def open_folder(folder: Path) -> None:
@@ -159,6 +159,13 @@ def write_rows(rows: list[dict], path: Path) -> None:
     path.write_text(lines_of(rows), encoding="utf-8")
 
 
+def write_json(content: dict, path: Path) -> None:
+    """All of it or nothing: another process may be reading."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    new.replace(path)
+
+
 def append_rows(rows: list[dict], path: Path) -> None:
     """A training and an evaluation beside it may write to one file: one at a time."""
     with path.open("a", encoding="utf-8") as file:
@@ -187,7 +194,7 @@ def name_wandb_run(folder: Path) -> None:
     known = wandb_identity(folder) or {"id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)}
     os.environ |= {"WANDB_RUN_ID": known["id"], "WANDB_RESUME": "allow"}
     known |= {"project": os.environ.get("WANDB_PROJECT", "huggingface"), "entity": os.environ.get("WANDB_ENTITY")}
-    (folder / "wandb.json").write_text(json.dumps(known) + "\n", encoding="utf-8")
+    write_json(known, folder / "wandb.json")
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """What a GRPO run and an SFT run share: TRL's settings, the problems, and the loop with its beginning and end."""
 
-import json
 import logging
 import os
 import time
@@ -140,6 +139,6 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
     seconds = {name: round(value, 2) for name, value in seconds.items()}
     results = {"steps": trainer.state.global_step, **found, "seconds": seconds}
     if trainer.is_world_process_zero():
-        (recipe.output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        run_folder.write_json(results, recipe.output_dir / "results.json")
         logger.info("run folder: %s (the model is in final/)", recipe.output_dir)
     return results

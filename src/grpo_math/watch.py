@@ -7,8 +7,11 @@ goes on where it was. Its figures are appended to RUN/eval.jsonl and, where the 
 import functools
 import json
 import os
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from grpo_math.errors import UserError, run_cli
@@ -18,6 +21,7 @@ from grpo_math.processes import start, supervised
 from grpo_math.run_folder import append_rows, complete_checkpoints, read_rows, wandb_identity
 from grpo_math.vllm_server import show_end
 
+NOT_THE_MODEL = shutil.ignore_patterns("optimizer*", "scheduler*", "rng_state*", "trainer_state*", "global_step*")
 POLL = 2.0  # seconds between two looks at the run folder
 
 
@@ -78,12 +82,14 @@ def evaluate_checkpoint(run: Path, step: int, checkpoint: Path, weights: str, de
     """Whether that worked; its figures are in eval.jsonl then."""
     out = run / "evaluate" / f"{checkpoint.name}-{weights[:8]}"
     command = [sys.executable, "-m", "grpo_math", "evaluate", "--config", str(run / "recipe.yaml")]
-    command += ["--model", str(checkpoint), "--out", str(out), *arguments]
     environment = dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
     log = run / "watch.log"
-    if start(command, environment, log).wait():
-        show_end(log)
-        return False
+    with held(run, checkpoint) as model:
+        if model is None:
+            return False
+        if start([*command, "--model", str(model), "--out", str(out), *arguments], environment, log).wait():
+            show_end(log)
+            return False
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     rows = [row | {"step": step, "weights": weights} for row in results["evaluations"]]
     append_rows(rows, run / "eval.jsonl")
@@ -92,6 +98,28 @@ def evaluate_checkpoint(run: Path, step: int, checkpoint: Path, weights: str, de
         print(f"step {step}: accuracy {accuracy} on {row['problems']:,} problems of {row['dataset']}", flush=True)
     log_to_wandb(run, rows)
     return True
+
+
+@contextmanager
+def held(run: Path, checkpoint: Path) -> Iterator[Path | None]:
+    """The checkpoint's model under a name of our own, so that the training may delete it in the meantime: hard links
+    where the file system has them. None where it was deleted already."""
+    folder = run / "evaluate" / "held"
+    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    model = folder / checkpoint.name
+    try:
+        shutil.copytree(checkpoint, model, copy_function=link_or_copy, ignore=NOT_THE_MODEL)
+    except (OSError, shutil.Error):
+        model = None
+    yield model
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def log_to_wandb(run: Path, rows: list[dict]) -> None:
