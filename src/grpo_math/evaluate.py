@@ -211,7 +211,10 @@ def replace_rows(rows: list[dict], file: Path) -> None:
 
 
 class Progress:
-    """gsm8k test: 120 of 200 problems, 3.4 a second, 0:24 left"""
+    """gsm8k test: 120 of 200 problems, 3.4 a second, 0:24 left
+
+    What is left is said once a tenth is done: a server answers none of its many requests for a while, then several.
+    """
 
     def __init__(self, benchmark: Benchmark, done: int):
         self.title, self.count, self.done = benchmark.title, len(benchmark.problems), done
@@ -224,9 +227,12 @@ class Progress:
         if now > self.said + EVERY:
             self.said = now
             pace = self.new / (now - self.started)
-            left = int((self.count - self.done - self.new) / pace)
+            waiting = self.count - self.done - self.new
+            left = (
+                f", {int(waiting / pace) // 60}:{int(waiting / pace) % 60:02d} left" if self.new >= waiting / 9 else ""
+            )
             speed = f"{self.done + self.new:,} of {self.count:,} problems, {pace:.3g} a second"
-            print(f"{self.title}: {speed}, {left // 60}:{left % 60:02d} left", flush=True)
+            print(f"{self.title}: {speed}{left}", flush=True)
 
     def end(self) -> float:
         seconds = time.perf_counter() - self.started

@@ -77,10 +77,11 @@ def end_tokens(name: str) -> set[int]:
 def weights_fingerprint(name: str, revision: str | None = None) -> str:
     """16 hex digits that change with any weight: of the files in a folder, else the Hub's commit."""
     if not os.path.isdir(name):
-        from transformers import AutoConfig
+        from transformers.utils.hub import cached_file, extract_commit_hash
 
+        file = "adapter_config.json" if is_adapter(name, revision) else "config.json"
         with one_line(f"model_name_or_path: no model at {name!r}", FIX):
-            return AutoConfig.from_pretrained(name, revision=revision or "main")._commit_hash[:16]
+            return extract_commit_hash(cached_file(name, file, revision=revision or "main"), None)[:16]
     files = [file for file in sorted(Path(name).iterdir()) if WEIGHTS.fullmatch(file.name)]
     if not any(file.suffix in (".safetensors", ".bin") for file in files):
         raise UserError(f"model_name_or_path: no weights in {name}: {FIX}")

@@ -10,6 +10,7 @@ its port can change its weights: open --host only to a network you trust.
 import itertools
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -32,6 +33,7 @@ from grpo_math.vllm_engine import (
 )
 
 LOOPBACK = "127.0.0.1"  # the server's development endpoints know no password
+CPU_UTILISATION = 0.4  # of the memory, where others run too
 UTILISATION = 0.9  # of each of the server's GPUs, on which nothing else runs; vLLM's own default
 TIMEOUT = 600  # seconds for a server to come up, with a large model; vllm_server_timeout changes it
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1"}  # TRL changes weights through the development endpoints
@@ -118,7 +120,9 @@ def common_arguments(recipe: Recipe, window: int, host: str, port: int) -> dict:
         "host": host,
         "port": port,
         "max_model_len": window,
-        "gpu_memory_utilization": given.get("vllm_gpu_memory_utilization", UTILISATION),
+        "gpu_memory_utilization": given.get(
+            "vllm_gpu_memory_utilization", CPU_UTILISATION if built_for_cpus() else UTILISATION
+        ),
         "tensor_parallel_size": given.get("vllm_tensor_parallel_size", 1),
         "model_impl": given.get("vllm_model_impl", "auto"),
         "trust_remote_code": given.get("trust_remote_code") or None,
@@ -212,7 +216,10 @@ def start_server(words: list[str], environment: dict[str, str], url: str, log: P
 
 
 def show_end(log: Path, lines: int = 15) -> None:
-    for line in log.read_text(errors="replace").splitlines()[-lines:]:
+    """The last lines of a log, and before them its first error, which is often the cause of those at the end."""
+    said = log.read_text(errors="replace").splitlines()
+    first = [line for line in said[:-lines] if re.search(r"\b[A-Z]\w*Error: ", line)][:1]
+    for line in [*first, *said[-lines:]]:
         print(f"| {line}", file=sys.stderr)
 
 
