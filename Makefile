@@ -9,6 +9,8 @@ LAYOUT ?= single_gpu
 ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Tests run on two processes, a file's on one of them.
+PARALLEL ?= -n 2 --dist loadfile
 # Real data for the tests that want it, where such a folder is there; those tests skip otherwise.
 export GRPO_MATH_TEST_DATA ?= $(abspath ../shared/data)
 
@@ -37,10 +39,10 @@ quickstart: install
 	$(BIN)/grpo-math quickstart $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

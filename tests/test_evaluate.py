@@ -32,6 +32,7 @@ def test_an_evaluation_without_a_recipe_leaves_everything_in_its_folder(run, tmp
     assert found["accuracy_high"] == pytest.approx(0.324, abs=1e-3)
     assert results["settings"]["sampling"]["max_new_tokens"] == 6
     assert results["versions"]["transformers"]
+    assert results["right"] == {"gsm8k test": [0] * 8}
     rows = completions(tmp_path / "out")
     assert len(rows) == 8
     wanted = {"dataset", "problem", "sample", "question", "gold", "completion", "answer", "correct", "how", "length"}
@@ -94,13 +95,20 @@ def test_a_grader_from_outside_sees_the_same_completions(run, tmp_path, monkeypa
 def test_a_suite_is_a_list_of_names_or_a_file(run, problem_folder, tmp_path, capsys):
     (tmp_path / "own.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
     both = run(dataset=f"gsm8k={problem_folder},json={tmp_path}/own.jsonl", out="names")["evaluations"]
-    assert [(found["dataset"], found["problems"]) for found in both] == [("gsm8k test", 8), ("json test", 1)]
+    assert [(found["dataset"], found["problems"]) for found in both] == [
+        ("gsm8k test", 8),
+        ("json test", 1),
+        ("all datasets", 9),
+    ]
     (tmp_path / "suite.yaml").write_text(
         f"- {{name: gsm8k, path: {problem_folder}, max_samples: 3}}\n- {{name: json, path: {tmp_path}/own.jsonl}}\n"
     )
     both = run(dataset=f"{tmp_path}/suite.yaml", out="file")["evaluations"]
-    assert [found["problems"] for found in both] == [3, 1]
-    assert "           gsm8k test           json test\nproblems   3                    1\n" in capsys.readouterr().out
+    assert [found["problems"] for found in both] == [3, 1, 4]
+    assert (
+        "           gsm8k test           json test            all datasets\nproblems   3                    1                    4\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_levels_are_broken_down(run, tmp_path, capsys):
@@ -157,6 +165,7 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
             "--dataset gsm8k=DATA --rewards.format.weight 1 --temprature 1",
             "temprature: unknown key, did you mean temperature?",
         ),
+        ("--dataset gsm8k=DATA --device 1", "--device: only with --watch"),
         ("--watch nowhere", "--watch: no folder nowhere"),
         ("--watch DATA --grader g.py:f", "--watch: the run's recipe says what is evaluated"),
     ],

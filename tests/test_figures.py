@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_math.figures import (
-    Figure,
+    bootstrap,
     difference,
     mcnemar,
     mean,
     means,
     paired_difference,
     pass_at_k,
-    share,
     wilson_interval,
 )
 
@@ -74,7 +73,13 @@ def test_the_bootstrap_is_seeded_and_its_columns_are_independent_of_each_other()
     values = [n / 7 for n in range(8)]
     assert mean(values, 3) == mean(values, 3) == means({"other": list(range(8)), "this": values}, 3)["this"]
     assert mean(values, 3) != mean(values, 4)
-    assert share([True] * 4) == Figure(1.0, *wilson_interval(4, 4))
+
+
+def test_what_is_right_or_wrong_on_every_question_has_wilsons_interval():
+    found = means({"none": [0] * 8, "all": [1.0] * 8, "some": [0, 1] * 4, "means": [0, 0.5] * 4})
+    for name, right in (("none", 0), ("all", 8), ("some", 4)):
+        assert (found[name].low, found[name].high) == wilson_interval(right, 8)
+    assert found["means"] == bootstrap({"means": [0, 0.5] * 4})["means"]
 
 
 def test_a_difference_says_whether_it_can_be_told_from_none():
@@ -83,4 +88,7 @@ def test_a_difference_says_whether_it_can_be_told_from_none():
     clear = difference([0] * 10, [1] * 8 + [0] * 2, paired_samples=False)
     assert (clear.won, clear.p, clear.distinguishable) == (8, 0.0078125, True)
     sampled = difference([0.25, 0.5] * 10, [0.5, 0.75] * 10, paired_samples=True)
-    assert (sampled.figure.value, sampled.p, sampled.distinguishable) == (0.25, None, True)
+    assert (sampled.figure.value, sampled.p) == (0.25, None)
+    assert not sampled.distinguishable  # twenty equal changes: the bootstrap's interval is empty and says nothing
+    assert difference([0.25, 0.5] * 10, [0.5, 1.0] * 10, paired_samples=True).distinguishable
+    assert not difference([0, 0, 0.5], [0, 0, 1], paired_samples=True).distinguishable

@@ -146,6 +146,7 @@ def test_sft_is_launched_the_same_way(plan):
         ("--layout single_gpu", "-1", {}, "wants GPUs, 1 for training; visible are 0"),
         ("--layout dual_gpu_eval", "0", {}, "--layout: dual_gpu_eval wants GPUs, 1 for training and 1 for the evaluation; visible are 1 (CUDA_VISIBLE_DEVICES=0)"),
         ("--layout dual_gpu_eval", "0,1", {"dataset": [{"name": "svamp"}, {"name": "math"}]}, "--layout: dual_gpu_eval evaluates every checkpoint: name problems"),
+        ("--layout dual_gpu_eval", "0,1", {"eval": {"every": 5, "best": True}}, "eval.best: the evaluation beside a training (dual_gpu_eval) keeps no best model"),
         ("--layout dual_gpu", "0,0", {}, "CUDA_VISIBLE_DEVICES: 0,0 names a GPU twice"),
         ("--layout dual_gpu", "0,1", {"use_vllm": False}, "use_vllm: false, but the layout dual_gpu generates with vLLM"),
         ("--layout dual_gpu", "0,1", {"use_vllm": None, "load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM takes no new weights for a quantised model"),

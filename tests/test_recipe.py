@@ -249,6 +249,8 @@ def test_the_command_line_overrides_every_key_nested_ones_with_dots(tmp_path):
     assert recipe.trainer["learning_rate"] == 1e-6
     assert recipe.model["use_peft"] is True
     assert recipe.trainer["seed"] == -1
+    recipe = load(tmp_path, GOOD, "--prompt_template.user", "Q: {question}", "--prompt_template.system", "no: {}")
+    assert (recipe.template.user, recipe.template.system) == ("Q: {question}", "no: {}")
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,24 @@
 
 import logging
 import math
+import re
 import signal
 import time
 from pathlib import Path
 
 import torch
-from accelerate.utils import reduce
+from accelerate.utils import broadcast_object_list, reduce
 from transformers import Trainer, TrainerCallback
 
-from grpo_math.evaluation import Benchmark, Evaluation, sampling_of, solve_together, summarise
+from grpo_math.evaluation import (
+    TOGETHER,
+    Benchmark,
+    Evaluation,
+    metrics_of,
+    sampling_of,
+    solve_together,
+    summarise,
+)
 from grpo_math.generation import training_engine
 from grpo_math.processes import Burst
 from grpo_math.recipe import Recipe
@@ -19,9 +28,11 @@ from grpo_math.run_folder import append_rows, forget_after, read_rows, write_row
 logger = logging.getLogger(__name__)
 
 
-def callbacks(recipe: Recipe, tokenizer, benchmarks: list[Benchmark]) -> list[TrainerCallback]:
-    """All of a run's, the evaluations first; without benchmarks nothing is evaluated."""
-    return [Evaluations(recipe, tokenizer, benchmarks), MetricsFile(recipe.output_dir), Progress()]
+def callbacks(recipe: Recipe, tokenizer, benchmarks: list[Benchmark]) -> tuple["Evaluations", list[TrainerCallback]]:
+    """The evaluations (none without benchmarks), and all of a run's callbacks in their order: the file is ready for the
+    first evaluation, and the clock of the steps begins after it."""
+    measured = Evaluations(recipe, tokenizer, benchmarks)
+    return measured, [MetricsFile(recipe.output_dir), measured, Progress()]
 
 
 def unfinished(state) -> bool:
@@ -43,12 +54,12 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         """After a resume, forget the steps that will be made again."""
         if state.is_world_process_zero:
-            forget_after(state.global_step, self.path)
+            forget_after(state.global_step or -1, self.path)  # at the beginning: everything
 
     def on_log(self, args, state, control, logs=None, **_):
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
-        metrics = {key.replace("eval_", "eval/", 1): finite(value) for key, value in logs.items()}
+        metrics = {re.sub("^eval_", "eval/", key): finite(value) for key, value in logs.items()}
         append_rows([{"step": state.global_step, **metrics}], self.path)
 
 
@@ -126,18 +137,22 @@ class Evaluations(TrainerCallback):
         self.trainer: Trainer | None = None
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        rows = [row for row in read_rows(self.file) if row["step"] <= state.global_step]
+        known = [None, None]
         if state.is_world_process_zero:
-            forget_after(state.global_step, self.file)
+            known = self.recall(state.global_step or -1)
         if not self.benchmarks:
             return
-        counting = {row["step"]: row for row in rows if "weights" not in row}  # the last of a step; none from beside
-        if self.recipe.eval.best:
-            self.best = max(counting.values(), key=lambda row: row["accuracy_low"], default=None)
-        if state.global_step:
-            self.before = counting.get(0)
-        elif self.recipe.eval.before_after:
+        self.before, self.best = broadcast_object_list(known)  # what one process has read: all must decide alike
+        if state.global_step == 0 and self.recipe.eval.before_after:
             self.before = self.measure("before", model, state)
+
+    def recall(self, step: int) -> list[dict | None]:
+        """What a resumed run knows of its first evaluation and of its best model so far; a model from a later step is
+        no longer one of this run's, and the next evaluation takes its place."""
+        rows = [row for row in forget_after(step, self.file) if "weights" not in row]  # none from beside
+        before = [row for row in rows if row["step"] == 0]
+        best = read_rows(self.recipe.output_dir / "best" / "evaluation.jsonl")
+        return [before[-1] if before else None, best[0] if best and best[0]["step"] <= step else None]
 
     def on_step_end(self, args, state, control, model=None, **_):
         every, step = self.recipe.eval.every, state.global_step
@@ -164,14 +179,17 @@ class Evaluations(TrainerCallback):
                 found.append(summarise(solved, benchmark.title, state.global_step, seconds))
                 rows += solved
         if len(found) > 1:
-            found.append(summarise(rows, "all datasets", state.global_step, time.perf_counter() - started))
+            found.append(summarise(rows, TOGETHER, state.global_step, time.perf_counter() - started))
         if state.is_world_process_zero:
             self.keep(moment, rows, found)
-        Trainer.log(self.trainer, logged(found))  # not TRL's own, which would take the step's metrics with it
+        metrics = {f"eval_{name}": value for name, value in metrics_of(found).items()}  # eval/X in W&B and the others
+        Trainer.log(self.trainer, metrics)  # not TRL's own, which would take the step's metrics with it
         counts = found[-1].flat()
         if self.recipe.eval.best and (self.best is None or counts["accuracy_low"] > self.best["accuracy_low"]):
             self.best = counts
             self.trainer.save_model(str(self.recipe.output_dir / "best"))
+            if state.is_world_process_zero:
+                write_rows([counts], self.recipe.output_dir / "best" / "evaluation.jsonl")
         self.seconds += time.perf_counter() - started
         return counts
 
@@ -186,14 +204,3 @@ class Evaluations(TrainerCallback):
 
 def as_list(value) -> list:
     return value if isinstance(value, list) else [value]
-
-
-def logged(found: list[Evaluation]) -> dict[str, float]:
-    """An evaluation's metrics: all of the last dataset, which counts, and the accuracies of the others. `eval_X` is
-    eval/X in W&B, Trackio and TensorBoard."""
-    metrics = {}
-    for name, figure in found[-1].figures.items():
-        metrics |= {f"eval_{name}": figure.value, f"eval_{name}_low": figure.low, f"eval_{name}_high": figure.high}
-    for evaluation in found[:-1]:
-        metrics[f"eval_{evaluation.dataset.replace(' ', '_')}_accuracy"] = evaluation.figures["accuracy"].value
-    return metrics

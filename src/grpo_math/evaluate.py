@@ -33,7 +33,17 @@ from pathlib import Path
 from grpo_math import watch
 from grpo_math.data import fingerprint
 from grpo_math.errors import UserError, one_line, run_cli
-from grpo_math.evaluation import Benchmark, graded, load_benchmarks, sampling_of, solve, summarise
+from grpo_math.evaluation import (
+    TOGETHER,
+    Benchmark,
+    graded,
+    load_benchmarks,
+    metrics_of,
+    prompts_of,
+    sampling_of,
+    solve,
+    summarise,
+)
 from grpo_math.evaluation_server import engine_for, uses_vllm
 from grpo_math.functions import load_function
 from grpo_math.generation import Sampling, settings_of
@@ -42,17 +52,28 @@ from grpo_math.models import end_tokens, load_tokenizer, weights_fingerprint
 from grpo_math.processes import Stopped, supervised
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.recipe_file import read_yaml
-from grpo_math.run_folder import append_rows, quiet_progress_bars, read_rows, versions, write_json, write_rows
+from grpo_math.run_folder import (
+    append_rows,
+    only_one,
+    quiet_progress_bars,
+    read_rows,
+    versions,
+    write_json,
+    write_rows,
+)
 from grpo_math.tables import print_tables
 from grpo_math.vllm_engine import engine_arguments, model_dtype
 
 OWN = ("grader", "out", "watch", "device")  # options that are no keys of a recipe
 OF_EVAL = ("split", "max_samples", "samples", "temperature", "top_p", "k", "batch_size", "max_completion_length")
+LOADING = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "attn_implementation")
 EVERY = 10  # seconds between two lines of progress
 
 
 def main(argv: list[str]) -> None:
     options, arguments = parse(argv)
+    if "device" in options and "watch" not in options:
+        raise UserError("--device: only with --watch: here CUDA_VISIBLE_DEVICES says which GPUs are taken")
     if "watch" in options:
         watch.main(options, arguments)
         return
@@ -97,17 +118,24 @@ def suite(value: str) -> str:
 def evaluate(recipe: Recipe, options: dict) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("evaluate is one process: start it by itself, vLLM takes all visible GPUs")
-    if grader := options.get("grader"):
-        load_function(grader)  # a mistake in its name is said now
+    if "grader" in options:
+        load_function(options["grader"])  # a mistake in its name is said now
     configure(recipe.grading)
     quiet_progress_bars()
     tokenizer = load_tokenizer(recipe)
     benchmarks = load_benchmarks(recipe)
     name = recipe.model["model_name_or_path"]
     sampling = sampling_of(recipe, end_tokens(name) | {tokenizer.eos_token_id})
-    settings = describe(recipe, benchmarks, sampling)
+    settings = describe(recipe, benchmarks, tokenizer, sampling)
     folder = open_folder(recipe, options.get("out"), settings)
     print(f"{name}, {settings['engine']}, {how(sampling)}: {folder}", flush=True)
+    with only_one(folder, "--out"):
+        finish(recipe, benchmarks, tokenizer, sampling, settings, folder, options)
+
+
+def finish(recipe, benchmarks, tokenizer, sampling, settings, folder, options) -> None:
+    """Generate what is missing, grade everything, and say and keep what was found."""
+    grader = options.get("grader")
     try:
         rows, seconds = generate_all(recipe, benchmarks, tokenizer, sampling, folder)
     except (KeyboardInterrupt, Stopped):
@@ -121,12 +149,25 @@ def evaluate(recipe: Recipe, options: dict) -> None:
         summarise([row for row in rows if row["dataset"] == one.title], one.title, 0, seconds.get(one.title, 0.0))
         for one in benchmarks
     ]
+    if len(found) > 1:
+        found.append(summarise(rows, TOGETHER, 0, sum(seconds.values())))
     results = {"settings": settings, "versions": versions(), "evaluations": [one.flat() for one in found]}
+    results["metrics"] = metrics_of(found)
+    results["right"] = {one.title: right_samples(rows, one) for one in benchmarks}
     print_tables(found, recipe.eval.k)
     if grader:
         results["grader"] = opinions(rows, grader, benchmarks)
     write_json(results, folder / "results.json")
     print(f"\n{folder}: results.json, completions.jsonl")
+
+
+def right_samples(rows: list[dict], benchmark: Benchmark) -> list[int]:
+    """How many samples of each problem are right."""
+    counts = [0] * len(benchmark.problems)
+    for row in rows:
+        if row["dataset"] == benchmark.title:
+            counts[row["problem"]] += row["correct"] is True
+    return counts
 
 
 def how(sampling: Sampling) -> str:
@@ -135,7 +176,7 @@ def how(sampling: Sampling) -> str:
     return f"{sampling.samples} samples at temperature {sampling.temperature:g}, top_p {sampling.top_p:g}"
 
 
-def describe(recipe: Recipe, benchmarks: list[Benchmark], sampling: Sampling) -> dict:
+def describe(recipe: Recipe, benchmarks: list[Benchmark], tokenizer, sampling: Sampling) -> dict:
     """Everything the completions depend on; two evaluations are comparable where nothing but the model differs."""
     name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
     vllm = uses_vllm(recipe)
@@ -148,19 +189,24 @@ def describe(recipe: Recipe, benchmarks: list[Benchmark], sampling: Sampling) ->
         "prompt_template": {**asdict(recipe.template), "stop": list(recipe.template.stop)},
         "sampling": settings_of(sampling),
         "seed": recipe.trainer.get("seed", 42),
+        "loading": {key: recipe.model.get(key) for key in LOADING} | {"engine": recipe.engine if vllm else None},
         "datasets": {
             one.title: {"problems": len(one.problems), "fingerprint": fingerprint(one.problems)} for one in benchmarks
         },
+        "prompts": digest([prompts_of(one, recipe, tokenizer) for one in benchmarks]),
     }
+
+
+def digest(content) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def open_folder(recipe: Recipe, out: str | None, settings: dict) -> Path:
     """The folder of an evaluation with exactly these settings, begun before or new."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     label = "-".join(Path(settings["model"]).parts[-2:]).strip("/-")
-    folder = Path(out) if out else recipe.output_dir / "evaluate" / f"{label}-{digest[:8]}"
+    folder = Path(out) if out else recipe.output_dir / "evaluate" / f"{label}-{digest(settings)[:8]}"
     file = folder / "settings.json"
-    with one_line("--out", "give another --out", (OSError,)):
+    with one_line(f"--out: {folder}", "give another", (OSError, ValueError)):
         folder.mkdir(parents=True, exist_ok=True)
         if file.exists():
             earlier = json.loads(file.read_text(encoding="utf-8"))
@@ -245,13 +291,15 @@ def second_opinion(rows: list[dict], reference: str, recipe: Recipe) -> list[dic
     grader, judged = load_function(reference), []
     for row in rows:
         try:
-            other = bool(grader(recipe.template.full_text(row["completion"]), row["gold"]))
+            other = grader(recipe.template.full_text(row["completion"]), row["gold"])
+            if not isinstance(other, bool | int | float):
+                raise TypeError(f"it returned {other!r}, want true or false")
         except Exception as error:
             raise UserError(
                 f"--grader: {reference} raised {type(error).__name__}: {error} on problem {row['problem']} of "
                 f"{row['dataset']} (gold {row['gold']!r})"
             ) from error
-        judged.append(row | {"other": other})
+        judged.append(row | {"other": bool(other)})
     return judged
 
 

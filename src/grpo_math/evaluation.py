@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field
 
 from grpo_math.data import Problem, load_problems
 from grpo_math.errors import UserError
-from grpo_math.figures import Figure, mean, means, pass_at_k, share
+from grpo_math.figures import Figure, mean, means, pass_at_k
 from grpo_math.generation import Completion, Sampling
 from grpo_math.grading import grade_batch, well_formed
 from grpo_math.grading.equal import equal_all
 from grpo_math.prompts import token_ids
 from grpo_math.recipe import Recipe
 
+TOGETHER = "all datasets"  # the dataset of an evaluation of several, counted together
 GROUPS = ("level", "subject", "type")  # the columns of a dataset by which accuracy is broken down
 DATASET_KEY = re.compile(r"(?<![\w./-])dataset\.(name|path|split|config|fields)\b")  # and no file's name
 
@@ -85,7 +86,9 @@ def load_benchmarks(recipe: Recipe) -> list[Benchmark]:
             raise UserError(DATASET_KEY.sub(rf"{where}\g<1>", str(error))) from error
         logger.info("evaluating on %s", loaded)
         taken = {benchmark.title for benchmark in benchmarks}
-        title = spec.title if spec.title not in taken else f"{spec.title} {spec.path or index + 1}"
+        title = spec.title if spec.title not in taken else f"{spec.title} {spec.config or spec.path or ''}".strip()
+        while title in taken:
+            title += " again"
         benchmarks.append(Benchmark(title, loaded.problems))
     return benchmarks
 
@@ -115,11 +118,17 @@ def solve(
     """
     problems = benchmark.problems
     places = range(len(problems)) if places is None else places
-    prompts = [token_ids(recipe.template.prompt(problems[place].question, tokenizer), tokenizer) for place in places]
+    prompts = prompts_of(benchmark, recipe, tokenizer, places)
     seed = recipe.trainer.get("seed", 42)
     seeds = [zlib.crc32(f"{seed} {benchmark.title} {place}".encode()) >> 1 for place in places]
     for finished in engine.generate(prompts, seeds, sampling, done):
         yield [row for index, found in finished.items() for row in rows_of(benchmark, places[index], found)]
+
+
+def prompts_of(benchmark: Benchmark, recipe: Recipe, tokenizer, places: Sequence[int] | None = None) -> list[list[int]]:
+    """As token ids."""
+    problems = benchmark.problems if places is None else [benchmark.problems[place] for place in places]
+    return [token_ids(recipe.template.prompt(problem.question, tokenizer), tokenizer) for problem in problems]
 
 
 def rows_of(benchmark: Benchmark, place: int, completions: list[Completion]) -> list[dict]:
@@ -166,37 +175,41 @@ def graded(rows: list[dict], recipe: Recipe) -> list[dict]:
 def summarise(rows: list[dict], dataset: str, step: int = 0, seconds: float = 0.0, seed: int = 0) -> Evaluation:
     """The figures of graded rows, which have equally many samples a problem; an unreadable gold counts as wrong.
 
-    With one sample the shares have Wilson's interval; everything else the bootstrap's.
+    What is right or wrong on every question has Wilson's interval; everything else the bootstrap's.
     """
     by_problem = defaultdict(list)
     for row in rows:
         by_problem[row["dataset"], row["problem"]].append(row)
     questions = [sorted(samples, key=lambda row: row["sample"]) for _, samples in sorted(by_problem.items())]
     samples = len(questions[0])
-    right = [[row["correct"] is True for row in question] for question in questions]
-    lengths = [average(row["length"] for row in question) for question in questions]
-    flags = {
-        "accuracy": right,
-        "format_accuracy": [[row["well_formed"] for row in question] for question in questions],
-        "truncated": [[row["truncated"] for row in question] for question in questions],
+    right = [sum(row["correct"] is True for row in question) for question in questions]
+    columns = {
+        "accuracy": [count / samples for count in right],
+        "format_accuracy": [average(row["well_formed"] for row in question) for question in questions],
+        "truncated": [average(row["truncated"] for row in question) for question in questions],
+        "length": [average(row["length"] for row in question) for question in questions],
     }
-    if samples == 1:
-        figures = {name: share([bool(flag) for (flag,) in columns]) for name, columns in flags.items()}
-        figures["length"] = mean(lengths, seed)
-    else:
-        columns = {name: [average(question) for question in values] for name, values in flags.items()}
-        columns["length"] = lengths
+    if samples > 1:
         for k in range(1, samples + 1):
-            columns[f"pass@{k}"] = [pass_at_k(samples, sum(question), k) for question in right]
+            columns[f"pass@{k}"] = [pass_at_k(samples, count, k) for count in right]
         columns[f"maj@{samples}"] = majorities(questions)
-        figures = means(columns, seed)
-    accuracies = [average(question) for question in right]
+    figures = means(columns, seed)
     groups = {
         column: found
         for column in GROUPS
-        if (found := group(column, [question[0] for question in questions], accuracies, samples, seed))
+        if (found := group(column, [question[0] for question in questions], columns["accuracy"], seed))
     }
     return Evaluation(dataset, step, len(questions), samples, round(seconds, 2), figures, groups)
+
+
+def metrics_of(found: list[Evaluation]) -> dict[str, float]:
+    """For a metrics log: every figure of the last evaluation, which counts, and the accuracies of those before it."""
+    metrics = {}
+    for name, figure in found[-1].figures.items():
+        metrics |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+    for evaluation in found[:-1]:
+        metrics[f"{evaluation.dataset.replace(' ', '_')}_accuracy"] = evaluation.figures["accuracy"].value
+    return metrics
 
 
 def average(values) -> float:
@@ -204,14 +217,13 @@ def average(values) -> float:
     return sum(values) / len(values)
 
 
-def group(column: str, questions: list[dict], accuracies: list[float], samples: int, seed: int) -> dict:
+def group(column: str, questions: list[dict], accuracies: list[float], seed: int) -> dict:
     """Accuracy by the values of a column."""
     found = defaultdict(list)
     for question, accuracy in zip(questions, accuracies, strict=True):
         if column in question:
             found[str(question[column])].append(accuracy)
-    count = share if samples == 1 else lambda values: mean(values, seed)
-    return {value: (len(values), count(values)) for value, values in sorted(found.items())}
+    return {value: (len(values), mean(values, seed)) for value, values in sorted(found.items())}
 
 
 def majorities(questions: list[list[dict]]) -> list[float]:

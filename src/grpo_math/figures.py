@@ -33,29 +33,33 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def share(verdicts: list[bool]) -> Figure:
-    """The share of questions for which it holds, with one verdict a question."""
-    right = sum(verdicts)
-    return Figure(right / len(verdicts), *wilson_interval(right, len(verdicts)))
-
-
 def mean(values: list[float], seed: int = 0) -> Figure:
-    """The mean over questions, with the percentile bootstrap (Efron 1979, Annals of Statistics 7:1-26)."""
     return means({"": values}, seed)[""]
 
 
 def means(columns: dict[str, list[float]], seed: int = 0) -> dict[str, Figure]:
-    """`mean` of several columns, each with one value a question; all are resampled alike."""
+    """The mean over questions of several columns, each with one value a question.
+
+    Where all values are 0 or 1 the interval is Wilson's, which is never empty; elsewhere it is the bootstrap's.
+    """
+    figures = bootstrap(columns, seed)
+    for name, values in columns.items():
+        if all(value in (0, 1) for value in values):
+            figures[name] = Figure(figures[name].value, *wilson_interval(round(sum(values)), len(values)))
+    return figures
+
+
+def bootstrap(columns: dict[str, list[float]], seed: int = 0) -> dict[str, Figure]:
+    """Means with the percentile bootstrap's intervals (Efron 1979, Annals of Statistics 7:1-26); all columns are
+    resampled alike."""
     values = np.array(list(columns.values()), dtype=float).T  # questions x columns
     count = len(values)
     draws, resampled = np.random.default_rng(seed), np.empty((RESAMPLES, len(columns)))
     for row in resampled:
         row[:] = draws.multinomial(count, np.full(count, 1 / count)) @ values / count
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    return {
-        name: Figure(*map(float, triple))
-        for name, triple in zip(columns, zip(values.mean(axis=0), low, high, strict=True), strict=True)
-    }
+    found = zip(values.mean(axis=0), low, high, strict=True)
+    return {name: Figure(*map(float, ends)) for name, ends in zip(columns, found, strict=True)}
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -79,7 +83,7 @@ class Difference:
         """At the 5 % level: by the exact test where there is one, else by the interval."""
         if self.p is not None:
             return self.p < 0.05
-        return not self.figure.low <= 0 <= self.figure.high
+        return self.figure.low < self.figure.high and not self.figure.low <= 0 <= self.figure.high
 
 
 def difference(first: list[float], second: list[float], paired_samples: bool) -> Difference:
@@ -88,7 +92,8 @@ def difference(first: list[float], second: list[float], paired_samples: bool) ->
     won = sum(b > a for a, b in zip(first, second, strict=True))
     lost = sum(b < a for a, b in zip(first, second, strict=True))
     if paired_samples:
-        return Difference(mean([b - a for a, b in zip(first, second, strict=True)]), won, lost, None)
+        changes = [b - a for a, b in zip(first, second, strict=True)]
+        return Difference(bootstrap({"": changes})[""], won, lost, None)
     both = sum(a == b == 1 for a, b in zip(first, second, strict=True))
     return Difference(paired_difference(both, won, lost, len(first)), won, lost, mcnemar(won, lost))
 

@@ -6,6 +6,7 @@ of one or several at a time, with `sampling.samples` completions each. None touc
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -66,6 +67,22 @@ def same_random_state():
     return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
 
 
+@contextmanager
+def plain_defaults(model) -> Iterator[None]:
+    """Nothing from the checkpoint's generation config, which `generate` would fill in for what is not said."""
+    from transformers import GenerationConfig
+
+    models = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+    own = [one.generation_config for one in models]
+    for one in models:
+        one.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for one, config in zip(models, own, strict=True):
+            one.generation_config = config
+
+
 class TransformersEngine:
     """`model.generate`, in batches of at most `batch_size` completions whose prompts are about equally long.
 
@@ -89,17 +106,21 @@ class TransformersEngine:
 
         tokenizer, model = self.tokenizer, self.model
         inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
+        room = (
+            getattr(model.config.get_text_config(), "max_position_embeddings", math.inf) - inputs["input_ids"].shape[1]
+        )
+        settings = self.settings(sampling, min(sampling.max_new_tokens, room))
         was_training = model.training
         model.eval()
-        with torch.no_grad(), same_random_state():
+        with torch.no_grad(), same_random_state(), plain_defaults(model):
             torch.manual_seed(seed)
-            output = model.generate(**inputs, generation_config=self.settings(sampling), tokenizer=tokenizer)
+            output = model.generate(**inputs, generation_config=settings, tokenizer=tokenizer)
         model.train(was_training)
         rows = output[:, inputs["input_ids"].shape[1] :].tolist()
         completions = [self.completion(row, sampling) for row in rows]
         return [completions[i : i + sampling.samples] for i in range(0, len(completions), sampling.samples)]
 
-    def settings(self, sampling: Sampling):
+    def settings(self, sampling: Sampling, max_new_tokens: int):
         from transformers import GenerationConfig
 
         greedy = sampling.temperature == 0
@@ -108,7 +129,7 @@ class TransformersEngine:
             num_beams=1,
             num_return_sequences=sampling.samples,
             repetition_penalty=1.0,
-            max_new_tokens=sampling.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             eos_token_id=sorted(sampling.ends),
             pad_token_id=self.tokenizer.pad_token_id,
             **({} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}),

@@ -25,8 +25,10 @@ import psutil
 from grpo_math import run_folder
 from grpo_math.errors import UserError, run_cli
 from grpo_math.layouts import Plan, make_plan, parse
-from grpo_math.processes import Stopped, send, start, supervised
+from grpo_math.processes import GRACE, Stopped, send, start, supervised
 from grpo_math.vllm_server import TIMEOUT, show_end, start_server
+
+RESTARTS = 5  # of an evaluation beside the training
 
 
 def main(argv: list[str]) -> None:
@@ -79,25 +81,39 @@ def run(plan: Plan) -> None:
 
 
 class Watcher:
-    """The evaluation beside the training. A killed one is started again; one that gives up has said why, and the
-    training goes on."""
+    """The evaluation beside the training. It starts when no earlier end of the run is there to be seen. A killed one is
+    started again, a few times; one that gives up has said why, and the training goes on."""
 
     def __init__(self, plan: Plan):
         self.command = [*plan.watcher.program, *plan.watcher.words]
         self.environment = os.environ | plan.watcher.environment
+        self.results = plan.recipe.output_dir / "results.json"
+        self.process: subprocess.Popen | None = None
+        self.again, self.left = 0.0, RESTARTS
         plan.recipe.output_dir.mkdir(parents=True, exist_ok=True)
-        self.process = start(self.command, self.environment)
 
     def keep(self) -> None:
-        if (self.process.poll() or 0) < 0:
-            print("the evaluation beside the training was killed: starting it again", flush=True)
-            self.process = start(self.command, self.environment)
+        now = time.monotonic()
+        if self.process is None:
+            if not self.results.exists() and now > self.again:
+                self.process = start(self.command, self.environment)
+        elif was_killed(self.process.poll()) and self.left:
+            self.left -= 1
+            self.process, self.again = None, now + GRACE  # its children end in the meantime
+            print(f"the evaluation beside the training was killed: starting it again in {GRACE} s", flush=True)
 
     def finish(self) -> None:
         """Wait until the last checkpoint is evaluated."""
-        while self.process.poll() is None:
-            time.sleep(0.2)
-            self.keep()
+        if self.process is None:
+            self.process = start(self.command, self.environment)
+        self.process.wait()
+        if self.process.returncode:
+            print("the last checkpoint was not evaluated: run grpo-math evaluate", file=sys.stderr)
+
+
+def was_killed(status: int | None) -> bool:
+    """By a signal, itself or the supervisor it waits for."""
+    return status is not None and (status < 0 or status > 128)
 
 
 def wait(trainer: subprocess.Popen, server: subprocess.Popen | None, watcher: Watcher | None = None) -> int | None:

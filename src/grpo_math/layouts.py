@@ -183,6 +183,8 @@ def leave_to_watcher(recipe: Recipe) -> list[str]:
     """The trainer's further keys where a process beside it evaluates: it saves as often as it would have evaluated."""
     if not recipe.eval_datasets:
         raise UserError("--layout: dual_gpu_eval evaluates every checkpoint: name problems, eval: {datasets: gsm8k}")
+    if recipe.eval.best:
+        raise UserError("eval.best: the evaluation beside a training (dual_gpu_eval) keeps no best model: leave it out")
     if recipe.eval.every is None:
         return []
     steps = [] if "save_steps" in recipe.trainer else ["--save_steps", str(recipe.eval.every)]

@@ -75,7 +75,7 @@ def end_tokens(name: str) -> set[int]:
 
 
 def weights_fingerprint(name: str, revision: str | None = None) -> str:
-    """16 hex digits that change with any weight: of the files in a folder, else the Hub's commit."""
+    """16 hex digits that change with any weight, an adapter's base model's too: of the files, else the Hub's commit."""
     if not os.path.isdir(name):
         from transformers.utils.hub import cached_file, extract_commit_hash
 
@@ -86,6 +86,9 @@ def weights_fingerprint(name: str, revision: str | None = None) -> str:
     if not any(file.suffix in (".safetensors", ".bin") for file in files):
         raise UserError(f"model_name_or_path: no weights in {name}: {FIX}")
     digest = hashlib.sha256()
+    if is_adapter(name):
+        base = read_adapter(name).base_model_name_or_path
+        digest.update(weights_fingerprint(base).encode())
     for file in files:
         with file.open("rb") as content:
             digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
@@ -101,7 +104,7 @@ def load_model(recipe: Recipe):
     if is_adapter(name, revision):
         model = load_adapter(name, revision, **base_arguments(recipe))
     else:
-        with one_line(f"model_name_or_path: no model at {name!r}", FIX):
+        with one_line(f"model_name_or_path: no model at {name!r}", FIX, (Exception,)):
             model = AutoModelForCausalLM.from_pretrained(name, revision=revision or "main", **base_arguments(recipe))
     quantised = getattr(model, "is_quantized", False)  # such a model is where it has to be, and cannot be moved
     return model if quantised else model.to(PartialState(cpu=recipe.trainer.get("use_cpu", False)).device)

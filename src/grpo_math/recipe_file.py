@@ -8,6 +8,7 @@ import yaml
 
 from grpo_math.errors import UserError
 
+TEXTS = ("prompt_template.user", "prompt_template.system", "prompt_template.prefill")  # "Q: {question}" is no YAML here
 BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
 
 
@@ -105,7 +106,7 @@ def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:
     nested: dict = {}
     for name, value in overrides.items():
         try:
-            value = yaml.load(value, StrictLoader)
+            value = value if name in TEXTS else yaml.load(value, StrictLoader)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"--{name}: {value!r} is not a YAML value: quote it") from None
         for part in reversed(name.split(".")[1:]):

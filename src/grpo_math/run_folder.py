@@ -1,6 +1,7 @@
 """What a run leaves behind: OUTPUT_DIR with recipe.yaml, environment.json, training.log, metrics.jsonl, eval.jsonl,
 completions/, checkpoint-*, final/ and results.json."""
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
@@ -9,8 +10,10 @@ import math
 import os
 import platform
 import secrets
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from grpo_math.errors import UserError
@@ -61,6 +64,15 @@ def complete_checkpoints(folder: Path) -> dict[int, Path]:
         if checkpoint.name == f"checkpoint-{state['global_step']}":
             found[state["global_step"]] = checkpoint
     return found
+
+
+def set_aside(folder: Path, step: int) -> None:
+    """Rename the checkpoints after a step from which a run begins anew: they belong to what is made again."""
+    for later, checkpoint in complete_checkpoints(folder).items():
+        if later > step:
+            aside = folder / f"abandoned-{checkpoint.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.rename(aside)
 
 
 def finished_results(recipe: Recipe, checkpoint: Path | None, config) -> dict | None:
@@ -146,9 +158,20 @@ def quiet_progress_bars() -> None:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The complete lines of one of our own files; a killed run may have left half a line at the end."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+    """The complete lines of one of our own files; a killed run may have left half a line."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="\n") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return rows_of(file)
+
+
+def rows_of(lines: Iterable[str]) -> list[dict]:
+    rows = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def lines_of(rows: list[dict]) -> str:
@@ -168,19 +191,38 @@ def write_json(content: dict, path: Path) -> None:
 
 def append_rows(rows: list[dict], path: Path) -> None:
     """A training and an evaluation beside it may write to one file: one at a time."""
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(lines_of(rows))
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # half a line of one that was killed
+                file.write(b"\n")
+        file.write(lines_of(rows).encode())
 
 
 def forget_after(step: int, path: Path) -> list[dict]:
     """Of the rows of one of our own files, keep those up to a step, the ones a resumed run will not write again."""
-    with path.open("a+", encoding="utf-8") as file:
+    with path.open("a+", encoding="utf-8", newline="\n") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        rows = [row for row in read_rows(path) if row["step"] <= step]
+        file.seek(0)
+        rows = [row for row in rows_of(file) if row["step"] <= step]
         file.truncate(0)
         file.write(lines_of(rows))
     return rows
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, what: str) -> Iterator[None]:
+    """Raise UserError where another process is at work in this folder."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{what}: another process is at work in {folder}: wait for it, or end it") from None
+        yield
+    finally:
+        os.close(held)
 
 
 def wandb_identity(folder: Path) -> dict | None:

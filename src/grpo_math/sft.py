@@ -47,7 +47,7 @@ def sft(recipe: Recipe) -> dict:
     rows = Pairs(recipe, tokenizer, config.max_length)
     problems = load_training_problems(recipe, tokenizer, rows.unusable)
     rows.check(problems[0])
-    measured, *others = callbacks(recipe, tokenizer, load_benchmarks(recipe) if recipe.eval.wanted else [])
+    measured, watching = callbacks(recipe, tokenizer, load_benchmarks(recipe) if recipe.eval.wanted else [])
     policy = policy_arguments(recipe, config)
     with one_line(f"{recipe.source}: TRL refused it"):
         trainer = SFTTrainer(
@@ -55,7 +55,7 @@ def sft(recipe: Recipe) -> dict:
             args=config,
             train_dataset=to_dataset([rows.row(problem) for problem in problems]),
             processing_class=tokenizer,
-            callbacks=[measured, *others],
+            callbacks=watching,
         )
     return run(recipe, trainer, problems, measured, checkpoint, started)
 

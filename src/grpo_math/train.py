@@ -55,7 +55,7 @@ def train(recipe: Recipe) -> dict:
     if config.use_vllm:
         arguments = prepare_vllm(recipe, config, *longest_sequence(recipe, tokenizer, problems, benchmarks))
         engine = colocated_engine(arguments, config.seed)
-    measured, *others = callbacks(recipe, tokenizer, benchmarks)
+    measured, watching = callbacks(recipe, tokenizer, benchmarks)
     scorers, scorer_tokenizers = load_reward_models(rewards, [spec.name for spec in recipe.rewards], recipe.template)
     policy = policy_arguments(recipe, config)
     with engine, one_line(f"{recipe.source}: TRL refused it"):
@@ -66,7 +66,7 @@ def train(recipe: Recipe) -> dict:
             reward_processing_classes=scorer_tokenizers,
             train_dataset=to_dataset(to_rows(problems, recipe.template, tokenizer)),
             processing_class=tokenizer,
-            callbacks=[measured, *others],
+            callbacks=watching,
             stop=() if config.use_vllm else recipe.template.stop,
             baseline=recipe.baseline,
         )

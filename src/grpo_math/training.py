@@ -1,8 +1,10 @@
 """What a GRPO run and an SFT run share: TRL's settings, the problems, and the loop with its beginning and end."""
 
+import json
 import logging
 import os
 import time
+from pathlib import Path
 
 from grpo_math import run_folder
 from grpo_math.data import Problem, Problems, fingerprint, load_problems, mix
@@ -71,6 +73,10 @@ def check_world(recipe: Recipe, config) -> None:
         raise UserError("load_in_4bit, load_in_8bit: ZeRO-3 cannot shard rounded weights: use zero2 or multi_gpu")
 
 
+def checkpoint_step(checkpoint: Path | None) -> int:
+    return json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] if checkpoint else 0
+
+
 def check_wandb() -> None:
     import wandb
 
@@ -115,6 +121,7 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
     measured.trainer = trainer
     if trainer.is_world_process_zero():
         run_folder.write_facts(recipe, fingerprint(problems))
+        run_folder.set_aside(recipe.output_dir, checkpoint_step(checkpoint))
         (recipe.output_dir / "results.json").unlink(missing_ok=True)  # it says that the run is finished
         if "wandb" in trainer.args.report_to:
             run_folder.name_wandb_run(recipe.output_dir)

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,11 @@ from grpo_math.errors import UserError, run_cli
 from grpo_math.figures import Figure
 from grpo_math.models import weights_fingerprint
 from grpo_math.processes import start, supervised
-from grpo_math.run_folder import append_rows, complete_checkpoints, read_rows, wandb_identity
+from grpo_math.run_folder import append_rows, complete_checkpoints, only_one, read_rows, wandb_identity
 from grpo_math.vllm_server import show_end
 
 NOT_THE_MODEL = shutil.ignore_patterns("optimizer*", "scheduler*", "rng_state*", "trainer_state*", "global_step*")
+TRIES = 2  # for a checkpoint
 POLL = 2.0  # seconds between two looks at the run folder
 
 
@@ -31,6 +33,7 @@ def main(options: dict[str, str], arguments: list[str]) -> None:
         raise UserError("--watch: the run's recipe says what is evaluated: leave out --model, --out and --grader")
     if not run.is_dir():
         raise UserError(f"--watch: no folder {run}: name a run's, which the training makes in its first seconds")
+    (run / "evaluate").mkdir(exist_ok=True)
     if status := supervised(lambda: run_cli(lambda _: watch(run, options.get("device"), arguments))):
         sys.exit(status)
 
@@ -38,26 +41,37 @@ def main(options: dict[str, str], arguments: list[str]) -> None:
 def watch(run: Path, device: str | None, arguments: list[str]) -> None:
     """Until the run is finished: evaluate the newest complete checkpoint that has not been."""
     print(f"watching {run}", flush=True)
-    given_up: set[tuple[int, str]] = set()
-    while True:
-        finished = (run / "results.json").exists()  # looked at first: the last checkpoint is older
-        found = newest(run, given_up)
-        if found is None:
-            if finished:
-                print(f"{run} is finished, and its newest checkpoint evaluated", flush=True)
-                return
-            time.sleep(POLL)
-            continue
-        step, checkpoint, weights = found
-        print(f"evaluating {checkpoint}", flush=True)
-        if not evaluate_checkpoint(run, step, checkpoint, weights, device, arguments):
-            print(f"{checkpoint} could not be evaluated: going on with the next one", file=sys.stderr, flush=True)
-            given_up.add((step, weights))
+    failures: Counter[tuple[int, str]] = Counter()
+    with only_one(run / "evaluate", "--watch"):
+        while True:
+            finished = (run / "results.json").exists()  # looked at first: the last checkpoint is older
+            found = newest(run)
+            key = found and (found[0], found[2])
+            if key in evaluated(run) or failures[key] == TRIES or found is None:
+                if finished:
+                    say_the_end(run, found, failures[key] == TRIES)
+                    return
+                time.sleep(POLL)
+                continue
+            print(f"evaluating {found[1]}", flush=True)
+            if not evaluate_checkpoint(run, *found, device, arguments):
+                failures[key] += 1
+                print(
+                    f"{found[1]} could not be evaluated, attempt {failures[key]} of {TRIES}",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
-def newest(run: Path, given_up: set[tuple[int, str]]) -> tuple[int, Path, str] | None:
-    """The newest complete checkpoint and the fingerprint of its weights, or None where it is evaluated already; those
-    that came between are passed over. A finished run's last one is its final model."""
+def say_the_end(run: Path, found: tuple | None, failed: bool) -> None:
+    if found is None or failed:
+        raise UserError(f"{run} is finished, but its last model could not be evaluated: see {run / 'watch.log'}")
+    print(f"{run} is finished, and its newest checkpoint evaluated", flush=True)
+
+
+def newest(run: Path) -> tuple[int, Path, str] | None:
+    """The newest complete checkpoint and the fingerprint of its weights, if there is one; those that came between are
+    passed over. A finished run's last one is its final model."""
     checkpoints, results = complete_checkpoints(run), run / "results.json"
     if results.exists():
         checkpoints.setdefault(json.loads(results.read_text(encoding="utf-8"))["steps"], run / "final")
@@ -65,11 +79,13 @@ def newest(run: Path, given_up: set[tuple[int, str]]) -> tuple[int, Path, str] |
         return None
     step = max(checkpoints)
     try:
-        weights = fingerprint_once(checkpoints[step], checkpoints[step].stat().st_mtime_ns)
-    except (OSError, UserError):  # deleted in this moment, to make room for a newer one
+        return step, checkpoints[step], fingerprint_once(checkpoints[step], checkpoints[step].stat().st_mtime_ns)
+    except (OSError, UserError):  # deleted in this moment, to make room for a newer one, or without weights
         return None
-    done = {(row["step"], row.get("weights")) for row in read_rows(run / "eval.jsonl")} | given_up
-    return None if (step, weights) in done else (step, checkpoints[step], weights)
+
+
+def evaluated(run: Path) -> set[tuple[int, str]]:
+    return {(row["step"], row["weights"]) for row in read_rows(run / "eval.jsonl") if "weights" in row}
 
 
 @functools.cache
@@ -96,7 +112,7 @@ def evaluate_checkpoint(run: Path, step: int, checkpoint: Path, weights: str, de
     for row in rows:
         accuracy = Figure(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
         print(f"step {step}: accuracy {accuracy} on {row['problems']:,} problems of {row['dataset']}", flush=True)
-    log_to_wandb(run, rows)
+    log_to_wandb(run, step, {f"eval/{name}": value for name, value in results["metrics"].items()})
     return True
 
 
@@ -122,7 +138,7 @@ def link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def log_to_wandb(run: Path, rows: list[dict]) -> None:
+def log_to_wandb(run: Path, step: int, metrics: dict[str, float]) -> None:
     """eval/accuracy and its companions in the run's own W&B run, over train/global_step."""
     identity = wandb_identity(run)
     if identity is None:
@@ -131,10 +147,10 @@ def log_to_wandb(run: Path, rows: list[dict]) -> None:
 
     mode = os.environ.get("WANDB_MODE", "shared")
     settings = wandb.Settings(mode=mode, x_primary=False, x_label="evaluation") if mode == "shared" else None
-    with wandb.init(**identity, resume="allow", settings=settings, dir=run) as shown:
-        shown.define_metric("train/global_step")
-        shown.define_metric("eval/*", step_metric="train/global_step")
-        for row in rows:
-            name = "eval/" if len(rows) == 1 else f"eval/{row['dataset'].replace(' ', '_')}_"
-            numbers = {f"{name}{key}": value for key, value in row.items() if isinstance(value, float)}
-            shown.log(numbers | {"train/global_step": row["step"]})
+    try:
+        with wandb.init(**identity, resume="allow", settings=settings, dir=run) as shown:
+            shown.define_metric("train/global_step")
+            shown.define_metric("eval/*", step_metric="train/global_step")
+            shown.log(metrics | {"train/global_step": step})
+    except Exception as error:  # whatever W&B or the network has against it: the figures are in eval.jsonl
+        print(f"W&B did not take step {step} ({type(error).__name__}: {error})", file=sys.stderr, flush=True)
