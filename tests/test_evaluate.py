@@ -59,7 +59,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(run, t
         return complete(*arguments)
 
     monkeypatch.setattr(TransformersEngine, "complete", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit):
         run(*SAMPLED)
     assert "interrupted: the same command goes on from here" in capsys.readouterr().err
     file = tmp_path / "out" / "completions.jsonl"
@@ -132,6 +132,22 @@ def test_what_was_evaluated_otherwise_is_not_overwritten(run, tmp_path):
         run(out="mine")
 
 
+def test_golds_that_cannot_be_read_are_named(run, tmp_path, capsys):
+    (tmp_path / "own.jsonl").write_text('{"question": "1+1?", "answer": "1+1=<<1+1=2>>2\\n#### 2"}\n')
+    answered = [
+        "--prompt_template.user",
+        "{question}",
+        "--prompt_template.prefill",
+        r"\boxed{3} ",
+        "--prompt_template.chat",
+        "false",
+    ]
+    run(*answered, dataset=f"json={tmp_path}/own.jsonl")
+    assert "1 golds cannot be read and count as wrong, such as '1+1=<<" in capsys.readouterr().err
+    with pytest.raises(UserError, match="say what to evaluate: --model M --dataset gsm8k"):
+        evaluate.main([])
+
+
 def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, problem_folder, write_recipe, tmp_path):
     command = ["--config", str(write_recipe()), "--use_vllm", "false", "--max_completion_length", "4"]
     evaluate.main(command)
@@ -161,6 +177,8 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ("--dataset", "--dataset: want a value after it"),
         ("--dataset none.yaml", "none.yaml: no such list"),
         ("", "eval.datasets: missing: say which problems to evaluate on"),
+        ("--watch POLICY", "is no run but a model"),
+        ("--watch RUN --sampels 2", "sampels: unknown key"),
         (
             "--dataset gsm8k=DATA --rewards.format.weight 1 --temprature 1",
             "temprature: unknown key, did you mean temperature?",
@@ -183,6 +201,9 @@ def test_a_mistake_is_one_line(arguments, message, policy_folder, problem_folder
     shutil.copy(policy_folder / "model.safetensors", tmp_path / "adapter" / "adapter_model.safetensors")
     (tmp_path / "blank.jsonl").touch()
     names = {"DATA": problem_folder, "EMPTY": tmp_path / "empty", "WEIGHTLESS": tmp_path / "weightless"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(f"model_name_or_path: {policy_folder}")
+    names |= {"POLICY": policy_folder, "RUN": tmp_path / "run"}
     names |= {"ADAPTER": tmp_path / "adapter", "BLANK": tmp_path / "blank.jsonl"}
     for name, path in names.items():
         arguments = arguments.replace(name, str(path))

@@ -190,6 +190,7 @@ class Evaluations(TrainerCallback):
             self.trainer.save_model(str(self.recipe.output_dir / "best"))
             if state.is_world_process_zero:
                 write_rows([counts], self.recipe.output_dir / "best" / "evaluation.jsonl")
+                logger.info("best so far, in best/: step %d", counts["step"])
         self.seconds += time.perf_counter() - started
         return counts
 

@@ -4,7 +4,7 @@ usage: grpo-math evaluate --config recipes/X.yaml [--model runs/X] [--suite gsm8
    or: grpo-math evaluate --model M --dataset gsm8k [--split test] [--prompt_template boxed] [--key value ...]
    or: grpo-math evaluate --watch RUN [--device 1]
 
-  --model M           a run, a checkpoint, an adapter, a folder or a Hub id
+  --model M           a run, a checkpoint, an adapter, a folder or a Hub id; left out, the model the recipe starts from
   --dataset, --suite  datasets by name with commas between them, each with a path if it has one (gsm8k=/data/gsm8k),
                       or a .yaml file with a list of them, each a mapping as in a recipe
   --samples K --temperature T [--top_p P] [--k 1,8]
@@ -12,10 +12,11 @@ usage: grpo-math evaluate --config recipes/X.yaml [--model runs/X] [--suite gsm8
   --split, --max_samples, --max_completion_length, --batch_size
                       as in a recipe's eval:, which has all of these
   --grader G          file.py:function of yours, called with a completion and the gold: its accuracy beside ours
-  --out DIR           where everything is kept; the same command again goes on where the last one was interrupted
+  --out DIR           where everything is kept (default: a new folder below the recipe's output_dir, or in
+                      runs/evaluate/); the same command again goes on where the last one was interrupted
   --use_vllm false    transformers instead of vLLM, which is the default where it is installed
-  --watch RUN         evaluate every new checkpoint of a run while it is trained, as its recipe's eval: says, on the GPU
-                      --device; ends when the run is finished
+  --watch RUN         evaluate the newest checkpoint of a run, again and again while it is trained, as its recipe's
+                      eval: says, on the GPU --device; ends when the run is finished
 
 Data, prompt template and grader are the training's. DIR has results.json and completions.jsonl, which `grpo-math
 compare` reads.
@@ -72,6 +73,8 @@ EVERY = 10  # seconds between two lines of progress
 
 def main(argv: list[str]) -> None:
     options, arguments = parse(argv)
+    if not {"--config", "--model_name_or_path"} & set(arguments) and "watch" not in options:
+        raise UserError("say what to evaluate: --model M --dataset gsm8k, or --config recipes/X.yaml")
     if "device" in options and "watch" not in options:
         raise UserError("--device: only with --watch: here CUDA_VISIBLE_DEVICES says which GPUs are taken")
     if "watch" in options:
@@ -140,8 +143,15 @@ def finish(recipe, benchmarks, tokenizer, sampling, settings, folder, options) -
         rows, seconds = generate_all(recipe, benchmarks, tokenizer, sampling, folder)
     except (KeyboardInterrupt, Stopped):
         print("interrupted: the same command goes on from here", file=sys.stderr)
-        raise
+        sys.exit(130)
     rows = graded(rows, recipe)
+    unread = {row["gold"] for row in rows if row["correct"] is None}
+    if unread:
+        print(
+            f"{len(unread):,} golds cannot be read and count as wrong, such as {min(unread, key=len)!r}: is this the "
+            "right dataset?",
+            file=sys.stderr,
+        )
     if grader:
         rows = second_opinion(rows, grader, recipe)
     replace_rows(rows, folder / "completions.jsonl")

@@ -208,7 +208,8 @@ def metrics_of(found: list[Evaluation]) -> dict[str, float]:
     for name, figure in found[-1].figures.items():
         metrics |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
     for evaluation in found[:-1]:
-        metrics[f"{evaluation.dataset.replace(' ', '_')}_accuracy"] = evaluation.figures["accuracy"].value
+        name, figure = f"{evaluation.dataset.replace(' ', '_')}_accuracy", evaluation.figures["accuracy"]
+        metrics |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
     return metrics
 
 

@@ -12,6 +12,7 @@ from grpo_math.prompts import TEMPLATES, PromptTemplate, token_ids
 from grpo_math.recipe import Recipe
 
 WEIGHTS = re.compile(r"(.*\.safetensors|(pytorch|adapter)_model.*\.bin|(adapter_)?config\.json)")
+FIX_BASE = "put that model there, or correct {}/adapter_config.json"
 FIX = "give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"
 
 
@@ -88,7 +89,8 @@ def weights_fingerprint(name: str, revision: str | None = None) -> str:
     digest = hashlib.sha256()
     if is_adapter(name):
         base = read_adapter(name).base_model_name_or_path
-        digest.update(weights_fingerprint(base).encode())
+        with one_line(f"{name} is an adapter of {base}, which cannot be loaded", FIX_BASE.format(name), (UserError,)):
+            digest.update(weights_fingerprint(base).encode())
     for file in files:
         with file.open("rb") as content:
             digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
@@ -200,12 +202,12 @@ def load_adapter(name: str, revision: str | None = None, trainable: bool = False
     with one_line(f"{name}: no adapter weights that can be read", "train it again, or name another", (Exception,)):
         saved = load_peft_weights(name, "cpu", revision=revision)
     base = config.base_model_name_or_path
-    what, fix = f"{name} is an adapter of {base}", f"or correct {name}/adapter_config.json"
-    with one_line(f"{what}, which cannot be loaded", f"put that model there, {fix}"):
+    what, fix = f"{name} is an adapter of {base}", FIX_BASE.format(name)
+    with one_line(f"{what}, which cannot be loaded", fix):
         model = create_model_from_path(
             base, **{"device_map": None} | base_kwargs | {"revision": config.revision or "main"}
         )
-    other = UserError(f"{what}, but was trained on another model, its weights do not fit: put that one there, {fix}")
+    other = UserError(f"{what}, but was trained on another model, its weights do not fit: {fix}")
     try:
         with warnings.catch_warnings(action="ignore"):  # of missing weights, which are an error here
             adapter = PeftModel.from_pretrained(model, name, is_trainable=trainable, revision=revision)

@@ -19,6 +19,7 @@ from grpo_math.errors import UserError, run_cli
 from grpo_math.figures import Figure
 from grpo_math.models import weights_fingerprint
 from grpo_math.processes import start, supervised
+from grpo_math.recipe import load_recipe
 from grpo_math.run_folder import append_rows, complete_checkpoints, only_one, read_rows, wandb_identity
 from grpo_math.vllm_server import show_end
 
@@ -33,6 +34,18 @@ def main(options: dict[str, str], arguments: list[str]) -> None:
         raise UserError("--watch: the run's recipe says what is evaluated: leave out --model, --out and --grader")
     if not run.is_dir():
         raise UserError(f"--watch: no folder {run}: name a run's, which the training makes in its first seconds")
+    for name, what in (
+        ("config.json", "a model"),
+        ("adapter_config.json", "an adapter"),
+        ("settings.json", "an evaluation"),
+    ):
+        if (run / name).exists():
+            raise UserError(f"--watch: {run} is no run but {what}: name the run's folder, which has a recipe.yaml")
+    recipe = run / "recipe.yaml"
+    if recipe.exists():
+        load_recipe(["--config", str(recipe), *arguments], "evaluation")  # a mistake is said now
+    else:
+        print(f"no recipe.yaml in {run} yet: waiting for a training to begin there", flush=True)
     (run / "evaluate").mkdir(exist_ok=True)
     if status := supervised(lambda: run_cli(lambda _: watch(run, options.get("device"), arguments))):
         sys.exit(status)
