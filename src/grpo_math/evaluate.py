@@ -26,7 +26,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -62,13 +61,13 @@ from grpo_math.run_folder import (
     write_json,
     write_rows,
 )
-from grpo_math.tables import print_tables
+from grpo_math.second_opinion import opinions, second_opinion
+from grpo_math.tables import Progress, print_tables
 from grpo_math.vllm_engine import engine_arguments, model_dtype
 
 OWN = ("grader", "out", "watch", "device")  # options that are no keys of a recipe
 OF_EVAL = ("split", "max_samples", "samples", "temperature", "top_p", "k", "batch_size", "max_completion_length")
 LOADING = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "attn_implementation")
-EVERY = 10  # seconds between two lines of progress
 
 
 def main(argv: list[str]) -> None:
@@ -133,12 +132,19 @@ def evaluate(recipe: Recipe, options: dict) -> None:
     folder = open_folder(recipe, options.get("out"), settings)
     print(f"{name}, {settings['engine']}, {how(sampling)}: {folder}", flush=True)
     with only_one(folder, "--out"):
-        finish(recipe, benchmarks, tokenizer, sampling, settings, folder, options)
+        finish(recipe, benchmarks, tokenizer, sampling, settings, folder, options.get("grader"))
 
 
-def finish(recipe, benchmarks, tokenizer, sampling, settings, folder, options) -> None:
+def finish(
+    recipe: Recipe,
+    benchmarks: list[Benchmark],
+    tokenizer,
+    sampling: Sampling,
+    settings: dict,
+    folder: Path,
+    grader: str | None,
+) -> None:
     """Generate what is missing, grade everything, and say and keep what was found."""
-    grader = options.get("grader")
     try:
         rows, seconds = generate_all(recipe, benchmarks, tokenizer, sampling, folder)
     except (KeyboardInterrupt, Stopped):
@@ -264,69 +270,6 @@ def replace_rows(rows: list[dict], file: Path) -> None:
     """All of them or, where this is interrupted, what was there."""
     write_rows(rows, file.with_suffix(".new"))
     file.with_suffix(".new").replace(file)
-
-
-class Progress:
-    """gsm8k test: 120 of 200 problems, 3.4 a second, 0:24 left
-
-    What is left is said once a tenth is done: a server answers none of its many requests for a while, then several.
-    """
-
-    def __init__(self, benchmark: Benchmark, done: int):
-        self.title, self.count, self.done = benchmark.title, len(benchmark.problems), done
-        self.started = self.said = time.perf_counter()
-        self.new = 0
-
-    def step(self, count: int) -> None:
-        self.new += count
-        now = time.perf_counter()
-        if now > self.said + EVERY:
-            self.said = now
-            pace = self.new / (now - self.started)
-            waiting = self.count - self.done - self.new
-            left = (
-                f", {int(waiting / pace) // 60}:{int(waiting / pace) % 60:02d} left" if self.new >= waiting / 9 else ""
-            )
-            speed = f"{self.done + self.new:,} of {self.count:,} problems, {pace:.3g} a second"
-            print(f"{self.title}: {speed}{left}", flush=True)
-
-    def end(self) -> float:
-        seconds = time.perf_counter() - self.started
-        print(f"{self.title}: {self.count:,} problems in {seconds:.0f} s", flush=True)
-        return seconds
-
-
-def second_opinion(rows: list[dict], reference: str, recipe: Recipe) -> list[dict]:
-    """The rows with what a function of the user's says, `other`: right or not."""
-    grader, judged = load_function(reference), []
-    for row in rows:
-        try:
-            other = grader(recipe.template.full_text(row["completion"]), row["gold"])
-            if not isinstance(other, bool | int | float):
-                raise TypeError(f"it returned {other!r}, want true or false")
-        except Exception as error:
-            raise UserError(
-                f"--grader: {reference} raised {type(error).__name__}: {error} on problem {row['problem']} of "
-                f"{row['dataset']} (gold {row['gold']!r})"
-            ) from error
-        judged.append(row | {"other": bool(other)})
-    return judged
-
-
-def opinions(rows: list[dict], reference: str, benchmarks: list[Benchmark]) -> dict:
-    """What the outsider's grader finds, as figures, and on how many completions it agrees with ours."""
-    found = {"function": reference, "evaluations": [], "agrees": {}}
-    for one in benchmarks:
-        mine = [row for row in rows if row["dataset"] == one.title]
-        other = summarise([row | {"correct": row["other"]} for row in mine], one.title)
-        agrees = sum(row["other"] == (row["correct"] is True) for row in mine)
-        found["evaluations"].append(other.flat())
-        found["agrees"][one.title] = {"completions": len(mine), "agrees": agrees}
-        print(
-            f"\n{one.title} by {reference}: accuracy {other.figures['accuracy']}, agrees with ours on {agrees:,} of "
-            f"{len(mine):,} completions"
-        )
-    return found
 
 
 if __name__ == "__main__":

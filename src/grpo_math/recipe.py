@@ -14,12 +14,11 @@ from grpo_math.data import DatasetSpec
 from grpo_math.errors import UserError
 from grpo_math.grading import PoolSettings
 from grpo_math.prompts import PromptTemplate
+from grpo_math.recipe_eval import EvalSpec, check_eval
 from grpo_math.recipe_file import merge, parse_arguments, read_recipe
 from grpo_math.recipe_parts import (
-    EvalSpec,
     SftSpec,
     check_datasets,
-    check_eval,
     check_grading,
     check_rewards,
     check_sft,
