@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from grpo_math.errors import UserError
+from grpo_math.vllm_http import ask, server_url
 
 CONCURRENT = 256  # requests that a server has at a time; vLLM's own scheduler takes what fits
 HOUR = 3600  # seconds in which one prompt's completions must be there
@@ -176,8 +177,6 @@ class ServerEngine:
     """A vLLM server; one request a prompt, many at a time."""
 
     def __init__(self, url: str, tokenizer):
-        from grpo_math.vllm_server import ask
-
         self.url, self.tokenizer = url, tokenizer
         _, models = ask(f"{url}/v1/models", timeout=60)
         self.model, self.window = models["data"][0]["id"], models["data"][0]["max_model_len"]
@@ -226,8 +225,6 @@ def training_engine(trainer, model, tokenizer, batch_size: int) -> Iterator:
     vllm.sync_weights()
     trainer.accelerator.wait_for_everyone()
     if vllm.mode == "server":
-        from grpo_math.vllm_server import server_url
-
         yield ServerEngine(server_url(trainer.args), tokenizer)
     else:
         if vllm.enable_sleep_mode:
