@@ -2,7 +2,7 @@
 
 import time
 
-from grpo_math.evaluation import Benchmark, Evaluation
+from grpo_math.evaluation import TOGETHER, Benchmark, Evaluation
 
 EVERY = 10  # seconds between two lines of progress
 
@@ -52,7 +52,7 @@ def print_tables(found: list[Evaluation], shown: list[int] | None) -> None:
         else:
             rows.append([labels.get(name, name), *map(str, cells)])
     print_columns(rows)
-    for one in found:
+    for one in (one for one in found if one.dataset != TOGETHER):
         for column, values in one.groups.items():
             print_columns(
                 [[f"{one.dataset}, {column}", "problems", labels["accuracy"]]]
