@@ -69,6 +69,14 @@ def test_an_end_token_ends_and_counts(generate, policy, tokenizer):
     assert generate(texts=["Ava"], ends=ends) == {0: [Completion("", 1, False)]}
 
 
+def test_completions_end_with_the_models_context_but_too_long_a_prompt_is_answered_as_in_training(generate, policy):
+    room = policy.config.max_position_embeddings
+    (fits,) = generate(texts=["How" * (room - 10)], max_new_tokens=40).values()
+    (beyond,) = generate(texts=["How" * (room + 10)], max_new_tokens=4).values()
+    assert fits[0].length <= 40
+    assert beyond[0].length == 4
+
+
 def test_vllms_tokens_become_the_same_text(tokenizer):
     end, sampling = tokenizer.eos_token_id, Sampling(4, ends=frozenset({tokenizer.eos_token_id}))
     ids = tokenizer("Ava has")["input_ids"]

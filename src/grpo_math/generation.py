@@ -110,7 +110,10 @@ class TransformersEngine:
         room = (
             getattr(model.config.get_text_config(), "max_position_embeddings", math.inf) - inputs["input_ids"].shape[1]
         )
-        settings = self.settings(sampling, min(sampling.max_new_tokens, room))
+        new = (
+            sampling.max_new_tokens if room < 1 else min(sampling.max_new_tokens, room)
+        )  # beyond it as TRL: all the same
+        settings = self.settings(sampling, new)
         was_training = model.training
         model.eval()
         with torch.no_grad(), same_random_state(), plain_defaults(model):
