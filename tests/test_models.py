@@ -113,7 +113,7 @@ def test_an_adapter_without_its_base_model_is_one_line(adapter, tmp_path, write_
     recipe = write_recipe(model_name_or_path=str(lost))
     for verb in (
         lambda: train(load_recipe(["--config", str(recipe)])),
-        lambda: evaluate.main(["--config", str(recipe)]),
+        lambda: evaluate.main(["--config", str(recipe), "--use_vllm", "false"]),
     ):
         with pytest.raises(UserError, match=message) as caught:
             verb()

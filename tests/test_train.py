@@ -162,7 +162,7 @@ def test_lora_trains_and_its_adapter_is_evaluated(write_recipe, tmp_path, capsys
     recipe = write_recipe(use_peft=True, lora_r=2, max_steps=1)
     run(recipe)
     assert (tmp_path / "run" / "final" / "adapter_config.json").exists()
-    evaluate.main(["--config", str(recipe), "--model_name_or_path", str(tmp_path / "run" / "final")])
+    evaluate.main(["--config", str(recipe), "--model", str(tmp_path / "run" / "final"), "--use_vllm", "false"])
     assert "accuracy   0.000 (0.000-0.324)" in capsys.readouterr().out
 
 
@@ -243,7 +243,7 @@ def changed_policy(policy_folder, folder, **changes) -> str:
 
 def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(write_recipe, policy_folder, tmp_path):
     model = changed_policy(policy_folder, tmp_path / "no_pad", pad_token=None)
-    evaluate.main(["--config", str(write_recipe(model_name_or_path=model))])
+    evaluate.main(["--config", str(write_recipe(model_name_or_path=model)), "--use_vllm", "false"])
     assert len(list((tmp_path / "run" / "evaluate").glob("*/results.json"))) == 1
 
 
