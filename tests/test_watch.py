@@ -97,6 +97,7 @@ def test_two_at_work_in_one_folder_are_one_too_many(tmp_path):
 def test_evaluations_from_beside_go_to_the_same_wandb_run(tmp_path, monkeypatch):
     import wandb
 
+    wandb.teardown()  # of a training that another test has run in this process
     for name in ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -21,6 +21,7 @@ from grpo_math.evaluation import (
     summarise,
 )
 from grpo_math.generation import training_engine
+from grpo_math.models import ends_of
 from grpo_math.processes import Burst
 from grpo_math.recipe import Recipe
 from grpo_math.run_folder import append_rows, forget_after, read_rows, write_rows
@@ -169,7 +170,7 @@ class Evaluations(TrainerCallback):
     def measure(self, moment: str, model, state) -> dict:
         """Evaluate, tell everyone, and return the row of eval.jsonl that counts."""
         started, tokenizer = time.perf_counter(), self.tokenizer
-        sampling = sampling_of(self.recipe, {tokenizer.eos_token_id, *as_list(model.generation_config.eos_token_id)})
+        sampling = sampling_of(self.recipe, ends_of(model.generation_config) | {tokenizer.eos_token_id})
         vllm = getattr(self.trainer, "vllm_generation", None)
         size = vllm.tensor_parallel_size if vllm and vllm.mode == "colocate" else 1
         rows, found = [], []
@@ -201,7 +202,3 @@ class Evaluations(TrainerCallback):
         append_rows([evaluation.flat() for evaluation in found], self.file)
         for evaluation in found:
             logger.info("%s: %s", moment, evaluation)
-
-
-def as_list(value) -> list:
-    return value if isinstance(value, list) else [value]

@@ -26,6 +26,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -160,7 +161,7 @@ def finish(
         )
     if grader:
         rows = second_opinion(rows, grader, recipe)
-    replace_rows(rows, folder / "completions.jsonl")
+    write_rows(rows, folder / "completions.jsonl")
     found = [
         summarise([row for row in rows if row["dataset"] == one.title], one.title, 0, seconds.get(one.title, 0.0))
         for one in benchmarks
@@ -242,7 +243,7 @@ def generate_all(
     """All rows, and the seconds spent now on each benchmark; a problem is written down as soon as it is finished."""
     file, seconds = folder / "completions.jsonl", {}
     rows = whole_problems(read_rows(file), sampling.samples)
-    replace_rows(rows, file)
+    write_rows(rows, file)
     done = {one.title: {row["problem"] for row in rows if row["dataset"] == one.title} for one in benchmarks}
     missing = [one for one in benchmarks if len(done[one.title]) < len(one.problems)]
     if rows:
@@ -260,16 +261,8 @@ def generate_all(
 
 def whole_problems(rows: list[dict], samples: int) -> list[dict]:
     """Without the problems of which a killed run wrote only some samples."""
-    count = {}
-    for row in rows:
-        count[row["dataset"], row["problem"]] = count.get((row["dataset"], row["problem"]), 0) + 1
+    count = Counter((row["dataset"], row["problem"]) for row in rows)
     return [row for row in rows if count[row["dataset"], row["problem"]] == samples]
-
-
-def replace_rows(rows: list[dict], file: Path) -> None:
-    """All of them or, where this is interrupted, what was there."""
-    write_rows(rows, file.with_suffix(".new"))
-    file.with_suffix(".new").replace(file)
 
 
 if __name__ == "__main__":

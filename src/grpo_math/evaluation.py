@@ -54,7 +54,7 @@ class Evaluation:
         """As JSON: every figure with its interval, `accuracy`, `accuracy_low`, `accuracy_high`."""
         row = {key: getattr(self, key) for key in ("dataset", "step", "problems", "samples", "seconds")}
         for name, figure in self.figures.items():
-            row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+            row |= figure.named(name)
         if self.groups:
             row["groups"] = {
                 column: {value: {"problems": count, **asdict(figure)} for value, (count, figure) in values.items()}
@@ -206,10 +206,9 @@ def metrics_of(found: list[Evaluation]) -> dict[str, float]:
     """For a metrics log: every figure of the last evaluation, which counts, and the accuracies of those before it."""
     metrics = {}
     for name, figure in found[-1].figures.items():
-        metrics |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+        metrics |= figure.named(name)
     for evaluation in found[:-1]:
-        name, figure = f"{evaluation.dataset.replace(' ', '_')}_accuracy", evaluation.figures["accuracy"]
-        metrics |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+        metrics |= evaluation.figures["accuracy"].named(f"{evaluation.dataset.replace(' ', '_')}_accuracy")
     return metrics
 
 

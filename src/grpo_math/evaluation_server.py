@@ -42,10 +42,9 @@ def engine_for(recipe: Recipe, benchmarks: list[Benchmark], tokenizer, folder: P
         if is_adapter(served, recipe.model.get("model_revision")):
             served, adapter = os.path.join(temporary, "merged"), served
             export(Path(adapter), Path(served), engine_arguments(recipe)["dtype"])
-        arguments = common_arguments(recipe, window, LOOPBACK, port) | {
+        arguments = common_arguments(recipe, served, window, LOOPBACK, port) | {
             "data_parallel_size": copies(recipe),
             "generation_config": "vllm",
-            "revision": recipe.model.get("model_revision") if served == recipe.model["model_name_or_path"] else None,
         }
         words = words_of(served, arguments | engine_arguments(recipe))
         url, log = f"http://{LOOPBACK}:{port}", folder / "vllm_server.log"

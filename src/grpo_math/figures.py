@@ -20,6 +20,10 @@ class Figure:
     low: float
     high: float
 
+    def named(self, name: str) -> dict[str, float]:
+        """NAME, NAME_low and NAME_high."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
     def __str__(self) -> str:
         return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
 

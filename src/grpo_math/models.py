@@ -69,9 +69,13 @@ def end_tokens(name: str) -> set[int]:
 
     name = read_adapter(name).base_model_name_or_path if is_adapter(name) else name
     try:
-        ends = GenerationConfig.from_pretrained(name).eos_token_id
+        return ends_of(GenerationConfig.from_pretrained(name))
     except OSError:
         return set()
+
+
+def ends_of(generation_config) -> set[int]:
+    ends = generation_config.eos_token_id
     return set(ends) if isinstance(ends, list) else {ends} - {None}
 
 

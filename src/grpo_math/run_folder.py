@@ -179,14 +179,18 @@ def lines_of(rows: list[dict]) -> str:
 
 
 def write_rows(rows: list[dict], path: Path) -> None:
-    path.write_text(lines_of(rows), encoding="utf-8")
+    replace(lines_of(rows), path)
+
+
+def replace(text: str, path: Path) -> None:
+    """All of it or, where this is interrupted, what was there: another process may be reading."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
 
 
 def write_json(content: dict, path: Path) -> None:
-    """All of it or nothing: another process may be reading."""
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    new.replace(path)
+    replace(json.dumps(content, indent=2, ensure_ascii=False) + "\n", path)
 
 
 def append_rows(rows: list[dict], path: Path) -> None:

@@ -104,16 +104,15 @@ def server_words(recipe: Recipe, window: int, host: str, port: int) -> list[str]
     """
     check_parallel(recipe)
     served = served_model(recipe)
-    arguments = common_arguments(recipe, window, host, port) | {
+    arguments = common_arguments(recipe, served, window, host, port) | {
         "weight_transfer_config": {"backend": "nccl"},
         "logprobs_mode": "processed_logprobs",  # the importance-sampling correction needs them
         "max_logprobs": -1,
-        "revision": recipe.model.get("model_revision") if served == recipe.model["model_name_or_path"] else None,
     }
     return words_of(served, arguments | engine_arguments(recipe))
 
 
-def common_arguments(recipe: Recipe, window: int, host: str, port: int) -> dict:
+def common_arguments(recipe: Recipe, served: str, window: int, host: str, port: int) -> dict:
     """Of every server we start, for training or for evaluation."""
     given = recipe.trainer
     return {
@@ -127,6 +126,7 @@ def common_arguments(recipe: Recipe, window: int, host: str, port: int) -> dict:
         "model_impl": given.get("vllm_model_impl", "auto"),
         "trust_remote_code": given.get("trust_remote_code") or None,
         "seed": given.get("seed", 42),
+        "revision": recipe.model.get("model_revision") if served == recipe.model["model_name_or_path"] else None,
     }
 
 
