@@ -5,11 +5,13 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from grpo_math.errors import UserError
@@ -48,9 +50,21 @@ def fresh_pool():
 
 
 def workers_alive() -> int:
-    """Children of this process that are grading workers, zombies included."""
-    found = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "stat=,args="], capture_output=True, text=True)
-    return sum("grading.pool" in line or line.startswith("Z") for line in found.stdout.splitlines())
+    """The nursery of this process and its workers, zombies included."""
+    return len(family(os.getpid()))
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """The nurseries of a process, and all that these have begun."""
+    nurseries = [child for child in psutil.Process(pid).children() if "grpo_math.grading.worker" in command(child)]
+    return nurseries + [worker for nursery in nurseries for worker in nursery.children(recursive=True)]
+
+
+def command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # a zombie: whoever it was
+        return ["grpo_math.grading.worker"]
 
 
 def hostile_batch() -> tuple[list[str], list[str]]:
@@ -72,7 +86,7 @@ def test_64_hostile_completions_end_soon_and_the_good_ones_among_them_are_right(
     check(grades)
     assert {"timeout", "too_long"} <= {g.how for g in grades}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
-    assert workers_alive() <= 2
+    assert workers_alive() <= 3
 
 
 def test_the_hostile_batch_returns_in_a_thread_and_in_an_asyncio_task():
@@ -113,8 +127,8 @@ def test_a_late_worker_is_killed_and_replaced_and_the_next_answer_is_graded():
     (first,) = pool().workers
     assert pool().run([("4", SLOW), EASY]) == [(False, "timeout"), (True, "math_verify")]
     (second,) = pool().workers
-    assert first.process.returncode == -signal.SIGKILL
-    assert second.process.pid != first.process.pid
+    assert not psutil.pid_exists(first.pid)
+    assert second.pid != first.pid
 
 
 def test_a_timeout_is_not_remembered():
@@ -126,7 +140,7 @@ def test_a_timeout_is_not_remembered():
 def test_a_worker_that_dies_counts_as_crashed():
     configure(PoolSettings(workers=1, timeout=30))
     assert pool().run([EASY]) == [(True, "math_verify")]
-    victim = pool().workers[0].process.pid
+    victim = pool().workers[0].pid
     threading.Timer(0.5, os.kill, (victim, signal.SIGKILL)).start()
     assert pool().run([("4", SLOW), EASY]) == [(False, "crashed"), (True, "math_verify")]
 
@@ -134,20 +148,32 @@ def test_a_worker_that_dies_counts_as_crashed():
 def test_a_worker_killed_between_batches_is_replaced():
     configure(PoolSettings(workers=1))
     assert pool().run([EASY]) == [(True, "math_verify")]
-    os.kill(pool().workers[0].process.pid, signal.SIGKILL)
+    os.kill(pool().workers[0].pid, signal.SIGKILL)
     time.sleep(0.2)
     assert pool().run([EASY]) == [(True, "math_verify")]
 
 
 def test_memory_is_capped():
-    configure(PoolSettings(workers=1, timeout=20))
-    code = "import grpo_math.grading.equal as e; e.verify = lambda g, a: g == '1' or [0] * 10**9; from grpo_math.grading.pool import work; work(20, 1)"
-    worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert worker.stdout.readline() == b"ready\n"
-    worker.stdin.write(b'["4", "4"]\n')
-    worker.stdin.flush()
-    assert worker.stdout.readline() == b""  # gone
-    worker.wait()
+    code = "import grpo_math.grading.equal as e; e.verify = lambda g, a: g == '1' or [0] * 10**9"
+    assert of_a_worker(f"{code}; NURSERY(20, 1)", ("4", "4"))[0] == b""  # gone
+
+
+def of_a_worker(code: str, job: tuple[str, str]) -> tuple[bytes, bytes]:
+    """What the worker of a nursery answers, and the nursery's stderr; `code` begins it by the word NURSERY."""
+    ours, theirs = socket.socketpair()
+    begin = f"__import__('grpo_math.grading.worker').grading.worker.nursery(socket.socket(fileno={theirs.fileno()}),"
+    code = f"import socket, sys; {code.replace('NURSERY(', begin)}"
+    nursery = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+    assert len(ours.recv(4)) == 4
+    end, other = socket.socketpair()
+    socket.send_fds(ours, [bytes(4)], [other.fileno()])
+    other.close()
+    assert len(ours.recv(4)) == 4
+    end.sendall(json.dumps(job).encode() + b"\n")
+    said = end.recv(16)
+    ours.close()
+    theirs.close()
+    return said, nursery.communicate(timeout=20)[1]
 
 
 def test_a_worker_that_cannot_start_is_one_line(monkeypatch):
@@ -168,16 +194,14 @@ grades = grade_batch(texts, golds, "boxed")
 print(sum(bool(g.correct) for g in grades), {g.how for g in grades})
 """
     done = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
-    out, _ = done.communicate(timeout=120)
+    begun = set()
+    while done.poll() is None:
+        begun |= set(psutil.Process(done.pid).children(recursive=True))
+        time.sleep(0.1)
     assert done.returncode == 0
-    assert "math_verify" in out
-    assert not of_parent(done.pid)
-
-
-def of_parent(pid: int) -> list[str]:
-    """Grading workers whose parent is `pid`, or whose parent has died while they began in the same second."""
-    found = subprocess.run(["ps", "-eo", "ppid=,args="], capture_output=True, text=True).stdout.splitlines()
-    return [line for line in found if "grading.pool" in line and line.split()[0] in (str(pid), "1")]
+    assert "math_verify" in done.stdout.read()
+    assert begun
+    assert not any(process.is_running() and process.status() != "zombie" for process in begun)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -186,12 +210,11 @@ def test_no_worker_outlives_its_parent(number):
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert parent.stdout.readline() == b"on\n"
     time.sleep(1.5)  # the worker is at work now
+    begun = family(parent.pid)
+    assert len(begun) == 2
     parent.send_signal(number)
     parent.wait(20)
-    deadline = time.monotonic() + 20
-    while of_parent(parent.pid) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not of_parent(parent.pid)
+    assert not psutil.wait_procs(begun, 20)[1]
 
 
 def test_ctrl_c_in_the_middle_leaves_a_pool_that_works():
@@ -205,10 +228,21 @@ def test_ctrl_c_in_the_middle_leaves_a_pool_that_works():
 
 
 def test_a_worker_imports_neither_torch_nor_trl():
-    code = "import sys; from grpo_math.grading.pool import work; work(2, 2); print([m for m in ('torch', 'trl', 'transformers') if m in sys.modules], file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(EASY).encode() + b"\n", capture_output=True)
-    assert done.stdout == b"ready\ntrue\n"
-    assert done.stderr.strip() == b"[]"
+    listing = "print([m for m in ('torch', 'trl', 'transformers') if m in sys.modules], file=sys.stderr)"
+    assert of_a_worker(f"NURSERY(2, 2); {listing}", EASY) == (b"true\n", b"[]\n")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_a_nursery_killed_before_or_in_a_batch_is_replaced_and_its_workers_end(seconds):
+    configure(PoolSettings(workers=2, timeout=1))
+    assert pool().run([EASY, EASY]) == [(True, "math_verify")] * 2
+    nursery, *orphans = family(os.getpid())
+    threading.Timer(seconds, nursery.kill).start()
+    time.sleep(0.2)
+    verdicts = pool().run([("4", SLOW), ("4", SLOW), EASY, EASY])
+    assert verdicts == [(False, "timeout")] * 2 + [(True, "math_verify")] * 2
+    psutil.wait_procs(orphans, 10)
+    assert not any(orphan.is_running() and orphan.status() != "zombie" for orphan in orphans)
 
 
 @pytest.mark.slow
@@ -216,4 +250,4 @@ def test_a_thousand_kills_leave_no_zombie():
     configure(PoolSettings(workers=2, timeout=0.1))
     slow = [("4", f"{SLOW}+{n}") for n in range(1_000)]
     assert {how for _, how in pool().run(slow)} <= {"timeout", "crashed"}
-    assert workers_alive() <= 2
+    assert workers_alive() <= 3

@@ -1,8 +1,7 @@
 """Worker processes for what may hang: a job gets a deadline, and a worker that misses it is killed and replaced.
 
-A worker is a fresh interpreter (`python -m grpo_math.grading.pool`) that reads one JSON line a job and answers with
-one line: it inherits neither CUDA nor threads, imports neither torch nor trl, may not grow over its memory cap, and
-dies with its parent. The clock of a job starts when a ready worker gets it.
+The processes themselves are in `worker`: they inherit neither CUDA nor threads, may not grow over their memory cap and
+die with their parent.
 """
 
 import atexit
@@ -10,6 +9,8 @@ import contextlib
 import json
 import os
 import selectors
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -18,9 +19,10 @@ from collections import deque
 from dataclasses import dataclass
 
 from grpo_math.errors import UserError
+from grpo_math.grading.worker import LINES, NEW, NUMBER
 
-CLOSE_SECONDS = 10.0  # to wait at exit for a batch of another thread
-START_SECONDS = 120.0  # for a worker to import math_verify, on the busiest of machines
+CLOSE_SECONDS = 10.0  # to wait at exit for a batch of another thread, or for the nursery to end
+START_SECONDS = 120.0  # for the nursery to import math_verify, on the busiest of machines
 
 
 @dataclass(frozen=True)
@@ -33,34 +35,73 @@ class PoolSettings:
     workers: int | None = None
 
 
-class Worker:
-    """One process: not `ready` until its first line, then idle, or at work on `job` until `deadline`."""
+class Nursery:
+    """The process that forks workers. It ends, and they with it, when this side of its socket closes."""
 
     def __init__(self, settings: PoolSettings):
-        timeout = settings.timeout
-        command = [sys.executable, "-m", "grpo_math.grading.pool", str(timeout), str(settings.memory_gib)]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        pipe = subprocess.PIPE
+        self.socket, theirs = socket.socketpair()
+        words = [str(theirs.fileno()), str(settings.timeout), str(settings.memory_gib)]
         self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+            [sys.executable, "-m", "grpo_math.grading.worker", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
         )
-        self.ready = False
+        theirs.close()
+        self.socket.settimeout(START_SECONDS)
+        self.answer()
+
+    def ask(self, number: int, descriptors: tuple[int, ...] = ()) -> int:
+        with contextlib.suppress(OSError):  # the answer will tell
+            socket.send_fds(self.socket, [NUMBER.pack(number)], descriptors)
+        return self.answer()
+
+    def answer(self) -> int:
+        try:
+            return NUMBER.unpack(self.socket.recv(NUMBER.size))[0]
+        except (OSError, struct.error):
+            self.close()
+            raise UserError("grading: no worker starts: `python -m grpo_math.grading.worker 0 2 2` says why") from None
+
+    def close(self) -> None:
+        self.socket.close()
+        try:
+            self.process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Worker:
+    """One process: idle, or at work on `job` until `deadline`."""
+
+    def __init__(self, nursery: Nursery, timeout: float):
+        self.nursery, self.timeout = nursery, timeout
+        self.socket, theirs = socket.socketpair()
+        self.pid = nursery.ask(NEW, (theirs.fileno(),))
+        theirs.close()
         self.job: int | None = None
-        self.timeout = timeout
-        self.deadline = time.monotonic() + START_SECONDS
+        self.deadline = 0.0
 
     def send(self, index: int, pair: tuple[str, str]) -> None:
         self.job, self.deadline = index, time.monotonic() + self.timeout
-        with contextlib.suppress(BrokenPipeError):  # it died while idle: its closed output will tell
-            self.process.stdin.write(json.dumps(pair).encode() + b"\n")
-            self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has just died: its closed output will tell
+            self.socket.sendall(json.dumps(pair).encode() + b"\n")
+
+    def heard(self) -> bytes:
+        """Its line; `b""` from a dead one."""
+        try:
+            return self.socket.recv(16)
+        except ConnectionResetError:
+            return b""
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
+        self.socket.close()
+        with contextlib.suppress(UserError):  # the nursery is dead: its workers end by themselves, in a while
+            self.nursery.ask(self.pid)
 
 
 class Pool:
@@ -69,6 +110,7 @@ class Pool:
     def __init__(self, settings: PoolSettings):
         self.settings = settings
         self.size = settings.workers or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        self.nursery: Nursery | None = None
         self.workers: list[Worker] = []
         self.lock = threading.Lock()
         self.owner = os.getpid()
@@ -79,7 +121,7 @@ class Pool:
             try:
                 return self.dispatch(pairs)
             except BaseException:  # Ctrl-C in the middle: what the workers are doing now is nobody's
-                self.kill_all()
+                self.end_all()
                 raise
 
     def dispatch(self, pairs: list[tuple[str, str]]) -> list[tuple[bool | None, str]]:
@@ -87,66 +129,64 @@ class Pool:
         while len(verdicts) < len(pairs):
             self.staff(len(waiting))
             for worker in self.workers:
-                if worker.ready and worker.job is None and waiting:
+                if worker.job is None and waiting:
                     index = waiting.popleft()
                     worker.send(index, pairs[index])
             for worker, line in self.wait():
-                if not worker.ready:
-                    worker.ready = self.started(worker, line)
-                    continue
-                if worker.job is not None:
-                    verdicts[worker.job] = VERDICTS[line]
-                    worker.job = None
+                verdicts[worker.job] = VERDICTS[line]
+                worker.job = None
                 if line not in LINES.values():
                     self.remove(worker)
         return [verdicts[index] for index in range(len(pairs))]
 
     def staff(self, waiting: int) -> None:
         """Start as many workers as there is work for; one that died while idle is replaced."""
-        for worker in [worker for worker in self.workers if worker.ready and worker.job is None]:
-            if worker.process.poll() is not None:
-                self.remove(worker)
+        if self.nursery is None or self.nursery.process.poll() is not None:
+            self.workers = [worker for worker in self.workers if worker.job is not None]
+            self.nursery = Nursery(self.settings)
+        idle = [worker for worker in self.workers if worker.job is None]
+        for worker in readable(idle, 0):  # one that lives has nothing to say
+            self.remove(worker)
         busy = sum(worker.job is not None for worker in self.workers)
         while len(self.workers) < min(self.size, busy + waiting):
-            self.workers.append(Worker(self.settings))
+            self.workers.append(Worker(self.nursery, self.settings.timeout))
 
     def wait(self) -> list[tuple[Worker, bytes]]:
         """Workers with something to say, and their line; `b""` from a dead one, `TOO_LATE` past the deadline."""
-        watched = [worker for worker in self.workers if worker.job is not None or not worker.ready]
-        with selectors.DefaultSelector() as selector:
-            for worker in watched:
-                selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-            left = min(worker.deadline for worker in watched) - time.monotonic()
-            spoke = [(key.data, key.data.process.stdout.readline()) for key, _ in selector.select(max(0.0, left))]
-        heard = {id(worker) for worker, _ in spoke}
+        working = [worker for worker in self.workers if worker.job is not None]
+        left = min(worker.deadline for worker in working) - time.monotonic()
+        spoke = {worker: worker.heard() for worker in readable(working, max(0.0, left))}
         now = time.monotonic()
-        return spoke + [(worker, TOO_LATE) for worker in watched if worker.deadline <= now and id(worker) not in heard]
-
-    def started(self, worker: Worker, line: bytes) -> bool:
-        if line != READY:
-            self.remove(worker)
-            raise UserError("grading: no worker starts: `python -m grpo_math.grading.pool 2 2` says why")
-        return True
+        late = [worker for worker in working if worker.deadline <= now and worker not in spoke]
+        return [*spoke.items(), *((worker, TOO_LATE) for worker in late)]
 
     def remove(self, worker: Worker) -> None:
         self.workers.remove(worker)
         worker.kill()
 
-    def kill_all(self) -> None:
-        while self.workers:
-            self.workers.pop().kill()
+    def end_all(self) -> None:
+        self.workers.clear()
+        if self.nursery:
+            self.nursery.close()
+            self.nursery = None
 
     def close(self) -> None:
         """End the workers, once a batch in another thread is done; a forked child that inherited them must not."""
         if os.getpid() == self.owner:
             waited = self.lock.acquire(timeout=CLOSE_SECONDS)
-            self.kill_all()
+            self.end_all()
             if waited:
                 self.lock.release()
 
 
-READY, TOO_LATE = b"ready\n", b"late"
-LINES = {True: b"true\n", False: b"false\n", None: b"null\n"}
+def readable(workers: list[Worker], seconds: float) -> list[Worker]:
+    with selectors.DefaultSelector() as selector:
+        for worker in workers:
+            selector.register(worker.socket, selectors.EVENT_READ, worker)
+        return [key.data for key, _ in selector.select(seconds)]
+
+
+TOO_LATE = b"late"
 VERDICTS = {
     LINES[True]: (True, "math_verify"),
     LINES[False]: (False, "math_verify"),
@@ -180,42 +220,3 @@ def pool() -> Pool:
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def work(timeout: float, memory_gib: float) -> None:
-    """The life of a worker: one verdict a line, until its input ends."""
-    import logging
-    import resource
-    import select
-    import signal
-
-    logging.disable(logging.CRITICAL)
-    cap = int(memory_gib * 2**30)
-    resource.setrlimit(resource.RLIMIT_AS, (cap, cap))
-    from grpo_math.grading.equal import verify
-
-    verify("1", "1")  # loads all it needs: the clock of the first job must not pay for it
-    say = os.dup(1)
-    os.dup2(2, 1)  # what a library prints must not be taken for a verdict
-    os.write(say, READY)
-    parent = os.getppid()
-    while True:
-        while not select.select([sys.stdin], [], [], 5)[0]:
-            if os.getppid() != parent:  # and a forked child of it keeps our input open
-                return
-        line = sys.stdin.buffer.readline()
-        if not line:
-            return
-        signal.setitimer(signal.ITIMER_REAL, timeout + 5)  # should the parent have died, die too
-        try:
-            verdict = verify(*json.loads(line))
-        except MemoryError:
-            return
-        except Exception:  # what math_verify cannot compare is not equal
-            verdict = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        os.write(say, LINES[verdict])
-
-
-if __name__ == "__main__":
-    work(float(sys.argv[1]), float(sys.argv[2]))
