@@ -316,7 +316,7 @@ def test_reasoning_gym_makes_other_problems_for_the_test_split():
 
 def parts(*sizes):
     made = [[Problem(f"{i}-{n}", str(n)) for n in range(size)] for i, size in enumerate(sizes)]
-    return [Problems("t", problems, len(problems), {}) for problems in made]
+    return [Problems("t", problems, list(range(1, len(problems) + 1)), len(problems), {}) for problems in made]
 
 
 def test_a_mixture_keeps_its_weights_and_repeats_nothing():

@@ -4,6 +4,8 @@ usage: grpo-math VERB [--help]
 
   train       one GRPO run from a recipe
   sft         one SFT run, the warm start of a GRPO run
+  check       is this run a good one? in seconds, before a model loads
+  pass-rate   how often the model solves each training problem
   evaluate    accuracy, pass@k and maj@k on held-out problems, with intervals
   compare     evaluations on the same problems: is one model better?
   grade       whether completions are right, and why
@@ -24,6 +26,8 @@ from grpo_math.errors import UserError, run_cli
 VERBS = {
     "train": "train",
     "sft": "sft",
+    "check": "preflight",
+    "pass-rate": "pass_rate",
     "evaluate": "evaluate",
     "compare": "compare",
     "grade": "grade_file",

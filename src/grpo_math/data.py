@@ -33,10 +33,21 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True)
+class PassRateSpec:
+    """The `pass_rate:` part of a dataset: keep the problems whose rate in `file` (of `grpo-math pass-rate`) is from
+    `min` to `max`, in [0, 1]."""
+
+    file: str
+    min: float = 0.0
+    max: float = 1.0
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """The `dataset:` part of a recipe.
 
     `config` is the Hub dataset's (text) or the reasoning_gym task's (a mapping); `params` are the adapter's own keys.
+    `decontaminate` drops training problems that overlap with test problems (contamination.py).
     """
 
     name: str | None = None
@@ -47,6 +58,8 @@ class DatasetSpec:
     shuffle_seed: int | None = None
     max_prompt_tokens: int | None = None
     weight: float | None = None
+    decontaminate: bool = False
+    pass_rate: PassRateSpec | None = None
     params: dict = field(default_factory=dict)
 
     @property
@@ -56,10 +69,11 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Problems:
-    """The problems of one source, with what was dropped on the way and why."""
+    """The problems of one source, the row each stood in (from 1), and what was dropped on the way and why."""
 
     title: str
     problems: list[Problem]
+    places: list[int]
     rows: int
     dropped: Counter
 
@@ -221,15 +235,15 @@ def load_problems(spec: DatasetSpec, keep: Callable[[Problem], str | None] = lam
     the source is missing, malformed or leaves no problem.
     """
     adapter = ADAPTERS[spec.name] if spec.name else Adapter(as_problem)
-    rows, seed = raw_rows(spec), spec.shuffle_seed
+    rows, seed = enumerate(raw_rows(spec), 1), spec.shuffle_seed
     if seed is None and spec.max_samples and len(adapter.configs) > 1:
         seed = 0  # MATH comes sorted by subject: the first rows are all algebra
     if seed is not None:
         rows = list(rows)
         random.Random(seed).shuffle(rows)
     params = {} if adapter.generate or spec.name is None else spec.params
-    problems, dropped, read = [], Counter(), 0
-    for row in rows:
+    problems, places, dropped, read = [], [], Counter(), 0
+    for place, row in rows:
         if len(problems) == spec.max_samples:
             break
         read += 1
@@ -240,7 +254,7 @@ def load_problems(spec: DatasetSpec, keep: Callable[[Problem], str | None] = lam
             continue
         except KeyError as error:
             raise UserError(
-                f"{spec.title}: row {read} does not look like {spec.name} (no column {error}; its columns are "
+                f"{spec.title}: row {place} does not look like {spec.name} (no column {error}; its columns are "
                 f"{', '.join(map(str, row))}): use dataset.name: json with dataset.fields"
             ) from error
         except (AttributeError, TypeError):
@@ -250,7 +264,8 @@ def load_problems(spec: DatasetSpec, keep: Callable[[Problem], str | None] = lam
             dropped[reason] += 1
         else:
             problems.append(problem)
-    loaded = Problems(spec.title, problems, read, dropped)
+            places.append(place)
+    loaded = Problems(spec.title, problems, places, read, dropped)
     if not problems:
         raise UserError(f"{loaded}: nothing is left to train or test on")
     return loaded

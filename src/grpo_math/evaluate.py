@@ -27,7 +27,8 @@ import json
 import os
 import sys
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -146,11 +147,8 @@ def finish(
     grader: str | None,
 ) -> None:
     """Generate what is missing, grade everything, and say and keep what was found."""
-    try:
+    with interruptible():
         rows, seconds = generate_all(recipe, benchmarks, tokenizer, sampling, folder)
-    except (KeyboardInterrupt, Stopped):
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
     rows = graded(rows, recipe)
     unread = {row["gold"] for row in rows if row["correct"] is None}
     if unread:
@@ -176,6 +174,15 @@ def finish(
         results["grader"] = opinions(rows, grader, benchmarks)
     write_json(results, folder / "results.json")
     print(f"\n{folder}: results.json, completions.jsonl")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped):
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def right_samples(rows: list[dict], benchmark: Benchmark) -> list[int]:

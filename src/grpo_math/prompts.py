@@ -1,5 +1,6 @@
 """Prompts: a template turns a `Problem` into what the model sees, and knows where the answer will stand."""
 
+import functools
 from dataclasses import dataclass
 
 from grpo_math.data import Problem
@@ -104,15 +105,24 @@ def length_filter(template: PromptTemplate, tokenizer, max_prompt_tokens: int | 
     def keep(problem: Problem) -> str | None:
         if max_prompt_tokens is None:
             return None
-        length = len(token_ids(template.prompt(problem.question, tokenizer), tokenizer))
+        length = prompt_length(problem.question, template, tokenizer)
         return None if length <= max_prompt_tokens else f"over {max_prompt_tokens} prompt tokens"
 
     return keep
 
 
 def longest_prompt(problems: list[Problem], template: PromptTemplate, tokenizer) -> int:
+    return max(prompt_lengths(problems, template, tokenizer))
+
+
+def prompt_lengths(problems: list[Problem], template: PromptTemplate, tokenizer) -> list[int]:
+    return [prompt_length(problem.question, template, tokenizer) for problem in problems]
+
+
+@functools.lru_cache(maxsize=200_000)  # filters, checks and engines ask for the same ones
+def prompt_length(question: str, template: PromptTemplate, tokenizer) -> int:
     """In tokens, chat template included."""
-    return max(len(token_ids(template.prompt(problem.question, tokenizer), tokenizer)) for problem in problems)
+    return len(token_ids(template.prompt(question, tokenizer), tokenizer))
 
 
 # What TRL passes to reward functions itself, or what we add: a meta column of that name would clash.

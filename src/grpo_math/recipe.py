@@ -17,7 +17,9 @@ from grpo_math.prompts import PromptTemplate
 from grpo_math.recipe_eval import EvalSpec, check_eval
 from grpo_math.recipe_file import merge, parse_arguments, read_recipe
 from grpo_math.recipe_parts import (
+    AlarmSpec,
     SftSpec,
+    check_alarms,
     check_datasets,
     check_grading,
     check_rewards,
@@ -31,9 +33,9 @@ from grpo_math.schema import check_keys, trl_keys
 OURS = {
     "GRPO": (
         "extends", "dataset", "prompt_template", "rewards", "eval", "grading", "baseline", "prompts_per_step",
-        "vllm_engine_kwargs",
+        "vllm_engine_kwargs", "alarms", "preflight",
     ),
-    "SFT": ("extends", "dataset", "prompt_template", "sft", "eval", "grading"),
+    "SFT": ("extends", "dataset", "prompt_template", "sft", "eval", "grading", "alarms", "preflight"),
 }  # fmt: skip
 RENAMED = {
     "max_prompt_length": "dataset.max_prompt_tokens (longer prompts are dropped and counted)",
@@ -119,6 +121,8 @@ class Recipe:
     baseline: str
     prompts_per_step: int | None
     engine: dict
+    alarms: AlarmSpec
+    preflight: bool
     trainer: dict
     model: dict
     raw: dict
@@ -149,6 +153,14 @@ def load_recipe(argv: list[str], kind: str | None = None) -> Recipe:
     `kind` is GRPO or SFT where only such a recipe will do. An `evaluation` trains nothing: it needs no training
     problems and no rewards, and no recipe file either.
     """
+    recipe, problems = resolve(argv, kind)
+    if problems:
+        raise UserError("\n".join(f"{recipe.source}: {problem}" for problem in problems))
+    return recipe
+
+
+def resolve(argv: list[str], kind: str | None = None) -> tuple[Recipe, list[str]]:
+    """The recipe as far as it can be understood, and everything that is wrong with it."""
     path, overrides = parse_arguments(argv)
     evaluation = kind == "evaluation"
     if path is None and not evaluation:
@@ -173,11 +185,13 @@ def load_recipe(argv: list[str], kind: str | None = None) -> Recipe:
     prompts = check_prompts(raw.get("prompts_per_step"), problems)
     engine = check_engine(raw.get("vllm_engine_kwargs"), problems)
     check_generation(flat, engine, template, problems)
-    if problems:
-        raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
+    alarms = check_alarms(raw.get("alarms") or {}, problems)
+    preflight = raw.get("preflight", True)
+    if not isinstance(preflight, bool):
+        problems.append(f"preflight: want true or false, got {preflight!r}")
     trainer = {key: value for key, value in flat.items() if key in trainer_keys}
     model = {key: value for key, value in flat.items() if key in model_keys}
-    return Recipe(
+    recipe = Recipe(
         source=path,
         datasets=datasets,
         template=template,
@@ -189,10 +203,13 @@ def load_recipe(argv: list[str], kind: str | None = None) -> Recipe:
         baseline=baseline,
         prompts_per_step=prompts,
         engine=engine,
+        alarms=alarms,
+        preflight=preflight,
         trainer=trainer,
         model=model,
         raw=raw,
     )
+    return recipe, problems
 
 
 def check_flat(raw: dict, kind: str, problems: list[str]) -> dict:

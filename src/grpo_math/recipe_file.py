@@ -98,6 +98,9 @@ def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:
         if "=" in word:
             key, _, value = word.partition("=")
             raise UserError(f"{word}: write {key} {value} (a blank, not =)")
+        if word in ("--no_preflight", "--no-preflight"):
+            overrides["preflight"] = "false"
+            continue
         following = bool(arguments) and not arguments[0].startswith("--")
         overrides[word[2:]] = arguments.pop(0) if following else "true"
     if "extends" in overrides:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from grpo_math.data import ADAPTERS, DatasetSpec
+from grpo_math.data import ADAPTERS, DatasetSpec, PassRateSpec
 from grpo_math.errors import UserError
 from grpo_math.functions import parameters, source_file, split_reference
 from grpo_math.grading import STYLES, PoolSettings
@@ -30,6 +30,34 @@ class SftSpec:
     @property
     def worked(self) -> bool:
         return self.target == "worked"
+
+
+ALARMS = ("nan", "reward", "zero_std", "truncated", "entropy", "kl", "importance", "timeouts", "length")
+
+
+@dataclass(frozen=True)
+class AlarmSpec:
+    """The `alarms:` part (alarms.py): those that end the training, the number of steps that each but `nan` looks back
+    on, and the KL divergence from the reference model that is too much."""
+
+    stop_on: tuple[str, ...] = ("nan",)
+    steps: int = 10
+    kl: float = 1.0
+
+
+def check_alarms(given, problems: list[str]) -> AlarmSpec:
+    if not isinstance(given, dict):
+        problems.append(f"alarms: want a mapping such as {{stop_on: [nan]}}, got {given!r}")
+        return AlarmSpec()
+    checked = check_keys(given, fields_of(AlarmSpec) | {"stop_on": "list[str]"}, "alarms.", problems)
+    checked["stop_on"] = tuple(checked.get("stop_on", AlarmSpec.stop_on))
+    for name in checked["stop_on"]:
+        if name not in ALARMS:
+            problems.append(f"alarms.stop_on: no alarm {name!r}: use some of {', '.join(ALARMS)}")
+    for key, least in (("steps", 1), ("kl", 0)):
+        if checked.get(key, least) < least:
+            problems.append(f"alarms.{key}: want at least {least}, got {checked[key]}")
+    return AlarmSpec(**checked)
 
 
 def check_datasets(given, problems: list[str]) -> list[DatasetSpec]:
@@ -63,11 +91,27 @@ def check_dataset(entry, where: str, problems: list[str]) -> list[DatasetSpec]:
         return []
     if name and path and looks_local(path) and not os.path.exists(os.path.expanduser(path)):
         problems.append(f"{where}path: no file or folder {path}")
-    shared = fields_of(DatasetSpec, "params")
+    shared = fields_of(DatasetSpec, "params") | {"pass_rate": "dict | None"}
     checked = check_keys(entry, {**shared, **(dict.fromkeys(entry, "") if own is None else own)}, where, problems)
     at_least_one(checked, where, problems)
+    checked["pass_rate"] = check_pass_rate(entry.get("pass_rate"), f"{where}pass_rate", problems)
     params = {key: checked.pop(key) for key in list(checked) if key not in shared}
     return [DatasetSpec(**checked, params=params)]
+
+
+def check_pass_rate(given, where: str, problems: list[str]) -> PassRateSpec | None:
+    if not isinstance(given, dict):  # what it is instead, check_keys says
+        return None
+    checked = check_keys(given, fields_of(PassRateSpec), f"{where}.", problems)
+    low, high = checked.get("min", 0.0), checked.get("max", 1.0)
+    if not checked.get("file"):
+        problems.append(
+            f"{where}.file: missing: name what grpo-math pass-rate wrote, {{file: rates.parquet, min: 0.1}}"
+        )
+        return None
+    if not 0 <= low <= high <= 1:
+        problems.append(f"{where}: want 0 <= min <= max <= 1, got min {low:g} and max {high:g}")
+    return PassRateSpec(**checked)
 
 
 def at_least_one(checked: dict, where: str, problems: list[str]) -> None:

@@ -17,13 +17,15 @@ from grpo_math.errors import UserError, one_line
 from grpo_math.evaluation import load_benchmarks
 from grpo_math.grading import configure
 from grpo_math.models import end_tokens, load_tokenizer, policy_arguments
+from grpo_math.preflight import check_training, dry_run
 from grpo_math.prompts import token_ids
 from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.training import check_world, load_training_problems, run, to_dataset, trainer_arguments
+from grpo_math.training import check_world, load_parts, mix_parts, run, sft_config, to_dataset
 
 
 def main(argv: list[str]) -> None:
-    sft(load_recipe(argv, "SFT"))
+    if not dry_run(argv):
+        sft(load_recipe(argv, "SFT"))
 
 
 def sft(recipe: Recipe) -> dict:
@@ -32,12 +34,11 @@ def sft(recipe: Recipe) -> dict:
     checkpoint = run_folder.find_checkpoint(recipe)
     configure(recipe.grading)
 
-    from trl import SFTConfig, SFTTrainer  # torch loads here; all of the recipe is checked by now
+    from trl import SFTTrainer  # torch loads here; all of the recipe is checked by now
 
     from grpo_math.callbacks import callbacks
 
-    with one_line(f"{recipe.source}: TRL refused it"):
-        config = SFTConfig(**{"completion_only_loss": True} | trainer_arguments(recipe))
+    config = sft_config(recipe)
     check_world(recipe, config)
     if finished := run_folder.finished_results(recipe, checkpoint, config):
         return finished
@@ -45,7 +46,9 @@ def sft(recipe: Recipe) -> dict:
 
     tokenizer = load_tokenizer(recipe)
     rows = Pairs(recipe, tokenizer, config.max_length)
-    problems = load_training_problems(recipe, tokenizer, rows.unusable)
+    parts = load_parts(recipe, tokenizer, rows.unusable)
+    problems = mix_parts(recipe, parts)
+    check_training(recipe, tokenizer, parts)
     rows.check(problems[0])
     measured, watching = callbacks(recipe, tokenizer, load_benchmarks(recipe) if recipe.eval.wanted else [])
     policy = policy_arguments(recipe, config)

@@ -17,10 +17,11 @@ from grpo_math.errors import one_line
 from grpo_math.evaluation import load_benchmarks
 from grpo_math.grading import configure
 from grpo_math.models import load_reward_models, load_tokenizer, policy_arguments
+from grpo_math.preflight import check_training, dry_run
 from grpo_math.prompts import to_rows
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.rewards import build_rewards
-from grpo_math.training import check_world, load_training_problems, run, to_dataset, trainer_arguments
+from grpo_math.training import check_world, grpo_config, load_parts, mix_parts, run, to_dataset
 from grpo_math.vllm_engine import LARGE, check_parallel, colocated_engine, engine_arguments, fit_window
 from grpo_math.vllm_server import check_server, longest_sequence
 
@@ -28,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> None:
-    train(load_recipe(argv, "GRPO"))
+    if not dry_run(argv):
+        train(load_recipe(argv, "GRPO"))
 
 
 def train(recipe: Recipe) -> dict:
@@ -48,7 +50,9 @@ def train(recipe: Recipe) -> dict:
     run_folder.open_folder(recipe.output_dir)
 
     tokenizer = load_tokenizer(recipe)
-    problems = load_training_problems(recipe, tokenizer)
+    parts = load_parts(recipe, tokenizer)
+    problems = mix_parts(recipe, parts)
+    check_training(recipe, tokenizer, parts)
     logger.info("%s", batch.describe_batch(config, batch.world_size(), len(problems)))
     benchmarks = load_benchmarks(recipe) if recipe.eval.wanted else []
     engine = contextlib.nullcontext()
@@ -71,18 +75,6 @@ def train(recipe: Recipe) -> dict:
             baseline=recipe.baseline,
         )
     return run(recipe, trainer, problems, measured, checkpoint, started)
-
-
-def grpo_config(recipe: Recipe):
-    from trl import GRPOConfig
-
-    arguments = trainer_arguments(recipe)
-    stops = recipe.template.generation_kwargs(arguments.get("use_vllm", False))
-    arguments["generation_kwargs"] = stops | (arguments.get("generation_kwargs") or {})
-    arguments["reward_weights"] = [spec.weight for spec in recipe.rewards]
-    arguments |= batch.batch_arguments(arguments, recipe.prompts_per_step, batch.world_size())
-    with one_line(f"{recipe.source}: TRL refused it"):
-        return GRPOConfig(**arguments)
 
 
 def prepare_vllm(recipe: Recipe, config, longest_prompt: int, longest_completion: int) -> dict:

@@ -6,10 +6,12 @@ import os
 import time
 from pathlib import Path
 
-from grpo_math import run_folder
+from grpo_math import batch, run_folder
+from grpo_math.contamination import contamination_filter
 from grpo_math.data import Problem, Problems, fingerprint, load_problems, mix
 from grpo_math.errors import UserError, one_line
 from grpo_math.models import widen
+from grpo_math.pass_rates import rate_filter
 from grpo_math.prompts import length_filter
 from grpo_math.recipe import Recipe
 from grpo_math.vllm_engine import check_vllm
@@ -25,10 +27,36 @@ def trainer_arguments(recipe: Recipe) -> dict:
     check_machine(given)
     if "project" in given:  # transformers tells only Trackio
         os.environ.setdefault("WANDB_PROJECT", given["project"])
-    defaults = {"logging_steps": 1, "report_to": "none", "disable_tqdm": True, "run_name": recipe.output_dir.name}
+    # transformers would log the mean of earlier losses in place of a NaN
+    defaults = {
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "run_name": recipe.output_dir.name,
+    }
     model = ModelConfig(**recipe.model)
     load = {"revision": model.model_revision, "attn_implementation": model.attn_implementation, "dtype": model.dtype}
     return defaults | given | {"model_init_kwargs": load | (given.get("model_init_kwargs") or {})}
+
+
+def grpo_config(recipe: Recipe):
+    from trl import GRPOConfig
+
+    arguments = trainer_arguments(recipe)
+    stops = recipe.template.generation_kwargs(arguments.get("use_vllm", False))
+    arguments["generation_kwargs"] = stops | (arguments.get("generation_kwargs") or {})
+    arguments["reward_weights"] = [spec.weight for spec in recipe.rewards]
+    arguments |= batch.batch_arguments(arguments, recipe.prompts_per_step, batch.world_size())
+    with one_line(f"{recipe.source}: TRL refused it"):
+        return GRPOConfig(**arguments)
+
+
+def sft_config(recipe: Recipe):
+    from trl import SFTConfig
+
+    with one_line(f"{recipe.source}: TRL refused it"):
+        return SFTConfig(**{"completion_only_loss": True} | trainer_arguments(recipe))
 
 
 def check_machine(given: dict) -> None:
@@ -88,13 +116,32 @@ def check_wandb() -> None:
             raise UserError(f"report_to: W&B knows no API key: {fix}")
 
 
-def load_training_problems(recipe: Recipe, tokenizer, keep_too=lambda problem: None) -> list[Problem]:
-    """The problems of all the recipe's datasets; those that `keep_too` gives a reason against are dropped as well."""
-    parts: list[Problems] = []
-    for spec in recipe.datasets:
-        short = length_filter(recipe.template, tokenizer, spec.max_prompt_tokens)
-        parts.append(load_problems(spec, lambda problem, short=short: short(problem) or keep_too(problem)))
-        logger.info("training on %s", parts[-1])
+def load_parts(recipe: Recipe, tokenizer, keep_too=lambda problem: None) -> list[Problems]:
+    """The recipe's problems, dataset by dataset, filtered as its keys say; those that `keep_too` gives a reason against
+    are dropped as well."""
+    parts = [
+        load_problems(
+            spec,
+            first_reason(
+                rate_filter(spec.pass_rate),
+                contamination_filter(recipe, spec.decontaminate),
+                length_filter(recipe.template, tokenizer, spec.max_prompt_tokens),
+                keep_too,
+            ),
+        )
+        for spec in recipe.datasets
+    ]
+    for part in parts:
+        logger.info("training on %s", part)
+    return parts
+
+
+def first_reason(*filters):
+    """One `keep` function of several."""
+    return lambda problem: next((reason for keep in filters if (reason := keep(problem))), None)
+
+
+def mix_parts(recipe: Recipe, parts: list[Problems]) -> list[Problem]:
     return mix(parts, [spec.weight for spec in recipe.datasets], seed=recipe.trainer.get("seed", 42))
 
 
@@ -113,6 +160,7 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
     after, seconds; {} where it was stopped before. The seconds are this process's, and evaluating is not training."""
     from transformers import PrinterCallback
 
+    from grpo_math.alarms import Alarms
     from grpo_math.callbacks import StopOnSignal, unfinished
 
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
@@ -128,8 +176,11 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
 
     training = time.perf_counter()
     with StopOnSignal() as stop:
-        trainer.add_callback(stop)
+        alarms = Alarms(recipe)
+        for callback in (alarms, stop):
+            trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    alarms.check()
     if unfinished(trainer.state):
         logger.info(
             "stopped after step %d: continue with --resume_from_checkpoint auto (--output_dir %s)",

@@ -78,11 +78,12 @@ def needed_window(recipe: Recipe) -> int:
     """The context the recipe's problems need, in tokens: all of them are tokenised."""
     from grpo_math.evaluation import load_benchmarks
     from grpo_math.models import load_tokenizer
-    from grpo_math.training import load_training_problems
+    from grpo_math.training import load_parts, mix_parts
 
     tokenizer = load_tokenizer(recipe)
     benchmarks = load_benchmarks(recipe) if recipe.eval.wanted else []
-    longest = longest_sequence(recipe, tokenizer, load_training_problems(recipe, tokenizer), benchmarks)
+    problems = mix_parts(recipe, load_parts(recipe, tokenizer))
+    longest = longest_sequence(recipe, tokenizer, problems, benchmarks)
     return fit_window(recipe.trainer.get("vllm_max_model_length"), *longest)
 
 

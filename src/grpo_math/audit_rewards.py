@@ -1,0 +1,149 @@
+"""Preflight of the rewards: what each gives to completions that are right, wrong, empty, cut off, or nonsense."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import replace
+
+from grpo_math.data import Problem
+from grpo_math.findings import Finding, Subject, error, note, warning
+from grpo_math.functions import parameters
+from grpo_math.grading import configure
+from grpo_math.prompts import PromptTemplate, to_rows
+from grpo_math.rewards import Reward, RewardSpec, build_rewards
+
+EQUAL = 1e-9  # as good as
+PROBLEMS = 8  # are asked; scores are means over them
+FROM_TRL = {"prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra", "environments"}
+FROM_US = {"template", "grades", "max_completion_length"}
+
+
+def audit(subject: Subject) -> Iterator[Finding]:
+    """Columns the rewards want and the data lacks; then the table, and what it shows."""
+    recipe = subject.recipe
+    if recipe.sft:
+        return
+    configure(recipe.grading)
+    rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length)
+    pairs = [(spec, one) for spec, one in zip(recipe.rewards, rewards, strict=True) if isinstance(one, Reward)]
+    learned = [spec.name for spec, one in zip(recipe.rewards, rewards, strict=True) if isinstance(one, str)]
+    if learned:
+        yield note(f"{', '.join(learned)}: not tried here, a reward model")
+    problems = subject.problems[:PROBLEMS]
+    rows = to_rows(problems, recipe.template, subject.tokenizer)
+    missing = list(missing_columns(pairs, set(rows[0])))
+    yield from missing
+    if missing or not pairs:
+        return
+    kinds = completions(problems, subject)
+    scores = {kind: [mean_score(one, texts, rows, subject) for _, one in pairs] for kind, texts in kinds.items()}
+    totals = {
+        kind: sum(spec.weight * score for (spec, _), score in zip(pairs, found, strict=True))
+        for kind, found in scores.items()
+    }
+    yield note("\n".join(table([spec.name for spec, _ in pairs], scores, totals)))
+    yield from constant([spec.name for spec, _ in pairs], scores)
+    if not learned:
+        yield from misled(totals)
+
+
+def missing_columns(pairs: list[tuple[RewardSpec, Reward]], there: set[str]) -> Iterator[Finding]:
+    for spec, reward in pairs:
+        wanted = {
+            name
+            for name in parameters(reward.function)
+            if inspect.signature(reward.function).parameters[name].default is inspect.Parameter.empty
+        }
+        absent = sorted(wanted - there - FROM_TRL - FROM_US - spec.params.keys())
+        if absent:
+            yield error(
+                f"rewards.{spec.name}: wants {', '.join(absent)}, the data has {', '.join(sorted(there - {'prompt'}))}",
+                f"give it as a setting, rewards: {{{spec.name}: {{{absent[0]}: ...}}}}, or add the column",
+            )
+
+
+def completions(problems: list[Problem], subject: Subject) -> dict[str, list[str]]:
+    """The same completions for every problem, by what they are."""
+    template = subject.recipe.template
+    others = problems[1:] + problems[:1]
+    wrong = [replace(one, answer=wrong_answer(one, other)) for one, other in zip(problems, others, strict=True)]
+    perfect = [template.target(problem, worked=True) for problem in problems]
+    return {
+        "perfect": perfect,
+        "wrong": [template.target(problem, worked=True) for problem in wrong],
+        "hedging": [hedged(right, other, template) for right, other in zip(problems, wrong, strict=True)],
+        "truncated": [text[: len(text) // 2] for text in perfect],
+        "echo": [template.user.replace("{question}", problem.question) for problem in problems],
+        "garbage": ["the the answer of of so 7 ( x y then it it is is " * 4] * len(problems),
+        "empty": [""] * len(problems),
+    }
+
+
+def wrong_answer(one: Problem, other: Problem) -> str:
+    return other.answer if other.answer != one.answer else f"{one.answer}1"
+
+
+def hedged(right: Problem, wrong: Problem, template: PromptTemplate) -> str:
+    """The right answer and two wrong ones, each in the answer style."""
+    said = [template.target(one, worked=False) for one in (wrong, right, replace(wrong, answer="1234567"))]
+    return "\n".join(said)
+
+
+def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subject) -> float:
+    """Over the problems; what cannot be scored counts 0, as in TRL's sum of rewards."""
+    from transformers import TrainerState
+
+    ids = [subject.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    chat = isinstance(rows[0]["prompt"], list)
+    given = [[{"role": "assistant", "content": text}] for text in texts] if chat else texts
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+    silent = {"trainer_state": TrainerState(), "log_metric": lambda *_: None, "log_extra": lambda *_: None}
+    scores = reward(prompts=[row["prompt"] for row in rows], completions=given, completion_ids=ids, **columns, **silent)
+    return sum(score or 0.0 for score in scores) / len(scores)
+
+
+def table(names: list[str], scores: dict[str, list[float]], totals: dict[str, float]) -> list[str]:
+    """Kinds down, rewards across, and what they add up to."""
+    width = max(map(len, [*names, "reward"])) + 2
+    lines = [f"{'mean score of':14}" + "".join(f"{name:>{width}}" for name in [*names, "reward"])]
+    for kind, found in scores.items():
+        lines.append(f"{kind:14}" + "".join(f"{score:>{width}.3g}" for score in [*found, totals[kind]]))
+    return lines
+
+
+def constant(names: list[str], scores: dict[str, list[float]]) -> Iterator[Finding]:
+    for index, name in enumerate(names):
+        found = {round(one[index], 9) for one in scores.values()}
+        if len(found) == 1:
+            yield warning(
+                f"rewards.{name}: gives {found.pop():g} to a perfect, a wrong, an empty and every other completion: it "
+                "teaches nothing",
+                f"rewards: {{{name}: false}}, or look at what it reads",
+            )
+
+
+def misled(totals: dict[str, float]) -> Iterator[Finding]:
+    """Where the sum of the rewards pays for something else than being right."""
+    best = max(totals, key=totals.get)
+    if totals[best] > totals["perfect"] + EQUAL:
+        yield warning(
+            f"rewards: a {best} completion earns {totals[best]:.3g}, a perfect one {totals['perfect']:.3g}",
+            "raise the weight of correctness, or lower what pays for the other",
+        )
+        return
+    form, right = totals["wrong"] - totals["empty"], totals["perfect"] - totals["wrong"]
+    if right <= EQUAL:
+        yield warning(
+            f"rewards: a wrong answer earns {totals['wrong']:.3g}, as much as the right one",
+            "rewards: {correctness: {weight: 1.0}} would tell them apart",
+        )
+    elif form > right:
+        yield warning(
+            f"rewards: form alone is worth {form:.3g} (a wrong completion against none), being right {right:.3g} more",
+            "raise the weight of correctness",
+        )
+    for kind in ("garbage", "empty", "echo", "truncated", "hedging"):
+        if totals[kind] > totals["wrong"] + EQUAL:
+            yield warning(
+                f"rewards: a {kind} completion earns {totals[kind]:.3g}, an honest wrong one {totals['wrong']:.3g}",
+                "lower the weight of what pays for it",
+            )

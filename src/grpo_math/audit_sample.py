@@ -1,0 +1,32 @@
+"""Preflight with the model: a few completions at the training's own temperature, graded."""
+
+from collections.abc import Iterator
+
+from grpo_math.evaluation import Benchmark, graded, solve
+from grpo_math.findings import Finding, Subject, note, warning
+from grpo_math.generation import Sampling, TransformersEngine
+from grpo_math.models import end_tokens, load_model
+
+
+def sample(subject: Subject, count: int) -> Iterator[Finding]:
+    recipe, tokenizer = subject.recipe, subject.tokenizer
+    benchmark = Benchmark("training", subject.problems[:count])
+    sampling = Sampling(
+        recipe.max_completion_length,
+        temperature=recipe.trainer.get("temperature", 1.0),
+        top_p=recipe.trainer.get("top_p", 1.0),
+        stop=recipe.template.stop,
+        ends=frozenset(end_tokens(recipe.model["model_name_or_path"]) | {tokenizer.eos_token_id}),
+    )
+    engine = TransformersEngine(load_model(recipe), tokenizer, recipe.eval.batch_size)
+    rows = [row for rows in solve(engine, benchmark, recipe, tokenizer, sampling) for row in rows]
+    found = graded(rows, recipe)
+    for row in sorted(found, key=lambda row: row["problem"]):
+        yield note(
+            f"{row['question']}\n> " + row["completion"].replace("\n", "\n> ") + f"\n{row['length']} tokens"
+            f"{', cut off' * row['truncated']}; answer {row['answer']}, gold {row['gold']}: "
+            f"{'right' if row['correct'] else 'wrong'} ({row['how']})"
+        )
+    right, formed, cut = (sum(bool(row[key]) for row in found) for key in ("correct", "well_formed", "truncated"))
+    says = f"{right} of {len(found)} right, {formed} in the answer style, {cut} cut off"
+    yield note(says) if formed else warning(says, "a format reward, a worked example in the prompt, or SFT first")

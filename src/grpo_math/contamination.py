@@ -1,0 +1,79 @@
+"""Training problems that are test problems, or nearly: the same words, or a run of eight words in common.
+
+Brown et al. 2020 (arXiv:2005.14165, appendix C) look for runs of 8 to 13 words; eight is what open reproductions of R1
+take. Words are runs of letters and digits, without case. Templated word problems share such runs without being copies,
+so the two are counted apart.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from grpo_math.data import ADAPTERS, DatasetSpec, Problem, load_problems
+from grpo_math.errors import UserError
+from grpo_math.recipe import Recipe
+from grpo_math.sources import local_files
+
+WORDS = 8
+KNOWN = ("gsm8k", "math500")  # test sets that are looked for where nobody names them
+SAME, RUN = "that are test problems", f"with {WORDS} words in a row of a test problem"
+
+
+def words(question: str) -> list[str]:
+    return re.findall(r"\w+", question.lower())
+
+
+def runs(said: list[str]) -> Iterator[tuple[str, ...]]:
+    return zip(*(said[start:] for start in range(WORDS)), strict=False)
+
+
+class Overlap:
+    """What is known of test problems: their words, and every run of eight of them."""
+
+    def __init__(self, tests: list[Problem]):
+        said = [words(problem.question) for problem in tests]
+        self.whole = set(map(tuple, said))
+        self.runs = {run for one in said for run in runs(one)}
+
+    def reason(self, problem: Problem) -> str | None:
+        """Why a training problem is contaminated, or None."""
+        said = words(problem.question)
+        if tuple(said) in self.whole:
+            return SAME
+        return None if self.runs.isdisjoint(runs(said)) else RUN
+
+
+def contamination_filter(recipe: Recipe, wanted: bool) -> Callable[[Problem], str | None]:
+    """A `keep` function for `load_problems`: drops what overlaps with a test problem, where that is `wanted`."""
+    if not wanted:
+        return lambda problem: None
+    tests = test_sets(recipe)
+    if not tests:
+        raise UserError("dataset.decontaminate: there is no test set to compare with: name one, eval: {datasets: ...}")
+    return Overlap([problem for problems in tests.values() for problem in problems]).reason
+
+
+def test_sets(recipe: Recipe) -> dict[str, list[Problem]]:
+    """The test sets that `eval` names, whole, and those of GSM8K and MATH-500 where they are on this machine."""
+    specs = [replace(spec, max_samples=None) for spec in recipe.eval_datasets]
+    named = {spec.name for spec in specs}
+    specs += [found for name in KNOWN if name not in named and (found := local_test_set(name, recipe))]
+    return {spec.title: load_problems(spec).problems for spec in specs}
+
+
+def local_test_set(name: str, recipe: Recipe) -> DatasetSpec | None:
+    """Beside the training problems, or in the Hub's cache."""
+    for spec in recipe.datasets:
+        folder = Path(spec.path or "").expanduser()
+        if spec.name == name and spec.path and folder.is_dir():
+            try:
+                local_files(folder, "test", spec.config)
+            except UserError:
+                continue
+            return DatasetSpec(name, spec.path, split="test", config=spec.config)
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cached = os.path.join(HF_HUB_CACHE, f"datasets--{ADAPTERS[name].hub.replace('/', '--')}", "snapshots")
+    return DatasetSpec(name, split="test") if os.path.isdir(cached) else None

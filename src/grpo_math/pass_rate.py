@@ -1,0 +1,132 @@
+"""How often the current model solves each training problem: those it always or never solves teach nothing.
+
+usage: grpo-math pass-rate --config recipes/X.yaml --out rates.parquet [--samples 8] [--model M] [--key value ...]
+
+Samples like the training: its problems, prompt template, temperature and lengths, on the engine `grpo-math evaluate`
+takes. The folder rates/ beside rates.parquet keeps every completion; the same command again goes on where the last one
+was interrupted. Then, in the recipe:
+
+    dataset: {name: gsm8k, pass_rate: {file: rates.parquet, min: 0.1, max: 0.9}}
+"""
+
+import math
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from grpo_math.data import Problem
+from grpo_math.errors import UserError, run_cli
+from grpo_math.evaluate import describe, generate_all, how, interruptible, open_folder
+from grpo_math.evaluation import Benchmark, graded, sampling_of
+from grpo_math.evaluation_server import uses_vllm
+from grpo_math.grading import configure
+from grpo_math.models import end_tokens, load_tokenizer
+from grpo_math.pass_rates import COLUMNS, key_of
+from grpo_math.processes import supervised
+from grpo_math.recipe import Recipe, load_recipe
+from grpo_math.run_folder import only_one, quiet_progress_bars
+from grpo_math.training import load_parts, mix_parts
+
+BINS = 10  # between never and always
+BAR = 40  # characters of the longest
+
+
+def main(argv: list[str]) -> None:
+    options, arguments = {"--out": None, "--samples": "8"}, []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word in options:
+            options[word] = words.pop(0) if words else ""
+        else:
+            arguments.append("--model_name_or_path" if word == "--model" else word)
+    if not (options["--out"] or "").endswith(".parquet"):
+        raise UserError("--out: want a file to write the pass rates to, such as rates.parquet")
+    if not options["--samples"].isdecimal() or int(options["--samples"]) < 1:
+        raise UserError(f"--samples: want a whole number above 0, got {options['--samples']!r}")
+    recipe = like_training(load_recipe(arguments), int(options["--samples"]))
+    out = Path(options["--out"])
+    if not uses_vllm(recipe):
+        measure(recipe, out)
+    elif status := supervised(lambda: run_cli(lambda _: measure(recipe, out))):
+        sys.exit(status)
+
+
+def like_training(recipe: Recipe, samples: int) -> Recipe:
+    """The recipe with an evaluation that samples as its training does, on all its problems."""
+    given = recipe.trainer
+    sampled = {"temperature": given.get("temperature", 1.0), "top_p": given.get("top_p", 1.0)}
+    spec = replace(recipe.eval, samples=samples, max_completion_length=None, **sampled)
+    return replace(recipe, eval=spec, datasets=[replace(one, pass_rate=None) for one in recipe.datasets])
+
+
+def measure(recipe: Recipe, out: Path) -> None:
+    configure(recipe.grading)
+    quiet_progress_bars()
+    tokenizer = load_tokenizer(recipe)
+    problems = list({key_of(one): one for one in mix_parts(recipe, load_parts(recipe, tokenizer))}.values())
+    benchmark = Benchmark("training", problems)
+    sampling = sampling_of(recipe, end_tokens(recipe.model["model_name_or_path"]) | {tokenizer.eos_token_id})
+    settings = describe(recipe, [benchmark], tokenizer, sampling)
+    folder = open_folder(recipe, str(out.with_suffix("")), settings)
+    print(f"{settings['model']}, {settings['engine']}, {how(sampling)}: {folder}", flush=True)
+    with only_one(folder, "--out"), interruptible():
+        rows, _ = generate_all(recipe, [benchmark], tokenizer, sampling, folder)
+    right = Counter(row["problem"] for row in graded(rows, recipe) if row["correct"])
+    found = [rate_of(problem, right[place], sampling.samples) for place, problem in enumerate(problems)]
+    write(found, out)
+    show(found, sampling.samples, recipe.trainer.get("num_generations", 8))
+    plotted = plot(found, out)
+    print(f"\n{out}{plotted}: dataset: {{pass_rate: {{file: {out}, min: 0.1, max: 0.9}}}} keeps what can teach")
+
+
+def rate_of(problem: Problem, right: int, samples: int) -> dict:
+    values = (key_of(problem), problem.question, problem.answer, samples, right, right / samples)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def write(found: list[dict], out: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    new = out.with_name(f"{out.name}.new")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(found), new)
+    new.replace(out)
+
+
+def show(found: list[dict], samples: int, group: int) -> None:
+    """The distribution as bars, and the share of the groups that will have an advantage."""
+    size = max(1, math.ceil((samples - 1) / BINS))
+    ranges = [(0, 0), *((low, min(low + size, samples) - 1) for low in range(1, samples, size)), (samples, samples)]
+    counts = [sum(low <= one["correct"] <= high for one in found) for low, high in ranges]
+    print(f"\n{f'right of {samples}':14}{'problems':>10}")
+    for (low, high), count in zip(ranges, counts, strict=True):
+        label = f"{low}" if low == high else f"{low}-{high}"
+        print(f"{label:14}{count:>10,}  {'#' * round(BAR * count / max(counts))}".rstrip())
+    teaching = sum(1 - one["pass_rate"] ** group - (1 - one["pass_rate"]) ** group for one in found) / len(found)
+    mean = sum(one["pass_rate"] for one in found) / len(found)
+    print(f"mean {mean:.3f}; about {teaching:.0%} of the groups of {group} have completions right and wrong")
+
+
+def plot(found: list[dict], out: Path) -> str:
+    """A histogram beside the file, where matplotlib is installed (the extra `report`)."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return ""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    steps = found[0]["samples"]
+    axes.hist([one["correct"] for one in found], bins=[step - 0.5 for step in range(steps + 2)], rwidth=0.9)
+    axes.set_xlabel(f"right of {steps} completions")
+    axes.set_ylabel("problems")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out.with_suffix(".png"), dpi=150)
+    return f", {out.with_suffix('.png').name}"
+
+
+if __name__ == "__main__":
+    from grpo_math.__main__ import run
+
+    run("pass-rate")

@@ -1,0 +1,157 @@
+"""Check a recipe in seconds, before a model is loaded: data, golds, rewards, prompt, batch, memory, machine.
+
+usage: grpo-math check --config recipes/X.yaml [--layout single_gpu] [--sample N] [--json] [--key value ...]
+
+  --layout NAME    the layout it shall run on, as for grpo-math launch, with its --num_processes and --nodes; or `none`:
+                   one process, on whatever is here
+  --sample N       load the model too, sample a completion for each of N problems, and show them graded
+  --json           for programs: {"ok": ..., "findings": [{number, check, level, says, fix}, ...]}
+
+All checks run, whatever the others find. Status 1 where one finds an error, else 0. A training runs those that take
+no time by itself and stops on errors; --no_preflight leaves them out.
+"""
+
+import json
+import logging
+import os
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+from grpo_math import audit_data, audit_rewards, audit_setup
+from grpo_math.data import Problems
+from grpo_math.errors import UserError
+from grpo_math.findings import Finding, Subject, error, note
+from grpo_math.grading import configure
+from grpo_math.recipe import Recipe, resolve
+
+Check = Callable[[Subject], Iterator[Finding]]
+CHECKS: dict[str, tuple[Check, ...]] = {
+    "recipe": (audit_setup.keys, audit_setup.values),
+    "data": (audit_data.rows,),
+    "golds": (audit_data.golds,),
+    "rewards": (audit_rewards.audit,),
+    "prompt": (audit_setup.template,),
+    "batch": (audit_setup.batch,),
+    "memory": (audit_setup.memory_estimate,),
+    "launch": (audit_setup.launch,),
+    "contamination": (audit_data.contamination,),
+}
+QUICK = (audit_setup.values, audit_data.golds, audit_rewards.audit, audit_setup.template)
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: list[str]) -> None:
+    argv, as_json = [word for word in argv if word != "--json"], "--json" in argv
+    count, argv = take_sample(argv)
+    subject = subject_of(argv)
+    configure(subject.recipe.grading)
+    checks = dict(CHECKS)
+    if count:
+        from grpo_math.audit_sample import sample
+
+        checks["sample"] = (lambda subject: sample(subject, count),)
+    ok = report_json(subject, checks) if as_json else report(subject, checks)
+    if not ok:
+        sys.exit(1)
+
+
+def take_sample(argv: list[str]) -> tuple[int, list[str]]:
+    if "--sample" not in argv:
+        return 0, argv
+    at = argv.index("--sample")
+    value = argv[at + 1] if at + 1 < len(argv) else ""
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(f"--sample: want a whole number above 0, got {value!r}")
+    return int(value), argv[:at] + argv[at + 2 :]
+
+
+def subject_of(argv: list[str]) -> Subject:
+    """The recipe on its layout; a mistake in either is a finding, but there has to be a recipe file."""
+    from grpo_math.layouts import parse, read_layout
+
+    options, arguments, _ = parse(argv)
+    if options["layout"] == "none":
+        recipe, mistakes = resolve(arguments)
+        return Subject(recipe, mistakes, processes=1)
+    file, config = read_layout(options["layout"])
+    if config.get("use_cpu"):
+        arguments = [*arguments, "--use_cpu", "true"]
+    recipe, mistakes = resolve(arguments)
+    processes = (options["num_processes"] or config["num_processes"]) * (options["nodes"] or 1)
+    return Subject(recipe, mistakes, options, arguments, strategy=file.stem, processes=processes)
+
+
+def run_checks(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> Iterator[tuple[int, str, Finding]]:
+    """Number, name and finding, as they are made. What several checks stumble over is said once."""
+    said: set[str] = set()
+    for number, (name, parts) in enumerate(checks.items(), 1):
+        for check in parts:
+            for finding in findings_of(check, subject):
+                if finding.level == "error" and finding.says in said:
+                    finding = note("not checked: see the error above")
+                said.add(finding.says)
+                yield number, name, finding
+
+
+def findings_of(check: Check, subject: Subject) -> Iterator[Finding]:
+    try:
+        yield from check(subject)
+    except UserError as mistake:
+        yield from map(error, str(mistake).splitlines())
+    except Exception:
+        if not subject.mistakes:  # whatever a half-understood recipe leads to
+            raise
+        yield note("not checked: mend the recipe first")
+
+
+def report(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
+    """Print the findings as they come; returns whether there is no error among them."""
+    names, begun, count = list(checks), 0, Counter()
+    for number, _, finding in run_checks(subject, checks):
+        for new in range(begun, number):
+            print(f"{new + 1}. {names[new]}" + ("" if new + 1 == number else ": ok"), flush=True)
+        begun = number
+        count[finding.level] += 1
+        label = "" if finding.level == "note" else f"{finding.level}: "
+        print(textwrap.indent(f"{label}{finding.says}", "   "))
+        if finding.fix:
+            print(f"     fix: {finding.fix}")
+    found = ", ".join(f"{count[level] or 'no'} {level}{'s' * (count[level] != 1)}" for level in ("error", "warning"))
+    print(f"{subject.recipe.source}: {found}")
+    return not count["error"]
+
+
+def report_json(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
+    found = [{"number": n, "check": name} | asdict(finding) for n, name, finding in run_checks(subject, checks)]
+    ok = not any(one["level"] == "error" for one in found)
+    print(json.dumps({"ok": ok, "findings": found}, indent=2, ensure_ascii=False))
+    return ok
+
+
+def check_training(recipe: Recipe, tokenizer, parts: list[Problems]) -> None:
+    """The quick checks, by a training that has its problems and loads its model next. Raises UserError with every
+    error; says the warnings."""
+    if not recipe.preflight:
+        return
+    subject = Subject(recipe)
+    subject.tokenizer, subject.parts = tokenizer, parts
+    found = [finding for _, _, finding in run_checks(subject, {"": QUICK})]
+    if errors := [str(finding) for finding in found if finding.level == "error"]:
+        raise UserError("\n".join([*errors, "nothing was loaded (--no_preflight goes on all the same)"]))
+    for finding in found:
+        if finding.level == "warning":
+            logger.info("warning: %s", finding)
+
+
+def dry_run(argv: list[str]) -> bool:
+    """Whether a training is only to be checked; if so, that is done."""
+    flags = {"--dry_run", "--dry-run"}
+    if not flags & set(argv):
+        return False
+    if os.environ.get("RANK", "0") == "0":
+        main(["--layout", "none", *(word for word in argv if word not in flags)])
+    return True
