@@ -21,6 +21,7 @@ def audit(subject: Subject) -> Iterator[Finding]:
     """Columns the rewards want and the data lacks; then the table, and what it shows."""
     recipe = subject.recipe
     if recipe.sft:
+        yield note("an SFT has none")
         return
     configure(recipe.grading)
     rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length)

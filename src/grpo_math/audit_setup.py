@@ -21,7 +21,7 @@ from grpo_math.training import check_machine, check_wandb, grpo_config, sft_conf
 from grpo_math.vllm_engine import check_vllm, model_dtype
 
 TRL = "1.16"  # the version this was written for
-ELSEWHERE = {"use_cpu": True, "bf16": False, "fp16": False, "use_vllm": False, "report_to": "none"}  # on any machine
+ELSEWHERE = {"use_cpu": True, "bf16": False, "fp16": False, "report_to": "none"}  # on any machine
 SETTLED = (  # by the layout, and checked with it
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -38,6 +38,7 @@ def keys(subject: Subject) -> Iterator[Finding]:
     if recipe.sft:
         sft_config(recipe)
     else:
+        recipe.trainer["use_vllm"] = False
         recipe.trainer["per_device_train_batch_size"] = given.get("num_generations", 8)
         grpo_config(recipe)
 
@@ -142,6 +143,7 @@ def batch(subject: Subject) -> Iterator[Finding]:
     """What a step takes, in completions and tokens, and what an evaluation takes."""
     recipe, processes = subject.recipe, subject.processes
     if recipe.sft:
+        yield note("the recipe's own: an SFT has no groups")
         return
     config = batch_of(recipe, processes)
     yield note(describe_batch(config, processes, len(subject.problems)))
@@ -157,7 +159,9 @@ def batch(subject: Subject) -> Iterator[Finding]:
 
 def batch_of(recipe: Recipe, processes: int) -> SimpleNamespace:
     """What GRPOConfig would hold of the batch on so many processes."""
-    given = recipe.trainer | batch_arguments(recipe.trainer, recipe.prompts_per_step, processes)
+    given = recipe.trainer
+    if recipe.sft is None:
+        given = given | batch_arguments(given, recipe.prompts_per_step, processes)
     device, passes = given.get("per_device_train_batch_size", 8), given.get("gradient_accumulation_steps", 1)
     generated = given.get("generation_batch_size") or 0
     return SimpleNamespace(

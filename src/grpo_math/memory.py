@@ -17,7 +17,8 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 NF4 = 0.5 + 4 / 64  # bytes a weight: 4 bits, and a float32 scale for every 64 of them
 CONTEXT = 1.0 * GIB  # what CUDA, its libraries and the allocator's gaps take, about
 OPTIMIZERS = {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "sgd": 0, "adafactor": 0}  # bytes a weight
-TILE = (4096, 8192)  # tokens and vocabulary entries of which TRL has logits at a time
+TILE = (4096, 32768)  # tokens and vocabulary entries of which TRL has logits at a time (trl/kernels/chunked_logprob.py)
+ON_CPU = 8.5  # float32 tiles there at a time, measured; a GPU's kernels work in place
 CARDS = (24, 40, 48, 80, 141)  # GB, as GPUs are sold
 
 
@@ -52,6 +53,7 @@ class Setting:
     sequences: int
     length: int
     shards: dict[str, int] = field(default_factory=dict)  # of weights, gradients, optimizer
+    on_cpu: bool = False
     vllm: float | None = None  # colocated: its share of the GPU
     sleeps: bool = False
     tensor_parallel: int = 1
@@ -127,6 +129,7 @@ def setting_of(
         sequences=sequences,
         length=length,
         shards=dict.fromkeys(sharded, processes),
+        on_cpu=bool(given.get("use_cpu")),
         vllm=share,
         sleeps=bool(given.get("vllm_enable_sleep_mode", share is not None and share > 0.5)),
         tensor_parallel=given.get("vllm_tensor_parallel_size", 1),
@@ -167,10 +170,10 @@ def activations(shape: Shape, setting: Setting) -> float:
 
 
 def logits(shape: Shape, setting: Setting) -> float:
-    """One tile of logits, and the float32 gradient of the output embedding."""
+    """A tile of logits, and the float32 gradient of the output embedding."""
     tokens, entries = min(setting.batch * setting.length, TILE[0]), min(shape.vocabulary, TILE[1])
     head = 0.0 if setting.peft else 4 * shape.vocabulary * shape.hidden
-    return tokens * entries * (setting.compute_bytes + 8) + head
+    return tokens * entries * (4 * ON_CPU if setting.on_cpu else setting.compute_bytes) + head
 
 
 def cache(shape: Shape, setting: Setting) -> float:

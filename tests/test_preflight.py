@@ -1,0 +1,328 @@
+"""Preflight: what is wrong is said in one line before a model is loaded, and what is right passes."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import transformers
+
+from grpo_math.__main__ import dispatch
+from grpo_math.errors import run_cli
+from grpo_math.preflight import CHECKS, run_checks, subject_of
+
+GOOD = [{"question": f"What is {n}+1?", "answer": str(n + 1)} for n in range(20)]
+OWN = {"name": "json", "path": "ROWS"}
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Loading any model fails the test."""
+
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", load)
+
+
+@pytest.fixture
+def first_line(write_recipe, tmp_path, capsys, no_model):
+    """The first line that a training with these keys prints as its error; ROWS is a file with these rows, HERE its
+    folder."""
+
+    def run(keys: dict, rows: list | str = GOOD, verb: str = "train") -> str:
+        text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "rows.jsonl").write_text(text)
+        (tmp_path / "mine.py").write_text(MINE)
+        keys = json.loads(json.dumps(keys).replace("ROWS", f"{tmp_path}/rows.jsonl").replace("HERE", str(tmp_path)))
+        path = write_recipe(
+            **{"dataset": {"name": "json", "path": f"{tmp_path}/rows.jsonl"}, "use_vllm": False, **keys}
+        )
+        assert run_cli(dispatch, [verb, "--config", str(path)]) == 2
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        line = next(line for line in said.splitlines() if line.startswith("error: "))
+        return line.removeprefix("error: ").replace(str(tmp_path), "HERE")
+
+    return run
+
+
+MINE = """
+def raises(completions, **_):
+    raise RuntimeError("no luck")
+
+def wrong_count(completions, **_):
+    return [1.0]
+
+def text(completions, **_):
+    return ["good"] * len(completions)
+
+def nan(completions, **_):
+    return [float("nan")] * len(completions)
+
+def wants(completions, hint, **_):
+    return [1.0] * len(completions)
+
+def load(split):
+    raise OSError("no disk")
+
+def load_texts(split):
+    return ["What is 1+1?"]
+
+async def later(completions, **_):
+    return [1.0] * len(completions)
+"""
+BROKEN_DATA = [  # the dataset's further keys, its rows, the line
+    ({}, "", "json train: 0 problems of 0 rows: nothing is left to train or test on"),
+    ({}, "{]", "HERE/rows.jsonl, line 1: not JSON (Expecting property name enclosed in double quotes): mend or delete the line"),
+    ({}, "[1]\n", "HERE/rows.jsonl, row 1: want an object with named columns, got [1]"),
+    ({}, [{"text": "What?"}], "no column 'question' for the question (the columns are text): name it, dataset.fields: {question: COLUMN}"),
+    ({}, [{"question": "What?"}], "no column 'answer' for the answer (the columns are question): name it, dataset.fields: {answer: COLUMN}"),
+    ({}, [{"question": "What?", "final": "1"}], "no column 'answer' for the answer (the columns are question, final): name it, dataset.fields: {answer: COLUMN}"),
+    ({"fields": {"question": "q"}}, GOOD, "no column 'q' for the question (the columns are question, answer): name it, dataset.fields: {question: COLUMN}"),
+    ({"fields": {"gold": "answer"}}, GOOD, "dataset.fields: gold: name columns for question, answer, worked only"),
+    ({}, [{"question": "What?", "answer": None}], "json train: 0 problems of 1 rows, dropped: 1 without an answer: nothing is left to train or test on"),
+    ({}, [{"question": "", "answer": "1"}], "json train: 0 problems of 1 rows, dropped: 1 without a question: nothing is left to train or test on"),
+    ({}, [{"question": "What?", "answer": ["1"]}], "json train: 0 problems of 1 rows, dropped: 1 with a list or mapping as the answer: nothing is left to train or test on"),
+    ({"name": "gsm8k"}, [{"problem": "What?", "answer": "#### 1"}], "gsm8k train: row 1 does not look like gsm8k (no column 'question'; its columns are problem, answer): use dataset.name: json with dataset.fields"),
+    ({"name": "gsm8k"}, GOOD, "gsm8k train: 0 problems of 20 rows, dropped: 20 without '####' before the answer: nothing is left to train or test on"),
+    ({"name": "math"}, [{"problem": "What?"}], "math train: row 1 does not look like math (no column 'solution'; its columns are problem): use dataset.name: json with dataset.fields"),
+    ({"name": "math", "levels": [9]}, [{"problem": "What?", "solution": "\\boxed{1}", "level": "Level 1"}], "math train: 0 problems of 1 rows, dropped: 1 of other levels: nothing is left to train or test on"),
+    ({"max_prompt_tokens": 2}, GOOD, "json train: 0 problems of 20 rows, dropped: 20 over 2 prompt tokens: nothing is left to train or test on"),
+    ({"decontaminate": True}, GOOD, "dataset.decontaminate: there is no test set to compare with: name one, eval: {datasets: ...}"),
+    ({"pass_rate": {"file": "HERE/none.parquet"}}, GOOD, "dataset.pass_rate.file: HERE/none.parquet: HERE/none.parquet: make it with grpo-math pass-rate --config R --out FILE"),
+    ({"pass_rate": {"min": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.file: missing: name what grpo-math pass-rate wrote, {file: rates.parquet, min: 0.1}"),
+    ({"pass_rate": {"file": "r", "min": 0.9, "max": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want 0 <= min <= max <= 1, got min 0.9 and max 0.1"),
+    ({"pass_rate": {"file": "r", "most": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.most: unknown key, the keys here are file, min, max"),
+    ({"pass_rate": 0.5}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want a mapping or null, got 0.5"),
+    ({}, GOOD[:1], "dataset: 1 problems, but one generation batch takes 2 (4 completions / num_generations 2): lower prompts_per_step (or per_device_train_batch_size, gradient_accumulation_steps), or give more problems"),
+    # golds
+    ({}, [*GOOD, *({"question": f"Why {n}?", "answer": "\\frac{"} for n in range(3))], "json train: 3 of 23 golds cannot be right, no completion earns anything for them: rows 21 (\\frac{), 22 (\\frac{), 23 (\\frac{): give the final answer alone in that column (dataset.fields), or delete these rows"),
+]  # fmt: skip
+BROKEN_KEYS = [
+    ({"dataset": {"path": "HERE/mine.py:load"}}, "dataset.path: HERE/mine.py:load raised OSError: no disk"),
+    ({"dataset": {"path": "HERE/mine.py:load_texts"}}, "a dataset function yields Problem objects or dicts with question and answer, not 'What is 1+1?'"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:raises"}}}, "reward m: raised RuntimeError: no luck; first of its 8 completions: '\\\\boxed{1}'. Mend the function, or take it out of rewards"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:wrong_count"}}}, "reward m: returned 1 scores for 8 completions: return one a completion, in order (None where one cannot be scored)"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:text"}}}, "reward m: returned 'good' for the completion '\\\\boxed{1}': return a finite float, or None where it cannot be scored"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:nan"}}}, "reward m: returned nan for the completion '\\\\boxed{1}': return a finite float, or None where it cannot be scored"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:wants"}}}, "rewards.m: wants hint, the data has question, solution, worked: give it as a setting, rewards: {m: {hint: ...}}, or add the column"),
+    ({"rewards": {"correctness": {}, "overlong": {"cache_tokens": 8}}}, "rewards.overlong: cache_tokens 8 of max_completion_length 8: it would punish every completion: rewards: {overlong: {cache_tokens: 2}}"),
+    ({"generation_kwargs": {"top_kk": 5}}, "generation_kwargs.top_kk: unknown key of transformers' GenerationConfig, did you mean generation_kwargs.top_k?"),
+    ({"max_completion_length": 512}, "the longest prompt (73 tokens) and max_completion_length 512 are 585 tokens, the model has room for 256: max_completion_length: 128"),
+    ({"num_generations": 3}, "num_generations: 3 does not divide the 4 completions of a step (per_device_train_batch_size 4 x gradient_accumulation_steps 1 x processes 1): make it a divisor, or say prompts_per_step instead of these"),
+    ({"model_name_or_path": "HERE/nowhere"}, "model_name_or_path: no model at 'HERE/nowhere': there is no such folder: give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"),
+    ({"loss_type": "grp"}, "HERE/recipe.yaml: loss_type: no 'grp': use one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo"),
+    ({"alarms": {"stop_on": ["nam"]}}, "HERE/recipe.yaml: alarms.stop_on: no alarm 'nam': use some of nan, reward, zero_std, truncated, entropy, kl, importance, timeouts, length"),
+    ({"alarms": {"steps": 0}}, "HERE/recipe.yaml: alarms.steps: want at least 1, got 0"),
+    ({"alarms": ["nan"]}, "HERE/recipe.yaml: alarms: want a mapping such as {stop_on: [nan]}, got ['nan']"),
+    ({"preflight": "no"}, "HERE/recipe.yaml: preflight: want true or false, got 'no'"),
+    ({"learning_rat": 1}, "HERE/recipe.yaml: learning_rat: unknown key, did you mean learning_rate?"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "rows", "line"), BROKEN_DATA, ids=range(len(BROKEN_DATA)))
+def test_broken_data_is_one_line_before_a_model_is_loaded(first_line, keys, rows, line):
+    assert first_line({"dataset": OWN | keys}, rows) == line
+
+
+@pytest.mark.parametrize(("keys", "line"), BROKEN_KEYS, ids=range(len(BROKEN_KEYS)))
+def test_a_broken_recipe_is_one_line_before_a_model_is_loaded(first_line, keys, line):
+    assert first_line(keys) == line
+
+
+@pytest.fixture
+def findings(write_recipe, tmp_path, no_model):
+    """Everything that the checks say of a recipe with these keys, as (check, level, text)."""
+
+    def run(*words: str, **keys) -> list[tuple[str, str, str]]:
+        (tmp_path / "mine.py").write_text(MINE)
+        path = write_recipe(**{"use_vllm": False, "num_generations": 4, **keys})
+        subject = subject_of(["--config", str(path), "--layout", "none", *words])
+        return [(name, one.level, str(one)) for _, name, one in run_checks(subject, CHECKS)]
+
+    return run
+
+
+def wrong(found: list[tuple[str, str, str]]) -> list[tuple[str, str]]:
+    return [(level, text) for _, level, text in found if level != "note"]
+
+
+def test_a_good_recipe_has_no_errors_and_no_warnings(findings):
+    found = findings()
+    assert wrong(found) == []
+    assert {name for name, _, _ in found} == CHECKS.keys() - {"recipe"}
+    assert any("gsm8k train: all 16 golds are right as completions" in text for _, _, text in found)
+
+
+WARNINGS = [
+    ({"num_generations": 2}, "num_generations: 2 completions a group: mostly all alike, and a mean that says little: num_generations: 8"),
+    ({"temperature": 0.1}, "temperature: 0.1: the completions of a group will hardly differ: temperature: 1.0"),
+    ({"loss_type": "cispo"}, "loss_type: cispo with TRL's epsilon_high of 0.2 clips nearly everything: epsilon_high: 5.0"),
+    ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "rewards: form alone is worth 2 (a wrong completion against none), being right 1 more: raise the weight of correctness"),
+    ({"rewards": {"format": {}}}, "rewards: a wrong answer earns 1, as much as the right one: rewards: {correctness: {weight: 1.0}} would tell them apart"),
+    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "rewards: a empty completion earns 1, a perfect one"),
+    ({"rewards": {"correctness": {"wrong": -1.0, "no_answer": 0.0}}}, "rewards: a garbage completion earns 0, an honest wrong one -1: lower the weight of what pays for it"),
+    ({"rewards": {"correctness": {}, "language": {"weight": 0.1, "scale": 0.0, "bias": 1.0}}}, "rewards.language: gives 1 to a perfect, a wrong, an empty and every other completion: it teaches nothing: rewards: {language: false}, or look at what it reads"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "line"), WARNINGS, ids=range(len(WARNINGS)))
+def test_what_hurts_is_a_warning_with_the_line_to_change(findings, keys, line):
+    found = wrong(findings(**keys))
+    assert any(level == "warning" and text.startswith(line) for level, text in found), found
+
+
+def test_rules_of_thumb_are_for_models_of_some_size(findings, tokenizer, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    big = LlamaForCausalLM(LlamaConfig(vocab_size=20_000, hidden_size=256, num_hidden_layers=4, num_attention_heads=4))
+    big.save_pretrained(tmp_path / "big")
+    tokenizer.save_pretrained(tmp_path / "big")
+    keys = {"model_name_or_path": str(tmp_path / "big"), "learning_rate": 2e-5, "max_completion_length": 100}
+    assert wrong(findings(**keys)) == [
+        ("warning", "learning_rate: 2e-05 is an SFT's: GRPO's are about 1.0e-6 and hardly above 1e-05: learning_rate: 1.0e-6"),
+        ("warning", "max_completion_length: 100 tokens, and the prompt asks for reasoning: most would be cut off: max_completion_length: 512"),
+    ]  # fmt: skip
+    assert wrong(findings(**keys, use_peft=True)) == wrong(findings(**keys))[1:]
+
+
+def test_duplicates_are_named_with_their_rows(findings, tmp_path):
+    rows = [*GOOD, GOOD[3], {"question": " What  is 5+1?", "answer": "7"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert wrong(findings(dataset={"name": "json", "path": f"{tmp_path}/rows.jsonl"})) == [
+        ("error", "json train: 1 questions have several answers, such as rows 6 (6), 22 (7): delete the wrong ones"),
+        ("warning", "json train: 2 questions are there before, such as rows 4 (4), 21 (4): delete them, or they count twice"),
+    ]  # fmt: skip
+
+
+def test_all_checks_run_on_a_recipe_that_is_broken_in_several_places(findings):
+    found = findings("--learning_rat", "1", "--rewards.fromat.weight", "1", "--generation_kwargs", "{top_kk: 1}")
+    errors = [(name, text) for name, level, text in found if level == "error"]
+    assert [name for name, _ in errors] == ["recipe"] * 3
+    assert errors[0][1] == "learning_rat: unknown key, did you mean learning_rate?"
+    assert errors[1][1].startswith("rewards.fromat: no shipped reward, did you mean format?")
+    assert {name for name, level, _ in found if level == "note"} >= {
+        "data",
+        "golds",
+        "rewards",
+        "prompt",
+        "batch",
+        "memory",
+    }
+
+
+def test_a_recipe_with_hardly_anything_is_checked_as_far_as_it_goes(tmp_path, capsys):
+    (tmp_path / "r.yaml").write_text("learning_rate: 1.0e-6\n")
+    assert cli("check", "--config", str(tmp_path / "r.yaml"), "--layout", "none") == 1
+    said = capsys.readouterr().out
+    assert "error: dataset: missing: write dataset: {name: gsm8k}" in said
+    assert "not checked: mend the recipe first" in said
+    assert "8. launch\n   the layout is not checked: mend the recipe first\n   error: bf16: " in said
+    assert said.endswith("r.yaml: 4 errors, no warnings\n")
+
+
+def cli(*words: str) -> int:
+    try:
+        return run_cli(dispatch, list(words))
+    except SystemExit as ended:
+        return ended.code
+
+
+# --- the pains of bare TRL ----------------------------------------------------------------------------------------
+
+
+def test_bare_golds_of_math_pass_and_crossed_ones_do_not(findings, real_data):
+    texts = [text for name, _, text in findings(dataset={"name": "math500", "path": f"{real_data}/math500", "split": "test"}) if name == "golds"]  # fmt: skip
+    assert texts[0] == "math500 test: all 500 golds are right as completions"
+    assert texts[1].startswith(("0 of", "1 of", "2 of"))
+
+
+def test_all_golds_of_gsm8k_pass_in_seconds(findings, real_data):
+    for split, count in (("train", "7,473"), ("test", "1,319")):
+        found = findings(dataset={"name": "gsm8k", "path": f"{real_data}/gsm8k", "split": split})
+        assert ("golds", "note", f"gsm8k {split}: all {count} golds are right as completions") in found
+
+
+def test_a_think_tag_that_the_chat_template_prefills_is_found(first_line, policy_folder, tokenizer, tmp_path):
+    import shutil
+
+    folder = tmp_path / "thinker"
+    shutil.copytree(policy_folder, folder)
+    template = tokenizer.chat_template + "{% if add_generation_prompt %}<think>\n{% endif %}"
+    (folder / "chat_template.jinja").write_text(template)
+    style = {"user": "{question}", "answer_style": "answer_tag"}
+    keys = {"model_name_or_path": str(folder), "prompt_template": style, "rewards": {"correctness": {}, "format": {}}}
+    assert first_line(keys) == (
+        "prompt_template: the chat template already opens <think>, completions cannot: format is 0 for every one: "
+        "chat_template_kwargs: {enable_thinking: false}, or an answer_style of boxed"
+    )
+
+
+def test_overlap_with_the_test_set_is_counted_and_dropped(findings, tmp_path):
+    run = "a b c d e f g h"
+    train = [*GOOD, {"question": "WHAT is 1, plus 2", "answer": "3"}, {"question": f"{run} x", "answer": "1"}]
+    test = [{"question": "What is 1 plus 2?", "answer": "3"}, {"question": f"y {run} z", "answer": "1"}]
+    for name, rows in (("train", train), ("test", test)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"name": "json", "path": str(tmp_path)}
+    found = findings(dataset=data)
+    says = "json test: of 22 training problems 1 are test problems, 1 more with 8 words in a row of a test problem"
+    assert wrong(found) == [("warning", f"{says}: dataset: {{decontaminate: true}} drops them")]
+    kept = [text for name, _, text in findings(dataset={**data, "decontaminate": True}) if name == "data"]
+    assert kept[0] == (
+        "json train: 20 problems of 22 rows, dropped: 1 that are test problems, 1 with 8 words in a row of a test problem"
+    )
+
+
+# --- the verb -------------------------------------------------------------------------------------------------------
+
+
+def test_check_prints_its_findings_and_ends_with_1_on_errors(write_recipe, capsys):
+    path = write_recipe(use_vllm=False, num_generations=4)
+    assert cli("check", "--config", str(path), "--layout", "cpu", "--sample", "2") == 0
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if line[:1].isdigit()] == [
+        f"{number}. {name}" + (": ok" if name == "recipe" else "") for number, name in enumerate([*CHECKS, "sample"], 1)
+    ]
+    assert "of 2 right" in said
+    assert said.endswith("recipe.yaml: no errors, no warnings\n") or "warning: " in said
+    assert cli("check", "--config", str(path), "--layout", "none", "--json", "--temperature", "0.2") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"]
+    warned = [one for one in found["findings"] if one["level"] == "warning"]
+    assert warned[0].keys() == {"number", "check", "level", "says", "fix"}
+    assert warned[0]["fix"] == "temperature: 1.0"
+    assert cli("check", "--config", str(path), "--layout", "none", "--max_completion_length", "1000") == 1
+    assert cli("check", "--config", str(path), "--layout", "nowhere") == 2
+    assert cli("check", "--config", str(path), "--sample", "no") == 2
+
+
+def test_a_dry_run_checks_and_leaves_nothing(write_recipe, tmp_path, capsys):
+    assert cli("train", "--config", str(write_recipe(use_vllm=False)), "--dry_run") == 0
+    assert "9. contamination" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    sft = write_recipe(
+        "sft.yaml", rewards=None, num_generations=None, max_completion_length=None, sft={"target": "worked"}
+    )
+    assert cli("sft", "--config", str(sft), "--dry-run") == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_preflight_goes_on_all_the_same(write_recipe, tmp_path):
+    (tmp_path / "mine.py").write_text("def picky(completions, **_):\n    assert '\\\\boxed' not in completions[0][0]['content']\n    return [0.0] * len(completions)\n")  # fmt: skip
+    path = str(write_recipe(use_vllm=False, rewards={"picky": {"path": f"{tmp_path}/mine.py:picky"}}))
+    assert cli("train", "--config", path) == 2
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert cli("train", "--config", path, "--no_preflight") == 0
+
+
+def test_a_check_of_gsm8k_takes_seconds_and_loads_no_model(write_recipe, real_data):
+    path = write_recipe(dataset={"name": "gsm8k", "path": f"{real_data}/gsm8k"}, use_vllm=False)
+    start = time.monotonic()
+    command = [sys.executable, "-m", "grpo_math", "check", "--config", str(path), "--layout", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(f"{time.monotonic() - start:.1f} s")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all 7,473 golds are right" in done.stdout
