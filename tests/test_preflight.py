@@ -118,6 +118,7 @@ BROKEN_KEYS = [
     ({"alarms": {"steps": 0}}, "HERE/recipe.yaml: alarms.steps: want at least 1, got 0"),
     ({"alarms": ["nan"]}, "HERE/recipe.yaml: alarms: want a mapping such as {stop_on: [nan]}, got ['nan']"),
     ({"preflight": "no"}, "HERE/recipe.yaml: preflight: want true or false, got 'no'"),
+    ({"use_peft": True, "lora_target_modules": ["q_proj"]}, "use_peft: peft refuses it: Target modules q_proj not found in the base model. Please check the target modules and try again: see lora_target_modules (TRL takes a list of one for a pattern)"),
     ({"learning_rat": 1}, "HERE/recipe.yaml: learning_rat: unknown key, did you mean learning_rate?"),
 ]  # fmt: skip
 
@@ -162,8 +163,8 @@ WARNINGS = [
     ({"loss_type": "cispo"}, "loss_type: cispo with TRL's epsilon_high of 0.2 clips nearly everything: epsilon_high: 5.0"),
     ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "rewards: form alone is worth 2 (a wrong completion against none), being right 1 more: raise the weight of correctness"),
     ({"rewards": {"format": {}}}, "rewards: a wrong answer earns 1, as much as the right one: rewards: {correctness: {weight: 1.0}} would tell them apart"),
-    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "rewards: a empty completion earns 1, a perfect one"),
-    ({"rewards": {"correctness": {"wrong": -1.0, "no_answer": 0.0}}}, "rewards: a garbage completion earns 0, an honest wrong one -1: lower the weight of what pays for it"),
+    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "rewards: what is empty earns 1, a perfect completion 0."),
+    ({"rewards": {"correctness": {"wrong": -1.0, "no_answer": 0.0}}}, "rewards: an honest wrong completion earns -1, others more (cut off 0, an echo 0, nonsense 0, empty 0): lower the weight of what pays for them"),
     ({"rewards": {"correctness": {}, "language": {"weight": 0.1, "scale": 0.0, "bias": 1.0}}}, "rewards.language: gives 1 to a perfect, a wrong, an empty and every other completion: it teaches nothing: rewards: {language: false}, or look at what it reads"),
 ]  # fmt: skip
 
@@ -218,7 +219,7 @@ def test_a_recipe_with_hardly_anything_is_checked_as_far_as_it_goes(tmp_path, ca
     assert cli("check", "--config", str(tmp_path / "r.yaml"), "--layout", "none") == 1
     said = capsys.readouterr().out
     assert "error: dataset: missing: write dataset: {name: gsm8k}" in said
-    assert "not checked: mend the recipe first" in said
+    assert "not checked: see the error above" in said
     assert "8. launch\n   the layout is not checked: mend the recipe first\n   error: bf16: " in said
     assert said.endswith("r.yaml: 4 errors, no warnings\n")
 

@@ -68,7 +68,7 @@ BROKEN = [
     ("dataset: gsm8k", "r.yaml: dataset: want a mapping such as {name: gsm8k}, got 'gsm8k'"),
     ("dataset: {name: gsm9k}", "r.yaml: dataset.name: no dataset 'gsm9k': use one of gsm8k, math, math500, svamp, json, reasoning_gym, or only path: my_data.py:load"),
     ("dataset: {name: gsm8k, max_sample: 3}", "r.yaml: dataset.max_sample: unknown key, did you mean dataset.max_samples?"),
-    ("dataset: {name: gsm8k, levels: [3]}", "r.yaml: dataset.levels: unknown key, the keys here are name, path, split, config, max_samples, shuffle_seed, max_prompt_tokens, weight"),
+    ("dataset: {name: gsm8k, levels: [3]}", "r.yaml: dataset.levels: unknown key, the keys here are name, path, split, config, max_samples, shuffle_seed, max_prompt_tokens, weight, decontaminate, pass_rate"),
     ("dataset: {name: math, levels: 3}", "r.yaml: dataset.levels: want a list of whole numbers or null, got 3, write [3]"),
     ("dataset: {name: gsm8k, path: ./nowhere}", "r.yaml: dataset.path: no file or folder ./nowhere"),
     ("dataset: {name: json, path: rows.jsonl}", "r.yaml: dataset.path: no file or folder rows.jsonl"),

@@ -72,9 +72,9 @@ def completions(problems: list[Problem], subject: Subject) -> dict[str, list[str
         "perfect": perfect,
         "wrong": [template.target(problem, worked=True) for problem in wrong],
         "hedging": [hedged(right, other, template) for right, other in zip(problems, wrong, strict=True)],
-        "truncated": [text[: len(text) // 2] for text in perfect],
-        "echo": [template.user.replace("{question}", problem.question) for problem in problems],
-        "garbage": ["the the answer of of so 7 ( x y then it it is is " * 4] * len(problems),
+        "cut off": [text[: len(text) // 2] for text in perfect],
+        "an echo": [template.user.replace("{question}", problem.question) for problem in problems],
+        "nonsense": ["the the answer of of so 7 ( x y then it it is is " * 4] * len(problems),
         "empty": [""] * len(problems),
     }
 
@@ -127,7 +127,7 @@ def misled(totals: dict[str, float]) -> Iterator[Finding]:
     best = max(totals, key=totals.get)
     if totals[best] > totals["perfect"] + EQUAL:
         yield warning(
-            f"rewards: a {best} completion earns {totals[best]:.3g}, a perfect one {totals['perfect']:.3g}",
+            f"rewards: what is {best} earns {totals[best]:.3g}, a perfect completion {totals['perfect']:.3g}",
             "raise the weight of correctness, or lower what pays for the other",
         )
         return
@@ -142,9 +142,10 @@ def misled(totals: dict[str, float]) -> Iterator[Finding]:
             f"rewards: form alone is worth {form:.3g} (a wrong completion against none), being right {right:.3g} more",
             "raise the weight of correctness",
         )
-    for kind in ("garbage", "empty", "echo", "truncated", "hedging"):
-        if totals[kind] > totals["wrong"] + EQUAL:
-            yield warning(
-                f"rewards: a {kind} completion earns {totals[kind]:.3g}, an honest wrong one {totals['wrong']:.3g}",
-                "lower the weight of what pays for it",
-            )
+    paid = {kind: total for kind, total in totals.items() if kind != "perfect" and total > totals["wrong"] + EQUAL}
+    if paid:
+        earned = ", ".join(f"{kind} {total:.3g}" for kind, total in paid.items())
+        yield warning(
+            f"rewards: an honest wrong completion earns {totals['wrong']:.3g}, others more ({earned})",
+            "lower the weight of what pays for them",
+        )

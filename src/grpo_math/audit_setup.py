@@ -33,6 +33,11 @@ SETTLED = (  # by the layout, and checked with it
 def keys(subject: Subject) -> Iterator[Finding]:
     """The recipe's own mistakes, and TRL's opinion of its keys."""
     yield from (error(mistake) for mistake in subject.mistakes)
+    if subject.unreached:
+        yield warning(
+            f"the Hub does not answer: of {', '.join(subject.unreached)} only what is in its cache can be seen",
+            "model_name_or_path: FOLDER, dataset: {path: FOLDER}",
+        )
     given = {key: value for key, value in subject.recipe.trainer.items() if key not in SETTLED}
     recipe = replace(subject.recipe, trainer=given | ELSEWHERE, prompts_per_step=None)
     if recipe.sft:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from grpo_math.data import ADAPTERS, DatasetSpec, Problem, load_problems
 from grpo_math.errors import UserError
+from grpo_math.evaluation import load_held_out
 from grpo_math.recipe import Recipe
 from grpo_math.sources import local_files
 
@@ -57,10 +58,11 @@ def contamination_filter(recipe: Recipe, wanted: bool) -> Callable[[Problem], st
 
 def test_sets(recipe: Recipe) -> dict[str, list[Problem]]:
     """The test sets that `eval` names, whole, and those of GSM8K and MATH-500 where they are on this machine."""
-    specs = [replace(spec, max_samples=None) for spec in recipe.eval_datasets]
-    named = {spec.name for spec in specs}
-    specs += [found for name in KNOWN if name not in named and (found := local_test_set(name, recipe))]
-    return {spec.title: load_problems(spec).problems for spec in specs}
+    whole = [replace(spec, max_samples=None) for spec in recipe.eval_datasets]
+    loaded = [load_held_out(recipe, index, spec) for index, spec in enumerate(whole)]
+    absent = [name for name in KNOWN if name not in {spec.name for spec in whole}]
+    loaded += [load_problems(spec) for name in absent if (spec := local_test_set(name, recipe))]
+    return {one.title: one.problems for one in loaded}
 
 
 def local_test_set(name: str, recipe: Recipe) -> DatasetSpec | None:

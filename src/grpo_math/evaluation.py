@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
-from grpo_math.data import Problem, load_problems
+from grpo_math.data import DatasetSpec, Problem, Problems, load_problems
 from grpo_math.errors import UserError
 from grpo_math.figures import Figure, mean, means, pass_at_k
 from grpo_math.generation import Completion, Sampling
@@ -79,11 +79,7 @@ def load_benchmarks(recipe: Recipe) -> list[Benchmark]:
         raise UserError("eval.datasets: missing: say which problems to evaluate on, eval: {datasets: {name: gsm8k}}")
     benchmarks = []
     for index, spec in enumerate(recipe.eval_datasets):
-        try:
-            loaded = load_problems(spec)
-        except UserError as error:
-            where = f"eval.datasets[{index}]." if isinstance(recipe.eval.datasets, list) else "eval.datasets."
-            raise UserError(DATASET_KEY.sub(rf"{where}\g<1>", str(error))) from error
+        loaded = load_held_out(recipe, index, spec)
         logger.info("evaluating on %s", loaded)
         taken = {benchmark.title for benchmark in benchmarks}
         title = spec.title if spec.title not in taken else f"{spec.title} {spec.config or spec.path or ''}".strip()
@@ -91,6 +87,15 @@ def load_benchmarks(recipe: Recipe) -> list[Benchmark]:
             title += " again"
         benchmarks.append(Benchmark(title, loaded.problems))
     return benchmarks
+
+
+def load_held_out(recipe: Recipe, index: int, spec: DatasetSpec) -> Problems:
+    """The problems of a spec that is the `eval.datasets` entry of this index, or nearly so."""
+    try:
+        return load_problems(spec)
+    except UserError as error:
+        where = f"eval.datasets[{index}]." if isinstance(recipe.eval.datasets, list) else "eval.datasets."
+        raise UserError(DATASET_KEY.sub(rf"{where}\g<1>", str(error))) from error
 
 
 def sampling_of(recipe: Recipe, ends: set[int]) -> Sampling:

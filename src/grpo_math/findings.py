@@ -5,11 +5,13 @@ from functools import cached_property
 
 from grpo_math.batch import world_size
 from grpo_math.data import Problem, Problems
+from grpo_math.errors import UserError
 from grpo_math.evaluation import Benchmark, load_benchmarks
 from grpo_math.memory import Shape, shape_of
 from grpo_math.models import load_tokenizer
 from grpo_math.prompts import prompt_lengths
 from grpo_math.recipe import Recipe
+from grpo_math.recipe_parts import NO_DATASET
 from grpo_math.training import load_parts, mix_parts
 from grpo_math.vllm_engine import read_config
 
@@ -53,6 +55,7 @@ class Subject:
     mistakes: list[str] = field(default_factory=list)
     options: dict | None = None
     arguments: list[str] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)  # what is on the Hub, which does not answer
     strategy: str = "none"
     processes: int = field(default_factory=world_size)
 
@@ -62,7 +65,10 @@ class Subject:
 
     @cached_property
     def parts(self) -> list[Problems]:
-        return load_parts(self.recipe, self.tokenizer)
+        if not self.recipe.datasets:
+            raise UserError(NO_DATASET)
+        counted = any(spec.max_prompt_tokens for spec in self.recipe.datasets)
+        return load_parts(self.recipe, self.tokenizer if counted else None)
 
     @cached_property
     def problems(self) -> list[Problem]:

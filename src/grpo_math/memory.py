@@ -9,6 +9,7 @@ attention that keeps no scores. Measured against real runs in docs/performance.m
 
 from dataclasses import dataclass, field, replace
 
+from grpo_math.errors import one_line
 from grpo_math.recipe import Recipe
 from grpo_math.recipe_vllm import trainer_dtype
 
@@ -98,7 +99,8 @@ def adapter_size(model, recipe: Recipe) -> int:
     from peft import get_peft_model
     from trl import ModelConfig, get_peft_config
 
-    adapted = get_peft_model(model, get_peft_config(ModelConfig(**recipe.model)), autocast_adapter_dtype=False)
+    with one_line("use_peft: peft refuses it", "see lora_target_modules (TRL takes a list of one for a pattern)"):
+        adapted = get_peft_model(model, get_peft_config(ModelConfig(**recipe.model)), autocast_adapter_dtype=False)
     return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 

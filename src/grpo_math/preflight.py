@@ -16,12 +16,14 @@ import logging
 import os
 import sys
 import textwrap
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 from grpo_math import audit_data, audit_rewards, audit_setup
-from grpo_math.data import Problems
+from grpo_math.data import ADAPTERS, Problems
 from grpo_math.errors import UserError
 from grpo_math.findings import Finding, Subject, error, note
 from grpo_math.grading import configure
@@ -39,6 +41,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "launch": (audit_setup.launch,),
     "contamination": (audit_data.contamination,),
 }
+PATIENCE = 5  # seconds for the Hub to answer
 QUICK = (audit_setup.values, audit_data.golds, audit_rewards.audit, audit_setup.template)
 
 logger = logging.getLogger(__name__)
@@ -48,6 +51,9 @@ def main(argv: list[str]) -> None:
     argv, as_json = [word for word in argv if word != "--json"], "--json" in argv
     count, argv = take_sample(argv)
     subject = subject_of(argv)
+    if from_hub(subject.recipe) and not hub_answers():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # or every file would be asked for, for minutes
+        subject.unreached = from_hub(subject.recipe)
     configure(subject.recipe.grading)
     checks = dict(CHECKS)
     if count:
@@ -83,6 +89,30 @@ def subject_of(argv: list[str]) -> Subject:
     recipe, mistakes = resolve(arguments)
     processes = (options["num_processes"] or config["num_processes"]) * (options["nodes"] or 1)
     return Subject(recipe, mistakes, options, arguments, strategy=file.stem, processes=processes)
+
+
+def from_hub(recipe: Recipe) -> list[str]:
+    """What is no local file or folder."""
+    name = recipe.model.get("model_name_or_path")
+    found = [name] if name and not os.path.isdir(name) else []
+    for spec in [*recipe.datasets, *recipe.eval_datasets]:
+        adapter = ADAPTERS.get(spec.name)
+        path = spec.path or (adapter and adapter.hub)
+        if adapter and path and not adapter.generate and not os.path.exists(os.path.expanduser(path)):
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def hub_answers() -> bool:
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        return True  # nobody will ask it
+    try:
+        urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=PATIENCE).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def run_checks(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> Iterator[tuple[int, str, Finding]]:

@@ -32,6 +32,7 @@ class SftSpec:
         return self.target == "worked"
 
 
+NO_DATASET = "dataset: missing: write dataset: {name: gsm8k}"
 ALARMS = ("nan", "reward", "zero_std", "truncated", "entropy", "kl", "importance", "timeouts", "length")
 
 
@@ -62,7 +63,7 @@ def check_alarms(given, problems: list[str]) -> AlarmSpec:
 
 def check_datasets(given, problems: list[str]) -> list[DatasetSpec]:
     if not given:
-        problems.append("dataset: missing: write dataset: {name: gsm8k}")
+        problems.append(NO_DATASET)
         return []
     if not isinstance(given, list):
         return check_dataset(given, "dataset.", problems)

@@ -1,0 +1,88 @@
+"""The memory estimate: counts against real models, published rules, and what each knob must do."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from grpo_math.memory import GIB, Setting, Shape, items, knobs, peak, shape_of, verdict
+from grpo_math.recipe import load_recipe
+
+SEVEN = Shape(7_615_616_512, 6_525_288_448, 7_615_616_512, 28, 3584, 18944, 3584, 512, 152064)  # Qwen2.5-7B's config
+FULL = Setting(4, False, False, False, True, False, 8, 8, 1, 0, 1024)
+
+
+def test_parameters_are_counted_on_a_model_without_weights(write_recipe):
+    config = LlamaConfig(
+        vocab_size=1000, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    real = LlamaForCausalLM(config)
+    shape = shape_of(config, load_recipe(["--config", str(write_recipe())]))
+    assert shape.parameters == shape.trained == sum(p.numel() for p in real.parameters())
+    assert shape.linear == 3 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)
+    assert (shape.query, shape.key_value) == (64, 32)
+    keys = {"use_peft": True, "lora_r": 8, "lora_target_modules": ["q_proj", "v_proj"]}
+    assert shape_of(config, load_recipe(["--config", str(write_recipe(**keys))])).trained == 3 * 8 * (64 + 64 + 64 + 32)
+
+
+def test_full_float32_training_holds_16_bytes_a_parameter():
+    parts = items(SEVEN, FULL)
+    held = parts["weights"] + parts["gradients"] + parts["optimizer"]
+    assert held == 16 * SEVEN.parameters
+    assert peak(parts, FULL) >= held
+
+
+def test_zero3_on_8_gpus_holds_an_eighth_and_one_layer():
+    sharded = replace(FULL, shards=dict.fromkeys(("weights", "gradients", "optimizer"), 8))
+    parts = items(SEVEN, sharded)
+    held = parts["weights"] + parts["gradients"] + parts["optimizer"]
+    assert held == pytest.approx(16 * SEVEN.parameters / 8 + 4 * SEVEN.parameters / 28)
+
+
+def test_4_bits_take_a_seventh_of_float32():
+    adapter = replace(SEVEN, trained=40_000_000)
+    weights = items(adapter, replace(FULL, peft=True, quantised=True))["weights"] / GIB
+    assert 5 < weights < 6  # 6.5e9 x 0.56 bytes, the embeddings in 16 bits, the adapter
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (replace(FULL, weight_bytes=2, optimizer_bytes=4), ["does not fit"] * 3 + ["fits", "fits"]),
+        (replace(FULL, weight_bytes=2, optimizer_bytes=4, vllm=0.5), ["does not fit"] * 4 + ["tight"]),
+        (replace(FULL, weight_bytes=2, optimizer_bytes=4, vllm=0.1), ["does not fit"] * 4 + ["does not fit"]),
+        (FULL, ["does not fit"] * 4 + ["fits"]),
+    ],
+)
+def test_cards_have_room_or_not(setting, said):
+    assert [verdict(SEVEN, setting, size) for size in (24, 40, 48, 80, 141)] == said
+
+
+def test_the_knobs_that_save_most_come_first():
+    found = knobs(SEVEN, FULL)
+    saved = [size for _, size in found]
+    assert saved == sorted(saved, reverse=True)
+    assert found[0][0] == "use_peft and load_in_4bit: true"
+    assert all(size > 0 for size in saved)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([2, 4]), st.booleans(), st.booleans(), st.integers(1, 16), st.integers(1, 4), st.integers(64, 4096)
+)
+def test_less_is_never_more(weight_bytes, mixed, checkpointing, batch, passes, length):
+    setting = Setting(weight_bytes, mixed, False, False, checkpointing, True, 8, batch, passes, batch, length)
+    size = peak(items(SEVEN, setting), setting)
+    smaller = [
+        replace(setting, checkpointing=True), replace(setting, batch=max(1, batch // 2)), replace(setting, passes=1),
+        replace(setting, reference=False), replace(setting, optimizer_bytes=2), replace(setting, length=length // 2),
+    ]  # fmt: skip
+    for one in smaller:
+        assert peak(items(SEVEN, one), one) <= size
+    for one, two in itertools.pairwise((24, 40, 48, 80, 141)):
+        order = ("does not fit", "tight", "fits")
+        assert order.index(verdict(SEVEN, setting, one)) <= order.index(verdict(SEVEN, setting, two))
