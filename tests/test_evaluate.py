@@ -165,7 +165,7 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ("--dataset gsm8k=DATA --model /no/such/model", "model_name_or_path: no model at '/no/such/model'"),
         ("--dataset gsm8k=DATA --model EMPTY", "model_name_or_path: no model at"),
         ("--dataset gsm8k=DATA --model WEIGHTLESS", "model_name_or_path: no weights in"),
-        ("--dataset gsm8k=DATA --model ADAPTER", "gone', the base model of the adapter"),
+        ("--dataset gsm8k=DATA --model ADAPTER", "gone, which cannot be loaded"),
         ("--dataset gsm8k=DATA --samples 4", "eval.samples: 4 greedy completions of a problem are one and the same"),
         (
             "--dataset gsm8k=DATA --samples 4 --temperature 1 --k 8",

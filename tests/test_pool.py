@@ -234,7 +234,7 @@ def test_a_worker_imports_neither_torch_nor_trl():
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5])
 def test_a_nursery_killed_before_or_in_a_batch_is_replaced_and_its_workers_end(seconds):
-    configure(PoolSettings(workers=2, timeout=1))
+    configure(PoolSettings(workers=2, timeout=4))
     assert pool().run([EASY, EASY]) == [(True, "math_verify")] * 2
     nursery, *orphans = family(os.getpid())
     threading.Timer(seconds, nursery.kill).start()

@@ -163,7 +163,7 @@ WARNINGS = [
     ({"loss_type": "cispo"}, "loss_type: cispo with TRL's epsilon_high of 0.2 clips nearly everything: epsilon_high: 5.0"),
     ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "rewards: form alone is worth 2 (a wrong completion against none), being right 1 more: raise the weight of correctness"),
     ({"rewards": {"format": {}}}, "rewards: a wrong answer earns 1, as much as the right one: rewards: {correctness: {weight: 1.0}} would tell them apart"),
-    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "rewards: what is empty earns 1, a perfect completion 0."),
+    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "rewards: what is empty earns 0.9"),
     ({"rewards": {"correctness": {"wrong": -1.0, "no_answer": 0.0}}}, "rewards: an honest wrong completion earns -1, others more (cut off 0, an echo 0, nonsense 0, empty 0): lower the weight of what pays for them"),
     ({"rewards": {"correctness": {}, "language": {"weight": 0.1, "scale": 0.0, "bias": 1.0}}}, "rewards.language: gives 1 to a perfect, a wrong, an empty and every other completion: it teaches nothing: rewards: {language: false}, or look at what it reads"),
 ]  # fmt: skip
@@ -320,10 +320,11 @@ def test_no_preflight_goes_on_all_the_same(write_recipe, tmp_path):
 
 
 def test_a_check_of_gsm8k_takes_seconds_and_loads_no_model(write_recipe, real_data):
-    path = write_recipe(dataset={"name": "gsm8k", "path": f"{real_data}/gsm8k"}, use_vllm=False)
+    data = {"name": "gsm8k", "path": f"{real_data}/gsm8k", "max_prompt_tokens": 240}
+    path = write_recipe(dataset=data, use_vllm=False)
     start = time.monotonic()
     command = [sys.executable, "-m", "grpo_math", "check", "--config", str(path), "--layout", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True)
     print(f"{time.monotonic() - start:.1f} s")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "all 7,473 golds are right" in done.stdout
+    assert "golds are right as completions" in done.stdout

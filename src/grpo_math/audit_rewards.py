@@ -8,7 +8,7 @@ from grpo_math.data import Problem
 from grpo_math.findings import Finding, Subject, error, note, warning
 from grpo_math.functions import parameters
 from grpo_math.grading import configure
-from grpo_math.prompts import PromptTemplate, to_rows
+from grpo_math.prompts import PromptTemplate, meta_columns, to_rows
 from grpo_math.rewards import Reward, RewardSpec, build_rewards
 
 EQUAL = 1e-9  # as good as
@@ -29,8 +29,8 @@ def audit(subject: Subject) -> Iterator[Finding]:
     learned = [spec.name for spec, one in zip(recipe.rewards, rewards, strict=True) if isinstance(one, str)]
     if learned:
         yield note(f"{', '.join(learned)}: not tried here, a reward model")
-    problems = subject.problems[:PROBLEMS]
-    rows = to_rows(problems, recipe.template, subject.tokenizer)
+    problems = subject.problems[:: max(1, len(subject.problems) // PROBLEMS)][:PROBLEMS]  # of every dataset
+    rows = to_rows(problems, recipe.template, subject.tokenizer, meta_columns(subject.problems))
     missing = list(missing_columns(pairs, set(rows[0])))
     yield from missing
     if missing or not pairs:
@@ -93,7 +93,8 @@ def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subj
     """Over the problems; what cannot be scored counts 0, as in TRL's sum of rewards."""
     from transformers import TrainerState
 
-    ids = [subject.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    end = subject.tokenizer.eos_token_id
+    ids = [[*subject.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]
     chat = isinstance(rows[0]["prompt"], list)
     given = [[{"role": "assistant", "content": text}] for text in texts] if chat else texts
     columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}

@@ -54,6 +54,8 @@ def values(subject: Subject) -> Iterator[Finding]:
     if recipe.sft:
         return
     yield from sampling_keys(recipe)
+    if recipe.model.get("use_peft") and not is_adapter(recipe.model["model_name_or_path"]):
+        _ = subject.shape  # what peft says of the LoRA settings
     for spec in recipe.rewards:
         cache = spec.params.get("cache_tokens", 128)
         if spec.name == "overlong" and not spec.path and cache >= recipe.max_completion_length:
@@ -272,7 +274,8 @@ def disk(subject: Subject) -> Iterator[Finding]:
         yield error(f"output_dir: cannot write to {folder}", "give another --output_dir")
         return
     free = shutil.disk_usage(folder).free
-    says = f"disk: {needed / memory.GIB:.1f} GiB for the model and {kept} checkpoints, {free / memory.GIB:.1f} GiB free"
+    what = f"the model and {kept} checkpoint{'s' * (kept != 1)}"
+    says = f"disk: {needed / memory.GIB:.1f} GiB for {what}, {free / memory.GIB:.1f} GiB free"
     yield error(f"{says} in {folder}", "save_total_limit: 1, or another output_dir") if needed > free else note(says)
 
 

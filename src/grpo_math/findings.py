@@ -7,7 +7,7 @@ from grpo_math.batch import world_size
 from grpo_math.data import Problem, Problems
 from grpo_math.errors import UserError
 from grpo_math.evaluation import Benchmark, load_benchmarks
-from grpo_math.memory import Shape, shape_of
+from grpo_math.memory import Shape, count_parameters, shape_of
 from grpo_math.models import load_tokenizer
 from grpo_math.prompts import prompt_lengths
 from grpo_math.recipe import Recipe
@@ -99,4 +99,4 @@ class Subject:
 
     @property
     def toy(self) -> bool:
-        return self.shape.parameters < TOY
+        return count_parameters(self.model_config, self.recipe) < TOY

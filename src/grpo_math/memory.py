@@ -64,15 +64,26 @@ class Setting:
         return 2 if self.mixed else self.weight_bytes
 
 
-def shape_of(config, recipe: Recipe) -> Shape:
-    """Count on a model without weights; `config` is transformers'."""
+def weightless(config, recipe: Recipe):
+    """The model of a config of transformers', without weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    trust = recipe.trainer.get("trust_remote_code", False)
+    with torch.device("meta"), one_line("model_name_or_path: its config makes no language model"):
+        trust = recipe.trainer.get("trust_remote_code", False)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+
+
+def count_parameters(config, recipe: Recipe) -> int:
+    return sum(parameter.numel() for parameter in weightless(config, recipe).parameters())
+
+
+def shape_of(config, recipe: Recipe) -> Shape:
+    import torch
+
+    model = weightless(config, recipe)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
         heads = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
         linear = sum(
             module.weight.numel()

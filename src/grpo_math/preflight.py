@@ -171,7 +171,8 @@ def check_training(recipe: Recipe, tokenizer, parts: list[Problems]) -> None:
     subject.tokenizer, subject.parts = tokenizer, parts
     found = [finding for _, _, finding in run_checks(subject, {"": QUICK})]
     if errors := [str(finding) for finding in found if finding.level == "error"]:
-        raise UserError("\n".join([*errors, "nothing was loaded (--no_preflight goes on all the same)"]))
+        logger.info("the checks found errors, no model is loaded (--no_preflight goes on all the same)")
+        raise UserError("\n".join(errors))
     for finding in found:
         if finding.level == "warning":
             logger.info("warning: %s", finding)

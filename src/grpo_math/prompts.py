@@ -133,9 +133,16 @@ RESERVED_COLUMNS = {
 }  # fmt: skip
 
 
-def to_rows(problems: list[Problem], template: PromptTemplate, tokenizer) -> list[dict]:
-    """One row a problem: prompt, solution, question, worked, and every meta column (None where a problem has none)."""
-    columns = {name for problem in problems for name in problem.meta} - RESERVED_COLUMNS
+def meta_columns(problems: list[Problem]) -> set[str]:
+    return {name for problem in problems for name in problem.meta} - RESERVED_COLUMNS
+
+
+def to_rows(
+    problems: list[Problem], template: PromptTemplate, tokenizer, columns: set[str] | None = None
+) -> list[dict]:
+    """One row a problem: prompt, solution, question, worked, and every meta column (None where a problem has none), or
+    these `columns` of more problems."""
+    columns = meta_columns(problems) if columns is None else columns
     return [
         {
             "prompt": template.prompt(problem.question, tokenizer),

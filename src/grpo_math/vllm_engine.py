@@ -72,9 +72,13 @@ def model_dtype(recipe: Recipe, dtype: str) -> str:
 def read_config(recipe: Recipe):
     from transformers import AutoConfig
 
+    from grpo_math.models import FIX, FIX_BASE
+
     served, name = served_model(recipe), recipe.model["model_name_or_path"]
-    of = "" if served == name else f", the base model of the adapter {name}"
-    with one_line(f"model_name_or_path: no model at {served!r}{of}"):
+    what, fix = f"model_name_or_path: no model at {served!r}", FIX
+    if served != name:
+        what, fix = f"{name} is an adapter of {served}, which cannot be loaded", FIX_BASE.format(name)
+    with one_line(what, fix):
         return AutoConfig.from_pretrained(
             served,
             revision=recipe.model.get("model_revision") or "main",
