@@ -19,12 +19,12 @@ WELL = {
 }  # fmt: skip
 ALIKE = {"reward_std": 0.0, "frac_reward_zero_std": 1.0}
 CAUSES = [
-    ({**ALIKE, "grading/no_answer": 0.95}, "reward", "every completion earns the same for 3 steps: 95% give no answer in style boxed: add rewards: {format: {weight: 0.2}}, a worked example to the prompt, or SFT first"),
-    ({**ALIKE, "completions/clipped_ratio": 1.0}, "reward", "every completion earns the same for 3 steps: 100% are cut off: raise max_completion_length (8)"),
-    ({**ALIKE, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same for 3 steps: 100% of the golds cannot be read: see grpo-math check"),
-    ({**ALIKE, "accuracy": 1.0}, "reward", "every completion earns the same for 3 steps: 100% are right already: harder problems, or dataset: {pass_rate: ...}"),
-    ({**ALIKE, "accuracy": 0.0}, "reward", "every completion earns the same for 3 steps: 0% are right: easier problems, dataset: {pass_rate: ...}, or SFT first"),
-    (ALIKE, "reward", "every completion earns the same for 3 steps: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
+    ({**ALIKE, "grading/no_answer": 0.95}, "reward", "every completion earns the same, 3 logs long: 95% give no answer in style boxed: add rewards: {format: {weight: 0.2}}, a worked example to the prompt, or SFT first"),
+    ({**ALIKE, "completions/clipped_ratio": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% are cut off: raise max_completion_length (8)"),
+    ({**ALIKE, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
+    ({**ALIKE, "accuracy": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% are right already: harder problems, or dataset: {pass_rate: ...}"),
+    ({**ALIKE, "accuracy": 0.0}, "reward", "every completion earns the same, 3 logs long: 0% are right: easier problems, dataset: {pass_rate: ...}, or SFT first"),
+    (ALIKE, "reward", "every completion earns the same, 3 logs long: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
     ({"frac_reward_zero_std": 0.75}, "zero_std", "in 75% of the groups all completions earn the same: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
     ({"completions/clipped_ratio": 0.4}, "truncated", "40% of the completions are cut off: raise max_completion_length (8)"),
     ({"grading/timeouts": 0.02}, "timeouts", "2.0% of the answers took too long to grade: raise grading: {timeout: 5.0}"),
@@ -94,11 +94,26 @@ def test_stop_strings_look_cut_off_to_trl_and_are_not_counted(watch):
 def test_other_alarms_stop_where_they_are_asked_to(watch):
     _, alarms, control = watch([WELL | ALIKE] * 5, alarms={"steps": 3, "stop_on": ["reward"]})
     assert control.should_training_stop
-    with pytest.raises(UserError, match=r"alarm reward: every completion earns the same .*there is no checkpoint"):
+    with pytest.raises(UserError, match=r"alarm reward: every completion earns the same, .*there is no checkpoint"):
         alarms.check()
     _, alarms, control = watch([WELL | {"loss": math.nan}], alarms={"stop_on": []})
     assert not control.should_training_stop
     alarms.check()
+
+
+def test_a_resumed_run_stops_for_what_was_said_before_and_knows_the_checkpoint_it_began_from(watch, tmp_path):
+    watch([WELL | ALIKE] * 5, alarms={"steps": 3})
+    _, _, control = watch([WELL | ALIKE] * 3, begin=5, alarms={"steps": 3, "stop_on": ["reward"]})
+    assert control.should_training_stop
+    checkpoint = tmp_path / "run" / "checkpoint-5"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 5}')
+    _, alarms, control = watch([WELL | {"loss": math.nan}], begin=5)
+    with pytest.raises(UserError, match=r"the last good checkpoint is .*/checkpoint-5\)"):
+        alarms.check()
+    control.should_save = True
+    alarms.on_epoch_end(None, None, control)
+    assert not control.should_save
 
 
 def test_a_resumed_run_forgets_what_was_said_after_its_checkpoint(watch):

@@ -12,7 +12,7 @@ from grpo_math.memory import GIB, Setting, Shape, items, knobs, peak, shape_of, 
 from grpo_math.recipe import load_recipe
 
 SEVEN = Shape(7_615_616_512, 6_525_288_448, 7_615_616_512, 28, 3584, 18944, 3584, 512, 152064)  # Qwen2.5-7B's config
-FULL = Setting(4, False, False, False, True, False, 8, 8, 1, 0, 1024)
+FULL = Setting(4, False, False, None, True, False, 8, 8, 1, 0, 1024)
 
 
 def test_parameters_are_counted_on_a_model_without_weights(write_recipe):
@@ -45,7 +45,7 @@ def test_zero3_on_8_gpus_holds_an_eighth_and_one_layer():
 
 def test_4_bits_take_a_seventh_of_float32():
     adapter = replace(SEVEN, trained=40_000_000)
-    weights = items(adapter, replace(FULL, peft=True, quantised=True))["weights"] / GIB
+    weights = items(adapter, replace(FULL, peft=True, linear_bytes=0.5625))["weights"] / GIB
     assert 5 < weights < 6  # 6.5e9 x 0.56 bytes, the embeddings in 16 bits, the adapter
 
 
@@ -75,7 +75,7 @@ def test_the_knobs_that_save_most_come_first():
     st.sampled_from([2, 4]), st.booleans(), st.booleans(), st.integers(1, 16), st.integers(1, 4), st.integers(64, 4096)
 )
 def test_less_is_never_more(weight_bytes, mixed, checkpointing, batch, passes, length):
-    setting = Setting(weight_bytes, mixed, False, False, checkpointing, True, 8, batch, passes, batch, length)
+    setting = Setting(weight_bytes, mixed, False, None, checkpointing, True, 8, batch, passes, batch, length)
     size = peak(items(SEVEN, setting), setting)
     smaller = [
         replace(setting, checkpointing=True), replace(setting, batch=max(1, batch // 2)), replace(setting, passes=1),

@@ -98,25 +98,31 @@ BROKEN_DATA = [  # the dataset's further keys, its rows, the line
     ({"pass_rate": 0.5}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want a mapping or null, got 0.5"),
     ({}, GOOD[:1], "dataset: 1 problems, but one generation batch takes 2 (4 completions / num_generations 2): lower prompts_per_step (or per_device_train_batch_size, gradient_accumulation_steps), or give more problems"),
     # golds
+    ({}, [{"question": f"What is {n}+1?", "answer": f"{n}+1={n + 1}\n#### {n + 1}"} for n in range(4)], "json train: 4 of 4 golds are solutions, not answers: rows 1 (0+1=1 #### 1), 2 (1+1=2 #### 2), 3 (2+1=3 #### 3): dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone"),
+    ({}, [{"question": "half a \ud800 sign", "answer": "1"}], "json train: 0 problems of 1 rows, dropped: 1 with a malformed cell: nothing is left to train or test on"),
     ({}, [*GOOD, *({"question": f"Why {n}?", "answer": "\\frac{"} for n in range(3))], "json train: 3 of 23 golds cannot be right, no completion earns anything for them: rows 21 (\\frac{), 22 (\\frac{), 23 (\\frac{): give the final answer alone in that column (dataset.fields), or delete these rows"),
 ]  # fmt: skip
 BROKEN_KEYS = [
     ({"dataset": {"path": "HERE/mine.py:load"}}, "dataset.path: HERE/mine.py:load raised OSError: no disk"),
     ({"dataset": {"path": "HERE/mine.py:load_texts"}}, "a dataset function yields Problem objects or dicts with question and answer, not 'What is 1+1?'"),
-    ({"rewards": {"m": {"path": "HERE/mine.py:raises"}}}, "reward m: raised RuntimeError: no luck; first of its 8 completions: '\\\\boxed{1}'. Mend the function, or take it out of rewards"),
-    ({"rewards": {"m": {"path": "HERE/mine.py:wrong_count"}}}, "reward m: returned 1 scores for 8 completions: return one a completion, in order (None where one cannot be scored)"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:raises"}}}, "reward m: raised RuntimeError: no luck; first of its 16 completions: '\\\\boxed{1}'. Mend the function, or take it out of rewards"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:wrong_count"}}}, "reward m: returned 1 scores for 16 completions: return one a completion, in order (None where one cannot be scored)"),
     ({"rewards": {"m": {"path": "HERE/mine.py:text"}}}, "reward m: returned 'good' for the completion '\\\\boxed{1}': return a finite float, or None where it cannot be scored"),
     ({"rewards": {"m": {"path": "HERE/mine.py:nan"}}}, "reward m: returned nan for the completion '\\\\boxed{1}': return a finite float, or None where it cannot be scored"),
     ({"rewards": {"m": {"path": "HERE/mine.py:wants"}}}, "rewards.m: wants hint, the data has question, solution, worked: give it as a setting, rewards: {m: {hint: ...}}, or add the column"),
     ({"rewards": {"correctness": {}, "overlong": {"cache_tokens": 8}}}, "rewards.overlong: cache_tokens 8 of max_completion_length 8: it would punish every completion: rewards: {overlong: {cache_tokens: 2}}"),
     ({"generation_kwargs": {"top_kk": 5}}, "generation_kwargs.top_kk: unknown key of transformers' GenerationConfig, did you mean generation_kwargs.top_k?"),
-    ({"max_completion_length": 512}, "the longest prompt (73 tokens) and max_completion_length 512 are 585 tokens, the model has room for 256: max_completion_length: 128"),
+    ({"max_completion_length": 512}, "the longest prompt (73 tokens) and max_completion_length 512 are 585 tokens, the model has room for 256: max_completion_length: 183"),
     ({"num_generations": 3}, "num_generations: 3 does not divide the 4 completions of a step (per_device_train_batch_size 4 x gradient_accumulation_steps 1 x processes 1): make it a divisor, or say prompts_per_step instead of these"),
     ({"model_name_or_path": "HERE/nowhere"}, "model_name_or_path: no model at 'HERE/nowhere': there is no such folder: give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"),
     ({"loss_type": "grp"}, "HERE/recipe.yaml: loss_type: no 'grp': use one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo"),
     ({"alarms": {"stop_on": ["nam"]}}, "HERE/recipe.yaml: alarms.stop_on: no alarm 'nam': use some of nan, reward, zero_std, truncated, entropy, kl, importance, timeouts, length"),
     ({"alarms": {"steps": 0}}, "HERE/recipe.yaml: alarms.steps: want at least 1, got 0"),
     ({"alarms": ["nan"]}, "HERE/recipe.yaml: alarms: want a mapping such as {stop_on: [nan]}, got ['nan']"),
+    ({"dtype": "float64"}, "HERE/recipe.yaml: dtype: no 'float64': use one of auto, bfloat16, float16, float32"),
+    ({"save_steps": 0}, "HERE/recipe.yaml: save_steps: want a number from 1e-06 to 1e+09, got 0"),
+    ({"generation_kwargs": "x"}, "HERE/recipe.yaml: generation_kwargs: want a mapping such as {top_k: 50}, got 'x'"),
+    ({"rewards": {"m": {"path": "builtins:max"}}}, "builtins:max: takes arguments that Python cannot name: wrap it in a function of yours"),
     ({"preflight": "no"}, "HERE/recipe.yaml: preflight: want true or false, got 'no'"),
     ({"use_peft": True, "lora_target_modules": ["q_proj"]}, "use_peft: peft refuses it: Target modules q_proj not found in the base model. Please check the target modules and try again: see lora_target_modules (TRL takes a list of one for a pattern)"),
     ({"learning_rat": 1}, "HERE/recipe.yaml: learning_rat: unknown key, did you mean learning_rate?"),
@@ -187,6 +193,35 @@ def test_rules_of_thumb_are_for_models_of_some_size(findings, tokenizer, tmp_pat
         ("warning", "max_completion_length: 100 tokens, and the prompt asks for reasoning: most would be cut off: max_completion_length: 512"),
     ]  # fmt: skip
     assert wrong(findings(**keys, use_peft=True)) == wrong(findings(**keys))[1:]
+
+
+def test_rewards_that_want_more_than_a_text_are_no_errors(findings, tmp_path):
+    """Whole groups, a run with an end, tokens with an end token; and what fails on nonsense alone is a warning."""
+    (tmp_path / "own.py").write_text(OWN_REWARDS)
+    for name, said in (("annealed", []), ("grouped", []), ("tokens", []), ("first_word", ["warning"])):
+        found = wrong(
+            findings(rewards={"correctness": {}, name: {"path": f"{tmp_path}/own.py:{name}", "weight": 0.01}})
+        )
+        assert [level for level, _ in found] == said, found
+    assert "IndexError: list index out of range" in found[0][1]
+    assert found[0][1].endswith("(seen with empty completions)")
+
+
+OWN_REWARDS = """
+def annealed(completions, trainer_state, **_):
+    done = trainer_state.global_step / trainer_state.max_steps
+    return [done + len(one[0]["content"]) / 1000 for one in completions]
+
+def grouped(prompts, completions, **_):
+    assert all(prompts[i] == prompts[i - i % 4] for i in range(len(prompts)))
+    return [len(one[0]["content"]) / 1000 for one in completions]
+
+def tokens(completion_ids, **_):
+    return [ids[-1] + len(ids) / 1000 for ids in completion_ids]
+
+def first_word(completions, **_):
+    return [float(len(one[0]["content"].split()[0])) for one in completions]
+"""
 
 
 def test_duplicates_are_named_with_their_rows(findings, tmp_path):

@@ -62,6 +62,8 @@ def run(verb: str) -> None:
 
 
 def main() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # on a terminal that knows no Unicode
     sys.path.insert(0, "")  # as `python -m` does: modules in the current folder can be named in a recipe
     return run_cli(dispatch)
 

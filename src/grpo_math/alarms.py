@@ -40,6 +40,7 @@ class Alarms(TrainerCallback):
         """After a resume, what was said up to its checkpoint is not said again."""
         if state.is_world_process_zero and self.file.exists():
             forget_after(state.global_step or -1, self.file)
+        self.sound = state.global_step
         self.raised = {row["alarm"] for row in read_rows(self.file) if row["step"] <= (state.global_step or -1)}
 
     def on_log(self, args, state, control, logs=None, **_):
@@ -51,11 +52,19 @@ class Alarms(TrainerCallback):
         if not found and not self.recipe.sft and len(self.window) == self.spec.steps:
             self.begin = self.begin or {name: self.mean(name) for name in ("entropy", "completions/mean_length")}
             found = dict(self.noticed())
-        for name in found.keys() - self.raised:
-            self.alarm(name, found[name], state)
+        for name, says in found.items():
+            if name not in self.raised:
+                self.alarm(name, says, state)
             if name in self.spec.stop_on:
-                self.stopped = self.stopped or f"{name}: {found[name]}"
-                control.should_training_stop, control.should_save = True, False
+                self.stopped = self.stopped or f"{name}: {says}"
+        self.stop(control)
+
+    def on_epoch_end(self, args, state, control, **_):
+        self.stop(control)  # transformers may want to save here too
+
+    def stop(self, control) -> None:
+        if self.stopped:
+            control.should_training_stop, control.should_save = True, False
 
     def alarm(self, name: str, says: str, state) -> None:
         self.raised.add(name)
@@ -84,8 +93,8 @@ class Alarms(TrainerCallback):
     def noticed(self) -> Iterator[tuple[str, str]]:
         """What the last steps show, by the alarm's name."""
         zero, deviation = self.mean("frac_reward_zero_std"), self.mean("reward_std")
-        if deviation == 0 or zero == 1:
-            yield "reward", f"every completion earns the same for {self.spec.steps} steps: {self.cause()}"
+        if deviation == 0:
+            yield "reward", f"every completion earns the same, {self.spec.steps} logs long: {self.cause()}"
         elif zero is not None and zero > MOST["zero_std"]:
             yield "zero_std", f"in {zero:.0%} of the groups all completions earn the same: {self.cause()}"
         cut = self.mean("completions/clipped_ratio")

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from grpo_math.contamination import RUN, SAME, Overlap, test_sets
 from grpo_math.data import Problem, Problems
 from grpo_math.findings import Finding, Subject, error, note, warning
+from grpo_math.functions import load_function, parameters
 from grpo_math.grading import grade_batch
 from grpo_math.grading.equal import equal_all
+from grpo_math.reward_library import REWARDS
 
 PAIRS = 1_000  # of golds that belong to different problems
+SOLVED = ("####", "\\boxed")  # what no answer holds
+WORDY = 12  # words of an answer, at most
 FEW = 0.01  # share of unusable golds from which a dataset is broken
 
 
@@ -69,15 +73,38 @@ def golds(subject: Subject) -> Iterator[Finding]:
         if not wrong:
             yield note(f"{part.title}: all {len(grades):,} golds are right as completions")
         else:
-            says = error if len(wrong) > FEW * len(grades) else warning
-            yield says(
+            many = len(wrong) > FEW * len(grades) and uses_grader(subject)
+            yield (error if many else warning)(
                 f"{part.title}: {len(wrong):,} of {len(grades):,} golds cannot be right, no completion earns anything "
                 f"for them: rows {', '.join(f'{place} ({answer:.40})' for place, answer in wrong[:5])}",
                 "give the final answer alone in that column (dataset.fields), or delete these rows",
             )
+        yield from whole_solutions(part, uses_grader(subject))
     yield from crossed(subject.problems)
     if subject.recipe.sft and subject.recipe.sft.worked:
         yield from taught(subject)
+
+
+def whole_solutions(part: Problems, graded: bool) -> Iterator[Finding]:
+    """A gold that is a worked solution equals itself, and nothing a model will answer."""
+    long = [
+        (place, problem.answer)
+        for problem, place in zip(part.problems, part.places, strict=True)
+        if any(sign in problem.answer for sign in SOLVED) or sum(map(str.isalpha, problem.answer.split())) > WORDY
+    ]
+    if long:
+        shown = ", ".join(f"{place} ({' '.join(answer.split()):.40})" for place, answer in long[:3])
+        yield (error if graded and len(long) > FEW * len(part.problems) else warning)(
+            f"{part.title}: {len(long):,} of {len(part.problems):,} golds are solutions, not answers: rows {shown}",
+            "dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone",
+        )
+
+
+def uses_grader(subject: Subject) -> bool:
+    """Whether anything is graded: by a shipped reward, by an own one that wants the verdicts, or in an evaluation."""
+    specs = [spec for spec in subject.recipe.rewards if not spec.reward_model]
+    functions = [load_function(spec.path) if spec.path else REWARDS[spec.name] for spec in specs]
+    return subject.recipe.eval.wanted or any("grades" in parameters(function) for function in functions)
 
 
 def crossed(problems: list[Problem]) -> Iterator[Finding]:
@@ -112,10 +139,10 @@ def contamination(subject: Subject) -> Iterator[Finding]:
     tests = test_sets(subject.recipe)
     if not tests:
         yield note("no test set to compare with: eval names none, and GSM8K's and MATH-500's are not on this machine")
-    for title, problems in tests.items():
-        overlap = Overlap(problems)
+    for test in tests:
+        overlap = Overlap(test.problems)
         reasons = [overlap.reason(problem) for problem in subject.problems]
         same, near = reasons.count(SAME), reasons.count(RUN)
-        says = f"{title}: of {len(reasons):,} training problems {same:,} {SAME[5:]}, {near:,} more {RUN}"
+        says = f"{test.title}: of {len(reasons):,} training problems {same:,} {SAME[5:]}, {near:,} more {RUN}"
         asked = all(spec.decontaminate for spec in subject.recipe.datasets)
         yield warning(says, "dataset: {decontaminate: true} drops them") if same and not asked else note(says)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from grpo_math.data import Problem
+from grpo_math.errors import RewardError
 from grpo_math.findings import Finding, Subject, error, note, warning
 from grpo_math.functions import parameters
 from grpo_math.grading import configure
@@ -35,8 +36,15 @@ def audit(subject: Subject) -> Iterator[Finding]:
     yield from missing
     if missing or not pairs:
         return
-    kinds = completions(problems, subject)
-    scores = {kind: [mean_score(one, texts, rows, subject) for _, one in pairs] for kind, texts in kinds.items()}
+    scores, failed = {}, False
+    for kind, texts in completions(problems, subject).items():
+        try:
+            scores[kind] = [mean_score(one, texts, rows, subject) for _, one in pairs]
+        except RewardError as mistake:
+            yield error(str(mistake)) if kind == "perfect" else warning(f"{mistake} (seen with {kind} completions)")
+            failed = True
+    if failed:
+        return
     totals = {
         kind: sum(spec.weight * score for (spec, _), score in zip(pairs, found, strict=True))
         for kind, found in scores.items()
@@ -90,16 +98,20 @@ def hedged(right: Problem, wrong: Problem, template: PromptTemplate) -> str:
 
 
 def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subject) -> float:
-    """Over the problems; what cannot be scored counts 0, as in TRL's sum of rewards."""
+    """Over the problems, a group of the same completion each; what cannot be scored counts 0, as in TRL's sum."""
     from transformers import TrainerState
 
+    given = subject.recipe.trainer
+    group, steps = given.get("num_generations", 8), max(1, given.get("max_steps", 0))
+    texts, rows = ([one for one in some for _ in range(group)] for some in (texts, rows))
+    state = TrainerState(max_steps=steps, num_train_epochs=1, epoch=0.0)
     end = subject.tokenizer.eos_token_id
     ids = [[*subject.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]
     chat = isinstance(rows[0]["prompt"], list)
-    given = [[{"role": "assistant", "content": text}] for text in texts] if chat else texts
+    said = [[{"role": "assistant", "content": text}] for text in texts] if chat else texts
     columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-    silent = {"trainer_state": TrainerState(), "log_metric": lambda *_: None, "log_extra": lambda *_: None}
-    scores = reward(prompts=[row["prompt"] for row in rows], completions=given, completion_ids=ids, **columns, **silent)
+    silent = {"trainer_state": state, "log_metric": lambda *_: None, "log_extra": lambda *_: None}
+    scores = reward(prompts=[row["prompt"] for row in rows], completions=said, completion_ids=ids, **columns, **silent)
     return sum(score or 0.0 for score in scores) / len(scores)
 
 

@@ -13,7 +13,7 @@ from grpo_math import memory, run_folder
 from grpo_math.batch import batch_arguments, describe_batch
 from grpo_math.errors import UserError
 from grpo_math.findings import Finding, Subject, error, note, warning
-from grpo_math.models import is_adapter
+from grpo_math.models import is_adapter, trains_adapter
 from grpo_math.prompts import token_ids
 from grpo_math.recipe import Recipe
 from grpo_math.schema import suggestion
@@ -77,8 +77,7 @@ def values(subject: Subject) -> Iterator[Finding]:
             f"temperature: {given['temperature']:g}: the completions of a group will hardly differ", "temperature: 1.0"
         )
     if given.get("beta"):
-        free = recipe.model.get("use_peft") or is_adapter(recipe.model["model_name_or_path"])
-        cost = "the model without its adapter" if free else "a second copy of the weights"
+        cost = "the model without its adapter" if trains_adapter(recipe) else "a second copy of the weights"
         yield note(f"beta: {given['beta']:g}: measured against {cost}")
     if not subject.toy:
         yield from rules_of_thumb(recipe, given)
@@ -100,7 +99,7 @@ def sampling_keys(recipe: Recipe) -> Iterator[Finding]:
 
 def rules_of_thumb(recipe: Recipe, given: dict) -> Iterator[Finding]:
     rate, length = given.get("learning_rate", 1e-6), recipe.max_completion_length
-    most, usual = (2e-4, "1.0e-5") if recipe.model.get("use_peft") else (1e-5, "1.0e-6")
+    most, usual = (2e-4, "1.0e-5") if trains_adapter(recipe) else (1e-5, "1.0e-6")
     if rate > most:
         yield warning(
             f"learning_rate: {rate:g} is an SFT's: GRPO's are about {usual} and hardly above {most:g}",
@@ -123,7 +122,8 @@ def template(subject: Subject) -> Iterator[Finding]:
     yield from window(subject)
     opened = rendered.rpartition("<think>")[2]
     prefilled = "<think>" in rendered and not opened.strip() and "<think>" not in recipe.template.prefill
-    if prefilled and recipe.template.answer_style == "answer_tag":
+    formal = any(spec.name in ("format", "r1_zero") and not spec.path for spec in recipe.rewards)
+    if prefilled and formal and recipe.template.answer_style == "answer_tag":
         yield error(
             "prompt_template: the chat template already opens <think>, completions cannot: format is 0 for every one",
             "chat_template_kwargs: {enable_thinking: false}, or an answer_style of boxed",
@@ -138,11 +138,18 @@ def window(subject: Subject) -> Iterator[Finding]:
     recipe, room = subject.recipe, getattr(subject.model_config.get_text_config(), "max_position_embeddings", None)
     longest, length = subject.longest, recipe.max_completion_length
     if recipe.sft is None and room and longest + length > room:
-        fix = f"dataset: {{max_prompt_tokens: {room - length}}}"
+        prompts, completions = (
+            f"dataset: {{max_prompt_tokens: {room - length}}}",
+            f"max_completion_length: {room - longest}",
+        )
+        if min(longest, length) > room // 2:
+            fix = f"max_completion_length: {room // 2}, dataset: {{max_prompt_tokens: {room - room // 2}}}"
+        else:
+            fix = completions if length > longest else prompts
         yield error(
             f"the longest prompt ({longest} tokens) and max_completion_length {length} are {longest + length} tokens, "
             f"the model has room for {room}",
-            fix if room > length else f"max_completion_length: {room // 2}",
+            fix,
         )
 
 
@@ -153,6 +160,12 @@ def batch(subject: Subject) -> Iterator[Finding]:
         yield note("the recipe's own: an SFT has no groups")
         return
     config = batch_of(recipe, processes)
+    generated, step = recipe.trainer.get("generation_batch_size"), config.per_device_train_batch_size * processes
+    if generated and generated % step:
+        yield error(
+            f"generation_batch_size: {generated} is no multiple of the {step} completions of a pass of all processes",
+            f"generation_batch_size: {step * math.ceil(generated / step)}, or leave it out",
+        )
     yield note(describe_batch(config, processes, len(subject.problems)))
     each = config.num_generations * recipe.max_completion_length
     mean = sum(subject.lengths) / len(subject.lengths) * config.num_generations
@@ -183,10 +196,12 @@ def batch_of(recipe: Recipe, processes: int) -> SimpleNamespace:
 def evaluation_cost(recipe: Recipe, subject: Subject, config) -> Iterator[Finding]:
     count = sum(len(one.problems) for one in subject.benchmarks) * recipe.eval.samples
     step = config.per_device_train_batch_size * config.gradient_accumulation_steps * subject.processes
+    step /= config.num_iterations
     every = recipe.eval.every
     share = f", {count / (every * step):.0%} of what the {every} steps between two generate" if every else ""
     says = f"an evaluation: {count:,} completions{share}"
-    yield warning(says, "eval: {max_samples: 200}") if every and count > every * step else note(says)
+    often = every and count > every * step
+    yield warning(says, f"eval: {{every: {math.ceil(count / step)}}}, or fewer samples") if often else note(says)
 
 
 def memory_estimate(subject: Subject) -> Iterator[Finding]:
@@ -270,7 +285,7 @@ def disk(subject: Subject) -> Iterator[Finding]:
     folder = recipe.output_dir.absolute()
     while not folder.exists():
         folder = folder.parent
-    if not os.access(folder, os.W_OK):
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         yield error(f"output_dir: cannot write to {folder}", "give another --output_dir")
         return
     free = shutil.disk_usage(folder).free
@@ -288,6 +303,8 @@ def kept_checkpoints(subject: Subject) -> int:
         completions = batch.per_device_train_batch_size * batch.gradient_accumulation_steps * subject.processes
         each = 1 if recipe.sft else batch.num_generations * batch.num_iterations
         steps = math.ceil(problems * each * given.get("num_train_epochs", 3.0) / completions)
-    made = 0 if given.get("save_strategy") == "no" else max(1, int(steps // given.get("save_steps", 500)))
-    limit = given.get("save_total_limit")
-    return made if limit is None else min(made, limit + 1)
+    every, strategy = given.get("save_steps", 500), given.get("save_strategy", "steps")
+    every = every if every >= 1 else math.ceil(steps * every)  # below 1, a share of the run
+    made = {"no": 0, "epoch": math.ceil(given.get("num_train_epochs", 3.0))}.get(strategy, math.ceil(steps / every))
+    limit = given.get("save_total_limit") or 0
+    return made if limit < 1 else min(made, limit + 1)

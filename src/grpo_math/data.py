@@ -249,6 +249,7 @@ def load_problems(spec: DatasetSpec, keep: Callable[[Problem], str | None] = lam
         read += 1
         try:
             problem = adapter.parse(row, **params)
+            _ = problem.question.encode(), problem.answer.encode()
         except Unusable as reason:
             dropped[str(reason)] += 1
             continue
@@ -257,7 +258,7 @@ def load_problems(spec: DatasetSpec, keep: Callable[[Problem], str | None] = lam
                 f"{spec.title}: row {place} does not look like {spec.name} (no column {error}; its columns are "
                 f"{', '.join(map(str, row))}): use dataset.name: json with dataset.fields"
             ) from error
-        except (AttributeError, TypeError):
+        except (AttributeError, TypeError, UnicodeEncodeError):  # half a character, which no tokenizer takes
             dropped["with a malformed cell"] += 1
             continue
         if reason := keep(problem) if problem.question else "without a question":

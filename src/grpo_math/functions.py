@@ -54,6 +54,12 @@ def load_function(reference: str) -> Callable:
     function = getattr(loaded, name, None)
     if not callable(function):
         raise UserError(f"{reference}: {module} has no function {name!r}")
+    try:
+        inspect.signature(function)
+    except ValueError:
+        raise UserError(
+            f"{reference}: takes arguments that Python cannot name: wrap it in a function of yours"
+        ) from None
     return function
 
 

@@ -10,6 +10,7 @@ attention that keeps no scores. Measured against real runs in docs/performance.m
 from dataclasses import dataclass, field, replace
 
 from grpo_math.errors import one_line
+from grpo_math.models import is_adapter, read_adapter, trains_adapter
 from grpo_math.recipe import Recipe
 from grpo_math.recipe_vllm import trainer_dtype
 
@@ -45,7 +46,7 @@ class Setting:
     weight_bytes: float
     mixed: bool  # float32 weights, 16-bit passes
     peft: bool
-    quantised: bool
+    linear_bytes: float | None  # of a quantised weight
     checkpointing: bool
     reference: bool
     optimizer_bytes: int
@@ -90,9 +91,10 @@ def shape_of(config, recipe: Recipe) -> Shape:
             for module in model.modules()
             if isinstance(module, torch.nn.Linear) and id(module) not in heads
         )
-        trained = adapter_size(model, recipe) if recipe.model.get("use_peft") else parameters
+        trained = adapter_size(model, recipe) if trains_adapter(recipe) else parameters
     text = config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    attention = getattr(text, "num_attention_heads", None) or 1
+    head = getattr(text, "head_dim", None) or text.hidden_size // attention
     return Shape(
         parameters=parameters,
         linear=linear,
@@ -100,8 +102,8 @@ def shape_of(config, recipe: Recipe) -> Shape:
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        query=text.num_attention_heads * head,
-        key_value=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head,
+        query=attention * head,
+        key_value=(getattr(text, "num_key_value_heads", None) or attention) * head,
         vocabulary=text.vocab_size,
     )
 
@@ -110,8 +112,12 @@ def adapter_size(model, recipe: Recipe) -> int:
     from peft import get_peft_model
     from trl import ModelConfig, get_peft_config
 
+    name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
+    there = is_adapter(name, revision)
+    config = read_adapter(name, revision) if there else get_peft_config(ModelConfig(**recipe.model))
+    config.inference_mode = False  # as an adapter that is saved says
     with one_line("use_peft: peft refuses it", "see lora_target_modules (TRL takes a list of one for a pattern)"):
-        adapted = get_peft_model(model, get_peft_config(ModelConfig(**recipe.model)), autocast_adapter_dtype=False)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 
@@ -120,26 +126,27 @@ def setting_of(
 ) -> Setting:
     """`dtype` is that of the loaded weights; `strategy` names what is sharded: none, zero2, zero3 or fsdp2."""
     given = recipe.trainer
-    peft = bool(recipe.model.get("use_peft"))
+    peft = trains_adapter(recipe)
     sharded = {
         "zero2": ("gradients", "optimizer"),
         "zero3": ("weights", "gradients", "optimizer"),
         "fsdp2": ("weights", "gradients", "optimizer"),
     }.get(strategy, ())
     colocated = given.get("use_vllm") and given.get("vllm_mode", "colocate") == "colocate"
+    elsewhere = given.get("use_vllm") and not colocated
     share = given.get("vllm_gpu_memory_utilization", 0.3) if colocated else None
     optimizer = OPTIMIZERS.get(given.get("optim", ""), 2 * (4 if peft else BYTES[dtype]))
     return Setting(
         weight_bytes=BYTES[dtype],
         mixed=dtype == "float32" and trainer_dtype(given) != "float32",
         peft=peft,
-        quantised=bool(recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit")),
+        linear_bytes=NF4 if recipe.model.get("load_in_4bit") else 1 if recipe.model.get("load_in_8bit") else None,
         checkpointing=given.get("gradient_checkpointing", True),
         reference=bool(given.get("beta")) and not peft and recipe.sft is None,
         optimizer_bytes=optimizer,
         batch=batch,
         passes=passes,
-        sequences=sequences,
+        sequences=0 if elsewhere else sequences,
         length=length,
         shards=dict.fromkeys(sharded, processes),
         on_cpu=bool(given.get("use_cpu")),
@@ -152,8 +159,8 @@ def setting_of(
 def items(shape: Shape, setting: Setting) -> dict[str, float]:
     """Bytes by what they are for. Those of one phase do not add up with those of another: see `peak`."""
     whole = shape.parameters * setting.weight_bytes
-    if setting.quantised:
-        whole = shape.linear * NF4 + (shape.parameters - shape.linear) * 2
+    if setting.linear_bytes:
+        whole = shape.linear * setting.linear_bytes + (shape.parameters - shape.linear) * 2
     weights, gradients, optimizer = (setting.shards.get(part, 1) for part in ("weights", "gradients", "optimizer"))
     gathered = whole / shape.layers if weights > 1 else 0.0  # the layer that is computed
     adapter = 4 * shape.trained if setting.peft else 0.0
@@ -237,7 +244,7 @@ def knobs(shape: Shape, setting: Setting) -> list[tuple[str, float]]:
     saved = {key: now - peak(items(shape, replace(setting, **change)), setting) for key, change in changes.items()}
     if not setting.peft:  # an adapter of rank 16 is about a hundredth of the model
         small = replace(shape, trained=shape.parameters // 100)
-        for key, extra in (("use_peft: true", {}), ("use_peft and load_in_4bit: true", {"quantised": True})):
+        for key, extra in (("use_peft: true", {}), ("use_peft and load_in_4bit: true", {"linear_bytes": NF4})):
             saved[key] = now - peak(items(small, replace(setting, **lora, **extra)), setting)
     if not setting.shards:
         eighths = dict.fromkeys(("weights", "gradients", "optimizer"), 8)

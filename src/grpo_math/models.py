@@ -170,6 +170,12 @@ def check_lora_settings(recipe: Recipe, adapter) -> None:
         )
 
 
+def trains_adapter(recipe: Recipe) -> bool:
+    """A new one, or the one that is named as the model."""
+    name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
+    return bool(recipe.model.get("use_peft")) or is_adapter(name, revision)
+
+
 def is_adapter(name: str, revision: str | None = None) -> bool:
     from transformers.utils import find_adapter_config_file
 

@@ -2,9 +2,9 @@
 
 usage: grpo-math pass-rate --config recipes/X.yaml --out rates.parquet [--samples 8] [--model M] [--key value ...]
 
-Samples like the training: its problems, prompt template, temperature and lengths, on the engine `grpo-math evaluate`
-takes. The folder rates/ beside rates.parquet keeps every completion; the same command again goes on where the last one
-was interrupted. Then, in the recipe:
+Samples at the training's temperature and top_p (top_k and penalties are not copied), up to its length, on the engine
+that `grpo-math evaluate` takes. The folder rates/ beside rates.parquet keeps every completion; the same command again
+goes on where the last one was interrupted. Then, in the recipe:
 
     dataset: {name: gsm8k, pass_rate: {file: rates.parquet, min: 0.1, max: 0.9}}
 """
@@ -45,6 +45,8 @@ def main(argv: list[str]) -> None:
         raise UserError("--out: want a file to write the pass rates to, such as rates.parquet")
     if not options["--samples"].isdecimal() or int(options["--samples"]) < 1:
         raise UserError(f"--samples: want a whole number above 0, got {options['--samples']!r}")
+    if Path(options["--out"]).is_dir():
+        raise UserError(f"--out: {options['--out']} is a folder: give a file")
     recipe = like_training(load_recipe(arguments), int(options["--samples"]))
     out = Path(options["--out"])
     if not uses_vllm(recipe):
@@ -104,9 +106,18 @@ def show(found: list[dict], samples: int, group: int) -> None:
     for (low, high), count in zip(ranges, counts, strict=True):
         label = f"{low}" if low == high else f"{low}-{high}"
         print(f"{label:14}{count:>10,}  {'#' * round(BAR * count / max(counts))}".rstrip())
-    teaching = sum(1 - one["pass_rate"] ** group - (1 - one["pass_rate"]) ** group for one in found) / len(found)
     mean = sum(one["pass_rate"] for one in found) / len(found)
-    print(f"mean {mean:.3f}; about {teaching:.0%} of the groups of {group} have completions right and wrong")
+    print(f"mean {mean:.3f}")
+    if min(group, samples) > 1:
+        teaching = sum(mixed(samples, one["correct"], min(group, samples)) for one in found) / len(found)
+        print(f"{teaching:.0%} of the groups of {min(group, samples)} have completions right and wrong")
+
+
+def mixed(samples: int, right: int, group: int) -> float:
+    """The chance that `group` of the samples, drawn without replacement, are neither all right nor all wrong: an
+    unbiased estimate of that of new ones, like pass@k's (Chen et al. 2021, arXiv:2107.03374)."""
+    alike = math.comb(right, group) + math.comb(samples - right, group)
+    return 1 - alike / math.comb(samples, group)
 
 
 def plot(found: list[dict], out: Path) -> str:

@@ -43,4 +43,7 @@ def read_rates(file: str) -> dict[str, float]:
         table = pyarrow.parquet.read_table(file)
     if missing := {"key", "pass_rate"} - set(table.column_names):
         raise UserError(f"dataset.pass_rate.file: {file} has no column {', '.join(sorted(missing))}: {fix}")
-    return dict(zip(table["key"].to_pylist(), table["pass_rate"].to_pylist(), strict=True))
+    if not pyarrow.types.is_floating(table["pass_rate"].type):
+        raise UserError(f"dataset.pass_rate.file: {file} has no numbers in its column pass_rate: {fix}")
+    rates = dict(zip(table["key"].to_pylist(), table["pass_rate"].to_pylist(), strict=True))
+    return {key: rate for key, rate in rates.items() if rate is not None and rate == rate}

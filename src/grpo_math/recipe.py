@@ -93,8 +93,10 @@ RANGES = {  # what TRL would meet only after the model is loaded, or not at all
     "per_device_train_batch_size": (1, 1e6),
     "gradient_accumulation_steps": (1, 1e6),
     "max_completion_length": (1, 1e7),
+    "save_steps": (1e-6, 1e9),
 }
 NO_RECIPE = {"output_dir": "runs", "dtype": "auto", "bf16": False}  # an evaluation's: the model as it is
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 CHOICES = {  # TRL's own, which it looks at only after the first generation
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "scale_rewards": ("group", "batch", "none"),
@@ -239,6 +241,8 @@ def check_flat(raw: dict, kind: str, problems: list[str]) -> dict:
     for key, choices in CHOICES.items() if kind == "GRPO" else ():
         if flat.get(key, choices[0]) not in choices:
             problems.append(f"{key}: no {flat[key]!r}: use one of {', '.join(choices)}")
+    if flat.get("dtype", "auto") not in DTYPES:
+        problems.append(f"dtype: no {flat['dtype']!r}: use one of {', '.join(DTYPES)}")
     lora = [key for key, value in flat.items() if key.startswith("lora_") and value is not None]
     if lora and "use_peft" not in raw:
         problems.append(f"{', '.join(lora)}: without effect on a whole model: set use_peft: true as well")

@@ -54,6 +54,8 @@ def check_generation(flat: dict, engine: dict, template: PromptTemplate | None, 
             "a truncated one and would mask them all: set it to false, or use a template without stop strings"
         )
     sampling = flat.get("generation_kwargs")
+    if isinstance(sampling, str):
+        problems.append(f"generation_kwargs: want a mapping such as {{top_k: 50}}, got {sampling!r}")
     if isinstance(sampling, dict) and "seed" in sampling:
         problems.append(
             "generation_kwargs.seed: seeds every request alike, which makes the completions of a group identical: "

@@ -64,9 +64,11 @@ class Nursery:
             return NUMBER.unpack(self.socket.recv(NUMBER.size))[0]
         except (OSError, struct.error):
             self.close()
-            raise UserError("grading: no worker starts: `python -m grpo_math.grading.worker 0 2 2` says why") from None
+            raise UserError("grading: no worker starts: `python -c 'import math_verify'` may say why") from None
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # for a forked child of ours that holds it too
         self.socket.close()
         try:
             self.process.wait(CLOSE_SECONDS)
