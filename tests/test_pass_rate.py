@@ -25,8 +25,8 @@ def rates(tmp_path):
 def test_the_filter_keeps_what_lies_between_and_says_why_not(rates):
     keep = rate_filter(PassRateSpec(rates, 0.2, 0.5))
     below, above = "with a pass rate below 0.2", "with a pass rate above 0.5"
-    assert [keep(problem) for problem in PROBLEMS] == [below, None, None, above, "without a pass rate"]
-    assert keep(Problem("What is 1+1?", "3")) == "without a pass rate"  # another answer is another problem
+    assert [keep(problem) for problem in PROBLEMS] == [below, None, None, above, f"without a pass rate in {rates}"]
+    assert keep(Problem("What is 1+1?", "3")) == f"without a pass rate in {rates}"  # another answer is another problem
     assert rate_filter(None)(PROBLEMS[0]) is None
 
 

@@ -169,7 +169,7 @@ WARNINGS = [
     ({"loss_type": "cispo"}, "loss_type: cispo with TRL's epsilon_high of 0.2 clips nearly everything: epsilon_high: 5.0"),
     ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "rewards: form alone is worth 2 (a wrong completion against none), being right 1 more: raise the weight of correctness"),
     ({"rewards": {"format": {}}}, "rewards: a wrong answer earns 1, as much as the right one: rewards: {correctness: {weight: 1.0}} would tell them apart"),
-    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "rewards: what is empty earns 0.9"),
+    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "rewards: empty: 0.9"),
     ({"rewards": {"correctness": {"wrong": -1.0, "no_answer": 0.0}}}, "rewards: an honest wrong completion earns -1, others more (cut off 0, an echo 0, nonsense 0, empty 0): lower the weight of what pays for them"),
     ({"rewards": {"correctness": {}, "language": {"weight": 0.1, "scale": 0.0, "bias": 1.0}}}, "rewards.language: gives 1 to a perfect, a wrong, an empty and every other completion: it teaches nothing: rewards: {language: false}, or look at what it reads"),
 ]  # fmt: skip
@@ -189,8 +189,8 @@ def test_rules_of_thumb_are_for_models_of_some_size(findings, tokenizer, tmp_pat
     tokenizer.save_pretrained(tmp_path / "big")
     keys = {"model_name_or_path": str(tmp_path / "big"), "learning_rate": 2e-5, "max_completion_length": 100}
     assert wrong(findings(**keys)) == [
-        ("warning", "learning_rate: 2e-05 is an SFT's: GRPO's are about 1.0e-6 and hardly above 1e-05: learning_rate: 1.0e-6"),
-        ("warning", "max_completion_length: 100 tokens, and the prompt asks for reasoning: most would be cut off: max_completion_length: 512"),
+        ("warning", "learning_rate: 2e-05: GRPO's are about 1.0e-6 and hardly above 1e-05: learning_rate: 1.0e-6"),
+        ("warning", "max_completion_length: 100 tokens, and the prompt asks for reasoning: many may be cut off: max_completion_length: 512"),
     ]  # fmt: skip
     assert wrong(findings(**keys, use_peft=True)) == wrong(findings(**keys))[1:]
 
@@ -228,7 +228,7 @@ def test_duplicates_are_named_with_their_rows(findings, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert wrong(findings(dataset={"name": "json", "path": f"{tmp_path}/rows.jsonl"})) == [
         ("error", "json train: 1 questions have several answers, such as rows 6 (6), 22 (7): delete the wrong ones"),
-        ("warning", "json train: 2 questions are there before, such as rows 4 (4), 21 (4): delete them, or they count twice"),
+        ("warning", "json train: 2 of 22 repeat a question, such as rows 4 (4), 21 (4): delete them, or they count twice"),
     ]  # fmt: skip
 
 

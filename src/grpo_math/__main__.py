@@ -18,6 +18,7 @@ usage: grpo-math VERB [--help]
 """
 
 import importlib
+import os
 import sys
 
 from grpo_math import __version__
@@ -65,7 +66,11 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # on a terminal that knows no Unicode
     sys.path.insert(0, "")  # as `python -m` does: modules in the current folder can be named in a recipe
-    return run_cli(dispatch)
+    try:
+        return run_cli(dispatch)
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ class Alarms(TrainerCallback):
         if self.stopped:
             found = complete_checkpoints(self.recipe.output_dir)
             good = [step for step in found if step <= self.sound]
-            last = f"the last good checkpoint is {found[max(good)]}" if good else "there is no checkpoint before it"
+            which = "last good" if self.stopped.startswith("nan:") else "last"
+            last = f"the {which} checkpoint is {found[max(good)]}" if good else "there is no checkpoint before it"
             raise UserError(f"alarm {self.stopped} ({last})")
 
     def mean(self, name: str) -> float | None:

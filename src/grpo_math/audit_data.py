@@ -23,7 +23,11 @@ def rows(subject: Subject) -> Iterator[Finding]:
     for part in subject.parts:
         lost = part.rows - len(part.problems)
         says = warning if lost > part.rows / 10 else note
-        yield says(str(part), "is that meant?") if says is warning else note(str(part))
+        yield (
+            says(str(part), "change what drops them, or leave it, if that is meant")
+            if says is warning
+            else note(str(part))
+        )
         yield from duplicates(part)
     yield lengths(subject)
 
@@ -40,16 +44,18 @@ def duplicates(part: Problems) -> Iterator[Finding]:
     if different:
         yield error(
             f"{part.title}: {len(different)} questions have several answers, such as rows {listed(different[0])}",
-            "delete the wrong ones",
+            "delete the wrong ones"
+            if len(different) < len(part.problems) / 20
+            else "name the question's own column, dataset: {fields: {question: COLUMN}}",
         )
     if again:
         count = sum(len(same) - 1 for same in again)
-        says = f"{part.title}: {count} questions are there before, such as rows {listed(again[0])}"
+        says = f"{part.title}: {count} of {len(part.problems):,} repeat a question, such as rows {listed(again[0])}"
         yield warning(says, "delete them, or they count twice") if count > FEW * len(part.problems) else note(says)
 
 
 def listed(same: list[tuple[int, str]]) -> str:
-    return ", ".join(f"{place} ({answer})" for place, answer in same[:3])
+    return ", ".join(f"{place} ({answer:.40})" for place, answer in same[:3])
 
 
 def lengths(subject: Subject) -> Finding:
@@ -138,11 +144,15 @@ def contamination(subject: Subject) -> Iterator[Finding]:
     """Training problems that stand in the test sets: counted here, dropped by `decontaminate`."""
     tests = test_sets(subject.recipe)
     if not tests:
-        yield note("no test set to compare with: eval names none, and GSM8K's and MATH-500's are not on this machine")
+        yield note(
+            "no test set to compare with: eval names none, and GSM8K's and MATH-500's are neither in the dataset's "
+            "folder nor in the Hub's cache (eval: {datasets: {name: gsm8k, path: FOLDER}} names one)"
+        )
     for test in tests:
         overlap = Overlap(test.problems)
         reasons = [overlap.reason(problem) for problem in subject.problems]
         same, near = reasons.count(SAME), reasons.count(RUN)
         says = f"{test.title}: of {len(reasons):,} training problems {same:,} {SAME[5:]}, {near:,} more {RUN}"
+        says += ", as templated ones do" if near > len(reasons) / 10 else ""
         asked = all(spec.decontaminate for spec in subject.recipe.datasets)
         yield warning(says, "dataset: {decontaminate: true} drops them") if same and not asked else note(says)

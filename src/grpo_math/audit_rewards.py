@@ -52,7 +52,7 @@ def audit(subject: Subject) -> Iterator[Finding]:
     yield note("\n".join(table([spec.name for spec, _ in pairs], scores, totals)))
     yield from constant([spec.name for spec, _ in pairs], scores)
     if not learned:
-        yield from misled(totals)
+        yield from misled(totals, {spec.name: spec.weight for spec, _ in pairs}, scores)
 
 
 def missing_columns(pairs: list[tuple[RewardSpec, Reward]], there: set[str]) -> Iterator[Finding]:
@@ -64,9 +64,12 @@ def missing_columns(pairs: list[tuple[RewardSpec, Reward]], there: set[str]) -> 
         }
         absent = sorted(wanted - there - FROM_TRL - FROM_US - spec.params.keys())
         if absent:
+            gold = absent[0] in ("answer", "gold", "label", "target", "ground_truth")
             yield error(
                 f"rewards.{spec.name}: wants {', '.join(absent)}, the data has {', '.join(sorted(there - {'prompt'}))}",
-                f"give it as a setting, rewards: {{{spec.name}: {{{absent[0]}: ...}}}}, or add the column",
+                "the gold's name is solution"
+                if gold
+                else f"give it as a setting, rewards: {{{spec.name}: {{{absent[0]}: ...}}}}, or add the column",
             )
 
 
@@ -135,13 +138,15 @@ def constant(names: list[str], scores: dict[str, list[float]]) -> Iterator[Findi
             )
 
 
-def misled(totals: dict[str, float]) -> Iterator[Finding]:
+def misled(totals: dict[str, float], weights: dict[str, float], scores: dict[str, list[float]]) -> Iterator[Finding]:
     """Where the sum of the rewards pays for something else than being right."""
     best = max(totals, key=totals.get)
+    more = [weight * (a - b) for weight, a, b in zip(weights.values(), scores[best], scores["perfect"], strict=True)]
+    culprit = list(weights)[more.index(max(more))]
     if totals[best] > totals["perfect"] + EQUAL:
         yield warning(
-            f"rewards: what is {best} earns {totals[best]:.3g}, a perfect completion {totals['perfect']:.3g}",
-            "raise the weight of correctness, or lower what pays for the other",
+            f"rewards: {best}: {totals[best]:.3g}, a perfect completion {totals['perfect']:.3g}",
+            f"lower the weight of rewards.{culprit}, or give it gate: correctness",
         )
         return
     form, right = totals["wrong"] - totals["empty"], totals["perfect"] - totals["wrong"]

@@ -29,4 +29,7 @@ def sample(subject: Subject, count: int) -> Iterator[Finding]:
         )
     right, formed, cut = (sum(bool(row[key]) for row in found) for key in ("correct", "well_formed", "truncated"))
     says = f"{right} of {len(found)} right, {formed} in the answer style, {cut} cut off"
-    yield note(says) if formed else warning(says, "a format reward, a worked example in the prompt, or SFT first")
+    fix = "a format reward, a worked example in the prompt, or SFT first"
+    if cut > len(found) // 2:
+        fix = f"max_completion_length: {2 * recipe.max_completion_length}"
+    yield note(says) if formed else warning(says, fix)

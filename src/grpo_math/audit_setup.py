@@ -6,8 +6,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
+
+import psutil
 
 from grpo_math import memory, run_folder
 from grpo_math.batch import batch_arguments, describe_batch
@@ -102,13 +103,13 @@ def rules_of_thumb(recipe: Recipe, given: dict) -> Iterator[Finding]:
     most, usual = (2e-4, "1.0e-5") if trains_adapter(recipe) else (1e-5, "1.0e-6")
     if rate > most:
         yield warning(
-            f"learning_rate: {rate:g} is an SFT's: GRPO's are about {usual} and hardly above {most:g}",
+            f"learning_rate: {rate:g}: GRPO's are about {usual} and hardly above {most:g}",
             f"learning_rate: {usual}",
         )
     asked = f"{recipe.template.system or ''} {recipe.template.user} {recipe.template.prefill}".lower()
     if length < 256 and any(word in asked for word in ("step by step", "think", "reason")):
         yield warning(
-            f"max_completion_length: {length} tokens, and the prompt asks for reasoning: most would be cut off",
+            f"max_completion_length: {length} tokens, and the prompt asks for reasoning: many may be cut off",
             "max_completion_length: 512",
         )
 
@@ -220,15 +221,20 @@ def memory_estimate(subject: Subject) -> Iterator[Finding]:
     if verdicts[memory.CARDS[0]] != "fits":
         knobs = memory.knobs(shape, setting)
         yield note("smaller: " + "; ".join(f"{key} saves {saved / memory.GIB:.1f} GiB" for key, saved in knobs))
-    have = gpu_gigabytes()
-    if have and not subject.recipe.trainer.get("use_cpu") and memory.verdict(shape, setting, have) == "does not fit":
-        yield warning(f"memory: by this estimate the training does not fit into this GPU's {have} GB", "see `smaller`")
+    where, have = room(subject.recipe)
+    if memory.verdict(shape, setting, have) == "does not fit":
+        yield warning(f"memory: by this estimate the training does not fit into {where} ({have} GB)", "see `smaller`")
 
 
-def gpu_gigabytes() -> int | None:
+def room(recipe: Recipe) -> tuple[str, int]:
+    """What there is to train in: this GPU, or this machine's memory; on a machine without the GPU, the largest sold."""
     import torch
 
-    return int(torch.cuda.get_device_properties(0).total_memory / 1e9) if torch.cuda.is_available() else None
+    if recipe.trainer.get("use_cpu"):
+        return "this machine's memory", int(psutil.virtual_memory().total / 1e9)
+    if torch.cuda.is_available():
+        return "this GPU", int(torch.cuda.get_device_properties(0).total_memory / 1e9)
+    return "any GPU", memory.CARDS[-1]
 
 
 def setting_of(subject: Subject) -> memory.Setting:
@@ -263,8 +269,6 @@ def launch(subject: Subject) -> Iterator[Finding]:
     found = importlib.metadata.version("trl")
     if not found.startswith(f"{TRL}."):
         yield warning(f"TRL {found} is installed, this was written for {TRL}", f'pip install "trl=={TRL}.*"')
-    if not Path(recipe.model["model_name_or_path"]).is_dir():
-        yield note(f"model_name_or_path: {recipe.model['model_name_or_path']} comes from the Hub, or from its cache")
     yield from disk(subject)
 
 

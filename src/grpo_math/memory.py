@@ -237,6 +237,7 @@ def knobs(shape: Shape, setting: Setting) -> list[tuple[str, float]]:
     changes = {
         "gradient_checkpointing: true": {"checkpointing": True},
         "per_device_train_batch_size: 1": {"batch": 1, "passes": max(2, setting.passes)},
+        f"half the length ({setting.length // 2} tokens)": {"length": setting.length // 2},
         "optim: adamw_8bit": {"optimizer_bytes": min(2, setting.optimizer_bytes)},
         "dtype: bfloat16": {"weight_bytes": 2, "mixed": False, "optimizer_bytes": min(4, setting.optimizer_bytes)},
         "beta: 0": {"reference": False},

@@ -24,8 +24,7 @@ def load_tokenizer(recipe: Recipe):
     from transformers import AutoTokenizer
 
     name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
-    if name.count("/") != 1 and "/" in name and not os.path.isdir(name):  # what cannot be an id on the Hub
-        raise UserError(f"model_name_or_path: no model at {name!r}: there is no such folder: {FIX}")
+    check_place(name)
     source = tokenizer_source(name)
     with one_line(f"model_name_or_path: no model at {name!r}", FIX):
         tokenizer = AutoTokenizer.from_pretrained(
@@ -55,6 +54,12 @@ def load_tokenizer(recipe: Recipe):
     except Exception as error:  # whatever a chat template written in Jinja may raise
         raise UserError(f"prompt_template: the chat template of {name} refuses it ({error})") from error
     return tokenizer
+
+
+def check_place(name: str) -> None:
+    """Raise UserError for a path that is no folder and cannot be an id on the Hub either."""
+    if name.count("/") != 1 and "/" in name and not os.path.isdir(name):
+        raise UserError(f"model_name_or_path: no model at {name!r}: there is no such folder: {FIX}")
 
 
 def tokenizer_source(name: str) -> str:

@@ -26,7 +26,7 @@ def rate_filter(spec: PassRateSpec | None) -> Callable[[Problem], str | None]:
     def keep(problem: Problem) -> str | None:
         rate = rates.get(key_of(problem))
         if rate is None:
-            return "without a pass rate"
+            return f"without a pass rate in {spec.file}"
         if rate < spec.min:
             return f"with a pass rate below {spec.min:g}"
         return f"with a pass rate above {spec.max:g}" if rate > spec.max else None

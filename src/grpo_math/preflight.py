@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from grpo_math import audit_data, audit_rewards, audit_setup
+from grpo_math import audit_data, audit_rewards, audit_setup, batch
 from grpo_math.data import ADAPTERS, Problems
 from grpo_math.errors import UserError
 from grpo_math.findings import Finding, Subject, error, note, warning
@@ -144,6 +144,8 @@ def findings_of(check: Check, subject: Subject) -> Iterator[Finding]:
 
 def report(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
     """Print the findings as they come; returns whether there is no error among them."""
+    layout = (subject.options or {}).get("layout", "none")
+    print(f"{subject.recipe.source}, layout {layout}, {batch.count(subject.processes, 'process')}")
     names, begun, count = list(checks), 0, Counter()
     for number, _, finding in run_checks(subject, checks):
         for new in range(begun, number):

@@ -72,8 +72,9 @@ def model_dtype(recipe: Recipe, dtype: str) -> str:
 def read_config(recipe: Recipe):
     from transformers import AutoConfig
 
-    from grpo_math.models import FIX, FIX_BASE
+    from grpo_math.models import FIX, FIX_BASE, check_place
 
+    check_place(recipe.model["model_name_or_path"])
     served, name = served_model(recipe), recipe.model["model_name_or_path"]
     what, fix = f"model_name_or_path: no model at {served!r}", FIX
     if served != name:
