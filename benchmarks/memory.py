@@ -88,7 +88,7 @@ def run(path: str) -> None:
     import torch
 
     from grpo_math import memory
-    from grpo_math.audit_setup import setting_of
+    from grpo_math.audit_machine import setting_of
     from grpo_math.findings import Subject
     from grpo_math.recipe import load_recipe
     from grpo_math.train import train

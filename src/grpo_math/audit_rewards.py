@@ -13,7 +13,7 @@ from grpo_math.prompts import PromptTemplate, meta_columns, to_rows
 from grpo_math.rewards import Reward, RewardSpec, build_rewards
 
 EQUAL = 1e-9  # as good as
-PROBLEMS = 8  # are asked; scores are means over them
+PROBLEMS = 4  # are asked; scores are means over them
 FROM_TRL = {"prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra", "environments"}
 FROM_US = {"template", "grades", "max_completion_length"}
 

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from grpo_math import audit_data, audit_rewards, audit_setup, batch
+from grpo_math import audit_data, audit_machine, audit_rewards, audit_setup, batch
 from grpo_math.data import ADAPTERS, Problems
 from grpo_math.errors import UserError
 from grpo_math.findings import Finding, Subject, error, note, warning
@@ -37,9 +37,9 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "golds": (audit_data.golds,),
     "rewards": (audit_rewards.audit,),
     "prompt": (audit_setup.template,),
-    "batch": (audit_setup.batch,),
-    "memory": (audit_setup.memory_estimate,),
-    "launch": (audit_setup.launch,),
+    "batch": (audit_machine.batch,),
+    "memory": (audit_machine.memory_estimate,),
+    "launch": (audit_machine.launch,),
     "contamination": (audit_data.contamination,),
 }
 PATIENCE = 5  # seconds for the Hub to answer
