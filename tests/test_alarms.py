@@ -22,6 +22,7 @@ CAUSES = [
     ({**ALIKE, "grading/no_answer": 0.95}, "reward", "every completion earns the same, 3 logs long: 95% give no answer in style boxed: add rewards: {format: {weight: 0.2}}, a worked example to the prompt, or SFT first"),
     ({**ALIKE, "completions/clipped_ratio": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% are cut off: raise max_completion_length (8)"),
     ({**ALIKE, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
+    ({"reward_std": math.nan, "reward": math.nan, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
     ({**ALIKE, "accuracy": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% are right already: harder problems, or dataset: {pass_rate: ...}"),
     ({**ALIKE, "accuracy": 0.0}, "reward", "every completion earns the same, 3 logs long: 0% are right: easier problems, dataset: {pass_rate: ...}, or SFT first"),
     (ALIKE, "reward", "every completion earns the same, 3 logs long: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
@@ -83,6 +84,14 @@ def test_a_run_that_goes_well_is_silent(watch):
 def test_what_drifts_from_its_beginning_is_named(watch, changes, name, says):
     found, _, _ = watch([WELL] * 5 + [WELL | changes] * 5, alarms={"steps": 3})
     assert [(alarm, text.startswith(says)) for _, alarm, text in found] == [(name, True)]
+
+
+def test_a_policy_that_broke_is_not_told_to_learn_the_format(watch):
+    found, _, _ = watch(
+        [WELL] * 3 + [WELL | ALIKE | {"accuracy": 0.0, "grading/no_answer": 1.0}] * 3, alarms={"steps": 3}
+    )
+    said = "every completion earns the same, 3 logs long: accuracy fell from 0.50 to 0.00, the policy broke: lower learning_rate"
+    assert (6, "reward", said) in found
 
 
 def test_stop_strings_look_cut_off_to_trl_and_are_not_counted(watch):

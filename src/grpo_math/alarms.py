@@ -17,6 +17,7 @@ from grpo_math.run_folder import append_rows, complete_checkpoints, forget_after
 
 MOST = {"zero_std": 0.7, "truncated": 0.3, "timeouts": 0.01}  # shares
 DRIFT = 3.0  # times the length of the beginning
+BEGINNING = ("accuracy", "entropy", "completions/mean_length")
 COLLAPSE = 0.1  # of the entropy of the beginning
 RATIO = 0.8  # of vLLM's and the trainer's probabilities: below, they are no longer the same policy
 
@@ -50,7 +51,7 @@ class Alarms(TrainerCallback):
         found = dict(self.lost(logs))
         self.sound = self.sound if found else state.global_step
         if not found and not self.recipe.sft and len(self.window) == self.spec.steps:
-            self.begin = self.begin or {name: self.mean(name) for name in ("entropy", "completions/mean_length")}
+            self.begin = self.begin or {name: self.mean(name) for name in BEGINNING}
             found = dict(self.noticed())
         for name, says in found.items():
             if name not in self.raised:
@@ -94,7 +95,7 @@ class Alarms(TrainerCallback):
     def noticed(self) -> Iterator[tuple[str, str]]:
         """What the last steps show, by the alarm's name."""
         zero, deviation = self.mean("frac_reward_zero_std"), self.mean("reward_std")
-        if deviation == 0:
+        if deviation is not None and not deviation > 0:  # NaN where nothing could be scored
             yield "reward", f"every completion earns the same, {self.spec.steps} logs long: {self.cause()}"
         elif zero is not None and zero > MOST["zero_std"]:
             yield "zero_std", f"in {zero:.0%} of the groups all completions earn the same: {self.cause()}"
@@ -117,6 +118,9 @@ class Alarms(TrainerCallback):
         """Why all completions earn the same, and what to do."""
         unread, absent = self.mean("grading/unparsable_gold") or 0, self.mean("grading/no_answer") or 0
         cut, accuracy = self.mean("completions/clipped_ratio") or 0, self.mean("accuracy")
+        start = self.begin["accuracy"]
+        if start and accuracy is not None and accuracy < start / 2:
+            return f"accuracy fell from {start:.2f} to {accuracy:.2f}, the policy broke: lower learning_rate"
         if unread > 0.5:
             return f"{unread:.0%} of the golds cannot be read: see grpo-math check"
         if cut > 0.9 and not self.recipe.template.stop:
