@@ -33,7 +33,12 @@ def steps(write_recipe, tmp_path, monkeypatch):
             return loss
 
         monkeypatch.setattr(Trainer, "_compute_loss", spy)
-        keys = {"prompt_template": template, "rewards": {"mine": {"path": f"{tmp_path}/mine.py:f"}}, "max_steps": 2}
+        keys = {
+            "prompt_template": template,
+            "rewards": {"mine": {"path": f"{tmp_path}/mine.py:f"}},
+            "max_steps": 2,
+            "preflight": False,
+        }
         keys |= {"per_device_train_batch_size": 8, "num_generations": GENERATIONS, "max_completion_length": LONGEST}
         train(load_recipe(["--config", str(write_recipe(**keys | changes))]))
         return len(seen)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from grpo_math.contamination import RUN, SAME, Overlap, test_sets
 from grpo_math.data import Problem, Problems
 from grpo_math.findings import Finding, Subject, error, note, warning
-from grpo_math.functions import load_function, parameters
+from grpo_math.functions import parameters
 from grpo_math.grading import grade_batch
 from grpo_math.grading.equal import equal_all
-from grpo_math.reward_library import REWARDS
+from grpo_math.rewards import Reward
 
 PAIRS = 1_000  # of golds that belong to different problems
 SOLVED = ("####", "\\boxed")  # what no answer holds
@@ -108,8 +108,7 @@ def whole_solutions(part: Problems, graded: bool) -> Iterator[Finding]:
 
 def uses_grader(subject: Subject) -> bool:
     """Whether anything is graded: by a shipped reward, by an own one that wants the verdicts, or in an evaluation."""
-    specs = [spec for spec in subject.recipe.rewards if not spec.reward_model]
-    functions = [load_function(spec.path) if spec.path else REWARDS[spec.name] for spec in specs]
+    functions = [reward.function for reward in subject.rewards if isinstance(reward, Reward)]
     return subject.recipe.eval.wanted or any("grades" in parameters(function) for function in functions)
 
 

@@ -10,7 +10,7 @@ from grpo_math.findings import Finding, Subject, error, note, warning
 from grpo_math.functions import parameters
 from grpo_math.grading import configure
 from grpo_math.prompts import PromptTemplate, meta_columns, to_rows
-from grpo_math.rewards import Reward, RewardSpec, build_rewards
+from grpo_math.rewards import Reward, RewardSpec
 
 EQUAL = 1e-9  # as good as
 PROBLEMS = 4  # are asked; scores are means over them
@@ -25,7 +25,7 @@ def audit(subject: Subject) -> Iterator[Finding]:
         yield note("an SFT has none")
         return
     configure(recipe.grading)
-    rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length)
+    rewards = subject.rewards
     pairs = [(spec, one) for spec, one in zip(recipe.rewards, rewards, strict=True) if isinstance(one, Reward)]
     learned = [spec.name for spec, one in zip(recipe.rewards, rewards, strict=True) if isinstance(one, str)]
     if learned:

@@ -12,6 +12,7 @@ from grpo_math.models import load_tokenizer
 from grpo_math.prompts import prompt_lengths
 from grpo_math.recipe import Recipe
 from grpo_math.recipe_parts import NO_DATASET
+from grpo_math.rewards import Reward, build_rewards
 from grpo_math.training import load_parts, mix_parts
 from grpo_math.vllm_engine import read_config
 
@@ -73,6 +74,11 @@ class Subject:
     @cached_property
     def problems(self) -> list[Problem]:
         return mix_parts(self.recipe, self.parts)
+
+    @cached_property
+    def rewards(self) -> list[Reward | str]:
+        """Copies of the training's: what an own function keeps between its calls stays as it was."""
+        return build_rewards(self.recipe.rewards, self.recipe.template, self.recipe.max_completion_length)
 
     @cached_property
     def lengths(self) -> list[int]:
