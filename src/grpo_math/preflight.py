@@ -135,11 +135,11 @@ def findings_of(check: Check, subject: Subject) -> Iterator[Finding]:
         yield from check(subject)
     except UserError as mistake:
         yield from map(error, str(mistake).splitlines())
-    except (
-        Exception
-    ) as mistake:  # whatever a half-understood recipe leads to; else a mistake of ours, which stops nobody
-        says = f"a check itself failed, {type(mistake).__name__}: {mistake}"
-        yield note("not checked: mend the recipe first") if subject.mistakes else warning(says, "please report it")
+    except Exception as mistake:
+        if subject.mistakes:  # whatever a half-understood recipe leads to
+            yield note("not checked: mend the recipe first")
+        else:  # a mistake of ours, which shall stop nobody
+            yield warning(f"a check itself failed, {type(mistake).__name__}: {mistake}", "please report it")
 
 
 def report(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
