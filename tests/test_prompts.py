@@ -4,6 +4,7 @@ import pytest
 
 from grpo_math import show_prompts
 from grpo_math.data import Problem
+from grpo_math.errors import UserError
 from grpo_math.prompts import TEMPLATES, PromptTemplate, length_filter, to_rows, token_ids
 
 QUESTION = "Ava has 3 apples. {How} many?"
@@ -87,5 +88,5 @@ def test_the_prompts_verb_prints_what_the_model_will_see(write_recipe, capsys):
 
 
 def test_the_prompts_verb_refuses_a_bad_count():
-    with pytest.raises(show_prompts.UserError, match="--n: want a whole number above 0, got 'x'"):
+    with pytest.raises(UserError, match="--n: want a whole number above 0, got 'x'"):
         show_prompts.main(["--n", "x"])

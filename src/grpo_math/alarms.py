@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from transformers import TrainerCallback
 
+from grpo_math.callbacks import is_step
 from grpo_math.errors import UserError
 from grpo_math.recipe import Recipe
 from grpo_math.run_folder import append_rows, complete_checkpoints, forget_after, read_rows
@@ -45,7 +46,7 @@ class Alarms(TrainerCallback):
         self.raised = {row["alarm"] for row in read_rows(self.file) if row["step"] <= (state.global_step or -1)}
 
     def on_log(self, args, state, control, logs=None, **_):
-        if "train_runtime" in logs or "eval_accuracy" in logs or "loss" not in logs:
+        if not is_step(logs) or "loss" not in logs:
             return
         self.window.append(logs)
         found = dict(self.lost(logs))

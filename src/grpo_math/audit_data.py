@@ -21,13 +21,9 @@ FEW = 0.01  # share of unusable golds from which a dataset is broken
 def rows(subject: Subject) -> Iterator[Finding]:
     """Kept and dropped, duplicates, lengths."""
     for part in subject.parts:
-        lost = part.rows - len(part.problems)
-        says = warning if lost > part.rows / 10 else note
-        yield (
-            says(str(part), "change what drops them, or leave it, if that is meant")
-            if says is warning
-            else note(str(part))
-        )
+        much = part.rows - len(part.problems) > part.rows / 10
+        fix = "change what drops them, or leave it, if that is meant"
+        yield warning(str(part), fix) if much else note(str(part))
         yield from duplicates(part)
     yield lengths(subject)
 
@@ -68,6 +64,7 @@ def lengths(subject: Subject) -> Finding:
 def golds(subject: Subject) -> Iterator[Finding]:
     """Every gold as a perfect completion must be right, and as the answer to another problem wrong."""
     template, style = subject.recipe.template, subject.recipe.template.answer_style
+    graded = uses_grader(subject)
     for part in subject.parts:
         perfect = [template.full_text(template.target(problem, worked=False)) for problem in part.problems]
         grades = grade_batch(perfect, [problem.answer for problem in part.problems], style)
@@ -79,13 +76,13 @@ def golds(subject: Subject) -> Iterator[Finding]:
         if not wrong:
             yield note(f"{part.title}: all {len(grades):,} golds are right as completions")
         else:
-            many = len(wrong) > FEW * len(grades) and uses_grader(subject)
+            many = len(wrong) > FEW * len(grades) and graded
             yield (error if many else warning)(
                 f"{part.title}: {len(wrong):,} of {len(grades):,} golds cannot be right, no completion earns anything "
                 f"for them: rows {', '.join(f'{place} ({answer:.40})' for place, answer in wrong[:5])}",
                 "give the final answer alone in that column (dataset.fields), or delete these rows",
             )
-        yield from whole_solutions(part, uses_grader(subject))
+        yield from whole_solutions(part, graded)
     yield from crossed(subject.problems)
     if subject.recipe.sft and subject.recipe.sft.worked:
         yield from taught(subject)

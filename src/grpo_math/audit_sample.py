@@ -2,22 +2,17 @@
 
 from collections.abc import Iterator
 
-from grpo_math.evaluation import Benchmark, graded, solve
+from grpo_math.evaluation import Benchmark, graded, like_training, sampling_of, solve
 from grpo_math.findings import Finding, Subject, note, warning
-from grpo_math.generation import Sampling, TransformersEngine
+from grpo_math.generation import TransformersEngine
 from grpo_math.models import end_tokens, load_model
 
 
 def sample(subject: Subject, count: int) -> Iterator[Finding]:
     recipe, tokenizer = subject.recipe, subject.tokenizer
     benchmark = Benchmark("training", subject.problems[:count])
-    sampling = Sampling(
-        recipe.max_completion_length,
-        temperature=recipe.trainer.get("temperature", 1.0),
-        top_p=recipe.trainer.get("top_p", 1.0),
-        stop=recipe.template.stop,
-        ends=frozenset(end_tokens(recipe.model["model_name_or_path"]) | {tokenizer.eos_token_id}),
-    )
+    ends = end_tokens(recipe.model["model_name_or_path"]) | {tokenizer.eos_token_id}
+    sampling = sampling_of(like_training(recipe, samples=1), ends)
     engine = TransformersEngine(load_model(recipe), tokenizer, recipe.eval.batch_size)
     rows = [row for rows in solve(engine, benchmark, recipe, tokenizer, sampling) for row in rows]
     found = graded(rows, recipe)

@@ -8,7 +8,7 @@ import time
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from grpo_math.data import DatasetSpec, Problem, Problems, load_problems
 from grpo_math.errors import UserError
@@ -104,6 +104,13 @@ def sampling_of(recipe: Recipe, ends: set[int]) -> Sampling:
     return Sampling(
         recipe.eval_completion_length, spec.samples, spec.temperature, spec.top_p, stop, frozenset(ends - {None})
     )
+
+
+def like_training(recipe: Recipe, samples: int) -> Recipe:
+    """The recipe with an evaluation that samples as its training does: temperature, top_p, length."""
+    given = recipe.trainer
+    sampled = {"temperature": given.get("temperature", 1.0), "top_p": given.get("top_p", 1.0)}
+    return replace(recipe, eval=replace(recipe.eval, samples=samples, max_completion_length=None, **sampled))
 
 
 def solve(

@@ -18,13 +18,14 @@ from pathlib import Path
 from grpo_math.data import Problem
 from grpo_math.errors import UserError, run_cli
 from grpo_math.evaluate import describe, generate_all, how, interruptible, open_folder
-from grpo_math.evaluation import Benchmark, graded, sampling_of
+from grpo_math.evaluation import Benchmark, graded, like_training, sampling_of
 from grpo_math.evaluation_server import uses_vllm
 from grpo_math.grading import configure
 from grpo_math.models import end_tokens, load_tokenizer
 from grpo_math.pass_rates import COLUMNS, key_of
 from grpo_math.processes import supervised
 from grpo_math.recipe import Recipe, load_recipe
+from grpo_math.recipe_file import take, take_count
 from grpo_math.run_folder import only_one, quiet_progress_bars
 from grpo_math.training import load_parts, mix_parts
 
@@ -33,34 +34,20 @@ BAR = 40  # characters of the longest
 
 
 def main(argv: list[str]) -> None:
-    options, arguments = {"--out": None, "--samples": "8"}, []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        if word in options:
-            options[word] = words.pop(0) if words else ""
-        else:
-            arguments.append("--model_name_or_path" if word == "--model" else word)
-    if not (options["--out"] or "").endswith(".parquet"):
+    samples, argv = take_count(argv, "--samples", 8)
+    options, words = take(argv, "--out")
+    out = Path(options.get("--out", ""))
+    if out.suffix != ".parquet":
         raise UserError("--out: want a file to write the pass rates to, such as rates.parquet")
-    if not options["--samples"].isdecimal() or int(options["--samples"]) < 1:
-        raise UserError(f"--samples: want a whole number above 0, got {options['--samples']!r}")
-    if Path(options["--out"]).is_dir():
-        raise UserError(f"--out: {options['--out']} is a folder: give a file")
-    recipe = like_training(load_recipe(arguments), int(options["--samples"]))
-    out = Path(options["--out"])
+    if out.is_dir():
+        raise UserError(f"--out: {out} is a folder: give a file")
+    recipe = load_recipe(["--model_name_or_path" if word == "--model" else word for word in words])
+    recipe = like_training(recipe, samples)
+    recipe = replace(recipe, datasets=[replace(spec, pass_rate=None) for spec in recipe.datasets])
     if not uses_vllm(recipe):
         measure(recipe, out)
     elif status := supervised(lambda: run_cli(lambda _: measure(recipe, out))):
         sys.exit(status)
-
-
-def like_training(recipe: Recipe, samples: int) -> Recipe:
-    """The recipe with an evaluation that samples as its training does, on all its problems."""
-    given = recipe.trainer
-    sampled = {"temperature": given.get("temperature", 1.0), "top_p": given.get("top_p", 1.0)}
-    spec = replace(recipe.eval, samples=samples, max_completion_length=None, **sampled)
-    return replace(recipe, eval=spec, datasets=[replace(one, pass_rate=None) for one in recipe.datasets])
 
 
 def measure(recipe: Recipe, out: Path) -> None:

@@ -29,6 +29,7 @@ from grpo_math.errors import UserError
 from grpo_math.findings import Finding, Subject, error, note, warning
 from grpo_math.grading import configure
 from grpo_math.recipe import Recipe, resolve
+from grpo_math.recipe_file import take_count
 
 Check = Callable[[Subject], Iterator[Finding]]
 CHECKS: dict[str, tuple[Check, ...]] = {
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str]) -> None:
     argv, as_json = [word for word in argv if word != "--json"], "--json" in argv
-    count, argv = take_sample(argv)
+    count, argv = take_count(argv, "--sample", 0)
     subject = subject_of(argv)
     if from_hub(subject.recipe) and not hub_answers():
         os.environ["HF_HUB_OFFLINE"] = "1"  # or every file would be asked for, for minutes
@@ -64,16 +65,6 @@ def main(argv: list[str]) -> None:
     ok = report_json(subject, checks) if as_json else report(subject, checks)
     if not ok:
         sys.exit(1)
-
-
-def take_sample(argv: list[str]) -> tuple[int, list[str]]:
-    if "--sample" not in argv:
-        return 0, argv
-    at = argv.index("--sample")
-    value = argv[at + 1] if at + 1 < len(argv) else ""
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"--sample: want a whole number above 0, got {value!r}")
-    return int(value), argv[:at] + argv[at + 2 :]
 
 
 def subject_of(argv: list[str]) -> Subject:

@@ -116,3 +116,27 @@ def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:
             value = {part: value}
         nested = merge(nested, {name.split(".")[0]: value})
     return path, nested
+
+
+def take(argv: list[str], *names: str) -> tuple[dict[str, str], list[str]]:
+    """The values of these options, and the other arguments. A value may begin with dashes."""
+    found, rest, words = {}, [], iter(argv)
+    for word in words:
+        if word not in names:
+            rest.append(word)
+            continue
+        found[word] = next(words, None)
+        if found[word] is None:
+            raise UserError(f"{word}: a value is missing")
+    return found, rest
+
+
+def take_count(argv: list[str], option: str, default: int) -> tuple[int, list[str]]:
+    """The value of an option that is no key of a recipe, a whole number above 0, and the other arguments."""
+    if option not in argv:
+        return default, argv
+    at = argv.index(option)
+    value = argv[at + 1] if at + 1 < len(argv) else ""
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(f"{option}: want a whole number above 0, got {value!r}")
+    return int(value), argv[:at] + argv[at + 2 :]

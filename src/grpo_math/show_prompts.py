@@ -7,14 +7,14 @@ usage: grpo-math prompts --config recipes/X.yaml [--n 3] [--key value ...]
 from dataclasses import replace
 
 from grpo_math.data import load_problems
-from grpo_math.errors import UserError
 from grpo_math.models import load_tokenizer
 from grpo_math.prompts import length_filter, token_ids
 from grpo_math.recipe import load_recipe
+from grpo_math.recipe_file import take_count
 
 
 def main(argv: list[str]) -> None:
-    count, argv = take_count(argv)
+    count, argv = take_count(argv, "--n", 3)
     recipe = load_recipe(argv)
     tokenizer = load_tokenizer(recipe)
     for spec in recipe.datasets:
@@ -27,14 +27,3 @@ def main(argv: list[str]) -> None:
             print(tokenizer.decode(ids))
             if recipe.sft:
                 print(f"--- completion {number}\n{recipe.template.target(problem, recipe.sft.worked)}")
-
-
-def take_count(argv: list[str]) -> tuple[int, list[str]]:
-    """The value of --n (default 3) and the other arguments."""
-    if "--n" not in argv:
-        return 3, argv
-    at = argv.index("--n")
-    value = argv[at + 1] if at + 1 < len(argv) else ""
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"--n: want a whole number above 0, got {value!r}")
-    return int(value), argv[:at] + argv[at + 2 :]

@@ -17,6 +17,7 @@ from grpo_math.grading import configure, grade
 from grpo_math.models import load_tokenizer
 from grpo_math.prompts import to_rows
 from grpo_math.recipe import Recipe, load_recipe
+from grpo_math.recipe_file import take
 from grpo_math.rewards import REWARDS, Reward, build_rewards, settings
 
 SILENT = {"trainer_state": None, "log_metric": lambda *_: None, "log_extra": lambda *_: None}  # what TRL adds
@@ -33,19 +34,6 @@ def main(argv: list[str]) -> None:
     found, rest = take(argv, "--try", "--completion", "--gold")
     recipe = load_recipe(["--config", found["--try"], *rest], "GRPO")
     print("\n".join(scored(recipe, found["--completion"], found.get("--gold"))))
-
-
-def take(argv: list[str], *names: str) -> tuple[dict[str, str], list[str]]:
-    """The values of these options, and the other arguments. A value may begin with dashes."""
-    found, rest, words = {}, [], iter(argv)
-    for word in words:
-        if word not in names:
-            rest.append(word)
-            continue
-        found[word] = next(words, None)
-        if found[word] is None:
-            raise UserError(f"{word}: a value is missing")
-    return found, rest
 
 
 def listing() -> list[str]:

@@ -119,12 +119,13 @@ def check_wandb() -> None:
 def load_parts(recipe: Recipe, tokenizer, keep_too=lambda problem: None) -> list[Problems]:
     """The recipe's problems, dataset by dataset, filtered as its keys say; those that `keep_too` gives a reason against
     are dropped as well."""
+    clean = contamination_filter(recipe, any(spec.decontaminate for spec in recipe.datasets))
     parts = [
         load_problems(
             spec,
             first_reason(
                 rate_filter(spec.pass_rate),
-                contamination_filter(recipe, spec.decontaminate),
+                clean if spec.decontaminate else everything,
                 length_filter(recipe.template, tokenizer, spec.max_prompt_tokens),
                 keep_too,
             ),
@@ -134,6 +135,10 @@ def load_parts(recipe: Recipe, tokenizer, keep_too=lambda problem: None) -> list
     for part in parts:
         logger.info("training on %s", part)
     return parts
+
+
+def everything(problem: Problem) -> None:
+    """Keep it."""
 
 
 def first_reason(*filters):
