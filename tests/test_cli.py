@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 from grpo_math.__main__ import VERBS
+from grpo_math.run_folder import read_table
 
 
 def grpo_math(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
@@ -85,7 +86,7 @@ def test_two_processes_train_and_evaluate_one_run(write_recipe, tmp_path, monkey
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step 1/1  reward") == 1
     assert json.loads((tmp_path / "run" / "results.json").read_text())["after"]["problems"] == 8
-    golds = [json.loads(line)["gold"] for line in (tmp_path / "run" / "completions" / "eval-000000.jsonl").open()]
+    golds = [row["gold"] for row in read_table(tmp_path / "run" / "completions" / "eval-000000.parquet")]
     assert golds == ["8", "9", "8", "9", "10", "9", "10", "11"]
 
 

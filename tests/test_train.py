@@ -8,6 +8,7 @@ from conftest import ROOT
 from grpo_math import evaluate
 from grpo_math.errors import UserError
 from grpo_math.recipe import load_recipe
+from grpo_math.run_folder import read_table
 from grpo_math.train import train
 
 
@@ -36,13 +37,13 @@ def test_a_run_leaves_everything_in_its_folder(write_recipe, tmp_path):
     wanted = {"reward", "accuracy", "rewards/correctness/mean", "rewards/format/mean", "completions/mean_length"}
     assert wanted <= metrics[0].keys()
     assert [row["step"] for row in rows(folder / "eval.jsonl")] == [0, 2]
-    completions = rows(folder / "completions" / "eval-000002.jsonl")
+    completions = read_table(folder / "completions" / "eval-000002.parquet")
     assert len(completions) == 8
     assert {"question", "gold", "completion", "answer", "correct", "how", "well_formed", "length"} <= completions[
         0
     ].keys()
     assert [row["gold"] for row in completions] == [
-        row["gold"] for row in rows(folder / "completions" / "eval-000000.jsonl")
+        row["gold"] for row in read_table(folder / "completions" / "eval-000000.parquet")
     ]
     facts = json.loads((folder / "environment.json").read_text())
     assert len(facts["dataset_fingerprint"]) == 16
@@ -92,8 +93,11 @@ def test_a_finished_run_is_neither_trained_on_nor_replaced(write_recipe, tmp_pat
     assert "already finished, 2 steps" in capsys.readouterr().out
     assert [row["step"] for row in steps_of(tmp_path / "run")] == [1, 2]
     (tmp_path / "run" / "results.json").unlink()
-    with pytest.raises(UserError, match=r"checkpoint-2 is the run's last step \(2 of 2\): use it, or raise max_steps"):
-        run(recipe, "--resume_from_checkpoint", "auto")
+    again = run(recipe, "--resume_from_checkpoint", "auto")  # as if killed before it was written
+    assert again.keys() == results.keys()
+    (tmp_path / "run" / "results.json").unlink()
+    with pytest.raises(UserError, match=r"max_steps: .*checkpoint-2 is 1 steps further than 1: raise it"):
+        run(recipe, "--resume_from_checkpoint", "auto", "--max_steps", "1")
     for step in (1, 2):
         (tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").unlink()
     with pytest.raises(UserError, match="holds a finished run without a checkpoint"):
@@ -153,7 +157,7 @@ def test_generation_ends_at_stop_strings_and_padding_is_never_trained_on(write_r
     assert len(stopped) > 8
     assert len({len(ids) for ids in stopped}) > 3
     assert not any(ids[-1] == tokenizer.pad_token_id for _, ids in seen)
-    for row in rows(tmp_path / "run" / "completions" / "eval-000000.jsonl"):
+    for row in read_table(tmp_path / "run" / "completions" / "eval-000000.parquet"):
         hit = any(stop in row["completion"] for stop in stops)
         assert row["truncated"] is (row["length"] == 64 and not hit)
 
@@ -341,12 +345,15 @@ def test_an_evaluation_changes_nothing_in_the_training(write_recipe, tmp_path):
     weights = [(tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("with", "without")]
     assert weights[0] == weights[1]
     kept = [
-        [{key: value for key, value in row.items() if "time" not in key} for row in steps_of(tmp_path / name)]
+        [
+            {key: value for key, value in row.items() if "time" not in key and key != "tokens_per_second"}
+            for row in steps_of(tmp_path / name)
+        ]
         for name in ("with", "without")
     ]
     assert kept[0] == kept[1]
     assert any(row["grad_norm"] > 0 for row in kept[0])
-    sampled = rows(tmp_path / "with" / "completions" / "eval-000003.jsonl")
+    sampled = read_table(tmp_path / "with" / "completions" / "eval-000003.parquet")
     assert len(sampled) == 8 * 3
     assert len({row["completion"] for row in sampled}) > 8
 

@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT, ROWS, save_policy
 
 from grpo_math.errors import UserError
+from grpo_math.run_folder import read_table
 
 pytestmark = [
     pytest.mark.slow,
@@ -105,7 +106,7 @@ def test_an_evaluation_on_the_colocated_engine_changes_nothing_in_the_training(p
     assert probes["full"]["texts"] == probes["unevaluated"]["texts"]
     rows = [json.loads(line) for line in (probes["full"]["folder"] / "eval.jsonl").open()]
     assert [(row["step"], row["problems"], row["samples"]) for row in rows] == [(1, 4, 3), (2, 4, 3)]
-    completions = [json.loads(line) for line in (probes["full"]["folder"] / "completions" / "eval-000001.jsonl").open()]
+    completions = read_table(probes["full"]["folder"] / "completions" / "eval-000001.parquet")
     assert len({row["completion"] for row in completions}) > 4  # the samples of a problem differ
 
 

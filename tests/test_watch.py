@@ -12,15 +12,14 @@ import psutil
 import pytest
 from conftest import ROOT
 
+from grpo_math.checkpoints import complete_checkpoints, set_aside
 from grpo_math.errors import UserError
 from grpo_math.run_folder import (
     append_rows,
-    complete_checkpoints,
     forget_after,
     name_wandb_run,
     only_one,
     read_rows,
-    set_aside,
 )
 from grpo_math.watch import log_to_wandb, newest
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from transformers import TrainerCallback
 
 from grpo_math.callbacks import is_step
+from grpo_math.checkpoints import complete_checkpoints
 from grpo_math.errors import UserError
 from grpo_math.recipe import Recipe
-from grpo_math.run_folder import append_rows, complete_checkpoints, forget_after, read_rows
+from grpo_math.run_folder import append_rows, forget_after, read_rows
 
 MOST = {"zero_std": 0.7, "truncated": 0.3, "timeouts": 0.01}  # shares
 DRIFT = 3.0  # times the length of the beginning

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import psutil
 
-from grpo_math import memory, run_folder
+from grpo_math import checkpoints, memory
 from grpo_math.batch import batch_arguments, describe_batch
 from grpo_math.errors import UserError
 from grpo_math.findings import Finding, Subject, error, note, warning
@@ -131,7 +131,7 @@ def launch(subject: Subject) -> Iterator[Finding]:
 
         yield from complaint(lambda: make_plan(dict(subject.options), subject.arguments))
     yield from complaint(lambda: check_machine(recipe.trainer | {"report_to": "none", "use_vllm": False}))
-    yield from complaint(lambda: run_folder.find_checkpoint(recipe))
+    yield from complaint(lambda: checkpoints.find_checkpoint(recipe))
     if recipe.trainer.get("use_vllm"):
         yield from complaint(check_vllm)
     report_to = recipe.trainer.get("report_to") or []

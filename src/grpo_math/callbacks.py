@@ -24,7 +24,7 @@ from grpo_math.generation import training_engine
 from grpo_math.models import ends_of
 from grpo_math.processes import Burst
 from grpo_math.recipe import Recipe
-from grpo_math.run_folder import append_rows, forget_after, read_rows, write_rows
+from grpo_math.run_folder import append_rows, forget_after, forget_completions, read_rows, write_rows, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,13 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         """After a resume, forget the steps that will be made again."""
         if state.is_world_process_zero:
-            forget_after(state.global_step or -1, self.path)  # at the beginning: everything
+            made = state.global_step or -1  # at the beginning: nothing
+            forget_after(made, self.path)
+            forget_completions(self.path.parent, made)
+
+    def on_step_end(self, args, state, control, **_):
+        """The step of a checkpoint is logged, so that no log spans it: a resumed run makes the same ones."""
+        control.should_log |= control.should_save
 
     def on_log(self, args, state, control, logs=None, **_):
         if not state.is_world_process_zero or "train_runtime" in logs:
@@ -122,7 +128,7 @@ class StopOnSignal(TrainerCallback):
 class Evaluations(TrainerCallback):
     """Evaluate before the first step and after the last, and every few steps, on the training's own engine.
 
-    One line each in OUTPUT_DIR/eval.jsonl, every completion in OUTPUT_DIR/completions/eval-STEP.jsonl, and for
+    One line each in OUTPUT_DIR/eval.jsonl, every completion in OUTPUT_DIR/completions/eval-STEP.parquet, and for
     metrics.jsonl and W&B eval/accuracy and its companions; with several datasets first each, then all problems
     together, which is what counts. A resumed run keeps the evaluations made up to its checkpoint. With `eval.best` the
     model with the highest lower end of accuracy's interval is in OUTPUT_DIR/best/.
@@ -188,17 +194,23 @@ class Evaluations(TrainerCallback):
         counts = found[-1].flat()
         if self.recipe.eval.best and (self.best is None or counts["accuracy_low"] > self.best["accuracy_low"]):
             self.best = counts
-            self.trainer.save_model(str(self.recipe.output_dir / "best"))
+            self.trainer.save_whole(
+                self.recipe.output_dir / "best", lambda folder: write_rows([counts], folder / "evaluation.jsonl")
+            )
             if state.is_world_process_zero:
-                write_rows([counts], self.recipe.output_dir / "best" / "evaluation.jsonl")
                 logger.info("best so far, in best/: step %d", counts["step"])
         self.seconds += time.perf_counter() - started
         return counts
 
+    def found(self) -> dict[str, dict]:
+        """The evaluations there are, for results.json."""
+        moments = {"before": self.before, "after": self.after, "best": self.best}
+        return {moment: evaluation for moment, evaluation in moments.items() if evaluation}
+
     def keep(self, moment: str, rows: list[dict], found: list[Evaluation]) -> None:
         completions = self.recipe.output_dir / "completions"
         completions.mkdir(exist_ok=True)
-        write_rows(rows, completions / f"eval-{found[0].step:06d}.jsonl")
+        write_table(rows, completions / f"eval-{found[0].step:06d}.parquet")
         append_rows([evaluation.flat() for evaluation in found], self.file)
         for evaluation in found:
             logger.info("%s: %s", moment, evaluation)

@@ -2,9 +2,10 @@
 
 usage: grpo-math compare A B [C ...] [--show 3]
 
-A, B, ... are folders of `grpo-math evaluate` (or files completions.jsonl). Each of B, C, ... is compared with A,
-problem by problem: the difference in accuracy with its 95 % interval and, with one completion a problem, the p of
-McNemar's exact test; then --show problems won and lost, with both completions.
+A, B, ... are folders of `grpo-math evaluate`, files completions.jsonl of such folders, or what a training evaluated,
+RUN/completions/eval-STEP.parquet. Each of B, C, ... is compared with A, problem by problem: the difference in accuracy
+with its 95 % interval and, with one completion a problem, the p of McNemar's exact test; then --show problems won and
+lost, with both completions.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from grpo_math.errors import UserError
 from grpo_math.figures import difference
-from grpo_math.run_folder import read_rows
+from grpo_math.run_folder import read_rows, read_table
 
 Key = tuple[str, str, str, int]  # dataset, question, gold, and how often they came before
 
@@ -40,7 +41,7 @@ def read_evaluation(path: Path) -> dict[Key, list[dict]]:
     if not file.exists():
         raise UserError(f"{path}: no completions.jsonl there: name a folder of grpo-math evaluate")
     problems: dict[tuple[str, int], list[dict]] = {}
-    for row in read_rows(file):
+    for row in read_table(file) if file.suffix == ".parquet" else read_rows(file):
         if "correct" not in row:
             raise UserError(f"{path}: the evaluation is not finished: run the same grpo-math evaluate again")
         problems.setdefault((row["dataset"], row["problem"]), []).append(row)

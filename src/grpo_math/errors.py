@@ -12,7 +12,10 @@ class UserError(Exception):
 
 
 class RewardError(UserError):
-    """A reward function that raised or returned nonsense; only the process that met it knows."""
+    """A reward function that raised, was late or returned nonsense; only the process that met it knows. `batch` is what
+    it was given."""
+
+    batch: dict
 
 
 REFUSALS = (ImportError, OSError, TypeError, ValueError, ZeroDivisionError)

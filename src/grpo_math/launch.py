@@ -22,7 +22,7 @@ import time
 
 import psutil
 
-from grpo_math import run_folder
+from grpo_math import checkpoints
 from grpo_math.errors import UserError, run_cli
 from grpo_math.layouts import Plan, make_plan, parse
 from grpo_math.processes import GRACE, Stopped, send, start, supervised
@@ -43,7 +43,7 @@ def launch(argv: list[str]) -> None:
     print(plan, flush=True)
     if not dry_run:
         with contextlib.redirect_stdout(None):  # the trainer says where it begins
-            run_folder.find_checkpoint(plan.recipe)
+            checkpoints.find_checkpoint(plan.recipe)
         run(plan)
 
 

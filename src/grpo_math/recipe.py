@@ -18,8 +18,10 @@ from grpo_math.recipe_eval import EvalSpec, check_eval
 from grpo_math.recipe_file import merge, parse_arguments, read_recipe
 from grpo_math.recipe_parts import (
     AlarmSpec,
+    CompletionsSpec,
     SftSpec,
     check_alarms,
+    check_completions,
     check_datasets,
     check_grading,
     check_rewards,
@@ -33,7 +35,7 @@ from grpo_math.schema import check_keys, trl_keys
 OURS = {
     "GRPO": (
         "extends", "dataset", "prompt_template", "rewards", "eval", "grading", "baseline", "prompts_per_step",
-        "vllm_engine_kwargs", "alarms", "preflight",
+        "vllm_engine_kwargs", "alarms", "preflight", "completions", "on_reward_error",
     ),
     "SFT": ("extends", "dataset", "prompt_template", "sft", "eval", "grading", "alarms", "preflight"),
 }  # fmt: skip
@@ -70,6 +72,10 @@ RENAMED = {
     "rollout_batch_size": "prompts_per_step (each of num_generations completions)",
 }
 REFUSED = {
+    "log_completions": "use completions: {every: 10}: files, trackers and the report then have them",
+    "log_completions_hub_repo": "use completions: {every: 10}, which keeps them in the run's folder",
+    "log_unique_prompts": "use completions: {every: 10}",
+    "num_completions_to_print": "use completions: {every: 10}, and grpo-math report",
     "reward_weights": "give the weight beside the reward, rewards: {correctness: {weight: 1.0}}",
     "eval_strategy": "use eval: {every: 10}",
     "eval_steps": "use eval: {every: 10}",
@@ -124,6 +130,8 @@ class Recipe:
     prompts_per_step: int | None
     engine: dict
     alarms: AlarmSpec
+    completions: CompletionsSpec
+    on_reward_error: str
     preflight: bool
     trainer: dict
     model: dict
@@ -188,6 +196,10 @@ def resolve(argv: list[str], kind: str | None = None) -> tuple[Recipe, list[str]
     engine = check_engine(raw.get("vllm_engine_kwargs"), problems)
     check_generation(flat, engine, template, problems)
     alarms = check_alarms(raw.get("alarms") or {}, problems)
+    completions = check_completions(raw.get("completions") or {}, problems)
+    on_reward_error = raw.get("on_reward_error") or "stop"
+    if on_reward_error not in ("stop", "skip"):
+        problems.append(f"on_reward_error: want stop or skip, got {on_reward_error!r}")
     preflight = raw.get("preflight", True)
     if not isinstance(preflight, bool):
         problems.append(f"preflight: want true or false, got {preflight!r}")
@@ -206,6 +218,8 @@ def resolve(argv: list[str], kind: str | None = None) -> tuple[Recipe, list[str]
         prompts_per_step=prompts,
         engine=engine,
         alarms=alarms,
+        completions=completions,
+        on_reward_error=on_reward_error,
         preflight=preflight,
         trainer=trainer,
         model=model,

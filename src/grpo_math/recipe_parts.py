@@ -46,6 +46,24 @@ class AlarmSpec:
     kl: float = 1.0
 
 
+@dataclass(frozen=True)
+class CompletionsSpec:
+    """The `completions:` part: those of the first step and of one step in `every` are kept, with 0 none. Left out,
+    it is about a hundred steps of the run."""
+
+    every: int | None = None
+
+
+def check_completions(given, problems: list[str]) -> CompletionsSpec:
+    if not isinstance(given, dict):
+        problems.append(f"completions: want a mapping such as {{every: 10}}, got {given!r}")
+        return CompletionsSpec()
+    checked = check_keys(given, fields_of(CompletionsSpec), "completions.", problems)
+    if (checked.get("every") or 0) < 0:
+        problems.append(f"completions.every: want 0 (keep none) or more, got {checked['every']}")
+    return CompletionsSpec(**checked)
+
+
 def check_alarms(given, problems: list[str]) -> AlarmSpec:
     if not isinstance(given, dict):
         problems.append(f"alarms: want a mapping such as {{stop_on: [nan]}}, got {given!r}")
@@ -195,6 +213,8 @@ def check_numbers(checked: dict, limits: dict[str, tuple[float, float]], where: 
     for key, value in checked.items():
         if isinstance(value, float) and not math.isfinite(value):
             problems.append(f"{where}{key}: want a finite number, got {value}")
+        elif key == "timeout" and value is not None and value <= 0:
+            problems.append(f"{where}timeout: want more than 0 seconds, got {value}")
         elif key in limits and not limits[key][0] <= value <= limits[key][1]:
             low, high = limits[key]
             problems.append(f"{where}{key}: want a number from {low:g} to {high:g}, got {value}")

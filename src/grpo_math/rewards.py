@@ -7,13 +7,17 @@ A reward function takes TRL's keyword arguments (`completions`, `prompts`, `comp
 or the longest completion in tokens.
 """
 
+import contextlib
 import functools
 import inspect
+import itertools
 import logging
 import math
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from grpo_math.deadline import Late, deadline
 from grpo_math.errors import RewardError, UserError
 from grpo_math.functions import load_function, parameters
 from grpo_math.grading import Grade, grade_batch
@@ -28,7 +32,8 @@ class RewardSpec:
     """One entry of `rewards:`. Without `path` or `reward_model` the name is that of a shipped function.
 
     The entry is worth `weight * (scale * score + bias)`. Where the entry that `gate` names scores 0 or less, this one's
-    score is no more than 0: it earns nothing, but what it takes away it still takes.
+    score is no more than 0: it earns nothing, but what it takes away it still takes. `timeout` is the deadline of one
+    call, in seconds (deadline.py).
     """
 
     name: str
@@ -38,6 +43,7 @@ class RewardSpec:
     scale: float = 1.0
     bias: float = 0.0
     gate: str | None = None
+    timeout: float | None = None
     params: dict = field(default_factory=dict)
 
 
@@ -48,6 +54,10 @@ def graded(texts: tuple[str, ...], golds: tuple[str, ...], style: str) -> list[G
     if late := sum(grade.how in LATE for grade in grades):
         logger.warning("grading: %d of %d answers took too long or too much memory: wrong", late, len(grades))
     return grades
+
+
+def nothing(*_) -> None:
+    """In place of TRL's log_metric."""
 
 
 @dataclass
@@ -62,6 +72,8 @@ class Reward:
     scale: float = 1.0
     bias: float = 0.0
     gate: "Reward | None" = None
+    timeout: float | None = None
+    skip: bool = False  # what it fails on, instead of stopping
 
     def __post_init__(self):
         self.__name__ = self.name  # TRL's metric: rewards/<name>/mean
@@ -69,13 +81,35 @@ class Reward:
     def __call__(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
         scores = self.scores(prompts, completions, **columns)
         if self.gate:
-            quiet = {name: lambda *_: None for name in ("log_metric", "log_extra")}
+            quiet = dict.fromkeys(("log_metric", "log_extra"), nothing)
             earned = self.gate.scores(prompts, completions, **columns | quiet)
             scores = [gated(score, key) for score, key in zip(scores, earned, strict=True)]
         return [None if score is None else self.scale * score + self.bias for score in scores]
 
-    def scores(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
-        """What the function itself gives, checked: before gate, scale and bias."""
+    def scores(self, /, prompts: list, completions: list, log_metric: Callable = nothing, **columns):
+        """What the function itself gives, checked: before gate, scale and bias.
+
+        Where it fails and failures are skipped, it is asked again group by group, and those on which it still fails, or
+        all if it was late, cannot be scored. Their share is `rewards/NAME/failed`.
+        """
+        given = {"prompts": prompts, "completions": completions, **columns}
+        if not self.skip:
+            return self.asked(**given, log_metric=log_metric)
+        try:
+            scores, failed = self.asked(**given, log_metric=log_metric), 0
+        except RewardError as error:
+            groups = [] if isinstance(error.__cause__, Late) else groups_of(prompts)
+            scores, failed = [None] * len(completions), len(completions)
+            for group in groups if len(groups) > 1 else ():
+                with contextlib.suppress(RewardError):
+                    scores[group] = self.asked(**part_of(given, group, len(prompts)), log_metric=nothing)
+                    failed -= group.stop - group.start
+            logger.warning("%s. Skipped: %d of %d completions", error, failed, len(completions))
+        log_metric(f"rewards/{self.name}/failed", failed / len(completions))
+        return scores
+
+    def asked(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
+        """One call. Raises RewardError where it fails."""
         count = len(completions)
         named = parameters(self.function)
         if "template" in named:
@@ -89,17 +123,37 @@ class Reward:
         if not takes_everything(self.function):
             given = {name: value for name, value in given.items() if name in named}
         try:
-            scores = self.function(**given)
-            if isinstance(scores, Iterator):
-                scores = list(scores)
+            with deadline(self.timeout):
+                scores = self.function(**given)
+                if isinstance(scores, Iterator):
+                    scores = list(scores)
+            return self.checked(scores, completions, count)
+        except RewardError as error:
+            error.batch = self.batch_of(prompts, completions, columns, error)
+            raise
         except UserError:
             raise
-        except Exception as error:
-            raise RewardError(
-                f"reward {self.name}: raised {type(error).__name__}: {error}; first of its {count} "
-                f"completions: {completion_text(completions[0])!r:.200}. Mend the function, or take it out of rewards"
-            ) from error
-        return self.checked(scores, completions, count)
+        except (Exception, Late) as error:
+            what = f"raised {type(error).__name__}: {error}"
+            if isinstance(error, Late):
+                what = f"took longer than its timeout of {self.timeout:g} s"
+            wrong = RewardError(
+                f"reward {self.name}: {what}; first of its {count} completions: "
+                f"{completion_text(completions[0])!r:.200}. Mend the function, take it out of rewards, or go on "
+                "without its score with on_reward_error: skip"
+            )
+            wrong.batch = self.batch_of(prompts, completions, columns, error)
+            raise wrong from error
+
+    def batch_of(self, prompts: list, completions: list, columns: dict, error: BaseException) -> dict:
+        """What to look at where the function failed: its error, and all that it was given of each completion."""
+        own = {name: column for name, column in columns.items() if is_column(column, len(prompts)) and name != "grades"}
+        own = {"prompt": prompts, "completion": completions, **own}
+        return {
+            "reward": self.name,
+            "error": "".join(traceback.format_exception(error)),
+            "completions": [dict(zip(own, values, strict=True)) for values in zip(*own.values(), strict=True)],
+        }
 
     def checked(self, scores, completions: list, count: int) -> list[float | None]:
         if isinstance(scores, str | dict | set) or not hasattr(scores, "__iter__"):
@@ -117,6 +171,20 @@ class Reward:
                     f"{completion_text(completion)!r:.200}: return a finite float, or None where it cannot be scored"
                 )
         return [None if score is None else float(score) for score in scores]
+
+
+def is_column(values, count: int) -> bool:
+    return isinstance(values, list) and len(values) == count
+
+
+def groups_of(prompts: list) -> list[slice]:
+    """Completions of one prompt are adjacent."""
+    starts = [place for place, prompt in enumerate(prompts) if place == 0 or prompt != prompts[place - 1]]
+    return [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(prompts)])]
+
+
+def part_of(given: dict, part: slice, count: int) -> dict:
+    return {name: values[part] if is_column(values, count) else values for name, values in given.items()}
 
 
 def takes_everything(function: Callable) -> bool:
@@ -145,7 +213,7 @@ def settings(function: Callable) -> dict:
 
 
 def build_rewards(
-    specs: list[RewardSpec], template: PromptTemplate, max_completion_length: int = 512
+    specs: list[RewardSpec], template: PromptTemplate, max_completion_length: int = 512, skip: bool = False
 ) -> list[Reward | str]:
     """The rewards of a recipe, in its order: functions, and the paths or ids of reward models.
 
@@ -159,7 +227,17 @@ def build_rewards(
         function = load_function(spec.path) if spec.path else REWARDS[spec.name]
         # A shipped reward's settings are bound, defaults too: a data column of such a name is not meant.
         params = spec.params if spec.path else settings(function) | spec.params
-        built[spec.name] = Reward(spec.name, function, params, template, max_completion_length, spec.scale, spec.bias)
+        built[spec.name] = Reward(
+            spec.name,
+            function,
+            params,
+            template,
+            max_completion_length,
+            scale=spec.scale,
+            bias=spec.bias,
+            timeout=spec.timeout,
+            skip=skip,
+        )
     for spec in specs:
         if spec.gate:
             built[spec.name].gate = built[spec.gate]

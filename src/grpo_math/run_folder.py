@@ -1,100 +1,29 @@
 """What a run leaves behind: OUTPUT_DIR with recipe.yaml, environment.json, training.log, metrics.jsonl, eval.jsonl,
-completions/, checkpoint-*, final/ and results.json."""
+alarms.jsonl, completions/, checkpoint-*, best/, final/, results.json and report.html."""
 
 import contextlib
+import datetime
 import fcntl
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import platform
 import secrets
-import shutil
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+import psutil
+
+from grpo_math.batch import world_size
 from grpo_math.errors import UserError
 from grpo_math.recipe import Recipe
 
 PACKAGES = ("grpo-math", "torch", "trl", "transformers", "accelerate", "peft", "datasets", "math-verify", "vllm")
-
-
-def find_checkpoint(recipe: Recipe) -> Path | None:
-    """The checkpoint that `resume_from_checkpoint` means: `auto` (or true) is the last complete one, if any.
-
-    Raises UserError for a checkpoint that is not there, and rather than overwrite a run: one that nobody asked to
-    continue, or a finished one that has nothing to continue from.
-    """
-    folder, wanted = recipe.output_dir, recipe.trainer.get("resume_from_checkpoint")
-    complete = complete_checkpoints(folder)
-    finished = (folder / "results.json").exists() or (folder / "final").exists()
-    metrics = folder / "metrics.jsonl"
-    started = metrics.exists() and metrics.stat().st_size > 0
-    if wanted in ("auto", True):
-        if not complete and finished:
-            raise UserError(f"{folder} holds a finished run without a checkpoint: give another --output_dir")
-        if not complete and os.environ.get("RANK", "0") == "0":
-            print(f"{folder}: no checkpoint to continue from: beginning at step 0")
-        return complete[max(complete)] if complete else None
-    if wanted:
-        if not (Path(wanted) / "trainer_state.json").exists():
-            there = ", ".join(str(complete[step]) for step in sorted(complete)) or "none"
-            raise UserError(f"resume_from_checkpoint: {wanted} is no complete checkpoint (there: {there}): or say auto")
-        return Path(wanted)
-    if complete or finished or started:
-        raise UserError(
-            f"{folder} already holds a run: continue it with --resume_from_checkpoint auto, or give another "
-            "--output_dir"
-        )
-    return None
-
-
-def complete_checkpoints(folder: Path) -> dict[int, Path]:
-    """The run's checkpoints by their step. transformers writes trainer_state.json last: one without, or with half of
-    it, is still being written."""
-    found = {}
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if checkpoint.name == f"checkpoint-{state['global_step']}":
-            found[state["global_step"]] = checkpoint
-    return found
-
-
-def set_aside(folder: Path, step: int) -> None:
-    """Rename the checkpoints after a step from which a run begins anew: they belong to what is made again."""
-    for later, checkpoint in complete_checkpoints(folder).items():
-        if later > step:
-            aside = folder / f"abandoned-{checkpoint.name}"
-            shutil.rmtree(aside, ignore_errors=True)
-            checkpoint.rename(aside)
-
-
-def finished_results(recipe: Recipe, checkpoint: Path | None, config) -> dict | None:
-    """The results of a run whose last step is already made, and say so; None if there is work left.
-
-    TRL would train one step more.
-    """
-    if checkpoint is None:
-        return None
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
-    same_epochs = state["num_train_epochs"] == math.ceil(config.num_train_epochs)
-    max_steps = config.max_steps if config.max_steps > 0 else state["max_steps"] if same_epochs else math.inf
-    done = state["global_step"]
-    if done < max_steps:
-        return None
-    results = recipe.output_dir / "results.json"
-    if not results.exists():
-        raise UserError(f"{checkpoint} is the run's last step ({done} of {max_steps}): use it, or raise max_steps")
-    found = json.loads(results.read_text())
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"{recipe.output_dir}: already finished, {found['steps']} steps")
-    return found
 
 
 def write_facts(recipe: Recipe, dataset_fingerprint: str) -> None:
@@ -110,13 +39,16 @@ def write_facts(recipe: Recipe, dataset_fingerprint: str) -> None:
             )
     (folder / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
     facts = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": command(),
         "git_revision": git_revision(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "dataset_fingerprint": dataset_fingerprint,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "gpus": gpus(),
+        "processes": world_size(),
+        "gpu_count": gpu_count(),
         "packages": versions(),
     }
     write_json(facts, folder / "environment.json")
@@ -134,6 +66,7 @@ def open_folder(folder: Path) -> None:
         file = logging.FileHandler(folder / "training.log", encoding="utf-8")
     except OSError as error:
         raise UserError(f"output_dir: cannot write to {folder} ({error.strerror}): give another --output_dir") from None
+    logging.raiseExceptions = False  # a full disk is said once, by what cannot do without
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = logging.StreamHandler(sys.stdout)
     console.setLevel(logging.INFO if main_process else logging.WARNING)
@@ -166,7 +99,7 @@ def read_rows(path: Path) -> list[dict]:
         return rows_of(file)
 
 
-def rows_of(lines: Iterable[str]) -> list[dict]:
+def rows_of(lines: Iterable[str | bytes]) -> list[dict]:
     rows = []
     for line in lines:
         with contextlib.suppress(ValueError):
@@ -190,13 +123,22 @@ def replace(text: str, path: Path) -> None:
 
 
 def write_json(content: dict, path: Path) -> None:
-    replace(json.dumps(content, indent=2, ensure_ascii=False) + "\n", path)
+    replace(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", path)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[BinaryIO]:
+    """One of our own files, to append to. A training and an evaluation beside it may write to it: one at a time."""
+    while True:
+        with path.open("ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):  # not replaced meanwhile
+                yield file
+                return
 
 
 def append_rows(rows: list[dict], path: Path) -> None:
-    """A training and an evaluation beside it may write to one file: one at a time."""
-    with path.open("ab+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with alone(path) as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # half a line of one that was killed
@@ -206,13 +148,36 @@ def append_rows(rows: list[dict], path: Path) -> None:
 
 def forget_after(step: int, path: Path) -> list[dict]:
     """Of the rows of one of our own files, keep those up to a step, the ones a resumed run will not write again."""
-    with path.open("a+", encoding="utf-8", newline="\n") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with alone(path) as file:
         file.seek(0)
         rows = [row for row in rows_of(file) if row["step"] <= step]
-        file.truncate(0)
-        file.write(lines_of(rows))
+        write_rows(rows, path)
     return rows
+
+
+def write_table(rows: list[dict], path: Path) -> None:
+    """As compressed Parquet."""
+    import pyarrow
+    from pyarrow import parquet
+
+    new = path.with_name(f"{path.name}.new")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
+    parquet.write_table(table, new, compression="zstd")
+    new.replace(path)
+
+
+def read_table(path: Path) -> list[dict]:
+    from pyarrow import parquet
+
+    return parquet.read_table(path).to_pylist()
+
+
+def forget_completions(folder: Path, step: int) -> None:
+    """As `forget_after`, of the tables."""
+    for table in (folder / "completions").glob("*.parquet"):
+        if int(table.stem.rpartition("-")[2]) > step:
+            table.unlink()
 
 
 @contextlib.contextmanager
@@ -227,6 +192,18 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(held)
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a training is at work in this folder."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(held)
+    return False
 
 
 def wandb_identity(folder: Path) -> dict | None:
@@ -264,6 +241,35 @@ def git_revision() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def command() -> list[str]:
+    """What a person typed: the launcher's command line where there is one, else our own."""
+    program = Path(sys.argv[0])
+    own = ["python", "-m", f"grpo_math.{program.stem}"] if program.suffix == ".py" else [program.name]
+    with contextlib.suppress(psutil.Error):
+        for parent in reversed(psutil.Process().parents()):
+            words = [Path(word).name if place < 2 else word for place, word in enumerate(parent.cmdline())]
+            if words[1:3] in (["accelerate", "launch"], ["grpo-math", "launch"]):
+                return words[1:]
+    return [*own, *sys.argv[1:]]
+
+
+def resume_command(recipe: Recipe) -> str:
+    words = command()
+    if "--config" not in words:
+        words = ["grpo-math", "sft" if recipe.sft else "train", "--config", str(recipe.output_dir / "recipe.yaml")]
+    if "--resume_from_checkpoint" in words:
+        place = words.index("--resume_from_checkpoint")
+        words = words[:place] + words[place + 2 :]
+    return shlex.join([*words, "--resume_from_checkpoint", "auto"])
+
+
+def gpu_count() -> int:
+    """The GPUs that this run occupies, a vLLM server's too (`launch` knows them)."""
+    import torch
+
+    return int(os.environ.get("GRPO_MATH_GPUS", world_size() if torch.cuda.is_available() else 0))
 
 
 def gpus() -> list[str]:

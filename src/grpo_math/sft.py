@@ -11,7 +11,7 @@ starts from the result with `model_name_or_path: runs/NAME/final`, a whole model
 import functools
 import time
 
-from grpo_math import run_folder
+from grpo_math import checkpoints, run_folder
 from grpo_math.data import Problem
 from grpo_math.errors import UserError, one_line
 from grpo_math.evaluation import load_benchmarks
@@ -31,16 +31,15 @@ def main(argv: list[str]) -> None:
 def sft(recipe: Recipe) -> dict:
     """Train as the recipe says and return what results.json holds: steps, before, after, seconds."""
     started = time.perf_counter()
-    checkpoint = run_folder.find_checkpoint(recipe)
+    checkpoint = checkpoints.find_checkpoint(recipe)
     configure(recipe.grading)
 
-    from trl import SFTTrainer  # torch loads here; all of the recipe is checked by now
-
-    from grpo_math.callbacks import callbacks
+    from grpo_math.callbacks import callbacks  # torch loads here; all of the recipe is checked by now
+    from grpo_math.trainer import SupervisedTrainer
 
     config = sft_config(recipe)
     check_world(recipe, config)
-    if finished := run_folder.finished_results(recipe, checkpoint, config):
+    if finished := checkpoints.finished_results(recipe, checkpoint, config):
         return finished
     run_folder.open_folder(recipe.output_dir)
 
@@ -53,7 +52,7 @@ def sft(recipe: Recipe) -> dict:
     measured, watching = callbacks(recipe, tokenizer, load_benchmarks(recipe) if recipe.eval.wanted else [])
     policy = policy_arguments(recipe, config)
     with one_line(f"{recipe.source}: TRL refused it"):
-        trainer = SFTTrainer(
+        trainer = SupervisedTrainer(
             **policy,
             args=config,
             train_dataset=to_dataset([rows.row(problem) for problem in problems]),

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 
-from grpo_math import batch, run_folder
+from grpo_math import batch, checkpoints, run_folder
 from grpo_math.errors import one_line
 from grpo_math.evaluation import load_benchmarks
 from grpo_math.grading import configure
@@ -21,6 +21,7 @@ from grpo_math.preflight import check_training, dry_run
 from grpo_math.prompts import to_rows
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.rewards import build_rewards
+from grpo_math.rollouts import Rollouts
 from grpo_math.training import check_world, grpo_config, load_parts, mix_parts, run, to_dataset
 from grpo_math.vllm_engine import LARGE, check_parallel, colocated_engine, engine_arguments, fit_window
 from grpo_math.vllm_server import check_server, longest_sequence
@@ -36,8 +37,9 @@ def main(argv: list[str]) -> None:
 def train(recipe: Recipe) -> dict:
     """Train as the recipe says and return what results.json holds: steps, before, after, seconds."""
     started = time.perf_counter()
-    checkpoint = run_folder.find_checkpoint(recipe)
-    rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length)
+    checkpoint = checkpoints.find_checkpoint(recipe)
+    skip = recipe.on_reward_error == "skip"
+    rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length, skip)
     configure(recipe.grading)
 
     from grpo_math.callbacks import callbacks  # torch loads here; all of the recipe is checked by now
@@ -45,7 +47,7 @@ def train(recipe: Recipe) -> dict:
 
     config = grpo_config(recipe)
     check_world(recipe, config)
-    if finished := run_folder.finished_results(recipe, checkpoint, config):
+    if finished := checkpoints.finished_results(recipe, checkpoint, config):
         return finished
     run_folder.open_folder(recipe.output_dir)
 
@@ -71,6 +73,7 @@ def train(recipe: Recipe) -> dict:
             train_dataset=to_dataset(to_rows(problems, recipe.template, tokenizer)),
             processing_class=tokenizer,
             callbacks=watching,
+            rollouts=Rollouts(recipe.output_dir, recipe.template, recipe.completions.every),
             stop=() if config.use_vllm else recipe.template.stop,
             baseline=recipe.baseline,
         )

@@ -1,23 +1,46 @@
 """TRL's GRPOTrainer where it needs a word from us."""
 
+import contextlib
 import functools
+import math
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
-from trl import GRPOTrainer
+import torch
+from accelerate.utils import gather_object
+from trl import GRPOTrainer, SFTTrainer
+
+from grpo_math.checkpoints import WholeCheckpoints
+from grpo_math.rollouts import Rollouts
 
 
-class Trainer(GRPOTrainer):
-    """Knows the prompt template's stop strings, and REINFORCE without a baseline; resumes from an adapter's checkpoint.
+class SupervisedTrainer(WholeCheckpoints, SFTTrainer):
+    """With checkpoints that are whole."""
+
+
+class Trainer(WholeCheckpoints, GRPOTrainer):
+    """Knows the prompt template's stop strings, and REINFORCE without a baseline; keeps completions; resumes exactly.
 
     `stop`: TRL 1.16 gives transformers' `generate` no tokenizer, without which it refuses stop strings, and takes the
     padding behind a stopped completion for sampled tokens, in the loss too. (vLLM stops by itself: give no `stop`.)
 
     `baseline`: `group` is GRPO's advantage, the reward less its group's mean; with `none` the advantage is the reward
     itself (Williams 1992, REINFORCE), and TRL's `scale_rewards` has to be `none` too.
+
+    Exactly: a checkpoint in the middle of a rollout holds the rollout, a later epoch has the order of problems it would
+    have had, and a colocated vLLM samples with a seed of the step's own.
+
+    Logs with every step `time/generate`, `time/rewards` and `time/train`, in seconds a step, which add up to TRL's
+    `step_time`, and `tokens_per_second`, of prompts and completions.
     """
 
-    def __init__(self, *, stop: tuple[str, ...] = (), baseline: str = "group", **arguments):
+    def __init__(self, *, rollouts: Rollouts, stop: tuple[str, ...] = (), baseline: str = "group", **arguments):
         super().__init__(**arguments)
-        self.stop, self.baseline = stop, baseline
+        self.rollouts, self.stop, self.baseline = rollouts, stop, baseline
+        self.seconds, self.tokens = Counter(), 0  # since the last log
         if self.use_vllm:  # which knows only the end tokens of the model it loaded itself
             self.vllm_generation.generation_kwargs.setdefault("stop_token_ids", self.eos_token_ids)
         if stop:
@@ -32,9 +55,64 @@ class Trainer(GRPOTrainer):
             policy.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
             policy.set_adapter("default")
 
+    def _get_train_sampler(self, dataset=None):
+        self.sampler = super()._get_train_sampler(dataset)
+        return self.sampler
+
+    def _run_epoch(self, *, epoch: int, **arguments):
+        """TRL's sampler draws one order after the other: a resumed run has to skip those of the epochs before."""
+        if self.args.shuffle_dataset and self.sampler.seed is not None:
+            self.sampler.generator.manual_seed(self.sampler.seed)
+            for _ in range(epoch):
+                torch.randperm(self.sampler.num_samples, generator=self.sampler.generator)
+        super()._run_epoch(epoch=epoch, **arguments)
+
+    def rollout_file(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"rollout_{self.args.process_index}.pt"
+
+    def _save_rng_state(self, output_dir):
+        """With the rollout, where the checkpoint is in the middle of one."""
+        super()._save_rng_state(output_dir)
+        done = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        torch.save(
+            {"step": self._step, "inputs": None if done else self._buffered_inputs}, self.rollout_file(output_dir)
+        )
+
+    def _load_rng_state(self, checkpoint):
+        super()._load_rng_state(checkpoint)
+        if checkpoint and (file := self.rollout_file(checkpoint)).exists():
+            rollout = torch.load(file, map_location=self.accelerator.device, weights_only=True)
+            self._step, self._buffered_inputs = rollout["step"], rollout["inputs"]
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - started
+
+    def _generate(self, prompts):
+        before = self.state.num_input_tokens_seen
+        with self.timed("generate"):
+            generated = super()._generate(prompts)
+        self.tokens += self.state.num_input_tokens_seen - before
+        return generated
+
     def _generate_single_turn(self, *arguments, **keywords):
-        completion_ids, logprobs = super()._generate_single_turn(*arguments, **keywords)
+        with self.step_seed():
+            completion_ids, logprobs = super()._generate_single_turn(*arguments, **keywords)
         return [self.sampled(ids) for ids in completion_ids] if self.stop else completion_ids, logprobs
+
+    @contextlib.contextmanager
+    def step_seed(self) -> Iterator[None]:
+        """A colocated vLLM draws from torch's generators. The processes of one engine have to draw alike."""
+        if not self.use_vllm or self.vllm_mode != "colocate":
+            yield
+            return
+        engine = self.accelerator.process_index // self.vllm_tensor_parallel_size
+        on_gpu = self.accelerator.device.type == "cuda"
+        with torch.random.fork_rng([self.accelerator.device] if on_gpu else []):
+            torch.manual_seed(zlib.crc32(f"{self.args.seed} {self._step} {engine}".encode()))
+            yield
 
     def sampled(self, ids: list[int]) -> list[int]:
         """The tokens of a completion without the padding behind it.
@@ -48,18 +126,48 @@ class Trainer(GRPOTrainer):
             return ids
         return ids[:end]
 
-    def _calculate_rewards(self, *arguments, **keywords):
-        self.rewards_per_func = super()._calculate_rewards(*arguments, **keywords)  # of all processes
-        return self.rewards_per_func
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        with self.timed("rewards"):
+            self.rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self.scored = (inputs, completions, completion_ids_list)
+        return self.rewards_per_func  # of all processes
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
         if self.baseline == "none":
-            weighted = self.rewards_per_func * self.reward_weights.to(self.rewards_per_func.device)
-            rewards, mine = weighted.nansum(dim=1), len(batch["advantages"])  # unscorable: 0, as in TRL
-            batch["advantages"] = rewards[self.accelerator.process_index * mine :][:mine]
-            logged = self._logs["advantages"]  # what log_completions shows
-            for _ in rewards:
-                logged.pop()
-            logged.extend(rewards.tolist())
+            batch["advantages"] = self.mine(self.weighted_rewards())
+        stride = self.args.steps_per_generation * self.num_iterations // self.args.gradient_accumulation_steps
+        if self.rollouts.wanted(self.state, max(1, stride)):
+            self.keep(batch["advantages"])
         return batch
+
+    def weighted_rewards(self) -> torch.Tensor:
+        """Of all processes; an unscorable completion's is 0, as in TRL."""
+        return (self.rewards_per_func * self.reward_weights.to(self.rewards_per_func.device)).nansum(dim=1)
+
+    def mine(self, values: torch.Tensor) -> torch.Tensor:
+        """This process's part of what is known of all."""
+        count = len(values) // self.accelerator.num_processes
+        return values[self.accelerator.process_index * count :][:count]
+
+    def keep(self, advantages: torch.Tensor) -> None:
+        step = self.state.global_step + 1
+        rows = self.rollouts.rows(step, *self.scored, set(self.eos_token_ids))
+        scores, rewards = self.mine(self.rewards_per_func).tolist(), self.mine(self.weighted_rewards()).tolist()
+        for row, given, reward, advantage in zip(rows, scores, rewards, advantages.tolist(), strict=True):
+            for name, score in zip(self.reward_func_names, given, strict=True):
+                row[f"rewards/{name}"] = None if math.isnan(score) else score
+            row |= {"reward": reward, "advantage": advantage}
+        rows = gather_object(rows)
+        if self.is_world_process_zero():
+            self.rollouts.write(rows, step)
+
+    def log(self, logs, start_time=None):
+        steps = self._metrics["train"]["step_time"]
+        if "loss" in logs and steps:
+            known = {f"time/{part}": self.seconds[part] / len(steps) for part in ("generate", "rewards")}
+            logs |= known | {"time/train": sum(steps) / len(steps) - sum(known.values())}
+            logs["tokens_per_second"] = self.tokens / sum(steps)
+            self.seconds.clear()
+            self.tokens = 0
+        super().log(logs, start_time)

@@ -1,15 +1,16 @@
 """What a GRPO run and an SFT run share: TRL's settings, the problems, and the loop with its beginning and end."""
 
-import json
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from grpo_math import batch, run_folder
+from grpo_math import batch, checkpoints, run_folder
 from grpo_math.contamination import contamination_filter
 from grpo_math.data import Problem, Problems, fingerprint, load_problems, mix
-from grpo_math.errors import UserError, one_line
+from grpo_math.errors import RewardError, UserError, one_line
 from grpo_math.models import widen
 from grpo_math.pass_rates import rate_filter
 from grpo_math.prompts import length_filter
@@ -101,10 +102,6 @@ def check_world(recipe: Recipe, config) -> None:
         raise UserError("load_in_4bit, load_in_8bit: ZeRO-3 cannot shard rounded weights: use zero2 or multi_gpu")
 
 
-def checkpoint_step(checkpoint: Path | None) -> int:
-    return json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] if checkpoint else 0
-
-
 def check_wandb() -> None:
     import wandb
 
@@ -160,6 +157,16 @@ def to_dataset(rows: list[dict]):
         return Dataset.from_list(rows)
 
 
+@contextmanager
+def failed_batch(folder: Path) -> Iterator[None]:
+    """Keep the completions on which a reward function failed, in failed_batch.json."""
+    try:
+        yield
+    except RewardError as error:
+        run_folder.write_json(error.batch, folder / "failed_batch.json")
+        raise RewardError(f"{error} (what it was given: {folder / 'failed_batch.json'})") from error
+
+
 def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, started: float) -> dict:
     """Train from the checkpoint (or the beginning) to the end, and return what results.json holds: steps, before,
     after, seconds; {} where it was stopped before. The seconds are this process's, and evaluating is not training."""
@@ -172,36 +179,41 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
     if recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit"):
         widen(trainer.model, recipe.model["model_name_or_path"])
     measured.trainer = trainer
-    if trainer.is_world_process_zero():
-        run_folder.write_facts(recipe, fingerprint(problems))
-        run_folder.set_aside(recipe.output_dir, checkpoint_step(checkpoint))
-        (recipe.output_dir / "results.json").unlink(missing_ok=True)  # it says that the run is finished
-        if "wandb" in trainer.args.report_to:
-            run_folder.name_wandb_run(recipe.output_dir)
+    folder, main_process = recipe.output_dir, trainer.is_world_process_zero()
+    with run_folder.only_one(folder, "output_dir") if main_process else nullcontext(), checkpoints.writes_to(folder):
+        if main_process:
+            begin(recipe, trainer, problems, checkpoint)
+        training, alarms = time.perf_counter(), Alarms(recipe)
+        with StopOnSignal() as stop, failed_batch(folder):
+            for callback in (alarms, stop):
+                trainer.add_callback(callback)
+            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        alarms.check()
+        if unfinished(trainer.state):
+            again = run_folder.resume_command(recipe)
+            logger.info(
+                "stopped after step %d, all of it is saved. Continue with: %s", trainer.state.global_step, again
+            )
+            return {}
+        trainer.save_whole(folder / "final")
+        now = time.perf_counter()
+        seconds = {"train": now - training - measured.seconds, "evaluate": measured.seconds, "total": now - started}
+        results = {"steps": trainer.state.global_step, **measured.found(), "seconds": rounded(seconds)}
+        if main_process:
+            run_folder.write_json(results, folder / "results.json")
+            logger.info("run folder: %s (the model is in final/)", folder)
+        return results
 
-    training = time.perf_counter()
-    with StopOnSignal() as stop:
-        alarms = Alarms(recipe)
-        for callback in (alarms, stop):
-            trainer.add_callback(callback)
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-    alarms.check()
-    if unfinished(trainer.state):
-        logger.info(
-            "stopped after step %d: continue with --resume_from_checkpoint auto (--output_dir %s)",
-            trainer.state.global_step,
-            recipe.output_dir,
-        )
-        return {}
-    trainer.save_model(str(recipe.output_dir / "final"))
-    now = time.perf_counter()
 
-    found = {"before": measured.before, "after": measured.after, "best": measured.best}
-    found = {moment: evaluation for moment, evaluation in found.items() if evaluation}
-    seconds = {"train": now - training - measured.seconds, "evaluate": measured.seconds, "total": now - started}
-    seconds = {name: round(value, 2) for name, value in seconds.items()}
-    results = {"steps": trainer.state.global_step, **found, "seconds": seconds}
-    if trainer.is_world_process_zero():
-        run_folder.write_json(results, recipe.output_dir / "results.json")
-        logger.info("run folder: %s (the model is in final/)", recipe.output_dir)
-    return results
+def begin(recipe: Recipe, trainer, problems: list[Problem], checkpoint: Path | None) -> None:
+    """Make the folder that of a run from this checkpoint on."""
+    folder = recipe.output_dir
+    run_folder.write_facts(recipe, fingerprint(problems))
+    checkpoints.set_aside(folder, checkpoints.checkpoint_step(checkpoint))
+    (folder / "results.json").unlink(missing_ok=True)  # it says that the run is finished
+    if "wandb" in trainer.args.report_to:
+        run_folder.name_wandb_run(folder)
+
+
+def rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in seconds.items()}

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from grpo_math.checkpoints import complete_checkpoints
 from grpo_math.errors import UserError, run_cli
 from grpo_math.figures import Figure
 from grpo_math.models import weights_fingerprint
 from grpo_math.processes import start, supervised
 from grpo_math.recipe import load_recipe
-from grpo_math.run_folder import append_rows, complete_checkpoints, only_one, read_rows, wandb_identity
+from grpo_math.run_folder import append_rows, only_one, read_rows, wandb_identity
 from grpo_math.vllm_server import show_end
 
 NOT_THE_MODEL = shutil.ignore_patterns("optimizer*", "scheduler*", "rng_state*", "trainer_state*", "global_step*")
