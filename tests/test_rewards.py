@@ -1,6 +1,10 @@
 """Rewards are plain functions; what goes wrong in one names the reward, the sample and the fix."""
 
+import functools
+import json
 import pickle
+import signal
+import time
 
 import pytest
 from hypothesis import given
@@ -222,3 +226,81 @@ def test_a_reward_model_stays_a_path_until_the_model_is_loaded():
 def test_a_data_column_may_have_any_name():
     (reward,) = build(RewardSpec("format"))
     assert call(reward, [RIGHT], ["4"], **{"self": ["x"], "function": ["y"], "name": ["z"]}) == [1.0]
+
+
+FRAGILE = """
+import re, time
+
+def stubborn():
+    try:
+        time.sleep(60)
+    except BaseException:
+        time.sleep(60)
+
+def f(completions, completion_ids, log_metric, **_):
+    log_metric("mine", 1.0)
+    if "hang" in completions:
+        try:
+            {hang}
+        except Exception:
+            pass
+    return [1 / len(c) for c in completions]
+"""
+TWO_GROUPS = {
+    "prompts": ["p", "p", "q", "q"],
+    "completion_ids": [[1]] * 4,
+    "solution": ["1", "1", "2", "2"],
+    "trainer_state": object(),
+}
+
+
+def fragile(tmp_path, hang: str = "pass", **settings) -> Reward:
+    (tmp_path / "mine.py").write_text(FRAGILE.format(hang=hang))
+    skip = settings.pop("skip", False)
+    return build_rewards([RewardSpec("mine", path=f"{tmp_path}/mine.py:f", **settings)], BOXED, skip=skip)[0]
+
+
+def test_a_failed_reward_keeps_what_it_was_given(tmp_path):
+    with pytest.raises(RewardError) as caught:
+        fragile(tmp_path)(completions=["a", "", "bb", "b"], log_metric=print, **TWO_GROUPS)
+    batch = caught.value.batch
+    assert batch["reward"] == "mine"
+    assert batch["error"].splitlines()[-1] == "ZeroDivisionError: division by zero"
+    assert batch["completions"][1] == {"prompt": "p", "completion": "", "completion_ids": [1], "solution": "1"}
+    json.dumps(batch)
+
+
+@pytest.mark.parametrize(
+    "hang",
+    [
+        "time.sleep(60)",
+        "while True: pass",
+        "re.match(r'(a+)+$', 'a' * 40 + 'b')",
+        "9 ** 9 ** 9",
+        "stubborn()",
+    ],
+)
+def test_a_reward_that_hangs_is_ended_at_its_deadline(tmp_path, hang):
+    started = time.perf_counter()
+    with pytest.raises(RewardError, match=r"reward mine: took longer than its timeout of 0.2 s; first of its 4"):
+        fragile(tmp_path, hang, timeout=0.2)(completions=["hang"] * 4, log_metric=print, **TWO_GROUPS)
+    assert time.perf_counter() - started < 10
+
+
+def test_skipping_leaves_out_the_groups_it_fails_on_and_counts_them(tmp_path):
+    logged = []
+    reward = fragile(tmp_path, "time.sleep(60)", skip=True, timeout=0.2)
+    scored = functools.partial(reward, log_metric=lambda *pair: logged.append(pair), **TWO_GROUPS)
+    assert scored(completions=["a", "bb", "a", "bb"]) == [1.0, 0.5, 1.0, 0.5]
+    assert scored(completions=["a", "", "a", "bb"]) == [None, None, 1.0, 0.5]
+    assert scored(completions=["", "a", "", ""]) == [None] * 4
+    assert scored(completions=["a", "hang", "a", "a"]) == [None] * 4  # late is late: it is not asked again
+    shares = [value for name, value in logged if name == "rewards/mine/failed"]
+    assert shares == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_a_deadline_leaves_other_alarms_and_later_code_alone(tmp_path):
+    earlier = signal.getsignal(signal.SIGALRM)
+    assert fragile(tmp_path, timeout=0.1)(completions=["a"] * 4, log_metric=print, **TWO_GROUPS) == [1.0] * 4
+    time.sleep(0.2)
+    assert signal.getsignal(signal.SIGALRM) == earlier

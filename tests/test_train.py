@@ -184,8 +184,51 @@ def test_an_own_reward_and_two_datasets_with_other_columns(write_recipe, tmp_pat
 
 def test_a_reward_that_fails_stops_the_run_with_one_line(write_recipe, tmp_path):
     (tmp_path / "mine.py").write_text("def f(completions, **_):\n    return [float('nan')] * len(completions)\n")
-    with pytest.raises(UserError, match="reward mine: returned nan for the completion"):
-        run(write_recipe(rewards={"mine": {"path": f"{tmp_path}/mine.py:f"}}))
+    rewards, file = {"mine": {"path": f"{tmp_path}/mine.py:f"}}, tmp_path / "run" / "failed_batch.json"
+    with pytest.raises(UserError, match=rf"reward mine: returned nan for the completion .*was given: {file}\)$"):
+        run(write_recipe(rewards=rewards, preflight=False))
+    batch = json.loads(file.read_text())
+    assert [row["solution"] for row in batch["completions"]] == ["4", "4", "3", "3"]
+    assert batch["completions"][0].keys() >= {"prompt", "completion", "question", "completion_ids"}
+
+
+def test_a_reward_that_fails_may_be_skipped_and_is_counted(write_recipe, tmp_path):
+    (tmp_path / "mine.py").write_text("def f(completions, **_):\n    return [float('nan')] * len(completions)\n")
+    rewards = {"correctness": {}, "mine": {"path": f"{tmp_path}/mine.py:f"}}
+    run(write_recipe(rewards=rewards, preflight=False, on_reward_error="skip", max_steps=1))
+    (row,) = steps_of(tmp_path / "run")
+    assert row["rewards/mine/failed"] == 1.0
+    assert row["rewards/mine/mean"] is None
+    assert row["reward"] == 0.0
+    log = (tmp_path / "run" / "training.log").read_text()
+    assert "WARNING grpo_math.rewards: reward mine: returned nan" in log
+    assert "Skipped: 4 of 4 completions" in log
+
+
+def test_completions_are_kept_with_verdict_and_rewards(write_recipe, tmp_path):
+    run(write_recipe(max_steps=5, completions={"every": 2}, **TAUGHT))
+    tables = sorted((tmp_path / "run" / "completions").iterdir())
+    assert [table.name for table in tables] == [f"step-{step:06d}.parquet" for step in (1, 3, 5)]
+    kept = read_table(tables[0])
+    assert len(kept) == 4
+    assert kept[0].keys() == {
+        "step", "question", "prompt", "solution", "completion", "length", "truncated", "answer", "correct", "how",
+        "rewards/length", "reward", "advantage",
+    }  # fmt: skip
+    metrics = steps_of(tmp_path / "run")[0]
+    assert sum(row["reward"] for row in kept) / 4 == pytest.approx(metrics["reward"])
+    assert sum(row["length"] for row in kept) / 4 == metrics["completions/mean_length"]
+    assert sum(row["advantage"] for row in kept) == pytest.approx(0, abs=1e-4)
+    assert [row["question"] for row in kept[:2]] == [kept[0]["question"]] * 2
+    assert metrics["time/generate"] + metrics["time/rewards"] + metrics["time/train"] == pytest.approx(
+        metrics["step_time"]
+    )
+
+
+@pytest.mark.parametrize(("steps", "every", "kept"), [(3, 0, 0), (3, None, 3), (1, None, 1)])
+def test_completions_are_kept_at_a_rate(write_recipe, tmp_path, steps, every, kept):
+    run(write_recipe(max_steps=steps, completions={"every": every}))
+    assert len(list(tmp_path.glob("run/completions/step-*"))) == kept
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from grpo_math.errors import UserError
 from grpo_math.recipe import Recipe
+from grpo_math.run_folder import is_running
 
 ASIDE = ".unfinished"  # in the run folder: checkpoints being written or deleted
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+WRITER = re.compile("I/O error|iostream error|inline_container")  # safetensors' and torch's word for any of them
 
 
 class WholeCheckpoints:
@@ -112,17 +114,19 @@ def writes_to(folder: Path, what: str = "the run") -> Iterator[None]:
         text = str(error)
         if not folder.exists():
             raise UserError(f"{folder} is gone: nothing of this run is left to continue from") from error
-        if getattr(error, "errno", None) not in REFUSALS and not re.search("PytorchStreamWriter|I/O error", text):
+        if getattr(error, "errno", None) not in REFUSALS and not WRITER.search(text):
             raise
-        reason = getattr(error, "strerror", None) or text.splitlines()[0]
+        reason = (
+            getattr(error, "strerror", None) or f"{shutil.disk_usage(folder).free / 1e6:.1f} MB are left on its disk"
+        )
         raise UserError(f"{folder}: cannot write {what} ({reason}): {last_good(folder)}") from error
 
 
 def last_good(folder: Path) -> str:
     found = whole_checkpoints(folder)
     if not found:
-        return "there is no checkpoint yet: make room, and begin again"
-    return f"make room, and continue from {found[max(found)]} with --resume_from_checkpoint auto"
+        return "when that is mended, begin again: there is no checkpoint yet"
+    return f"when that is mended, continue from {found[max(found)]} with --resume_from_checkpoint auto"
 
 
 def complete_checkpoints(folder: Path) -> dict[int, Path]:
@@ -168,6 +172,9 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
     continue, or a finished one that has nothing to continue from.
     """
     folder, wanted = recipe.output_dir, recipe.trainer.get("resume_from_checkpoint")
+    main_process = os.environ.get("RANK", "0") == "0"
+    if main_process and folder.exists() and is_running(folder):
+        raise UserError(f"output_dir: a training is at work in {folder}: wait for it, end it, or name another folder")
     finished = (folder / "results.json").exists() or (folder / "final").exists()
     metrics = folder / "metrics.jsonl"
     started = metrics.exists() and metrics.stat().st_size > 0
@@ -175,7 +182,7 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
         found = whole_checkpoints(folder)
         if not found and finished:
             raise UserError(f"{folder} holds a finished run without a checkpoint: give another --output_dir")
-        if not found and os.environ.get("RANK", "0") == "0":
+        if not found and main_process:
             print(f"{folder}: no checkpoint to continue from: beginning at step 0")
         return found[max(found)] if found else None
     complete = complete_checkpoints(folder)

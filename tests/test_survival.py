@@ -1,0 +1,206 @@
+"""A run that is killed, told to stop, or has no room left, and what is lost: real processes and real files."""
+
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from grpo_math.checkpoints import complete_checkpoints, set_aside
+from grpo_math.errors import UserError
+from grpo_math.recipe import load_recipe
+from grpo_math.run_folder import is_running, read_rows, read_table
+from grpo_math.train import train
+
+CLOCKS = ("step_time", "time/generate", "time/rewards", "time/train", "tokens_per_second", "seconds")
+# Rollouts of two steps that are gone through twice, checkpoints in the middle of them, three epochs.
+WORK = {
+    "dataset": None,
+    "rewards": {"length": {"path": str(ROOT / "tests" / "cpu_rewards.py:length")}},
+    "learning_rate": 1e-2,
+    "steps_per_generation": 2,
+    "num_iterations": 2,
+    "beta": 0.1,
+    "save_steps": 1,
+    "save_total_limit": 3,
+    "eval": {"every": 3, "before_after": True, "best": True},
+    "completions": {"every": 1},
+    "preflight": False,
+}
+
+
+def timeless(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key not in CLOCKS} for row in rows]
+
+
+def same_states(one: Path, other: Path) -> bool:
+    import torch
+    from transformers.trainer_pt_utils import safe_globals
+
+    with safe_globals():
+        return equal(*(torch.load(file, weights_only=True) for file in (one, other)))
+
+
+def equal(one, other) -> bool:
+    """Bit by bit."""
+    import numpy as np
+    import torch
+
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_20_random_moments_ends_as_if_it_had_not_been(write_recipe, tmp_path, problem_folder):
+    work = WORK | {"dataset": {"name": "gsm8k", "path": str(problem_folder), "max_samples": 8}}
+    recipe = write_recipe(max_steps=40, **work)
+    command = [sys.executable, ROOT / "tests" / "killed.py", recipe, tmp_path, "20", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])["kills"] == 20
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert sorted(path.name for path in whole.iterdir()) == sorted(path.name for path in killed.iterdir())
+    for name in ("metrics.jsonl", "eval.jsonl"):
+        assert timeless(read_rows(whole / name)) == timeless(read_rows(killed / name))
+    tables = sorted(path.name for path in (whole / "completions").iterdir())
+    assert tables == sorted(path.name for path in (killed / "completions").iterdir())
+    for name in tables:
+        assert read_table(whole / "completions" / name) == read_table(killed / "completions" / name)
+    for name in ("final", "best", "checkpoint-40"):
+        assert (whole / name / "model.safetensors").read_bytes() == (killed / name / "model.safetensors").read_bytes()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "rollout_0.pt"):
+        assert same_states(whole / "checkpoint-40" / name, killed / "checkpoint-40" / name)
+
+
+def train_in_background(recipe: Path, *arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "grpo_math.train", "--config", str(recipe), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def wait_for_step(folder: Path, step: int, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not any(row["step"] >= step for row in read_rows(folder / "metrics.jsonl")):
+        assert time.monotonic() < end, f"no step {step} in {seconds} s"
+        time.sleep(0.05)
+
+
+def test_a_signal_ends_the_step_saves_it_and_prints_the_command_that_goes_on(write_recipe, tmp_path):
+    recipe = write_recipe(max_steps=10_000, preflight=False)
+    training = train_in_background(recipe)
+    wait_for_step(tmp_path / "run", 2)
+    training.send_signal(signal.SIGTERM)
+    said, _ = training.communicate(timeout=60)
+    assert training.returncode == 0, said
+    (last,) = complete_checkpoints(tmp_path / "run")
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == list(range(1, last + 1))
+    line = said.splitlines()[-1]
+    command = f"python -m grpo_math.train --config {recipe} --resume_from_checkpoint auto"
+    assert line == f"stopped after step {last}, all of it is saved. Continue with: {command}"
+    words = [sys.executable, *shlex.split(line.partition("Continue with: python ")[2])]
+    again = subprocess.run([*words, "--max_steps", str(last + 1)], capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert read_rows(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == last + 1
+
+
+def test_two_trainings_do_not_share_a_folder(write_recipe, tmp_path):
+    recipe = write_recipe(max_steps=10_000, preflight=False, save_steps=1, save_total_limit=2)
+    training = train_in_background(recipe)
+    try:
+        wait_for_step(tmp_path / "run", 2)
+        assert is_running(tmp_path / "run")
+        with pytest.raises(UserError, match=r"output_dir: a training is at work in .*/run: wait for it"):
+            train(load_recipe(["--config", str(recipe), "--resume_from_checkpoint", "auto"]))
+    finally:
+        training.kill()
+        training.communicate(timeout=60)
+    assert not is_running(tmp_path / "run")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 12 MB; skips where this process may not mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes more rights")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_line_with_the_last_good_checkpoint(write_recipe, small_disk):
+    folder = small_disk / "run"
+    recipe = write_recipe(max_steps=100, save_steps=2, output_dir=str(folder), preflight=False)
+    with pytest.raises(UserError) as caught:
+        train(load_recipe(["--config", str(recipe)]))
+    good = max(complete_checkpoints(folder))
+    assert str(caught.value).startswith(f"{folder}: cannot write checkpoint-{good + 2} (")
+    assert str(caught.value).endswith(
+        f"): when that is mended, continue from {folder}/checkpoint-{good} with --resume_from_checkpoint auto"
+    )
+    for step in sorted(complete_checkpoints(folder))[:-1]:
+        shutil.rmtree(folder / f"checkpoint-{step}")
+    steps = str(good + 2)
+    resumed = train(load_recipe(["--config", str(recipe), "--resume_from_checkpoint", "auto", "--max_steps", steps]))
+    assert resumed["steps"] == good + 2
+    assert [row["step"] for row in read_rows(folder / "metrics.jsonl")] == list(range(1, good + 3))
+
+
+def test_a_disk_that_turns_read_only_is_one_line(write_recipe, small_disk):
+    folder = small_disk / "run"
+    recipe = write_recipe(max_steps=10_000, save_steps=10_000, output_dir=str(folder), preflight=False)
+    training = train_in_background(recipe)
+    wait_for_step(folder, 2)
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+    said, _ = training.communicate(timeout=60)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+    assert training.returncode == 2
+    assert said.splitlines()[-1] == (
+        f"error: {folder}: cannot write the run (Read-only file system): when that is mended, begin again: there "
+        "is no checkpoint yet"
+    )
+
+
+def test_a_deleted_run_folder_is_one_line(write_recipe, tmp_path):
+    folder = tmp_path / "run"
+    training = train_in_background(write_recipe(max_steps=10_000, preflight=False))
+    wait_for_step(folder, 2)
+    shutil.rmtree(folder)
+    said, _ = training.communicate(timeout=60)
+    assert training.returncode == 2
+    assert said.splitlines()[-1] == f"error: {folder} is gone: nothing of this run is left to continue from"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth"])
+def test_a_damaged_checkpoint_is_left_out_and_said_so(write_recipe, tmp_path, capsys, name):
+    recipe = write_recipe(max_steps=2, save_steps=1, preflight=False)
+    train(load_recipe(["--config", str(recipe)]))
+    damaged = tmp_path / "run" / "checkpoint-2" / name
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    resume = ["--config", str(recipe), "--max_steps", "3", "--resume_from_checkpoint"]
+    with pytest.raises(UserError, match=f"{name} is damaged: name another checkpoint, or say auto"):
+        train(load_recipe([*resume, str(tmp_path / "run" / "checkpoint-2")]))
+    assert train(load_recipe([*resume, "auto"]))["steps"] == 3
+    assert f"{damaged}: damaged, its checkpoint is left out" in capsys.readouterr().out
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_an_abandoned_save_is_cleared_away_and_a_replaced_best_comes_back(tmp_path):
+    (tmp_path / ".unfinished" / "checkpoint-7").mkdir(parents=True)
+    (tmp_path / ".unfinished" / "old-best").mkdir()
+    set_aside(tmp_path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
