@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 
 
 class UserError(Exception):
@@ -15,7 +16,7 @@ class RewardError(UserError):
     """A reward function that raised or returned nonsense; only the process that met it knows."""
 
 
-REFUSALS = (ImportError, OSError, TypeError, ValueError, ZeroDivisionError)
+REFUSALS = (ImportError, OSError, TypeError, ValueError, ZeroDivisionError, UnpicklingError)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from grpo_math.models import widen
 from grpo_math.pass_rates import rate_filter
 from grpo_math.prompts import length_filter
 from grpo_math.recipe import Recipe
+from grpo_math.safety import load_arguments
 from grpo_math.vllm_engine import check_vllm
 
 logger = logging.getLogger("grpo_math.train")
@@ -37,7 +38,8 @@ def trainer_arguments(recipe: Recipe) -> dict:
     }
     model = ModelConfig(**recipe.model)
     load = {"revision": model.model_revision, "attn_implementation": model.attn_implementation, "dtype": model.dtype}
-    return defaults | given | {"model_init_kwargs": load | (given.get("model_init_kwargs") or {})}
+    load |= (given.get("model_init_kwargs") or {}) | {"use_safetensors": load_arguments(given)["use_safetensors"]}
+    return defaults | given | {"model_init_kwargs": load}
 
 
 def grpo_config(recipe: Recipe):
