@@ -26,6 +26,8 @@ def one_line(what: str, fix: str = "", kinds: tuple[type[Exception], ...] = REFU
         yield
     except kinds as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if isinstance(error, UnpicklingError):  # torch explains how to load it all the same
+            reason = "a pickled file is damaged, or holds more than tensors and could run code"
         raise UserError(f"{what}: {reason}{fix and ': ' + fix}") from error
 
 

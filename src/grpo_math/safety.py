@@ -1,10 +1,8 @@
 """What a recipe must not hold, and what is not loaded unless it says so: pickled weights and a model's own code."""
 
-import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from grpo_math.errors import UserError
 
@@ -92,15 +90,3 @@ def needs_code(name: str) -> UserError:
         f"{name} brings Python code of its own, which would run as you: read it, and then allow it with "
         "trust_remote_code: true"
     )
-
-
-@contextmanager
-def only_tensors(checkpoint: Path | None) -> Iterator[None]:
-    """One line for a checkpoint's file with more than the tensors and numbers that torch unpickles."""
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"resume_from_checkpoint: {checkpoint} holds a pickled file that is damaged or could run code: resume from "
-            "another checkpoint"
-        ) from error
