@@ -30,7 +30,7 @@ def test_help_answers_without_anything_heavy(arguments):
             "error: no verb 'trian': use one of train, sft, check, pass-rate, evaluate, compare, grade, prompts, rewards, launch, serve, export, quickstart\n",
         ),
         (["train"], "error: no recipe: give one with --config recipes/X.yaml\n"),
-        (["train", "--config=r.yaml"], "error: --config=r.yaml: write --config r.yaml (a blank, not =)\n"),
+        (["train", "--config=r.yaml"], "error: --config=...: write --config VALUE (a blank, not =)\n"),
         (
             ["train", "--config", "recipes/quickstart.yaml", "--learning_rat", "1", "--max_step", "2"],
             "error: recipes/quickstart.yaml: learning_rat: unknown key, did you mean learning_rate?\n"

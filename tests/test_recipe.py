@@ -226,7 +226,7 @@ def test_a_file_that_is_no_recipe(tmp_path, content, message):
     ("arguments", "message"),
     [
         ([], "no recipe: give one with --config recipes/X.yaml"),
-        (["--config=r.yaml"], "--config=r.yaml: write --config r.yaml (a blank, not =)"),
+        (["--config=r.yaml"], "--config=...: write --config VALUE (a blank, not =)"),
         (["r.yaml"], "'r.yaml': want --key value pairs (did you mean --config r.yaml?)"),
         (["my", "words"], "'my': want --key value pairs (quote a value with blanks)"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such recipe (No such file or directory): check its path"),

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 
 
 class UserError(Exception):
@@ -18,7 +19,7 @@ class RewardError(UserError):
     batch: dict
 
 
-REFUSALS = (ImportError, OSError, TypeError, ValueError, ZeroDivisionError)
+REFUSALS = (ImportError, OSError, TypeError, ValueError, ZeroDivisionError, UnpicklingError)
 
 
 @contextmanager
@@ -28,6 +29,8 @@ def one_line(what: str, fix: str = "", kinds: tuple[type[Exception], ...] = REFU
         yield
     except kinds as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if isinstance(error, UnpicklingError):  # torch explains how to load it all the same
+            reason = "a pickled file is damaged, or holds more than tensors and could run code"
         raise UserError(f"{what}: {reason}{fix and ': ' + fix}") from error
 
 

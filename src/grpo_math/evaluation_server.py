@@ -14,6 +14,7 @@ from grpo_math.models import is_adapter, load_model
 from grpo_math.processes import end_children
 from grpo_math.prompts import longest_prompt
 from grpo_math.recipe import Recipe
+from grpo_math.safety import load_arguments
 from grpo_math.vllm_engine import engine_arguments, free_port, read_config, vllm_runs_here
 from grpo_math.vllm_server import LOOPBACK, TIMEOUT, common_arguments, start_server, visible_gpus, words_of
 
@@ -41,7 +42,7 @@ def engine_for(recipe: Recipe, benchmarks: list[Benchmark], tokenizer, folder: P
         port, served = free_port(), recipe.model["model_name_or_path"]
         if is_adapter(served, recipe.model.get("model_revision")):
             served, adapter = os.path.join(temporary, "merged"), served
-            export(Path(adapter), Path(served), engine_arguments(recipe)["dtype"])
+            export(Path(adapter), Path(served), engine_arguments(recipe)["dtype"], **load_arguments(recipe.trainer))
         arguments = common_arguments(recipe, served, window, LOOPBACK, port) | {
             "data_parallel_size": copies(recipe),
             "generation_config": "vllm",

@@ -10,6 +10,7 @@ from pathlib import Path
 from grpo_math.errors import UserError, one_line
 from grpo_math.prompts import TEMPLATES, PromptTemplate, token_ids
 from grpo_math.recipe import Recipe
+from grpo_math.safety import check_files, load_arguments, without_its_code
 
 WEIGHTS = re.compile(r"(.*\.safetensors|(pytorch|adapter)_model.*\.bin|(adapter_)?config\.json)")
 FIX_BASE = "put that model there, or correct {}/adapter_config.json"
@@ -19,14 +20,15 @@ FIX = "give a folder with config.json, weights and a tokenizer, or a Hub id that
 def load_tokenizer(recipe: Recipe):
     """The model's tokenizer, padding on the left as generation needs.
 
-    Raises UserError when there is none, or when it has no chat template and the prompt template needs one.
+    Raises UserError when there is none, when it has no chat template and the prompt template needs one, or when the
+    model may not be loaded.
     """
     from transformers import AutoTokenizer
 
     name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
-    check_place(name)
+    check_model(recipe)
     source = tokenizer_source(name)
-    with one_line(f"model_name_or_path: no model at {name!r}", FIX):
+    with one_line(f"model_name_or_path: no model at {name!r}", FIX), without_its_code(source):
         tokenizer = AutoTokenizer.from_pretrained(
             source,
             revision=revision if revision and source == name else "main",
@@ -56,10 +58,21 @@ def load_tokenizer(recipe: Recipe):
     return tokenizer
 
 
-def check_place(name: str) -> None:
-    """Raise UserError for a path that is no folder and cannot be an id on the Hub either."""
+def check_model(recipe: Recipe) -> None:
+    """Raise UserError for a path that is no folder and cannot be an id on the Hub either, and for what the recipe does
+    not allow."""
+    name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
     if name.count("/") != 1 and "/" in name and not os.path.isdir(name):
         raise UserError(f"model_name_or_path: no model at {name!r}: there is no such folder: {FIX}")
+    check_source(name, revision, **load_arguments(recipe.trainer))
+
+
+def check_source(name: str, revision: str | None = None, **allowed) -> None:
+    """`check_files` of a model, or of an adapter and its base model."""
+    check_files(name, revision, **allowed)
+    if is_adapter(name, revision):
+        base = read_adapter(name, revision)
+        check_files(base.base_model_name_or_path, base.revision, **allowed)
 
 
 def tokenizer_source(name: str) -> str:
@@ -125,8 +138,7 @@ def base_arguments(recipe: Recipe) -> dict:
     """How a model is loaded, for `from_pretrained`. The trainer moves it to its device."""
     from trl import ModelConfig, get_quantization_config
 
-    return {
-        "trust_remote_code": recipe.trainer.get("trust_remote_code", False),
+    return load_arguments(recipe.trainer) | {
         "attn_implementation": recipe.model.get("attn_implementation"),
         "dtype": recipe.model.get("dtype", "float32"),
         "quantization_config": get_quantization_config(ModelConfig(**recipe.model)),
@@ -213,6 +225,9 @@ def load_adapter(name: str, revision: str | None = None, trainable: bool = False
     from peft.utils import load_peft_weights
     from trl.trainer.utils import create_model_from_path
 
+    allowed = load_arguments({})
+    allowed |= {key: base_kwargs[key] for key in allowed.keys() & base_kwargs}
+    check_source(name, revision, **allowed)
     config = read_adapter(name, revision)
     with one_line(f"{name}: no adapter weights that can be read", "train it again, or name another", (Exception,)):
         saved = load_peft_weights(name, "cpu", revision=revision)
@@ -220,7 +235,7 @@ def load_adapter(name: str, revision: str | None = None, trainable: bool = False
     what, fix = f"{name} is an adapter of {base}", FIX_BASE.format(name)
     with one_line(f"{what}, which cannot be loaded", fix):
         model = create_model_from_path(
-            base, **{"device_map": None} | base_kwargs | {"revision": config.revision or "main"}
+            base, **{"device_map": None} | base_kwargs | allowed | {"revision": config.revision or "main"}
         )
     other = UserError(f"{what}, but was trained on another model, its weights do not fit: {fix}")
     try:
@@ -248,13 +263,15 @@ def widen(model, adapter: str) -> None:
         set_peft_model_state_dict(model, load_peft_weights(adapter, "cpu"))
 
 
-def load_reward_models(rewards: list, names: list[str], template: PromptTemplate) -> tuple[list, list]:
+def load_reward_models(rewards: list, names: list[str], template: PromptTemplate, **arguments) -> tuple[list, list]:
     """The rewards with every path or id replaced by the reward model it names, and the tokenizers of those (else None).
 
-    A reward model is a sequence classifier with one label; its metric goes by the entry's name.
+    A reward model is a sequence classifier with one label; its metric goes by the entry's name. `arguments` are those
+    of safety.load_arguments.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    arguments = load_arguments({}) | arguments
     loaded, tokenizers = [], []
     for reward, name in zip(rewards, names, strict=True):
         tokenizer = None
@@ -264,11 +281,13 @@ def load_reward_models(rewards: list, names: list[str], template: PromptTemplate
                 raise UserError(
                     f"{where}: is an adapter: merge it into its base model first (merge_and_unload in peft)"
                 )
-            with one_line(f"{where}: no reward model there", FIX):
-                path, tokenizer = reward, AutoTokenizer.from_pretrained(reward)
+            with one_line(f"{where}: no reward model there", FIX), without_its_code(reward):
+                check_source(reward, **arguments)
+                path, trusted = reward, arguments["trust_remote_code"]
+                tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted)
                 try:
                     reward, info = AutoModelForSequenceClassification.from_pretrained(
-                        path, num_labels=1, output_loading_info=True
+                        path, num_labels=1, output_loading_info=True, **arguments
                     )
                 except RuntimeError as error:
                     raise UserError(f"{where}: has a head for several labels: a reward model has one") from error

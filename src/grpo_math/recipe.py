@@ -30,6 +30,7 @@ from grpo_math.recipe_parts import (
 )
 from grpo_math.recipe_vllm import check_engine, check_generation
 from grpo_math.rewards import RewardSpec
+from grpo_math.safety import check_safety
 from grpo_math.schema import check_keys, trl_keys
 
 OURS = {
@@ -183,6 +184,7 @@ def resolve(argv: list[str], kind: str | None = None) -> tuple[Recipe, list[str]
         raise UserError(f"{path}: a recipe for {found}, not for {kind}: {fix}")
     raw["output_dir"] = raw.get("output_dir") or f"runs/{path.stem}"
     problems: list[str] = []
+    check_safety(raw, problems)
     trainer_keys, model_keys = trl_keys(f"{found}Config")
     flat = check_flat(raw, found, problems)
     datasets = [] if evaluation and not raw.get("dataset") else check_datasets(raw.get("dataset"), problems)

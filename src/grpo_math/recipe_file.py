@@ -96,8 +96,8 @@ def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:
             hint = f"did you mean --config {word}?" if word.endswith((".yaml", ".yml")) else "quote a value with blanks"
             raise UserError(f"{word!r}: want --key value pairs ({hint})")
         if "=" in word:
-            key, _, value = word.partition("=")
-            raise UserError(f"{word}: write {key} {value} (a blank, not =)")
+            key = word.partition("=")[0]  # the value may be a secret
+            raise UserError(f"{key}=...: write {key} VALUE (a blank, not =)")
         if word in ("--no_preflight", "--no-preflight"):
             overrides["preflight"] = "false"
             continue

@@ -22,6 +22,7 @@ from grpo_math.prompts import to_rows
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.rewards import build_rewards
 from grpo_math.rollouts import Rollouts
+from grpo_math.safety import load_arguments
 from grpo_math.training import check_world, grpo_config, load_parts, mix_parts, run, to_dataset
 from grpo_math.vllm_engine import LARGE, check_parallel, colocated_engine, engine_arguments, fit_window
 from grpo_math.vllm_server import check_server, longest_sequence
@@ -62,7 +63,9 @@ def train(recipe: Recipe) -> dict:
         arguments = prepare_vllm(recipe, config, *longest_sequence(recipe, tokenizer, problems, benchmarks))
         engine = colocated_engine(arguments, config.seed)
     measured, watching = callbacks(recipe, tokenizer, benchmarks)
-    scorers, scorer_tokenizers = load_reward_models(rewards, [spec.name for spec in recipe.rewards], recipe.template)
+    scorers, scorer_tokenizers = load_reward_models(
+        rewards, [spec.name for spec in recipe.rewards], recipe.template, **load_arguments(recipe.trainer)
+    )
     policy = policy_arguments(recipe, config)
     with engine, one_line(f"{recipe.source}: TRL refused it"):
         trainer = Trainer(

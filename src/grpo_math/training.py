@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 
 from grpo_math import batch, checkpoints, run_folder
 from grpo_math.contamination import contamination_filter
@@ -15,6 +16,7 @@ from grpo_math.models import widen
 from grpo_math.pass_rates import rate_filter
 from grpo_math.prompts import length_filter
 from grpo_math.recipe import Recipe
+from grpo_math.safety import load_arguments
 from grpo_math.vllm_engine import check_vllm
 
 logger = logging.getLogger("grpo_math.train")
@@ -38,7 +40,8 @@ def trainer_arguments(recipe: Recipe) -> dict:
     }
     model = ModelConfig(**recipe.model)
     load = {"revision": model.model_revision, "attn_implementation": model.attn_implementation, "dtype": model.dtype}
-    return defaults | given | {"model_init_kwargs": load | (given.get("model_init_kwargs") or {})}
+    load |= (given.get("model_init_kwargs") or {}) | {"use_safetensors": load_arguments(given)["use_safetensors"]}
+    return defaults | given | {"model_init_kwargs": load}
 
 
 def grpo_config(recipe: Recipe):
@@ -184,7 +187,8 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
         if main_process:
             begin(recipe, trainer, problems, checkpoint)
         training, alarms = time.perf_counter(), Alarms(recipe)
-        with StopOnSignal() as stop, failed_batch(folder):
+        resume = one_line(f"resume_from_checkpoint: {checkpoint}", "resume from another", (UnpicklingError,))
+        with StopOnSignal() as stop, failed_batch(folder), resume:
             for callback in (alarms, stop):
                 trainer.add_callback(callback)
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))

@@ -11,6 +11,7 @@ from grpo_math.batch import world_size
 from grpo_math.errors import UserError, one_line
 from grpo_math.recipe import Recipe
 from grpo_math.recipe_vllm import trainer_dtype
+from grpo_math.safety import load_arguments
 
 OLDEST, NEWEST = "0.22.0", "0.31.0"  # of vLLM, for TRL 1.16 (trl/import_utils.py)
 INSTALL = 'pip install -e ".[vllm]" -c constraints.txt'
@@ -57,11 +58,14 @@ def served_model(recipe: Recipe) -> str:
 
 
 def engine_arguments(recipe: Recipe) -> dict:
-    """What TRL does not pass on, under vLLM's names: the trainer's dtype, and the recipe's `vllm_engine_kwargs`.
+    """What TRL does not pass on, under vLLM's names: the trainer's dtype, the weights' format, and the recipe's
+    `vllm_engine_kwargs`.
 
-    Left alone, vLLM would run a float32 model in bfloat16.
+    Left alone, vLLM would run a float32 model in bfloat16, and read pickled weights.
     """
-    return {"dtype": model_dtype(recipe, trainer_dtype(recipe.model | recipe.trainer)), **recipe.engine}
+    load_format = "safetensors" if load_arguments(recipe.trainer)["use_safetensors"] else "auto"
+    dtype = model_dtype(recipe, trainer_dtype(recipe.model | recipe.trainer))
+    return {"dtype": dtype, "load_format": load_format, **recipe.engine}
 
 
 def model_dtype(recipe: Recipe, dtype: str) -> str:
@@ -72,9 +76,9 @@ def model_dtype(recipe: Recipe, dtype: str) -> str:
 def read_config(recipe: Recipe):
     from transformers import AutoConfig
 
-    from grpo_math.models import FIX, FIX_BASE, check_place
+    from grpo_math.models import FIX, FIX_BASE, check_model
 
-    check_place(recipe.model["model_name_or_path"])
+    check_model(recipe)
     served, name = served_model(recipe), recipe.model["model_name_or_path"]
     what, fix = f"model_name_or_path: no model at {served!r}", FIX
     if served != name:
