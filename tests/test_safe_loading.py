@@ -253,7 +253,7 @@ def test_a_checkpoint_with_planted_code_runs_none(file, zipped, write_recipe, tm
     if file == "training_args.bin":  # nobody reads it
         train(resume)
     else:
-        with pytest.raises(UserError, match="could run code: resume from another$|is damaged: name another"):
+        with pytest.raises(UserError, match=r"could run code: resume from another$|is damaged: name another"):
             train(resume)
     assert not flag.exists()
 

@@ -6,6 +6,7 @@ What only CUDA can, NCCL's weight transfer, is replaced by tests/cpu_store.py.
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from conftest import ROOT, ROWS, save_policy
 
 from grpo_math.errors import UserError
-from grpo_math.run_folder import read_table
+from grpo_math.run_folder import read_rows, read_table
 
 pytestmark = [
     pytest.mark.slow,
@@ -247,3 +248,18 @@ def test_what_the_engine_would_do_silently_is_an_error(write_recipe, policy):
         UserError, match=r"vllm_max_model_length: 30 is too small for the longest prompt \(\d+ tokens\)"
     ):
         train(load_recipe(["--config", str(recipe)]))
+
+
+def test_a_resumed_run_samples_what_it_would_have_sampled(write_recipe, policy, tmp_path):
+    keys = TINY | {"model_name_or_path": policy, "max_steps": 4, "save_steps": 2, "preflight": False}
+    probe(write_recipe(**keys, output_dir=str(tmp_path / "whole")))
+    killed = tmp_path / "killed"  # after its second step
+    shutil.copytree(tmp_path / "whole", killed, ignore=shutil.ignore_patterns("checkpoint-4", "final", "results.json"))
+    probe(write_recipe(**keys, output_dir=str(killed), resume_from_checkpoint="auto"))
+    weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (tmp_path / "whole", killed)]
+    assert weights[0] == weights[1]
+    lengths = [
+        [row["completions/mean_length"] for row in read_rows(folder / "metrics.jsonl")]
+        for folder in (tmp_path / "whole", killed)
+    ]
+    assert lengths[0] == lengths[1]
