@@ -7,6 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard
 
+from grpo_math.errors import UserError
 from grpo_math.model_card import public, write_card
 from grpo_math.prompts import TEMPLATES
 from grpo_math.recipe import load_recipe
@@ -107,6 +108,19 @@ def test_push_to_hub_sends_the_model_with_this_card_once(write_recipe, tmp_path,
     card = ModelCard.load(call["folder_path"] / "README.md")
     assert card.data.eval_results[0].metric_value == 0.0
     assert (call["folder_path"] / "model.safetensors").exists()
+
+
+def test_a_hub_that_refuses_is_one_line_after_the_run_is_finished(write_recipe, tmp_path, monkeypatch):
+    def refuse(self, **_):
+        raise ConnectionError("no route to the Hub\nand more")
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Repo", (), {"repo_id": repo_id})())
+    monkeypatch.setattr(HfApi, "upload_folder", refuse)
+    with pytest.raises(
+        UserError, match="push_to_hub: me/tiny did not take it: no route to the Hub: the run is finished"
+    ):
+        train(load_recipe(["--config", str(write_recipe(push_to_hub=True, hub_model_id="me/tiny", max_steps=1))]))
+    assert (tmp_path / "run" / "results.json").exists()
 
 
 def test_what_is_local_or_secret_is_not_shown_and_prompts_are_left_alone():

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from grpo_math.data import ADAPTERS, DatasetSpec
+from grpo_math.errors import one_line
 from grpo_math.figures import Figure
 from grpo_math.models import load_tokenizer
 from grpo_math.recipe import Recipe
@@ -188,7 +189,10 @@ def push(trainer, folder: Path) -> None:
     its log and completions too."""
     from huggingface_hub import HfApi
 
-    if trainer.args.push_to_hub and trainer.is_world_process_zero():
+    if not trainer.args.push_to_hub or not trainer.is_world_process_zero():
+        return
+    fix = f"the run is finished: upload it with `hf upload {trainer.hub_model_id} {folder}`"
+    with one_line(f"push_to_hub: {trainer.hub_model_id} did not take it", fix, (Exception,)):
         HfApi().upload_folder(
             repo_id=trainer.hub_model_id,
             folder_path=folder,
