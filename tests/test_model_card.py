@@ -87,7 +87,7 @@ def test_a_run_ends_with_a_card_whose_code_runs(write_recipe, tmp_path, monkeypa
     assert capsys.readouterr().out.strip()
     assert card.data.base_model is None
     assert card.data.library_name == ("peft" if "use_peft" in changes else "transformers")
-    assert "fine-tuned version of" not in (tmp_path / "run" / "README.md").read_text()
+    assert not (tmp_path / "run" / "README.md").exists()  # TRL's
     assert ("0.000 (0.000-0.324)" in card.text) is ("eval" in changes)
     assert f"the local model {tmp_path.name}" not in card.text
     assert str(tmp_path) not in card.content
@@ -123,16 +123,15 @@ def test_a_hub_that_refuses_is_one_line_after_the_run_is_finished(write_recipe, 
     assert (tmp_path / "run" / "results.json").exists()
 
 
-def test_what_is_local_or_secret_is_not_shown_and_prompts_are_left_alone():
+def test_what_is_local_is_not_shown_and_prompts_are_left_alone():
     keys = {
         "pass_rate": {"file": "/home/ann/rates.parquet", "min": 0.1},
-        "judge": {"api_key": "sk-1", "hub_token": "hf_1", "eos_token": "<|end|>"},
+        "vllm_server_host": "10.0.0.7",
         "datasets": ["~/data/x.jsonl", "runs/sft/final"],
         "output_dir": "runs/x",
     }
     assert public(keys) == {
         "pass_rate": {"file": "rates.parquet", "min": 0.1},
-        "judge": {"eos_token": "<|end|>"},
         "datasets": ["x.jsonl", "runs/sft/final"],
     }
     for template in TEMPLATES.values():

@@ -18,13 +18,11 @@ from grpo_math.run_folder import read_rows
 FIGURES = ("accuracy", "format_accuracy", "truncated")
 QUESTION = "A shop sells 3 pens for 2 dollars. How many dollars do 12 pens cost?"
 LOCAL = re.compile(r"(?<!\S)~?(/[^\s/]+){2,}")
-PRIVATE = re.compile(
-    "output_dir|vllm_server_(host|base_url)|.*(api_?key|password|secret|(hub|access|auth)_token)", re.I
-)
+PRIVATE = ("output_dir", "vllm_server_host", "vllm_server_base_url")  # a recipe holds no secret
 
 
 def write_card(recipe: Recipe, folder: Path, results: dict, environment: dict) -> None:
-    """Write FOLDER/README.md beside the model, or the adapter, in it; `results` may be empty in mid-training."""
+    """Write FOLDER/README.md beside the model, or the adapter, in it."""
     from huggingface_hub import ModelCard, ModelCardData
 
     rows = evaluations(recipe, results)
@@ -169,9 +167,9 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 
 def public(value):
-    """Of a recipe, what anyone may see: no absolute path of this machine, no address, no secret."""
+    """Of a recipe, what anyone may see: no absolute path of this machine and no address."""
     if isinstance(value, dict):
-        return {key: public(one) for key, one in value.items() if not PRIVATE.fullmatch(str(key))}
+        return {key: public(one) for key, one in value.items() if key not in PRIVATE}
     if isinstance(value, list):
         return [public(one) for one in value]
     return LOCAL.sub(lambda path: Path(path[0]).name, value) if isinstance(value, str) else value
