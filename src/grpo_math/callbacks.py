@@ -1,4 +1,4 @@
-"""Beside the training: metrics.jsonl for programs, one line a log for people, accuracy before, during and after."""
+"""Beside the training: metrics.jsonl, accuracy before, during and after, and an end where one is asked for."""
 
 import logging
 import math
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 def callbacks(recipe: Recipe, tokenizer, benchmarks: list[Benchmark]) -> tuple["Evaluations", list[TrainerCallback]]:
-    """The evaluations (none without benchmarks), and all of a run's callbacks in their order: the file is ready for the
-    first evaluation, and the clock of the steps begins after it."""
+    """The evaluations (none without benchmarks), and the callbacks a run begins with, in their order: the file is ready
+    for the first evaluation, and the clock of the steps (progress.py) begins after it."""
     measured = Evaluations(recipe, tokenizer, benchmarks)
-    return measured, [MetricsFile(recipe.output_dir), measured, Progress()]
+    return measured, [MetricsFile(recipe.output_dir), measured]
 
 
 def unfinished(state) -> bool:
@@ -73,28 +73,6 @@ class MetricsFile(TrainerCallback):
 def finite(value):
     """NaN and infinity are not JSON: null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class Progress(TrainerCallback):
-    """step 12/40  reward 0.61  accuracy 0.61  length 14  0.4 s/step  0:11 left"""
-
-    def on_train_begin(self, args, state, control, **_):
-        self.started, self.first_step = time.perf_counter(), state.global_step
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if not state.is_world_process_zero or not is_step(logs) or state.global_step == self.first_step:
-            return
-        done = state.global_step - self.first_step
-        pace = (time.perf_counter() - self.started) / done
-        left = int(pace * (state.max_steps - state.global_step))
-        shown = {"reward": "reward", "accuracy": "accuracy", "kl": "kl", "completions/mean_length": "length"}
-        if "reward" not in logs:  # SFT
-            shown = {"loss": "loss", "mean_token_accuracy": "token accuracy"}
-        numbers = "  ".join(
-            f"{name} {logs[key]:.4g}" for key, name in shown.items() if isinstance(logs.get(key), int | float)
-        )
-        clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-        logger.info("step %d/%d  %s  %.2f s/step  %s left", state.global_step, state.max_steps, numbers, pace, clock)
 
 
 class StopOnSignal(TrainerCallback):

@@ -1,0 +1,161 @@
+"""The live line on a real pseudo-terminal, and the plain lines in a pipe."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+PLAIN = "step 1/3  reward 0.5  accuracy 0.25  length 14  812 tokens/s  71% generating"
+# The callback alone, driven as a training would; how it ends is the first argument.
+CHILD = r"""
+import logging, sys, time, types
+from pathlib import Path
+from grpo_math import run_folder
+from grpo_math.progress import Progress
+
+how, folder = sys.argv[1:]
+run_folder.open_folder(Path(folder))
+log = logging.getLogger("grpo_math.alarms")
+alarms = types.SimpleNamespace(raised=set())
+state = types.SimpleNamespace(is_world_process_zero=how != "second", global_step=0, max_steps=3)
+logs = {"loss": 0.1, "reward": 0.5, "accuracy": 0.25, "completions/mean_length": 14.0, "tokens_per_second": 812.3,
+        "time/generate": 0.71, "step_time": 1.0}
+with Progress(alarms) as progress:
+    progress.on_train_begin(None, state, None)
+    print("waiting", flush=True)
+    time.sleep(600 if how == "wait" else 1.2)
+    for state.global_step in (1, 2, 3):
+        progress.on_log(None, state, None, logs=logs)
+        if state.global_step == 2:
+            alarms.raised.add("kl")
+            log.info("alarm kl at step 2: too far")
+            print("a warning on stderr", file=sys.stderr)
+            if how == "raise":
+                raise RuntimeError("no memory left")
+        time.sleep(0.6)
+    progress.on_train_end(None, state, None)
+print("the end")
+"""
+
+
+class Screen:
+    """A child on a pseudo-terminal, and what a person sees there: only what this child and rich send is understood."""
+
+    def __init__(self, command: list[str], columns: int = 200):
+        self.output, (self.master, slave) = b"", pty.openpty()
+        environment = os.environ | {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "50"}
+        self.child = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+        os.close(slave)
+
+    def read(self, until: str = "", seconds: float = 120) -> str:
+        """Everything it has written, once that holds a text or has ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and (not until or until not in self.output.decode()):
+            if select.select([self.master], [], [], 0.1)[0]:
+                try:
+                    self.output += os.read(self.master, 65536)
+                except OSError:  # the last one has closed it
+                    break
+        return self.output.decode()
+
+    def lines(self) -> list[str]:
+        lines, row, column = [""], 0, 0
+        for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", self.output.decode()):
+            if part == "\n":
+                row, column = row + 1, 0
+            elif part == "\r":
+                column = 0
+            elif part == "\x1b[2K":
+                lines[row] = ""
+            elif re.fullmatch(r"\x1b\[\d*A", part):
+                row -= int(part[2:-1] or 1)
+            elif part[0] != "\x1b":
+                lines += [""] * (row + 1 - len(lines))
+                lines[row] = (lines[row].ljust(column)[:column] + part + lines[row][column + len(part) :]).rstrip()
+                column += len(part)
+            lines += [""] * (row + 1 - len(lines))
+        return lines
+
+
+def on_terminal(how: str, tmp_path) -> Screen:
+    return Screen([sys.executable, "-c", CHILD, how, str(tmp_path)])
+
+
+def test_on_a_terminal_one_line_is_redrawn_and_all_else_stands_above_it(tmp_path):
+    screen = on_terminal("finish", tmp_path)
+    output = screen.read()
+    assert screen.child.wait(10) == 0
+    assert "step 0/3  0:00:00 elapsed" in re.sub(r"\x1b\[[0-9;]*m", "", output)
+    assert "0:00:01 elapsed" in output  # between the logs
+    *above, last, end, _ = screen.lines()
+    assert above[-3:] == ["waiting", "alarm kl at step 2: too far", "a warning on stderr"]
+    assert last.startswith("step 3/3  1 alarm  " + PLAIN.removeprefix("step 1/3  "))
+    assert re.search(r"s/step  0:00:00 left  0:00:0\d elapsed$", last)
+    assert end == "the end"
+    assert "\x1b[?25l" not in output  # the cursor was never hidden
+    log = (tmp_path / "training.log").read_text()
+    assert [line.split(": ")[1][:8] for line in log.splitlines() if "tokens/s" in line] == [
+        "step 1/3",
+        "step 2/3",
+        "step 3/3",
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_however_it_is_killed_the_terminal_is_sane(tmp_path, number):
+    screen = on_terminal("wait", tmp_path)
+    screen.read("elapsed")
+    screen.child.send_signal(number)
+    output = screen.read()
+    assert screen.child.wait(10) != 0
+    assert "\x1b[?25l" not in output
+    assert "\x1b[?1049h" not in output
+    assert output.rfind("\x1b[1m") < output.rfind("\x1b[0m")  # nothing stays bold
+
+
+def test_after_an_exception_the_line_stays_and_the_traceback_is_whole(tmp_path):
+    screen = on_terminal("raise", tmp_path)
+    screen.read()
+    lines = screen.lines()
+    line = next(place for place, text in enumerate(lines) if text.startswith("step 2/3"))
+    assert lines[line + 1].startswith("Traceback")
+    assert lines[-2] == "RuntimeError: no memory left"
+
+
+def test_in_a_pipe_there_are_plain_lines(tmp_path):
+    command = [sys.executable, "-c", CHILD, "finish", str(tmp_path)]
+    environment = os.environ | {"FORCE_COLOR": "1"}
+    output = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, timeout=120, env=environment
+    ).stdout.splitlines()
+    assert output[0] == "waiting"
+    assert output[1].startswith(f"{PLAIN}  1.2")
+    assert re.search(r" s/step  0:00:0\d left$", output[1])
+    assert [line[:8] for line in output[2:]] == ["step 2/3", "alarm kl", "step 3/3", "the end"]
+    assert "INFO grpo_math.progress: step 1/3" in (tmp_path / "training.log").read_text()
+
+
+def test_only_the_first_process_speaks(tmp_path):
+    screen = on_terminal("second", tmp_path)
+    screen.read()
+    assert "the end" in screen.lines()
+    assert not any(line.startswith("step") for line in screen.lines())
+
+
+def test_a_training_on_a_narrow_terminal(write_recipe, tmp_path):
+    recipe = write_recipe(max_steps=3, eval={"every": 2, "before_after": True}, alarms={"steps": 2})
+    screen = Screen([sys.executable, "-m", "grpo_math", "train", "--config", str(recipe)], columns=60)
+    screen.read(seconds=200)
+    assert screen.child.wait(10) == 0, screen.output.decode()
+    text = "\n".join(screen.lines())
+    assert text.count("before: accuracy") == text.count("step 2: accuracy") == text.count("after: accuracy") == 1
+    assert [text.count(f"step {step}/3") for step in range(4)] == [0, 0, 0, 1]
+    line = " ".join(text[text.index("step 3/3") : text.index("run folder:")].split())  # of two lines
+    assert re.fullmatch(r"step 3/3 2 alarms reward 0 accuracy 0 length 8 .*s/step 0:00:00 left 0:00:\d\d elapsed", line)
+    assert (tmp_path / "run" / "training.log").read_text().count("DEBUG grpo_math.progress: step") == 3

@@ -1,0 +1,187 @@
+"""W&B, trackio and TensorBoard, offline: what a real training sent them, read back from their own files."""
+
+import json
+import os
+import sqlite3
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grpo_math.trackers import markdown_table
+
+SECRETS = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "deadbeef", "HF_TOKEN": "hf_madeup0123456789"}
+CHILD = r"""
+import sys
+from transformers import TrainerCallback
+from grpo_math import callbacks, recipe, trackers, train
+
+class Completions(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        step = state.global_step
+        rows = [
+            {"step": step, "completion": f"*{step}*\n<b>{n}</b>", "answer": [None, "1"][n], "correct": [None, True][n],
+             "rewards/correctness": [None, 1.0][n], "advantage": n - 0.5}
+            for n in range(2)
+        ]
+        trackers.log_completions(self.measured.trainer, rows, step)
+
+def with_completions(*arguments, plain=callbacks.callbacks):
+    Completions.measured, found = plain(*arguments)
+    return Completions.measured, [*found, Completions()]
+
+callbacks.callbacks = with_completions
+train.train(recipe.load_recipe(["--config", *sys.argv[1:]]))
+"""
+
+
+@pytest.fixture
+def tracked(write_recipe, tmp_path):
+    """Train in a process of its own with all three trackers, and return what it printed."""
+    recipe = write_recipe(report_to=["wandb", "trackio", "tensorboard"], save_steps=1, eval={"every": 2}, run_name="r")
+
+    def train(*arguments: str) -> str:
+        places = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "TRACKIO_DIR": str(tmp_path / "trackio")}
+        command = [sys.executable, "-c", CHILD, str(recipe), *arguments]
+        done = subprocess.run(command, env=os.environ | places | SECRETS, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    return train
+
+
+def wandb_records(file: Path):
+    """LevelDB's log format: blocks of 32 KiB, in them records, whole (1) or in parts (2 first, 3, 4 last)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, whole = file.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (left := 2**15 - place % 2**15) < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def wandb_history(folder: Path) -> list[dict]:
+    """The rows a run was sent, with the rows of their tables."""
+    rows = []
+    for record in wandb_records(next(folder.glob("*.wandb"))):
+        if record.WhichOneof("record_type") == "history":
+            items = [
+                (item.key or "/".join(item.nested_key), json.loads(item.value_json)) for item in record.history.item
+            ]
+            rows.append(dict(items))
+            if table := rows[-1].get("completions/path"):
+                rows[-1]["completions"] = as_rows(json.loads((folder / "files" / table).read_text()))
+    return rows
+
+
+def as_rows(table: dict) -> list[dict]:
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
+def trackio_history(tmp_path) -> list[dict]:
+    with sqlite3.connect(tmp_path / "trackio" / "huggingface.db") as database:
+        runs = database.execute("SELECT DISTINCT run_name FROM metrics").fetchall()
+        assert runs == [("r",)]
+        return [json.loads(text) for (text,) in database.execute("SELECT metrics FROM metrics ORDER BY step")]
+
+
+def tensorboard_scalars(tmp_path) -> dict[int, dict]:
+    """Step -> every scalar that counts."""
+    from tensorboard.util.tensor_util import make_ndarray
+
+    found = {}
+    events = tensorboard_events(tmp_path)
+    for tag in events.PluginTagToContent("scalars"):
+        for event in events.Tensors(tag):
+            assert tag == "train/epoch" or tag not in found.get(event.step, {})  # a step's and its evaluation's
+            found.setdefault(event.step, {})[tag] = make_ndarray(event.tensor_proto).item()
+    return found
+
+
+def tensorboard_events(tmp_path):
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+
+
+def metrics_of(tmp_path) -> list[dict]:
+    """metrics.jsonl under the names that trackers know."""
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    return [
+        {"train/global_step" if name == "step" else name if name.startswith("eval/") else f"train/{name}": value
+         for name, value in json.loads(line).items() if value is not None}
+        for line in lines
+    ]  # fmt: skip
+
+
+def test_all_trackers_get_every_metric_under_one_name_and_the_completions_of_every_step(tracked, tmp_path):
+    output = tracked()
+    expected = metrics_of(tmp_path)
+    assert {"train/reward", "train/rewards/format/mean", "train/accuracy"} <= expected[0].keys()
+    assert any({"eval/accuracy", "eval/format_accuracy"} <= row.keys() for row in expected)
+
+    (wandb_run,) = tmp_path.glob("wandb/offline-run-*")
+    for history in (wandb_history(wandb_run), trackio_history(tmp_path)):
+        for row in expected:
+            sent = [one for one in history if row.items() <= one.items()]
+            assert len(sent) == 1, row
+    scalars = tensorboard_scalars(tmp_path)
+    for row in expected:
+        step = row.pop("train/global_step")
+        assert {name: scalars[step][name] for name in row} == pytest.approx(row, rel=1e-6)
+
+    tables = [row["completions"] for row in wandb_history(wandb_run) if "completions" in row]
+    assert [[one["step"] for one in table] for table in tables] == [[1, 1], [2, 2]]
+    assert tables[0][1] == {
+        "step": 1,
+        "completion": "*1*\n<b>1</b>",
+        "answer": "1",
+        "correct": True,
+        "rewards/correctness": 1.0,
+        "advantage": 0.5,
+    }
+    assert tables == [row["completions"]["_value"] for row in trackio_history(tmp_path) if "completions" in row]
+    texts = tensorboard_events(tmp_path).Tensors("completions/text_summary")
+    assert [text.step for text in texts] == [1, 2]
+    assert "&#42;1&#42;<br>&#60;b&#62;1" in texts[0].tensor_proto.string_val[0].decode()
+
+    kept = [file for file in tmp_path.rglob("*") if file.is_file()]
+    for secret in SECRETS.values():
+        assert secret not in output
+        assert not [file for file in kept if secret.encode() in file.read_bytes()]
+
+
+def test_a_resumed_run_goes_on_in_the_same_runs(tracked, tmp_path):
+    tracked()
+    tracked("--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-1"), "--max_steps", "3")
+    expected = metrics_of(tmp_path)
+    identity = json.loads((tmp_path / "run" / "wandb.json").read_text())["id"]
+    assert [folder.name.split("-")[-1] for folder in tmp_path.glob("wandb/offline-run-*")] == [identity] * 2
+
+    scalars = tensorboard_scalars(tmp_path)  # which holds no step twice
+    assert sorted(step for step in scalars if "train/reward" in scalars[step]) == [1, 2, 3]
+    again = next(row for row in expected if row["train/global_step"] == 2 and "train/reward" in row)
+    assert scalars[2]["train/step_time"] == pytest.approx(again["train/step_time"])
+    assert [text.step for text in tensorboard_events(tmp_path).Tensors("completions/text_summary")] == [1, 2, 3]
+    steps = [row["train/global_step"] for row in trackio_history(tmp_path) if "train/reward" in row]
+    assert steps == [1, 2, 2, 3]  # the step made again is in trackio, and in W&B, twice
+
+
+def test_no_sign_in_a_completion_is_taken_for_markdown_or_html():
+    from tensorboard.plugin_util import markdown_to_safe_html
+
+    text = "a | b\n<script>x</script> **c** _d_ `e` \\boxed{1}\n\n# 2\u2028- 3"
+    html = markdown_to_safe_html(markdown_table([{"step": 1, "completion": text, "reward": 0.123456, "answer": None}]))
+    assert html.count("<td>") == 4
+    assert "<td>a &#124; b<br>&#60;script&#62;x" in html
+    assert "<td>0.1235</td>" in html.replace("&#46;", ".")
+    assert not any(tag in html for tag in ("<strong>", "<em>", "<code>", "<h1>", "<li>"))
