@@ -10,31 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from grpo_math.run_folder import read_table
 from grpo_math.trackers import markdown_table
 
 SECRETS = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "deadbeef", "HF_TOKEN": "hf_madeup0123456789"}
-CHILD = r"""
-import sys
-from transformers import TrainerCallback
-from grpo_math import callbacks, recipe, trackers, train
-
-class Completions(TrainerCallback):
-    def on_step_end(self, args, state, control, **_):
-        step = state.global_step
-        rows = [
-            {"step": step, "completion": f"*{step}*\n<b>{n}</b>", "answer": [None, "1"][n], "correct": [None, True][n],
-             "rewards/correctness": [None, 1.0][n], "advantage": n - 0.5}
-            for n in range(2)
-        ]
-        trackers.log_completions(self.measured.trainer, rows, step)
-
-def with_completions(*arguments, plain=callbacks.callbacks):
-    Completions.measured, found = plain(*arguments)
-    return Completions.measured, [*found, Completions()]
-
-callbacks.callbacks = with_completions
-train.train(recipe.load_recipe(["--config", *sys.argv[1:]]))
-"""
 
 
 @pytest.fixture
@@ -44,7 +23,7 @@ def tracked(write_recipe, tmp_path):
 
     def train(*arguments: str) -> str:
         places = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "TRACKIO_DIR": str(tmp_path / "trackio")}
-        command = [sys.executable, "-c", CHILD, str(recipe), *arguments]
+        command = [sys.executable, "-m", "grpo_math.train", "--config", str(recipe), *arguments]
         done = subprocess.run(command, env=os.environ | places | SECRETS, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
@@ -140,24 +119,18 @@ def test_all_trackers_get_every_metric_under_one_name_and_the_completions_of_eve
         assert {name: scalars[step][name] for name in row} == pytest.approx(row, rel=1e-6)
 
     tables = [row["completions"] for row in wandb_history(wandb_run) if "completions" in row]
-    assert [[one["step"] for one in table] for table in tables] == [[1, 1], [2, 2]]
-    assert tables[0][1] == {
-        "step": 1,
-        "completion": "*1*\n<b>1</b>",
-        "answer": "1",
-        "correct": True,
-        "rewards/correctness": 1.0,
-        "advantage": 0.5,
-    }
+    kept = [read_table(file) for file in sorted((tmp_path / "run" / "completions").glob("step-*.parquet"))]
+    assert [[row["step"] for row in table] for table in kept] == [[1] * 4, [2] * 4]
+    assert tables == kept
     assert tables == [row["completions"]["_value"] for row in trackio_history(tmp_path) if "completions" in row]
     texts = tensorboard_events(tmp_path).Tensors("completions/text_summary")
     assert [text.step for text in texts] == [1, 2]
-    assert "&#42;1&#42;<br>&#60;b&#62;1" in texts[0].tensor_proto.string_val[0].decode()
+    assert markdown_table(kept[0]) == texts[0].tensor_proto.string_val[0].decode()
 
-    kept = [file for file in tmp_path.rglob("*") if file.is_file()]
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
     for secret in SECRETS.values():
         assert secret not in output
-        assert not [file for file in kept if secret.encode() in file.read_bytes()]
+        assert not [file for file in files if secret.encode() in file.read_bytes()]
 
 
 def test_a_resumed_run_goes_on_in_the_same_runs(tracked, tmp_path):

@@ -57,11 +57,14 @@ class WholeCheckpoints:
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(**arguments)
 
+    def create_model_card(self, *_, **__) -> None:
+        """TRL's names no base model and no result; the final model gets ours."""
+
     def save_whole(self, folder: Path, facts: Callable[[Path], None] = lambda written: None) -> None:
         """The model under this name in the run folder, with what `facts` writes beside it, when all of it is there."""
         written = folder.parent / ASIDE / folder.name
         with writes_to(folder.parent, folder.name):
-            self.save_model(str(written))
+            self.save_model(str(written), _internal_call=True)  # which pushes nothing
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 facts(written)

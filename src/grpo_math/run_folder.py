@@ -26,8 +26,9 @@ from grpo_math.recipe import Recipe
 PACKAGES = ("grpo-math", "torch", "trl", "transformers", "accelerate", "peft", "datasets", "math-verify", "vllm")
 
 
-def write_facts(recipe: Recipe, dataset_fingerprint: str) -> None:
-    """Write recipe.yaml and environment.json, before anything is trained. A resumed run must have the same problems."""
+def write_facts(recipe: Recipe, dataset_fingerprint: str) -> dict:
+    """Write recipe.yaml and environment.json, before anything is trained, and return the latter's facts. A resumed run
+    must have the same problems."""
     folder = recipe.output_dir
     earlier = folder / "environment.json"
     if recipe.trainer.get("resume_from_checkpoint") and earlier.exists():
@@ -52,6 +53,7 @@ def write_facts(recipe: Recipe, dataset_fingerprint: str) -> None:
         "packages": versions(),
     }
     write_json(facts, folder / "environment.json")
+    return facts
 
 
 def open_folder(folder: Path) -> None:
@@ -214,8 +216,11 @@ def wandb_identity(folder: Path) -> dict | None:
 
 def name_wandb_run(folder: Path) -> None:
     """Have W&B go on in the same run when this one is resumed, and tell an evaluation beside it which one that is."""
+    import wandb
+
     known = wandb_identity(folder) or {"id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)}
     os.environ |= {"WANDB_RUN_ID": known["id"], "WANDB_RESUME": "allow"}
+    wandb.setup(wandb.Settings(run_id=known["id"], resume="allow"))  # check_wandb has had it read its environment
     known |= {"project": os.environ.get("WANDB_PROJECT", "huggingface"), "entity": os.environ.get("WANDB_ENTITY")}
     write_json(known, folder / "wandb.json")
 

@@ -15,6 +15,7 @@ from trl import GRPOTrainer, SFTTrainer
 
 from grpo_math.checkpoints import WholeCheckpoints
 from grpo_math.rollouts import Rollouts
+from grpo_math.trackers import log_completions
 
 
 class SupervisedTrainer(WholeCheckpoints, SFTTrainer):
@@ -161,6 +162,7 @@ class Trainer(WholeCheckpoints, GRPOTrainer):
         rows = gather_object(rows)
         if self.is_world_process_zero():
             self.rollouts.write(rows, step)
+            log_completions(self, rows, step)
 
     def log(self, logs, start_time=None):
         steps = self._metrics["train"]["step_time"]

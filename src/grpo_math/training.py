@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 
-from grpo_math import batch, checkpoints, run_folder
+from grpo_math import batch, checkpoints, run_folder, trackers
 from grpo_math.contamination import contamination_filter
 from grpo_math.data import Problem, Problems, fingerprint, load_problems, mix
 from grpo_math.errors import RewardError, UserError, one_line
@@ -35,6 +35,7 @@ def trainer_arguments(recipe: Recipe) -> dict:
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "report_to": "none",
+        "hub_strategy": "end",  # any other pushes the whole run folder
         "disable_tqdm": True,
         "run_name": recipe.output_dir.name,
     }
@@ -177,6 +178,8 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
 
     from grpo_math.alarms import Alarms
     from grpo_math.callbacks import StopOnSignal, unfinished
+    from grpo_math.model_card import push, write_card
+    from grpo_math.progress import Progress
 
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
     if recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit"):
@@ -184,12 +187,11 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
     measured.trainer = trainer
     folder, main_process = recipe.output_dir, trainer.is_world_process_zero()
     with run_folder.only_one(folder, "output_dir") if main_process else nullcontext(), checkpoints.writes_to(folder):
-        if main_process:
-            begin(recipe, trainer, problems, checkpoint)
+        environment = begin(recipe, trainer, problems, checkpoint) if main_process else {}
         training, alarms = time.perf_counter(), Alarms(recipe)
         resume = one_line(f"resume_from_checkpoint: {checkpoint}", "resume from another", (UnpicklingError,))
-        with StopOnSignal() as stop, failed_batch(folder), resume:
-            for callback in (alarms, stop):
+        with StopOnSignal() as stop, Progress(alarms) as progress, failed_batch(folder), resume:
+            for callback in (alarms, progress, stop):
                 trainer.add_callback(callback)
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         alarms.check()
@@ -199,24 +201,30 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
                 "stopped after step %d, all of it is saved. Continue with: %s", trainer.state.global_step, again
             )
             return {}
-        trainer.save_whole(folder / "final")
+        results = {"steps": trainer.state.global_step, **measured.found()}
+        trainer.save_whole(folder / "final", lambda written: write_card(recipe, written, results, environment))
         now = time.perf_counter()
         seconds = {"train": now - training - measured.seconds, "evaluate": measured.seconds, "total": now - started}
-        results = {"steps": trainer.state.global_step, **measured.found(), "seconds": rounded(seconds)}
+        results["seconds"] = rounded(seconds)
         if main_process:
             run_folder.write_json(results, folder / "results.json")
             logger.info("run folder: %s (the model is in final/)", folder)
+            push(trainer, folder / "final")
         return results
 
 
-def begin(recipe: Recipe, trainer, problems: list[Problem], checkpoint: Path | None) -> None:
-    """Make the folder that of a run from this checkpoint on."""
+def begin(recipe: Recipe, trainer, problems: list[Problem], checkpoint: Path | None) -> dict:
+    """Make the folder that of a run from this checkpoint on, and return what environment.json holds."""
     folder = recipe.output_dir
-    run_folder.write_facts(recipe, fingerprint(problems))
-    checkpoints.set_aside(folder, checkpoints.checkpoint_step(checkpoint))
+    step = checkpoints.checkpoint_step(checkpoint)
+    environment = run_folder.write_facts(recipe, fingerprint(problems))
+    checkpoints.set_aside(folder, step)
     (folder / "results.json").unlink(missing_ok=True)  # it says that the run is finished
     if "wandb" in trainer.args.report_to:
         run_folder.name_wandb_run(folder)
+    if "tensorboard" in trainer.args.report_to:
+        trackers.join_tensorboard(trainer, folder, step)
+    return environment
 
 
 def rounded(seconds: dict[str, float]) -> dict[str, float]:
