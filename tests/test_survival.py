@@ -204,3 +204,15 @@ def test_an_abandoned_save_is_cleared_away_and_a_replaced_best_comes_back(tmp_pa
     (tmp_path / ".unfinished" / "old-best").mkdir()
     set_aside(tmp_path, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+@pytest.mark.slow
+def test_a_long_run_leaves_no_file_open_and_no_process_behind():
+    """In short; the slope of its memory wants more steps: python benchmarks/soak.py."""
+    command = [sys.executable, ROOT / "benchmarks" / "soak.py", "--steps", "100"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["zombies"] == [0, 0]
+    assert found["files"][1] - found["files"][0] <= 5
+    assert found["disk"][1] < 40
