@@ -11,7 +11,7 @@ from pathlib import Path
 from grpo_math.errors import UserError
 from grpo_math.report_data import Run, read_json, read_run
 
-COLUMNS = ["run", "state", "steps", "accuracy", "reward", "begun"]
+COLUMNS = ["run", "state", "steps", "accuracy", "reward", "started"]
 
 
 def main(argv: list[str]) -> None:
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     folder = Path(*argv) if argv else Path("runs")
     if argv and not folder.is_dir():
         raise UserError(f"{folder}: no such folder: name one with runs in it")
-    found = sorted((path.parent for path in folder.glob("*/recipe.yaml")), key=begun)
+    found = sorted((path.parent for path in folder.glob("*/recipe.yaml")), key=lambda path: (begun(path), path.name))
     if not found:
         print(f"no runs in {folder}: grpo-math train makes one, in its recipe's output_dir")
         return

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from grpo_math import run_folder
 from grpo_math.errors import UserError
-from grpo_math.report_data import Run, changed, is_running, read_completions, read_run
+from grpo_math.report_data import Run, changed, goes_on, read_completions, read_run
 
 TEMPLATES = Path(__file__).parent / "templates"
 LIMIT = 4_900_000  # bytes of a page
@@ -37,10 +37,10 @@ def main(argv: list[str]) -> None:
 def write_report(folders: list[Path], out: Path | None = None, live: bool = False) -> Path:
     """Write the page and its pictures, and return the page's path; a `live` page loads itself again and again."""
     from_extra()
+    runs = [read_run(folder) for folder in folders]
     out = out or folders[0] / ("report.html" if len(folders) == 1 else "compare-report.html")
     if out.suffix != ".html" or not out.parent.is_dir():
         raise UserError(f"--out: {out}: want a file to write, such as report.html, in a folder that is there")
-    runs = [read_run(folder) for folder in folders]
 
     from grpo_math.report_charts import draw, panels
 
@@ -128,10 +128,13 @@ def leaves(value, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def tell(folders: list[Path], page: Path) -> None:
-    from grpo_math.report_summary import sentences
+    from grpo_math.report_summary import sentences, verdict
 
-    for folder in folders:
-        print("\n".join(sentences(read_run(folder))), end="\n\n")
+    runs = [read_run(folder) for folder in folders]
+    for run in runs:
+        print("\n".join(sentences(run)), end="\n\n")
+    for run in runs[1:]:
+        print(f"{run.folder} against {runs[0].folder}: {verdict(against_first(runs[0], run))}")
     size = page.stat().st_size / 1e6
     print(f"{page} ({size:.1f} MB), {page.with_suffix('.png').name}, {page.with_suffix('.svg').name}")
 
@@ -141,7 +144,7 @@ def watch(folders: list[Path], out: Path | None) -> None:
     before, running = None, True
     try:
         while running:
-            running = any(map(is_running, folders))
+            running = any(map(goes_on, folders))
             now = [running, *changes(folders)]
             if now != before:
                 page = write_report(folders, out, live=running)

@@ -151,30 +151,33 @@ def traces(panel: Panel) -> Iterator[dict]:
         if panel.title == STACKED:
             yield line | {"y": rounded(one.means), "line": color | {"width": 1}, "stackgroup": "all"}
             continue
-        yield line | {"y": rounded(one.values), "line": color | {"width": 1}, "opacity": 0.35, "showlegend": False}
+        yield line | {"y": rounded(one.values), "line": color | {"width": 1}, "opacity": 0.45, "showlegend": False}
         yield line | {"y": rounded(one.means), "line": color | {"width": 2.2}, "hovertemplate": "%{y:.4g} (mean)"}
     for rows, color in panel.dots:
-        steps, figures = [row["step"] for row in rows], [accuracy(row) for row in rows]
+        yield from dots(rows, color)
+
+
+def dots(rows: list[dict], color: str) -> Iterator[dict]:
+    """Evaluations with their intervals; joined and shaded from three on, since a line between the first and the last
+    alone would say what nobody has measured."""
+    steps, figures = [row["step"] for row in rows], [accuracy(row) for row in rows]
+    if len(rows) > 2:
         band = [one.high for one in figures] + [one.low for one in reversed(figures)]
         shade = {"x": steps + steps[::-1], "y": band, "fill": "toself", "fillcolor": f"{color}2b", "line": {"width": 0}}
         yield shade | {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
-        yield {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "x": steps,
-            "y": [one.value for one in figures],
-            "customdata": [str(one) for one in figures],
-            "hovertemplate": "%{customdata}",
-            "error_y": {
-                "array": [one.high - one.value for one in figures],
-                "arrayminus": [one.value - one.low for one in figures],
-                "thickness": 1,
-                "width": 3,
-            },
-            "name": "held-out",
-            "line": {"color": color, "width": 1.5, "dash": "dot"},
-            "marker": {"size": 7},
-        }
+    above, below = [one.high - one.value for one in figures], [one.value - one.low for one in figures]
+    yield {
+        "type": "scatter",
+        "mode": "lines+markers" if len(rows) > 2 else "markers",
+        "x": steps,
+        "y": [one.value for one in figures],
+        "error_y": {"array": above, "arrayminus": below, "thickness": 1, "width": 3},
+        "customdata": [str(one) for one in figures],
+        "hovertemplate": "%{customdata}",
+        "name": "held-out",
+        "line": {"color": color, "width": 1.5, "dash": "dot"},
+        "marker": {"size": 7, "color": color},
+    }
 
 
 def alarm_marks(runs: list[Run]) -> tuple[list[dict], list[dict]]:
@@ -211,7 +214,9 @@ def draw(shown: list[Panel], runs: list[Run], out: Path) -> None:
     with rc_context({"font.size": 9, "axes.titlesize": 10, "svg.hashsalt": "", "text.parse_math": False}):
         figure = Figure(figsize=(9, 2.6 * rows), layout="constrained")
         for axes, panel in zip(figure.subplots(rows, 2, squeeze=False).flat, shown, strict=False):
-            draw_panel(axes, panel)
+            draw_panel(axes, panel, "held-out" if len(runs) == 1 else "")
+            if len(axes.get_legend_handles_labels()[1]) > 1 and (len(runs) == 1 or panel is shown[0]):
+                axes.legend(frameon=False, fontsize=8)
             for place, run in enumerate(runs):
                 for row in run.alarms:
                     axes.axvline(row["step"], color=ALARM if len(runs) == 1 else color_of(place), lw=0.8, ls="--")
@@ -221,17 +226,19 @@ def draw(shown: list[Panel], runs: list[Run], out: Path) -> None:
         figure.savefig(out.with_suffix(".svg"), metadata={"Date": None})
 
 
-def draw_panel(axes, panel: Panel) -> None:
+def draw_panel(axes, panel: Panel, evaluation: str) -> None:
     for one in panel.curves:
         axes.plot(one.steps, one.values, color=one.color, lw=0.8, alpha=0.35)
         axes.plot(one.steps, one.means, color=one.color, lw=1.8, label=one.name)
     for rows, color in panel.dots:
         steps, figures = [row["step"] for row in rows], [accuracy(row) for row in rows]
-        axes.fill_between(steps, [one.low for one in figures], [one.high for one in figures], color=color, alpha=0.15)
-        axes.plot(steps, [one.value for one in figures], "o:", color=color, ms=4, lw=1.2)
+        values, lows, highs = ([getattr(one, end) for one in figures] for end in ("value", "low", "high"))
+        if len(rows) > 2:  # as in `dots`
+            axes.fill_between(steps, lows, highs, color=color, alpha=0.15, lw=0)
+            axes.plot(steps, values, ":", color=color, lw=1.2)
+        axes.vlines(steps, lows, highs, color=color, lw=1)
+        axes.plot(steps, values, "o", color=color, ms=4, label=evaluation)
     axes.set_title(panel.title, loc="left")
     axes.set_xlabel("step")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.spines[["top", "right"]].set_visible(False)
-    if len(panel.curves) > 1:
-        axes.legend(frameon=False, fontsize=8)

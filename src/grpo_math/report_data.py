@@ -1,6 +1,5 @@
 """What a run folder holds, as plain data for a report. The run may be going on, or have been killed in a write."""
 
-import fcntl
 import json
 import re
 from collections import defaultdict
@@ -8,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from grpo_math.checkpoints import complete_checkpoints
 from grpo_math.errors import UserError
 from grpo_math.figures import Difference, Figure, difference
 from grpo_math.recipe_file import read_yaml
 from grpo_math.recipe_parts import AlarmSpec
-from grpo_math.run_folder import complete_checkpoints, read_rows
+from grpo_math.run_folder import is_running, read_rows, read_table
 
 MISTAKE = "stopped by a mistake"  # as errors.run_cli writes it to training.log
 RECORD = re.compile(r"^\d{4}-\d\d-\d\d ", re.MULTILINE)  # the beginning of one in training.log
@@ -96,7 +96,7 @@ class Run:
         if self.gpu_count:
             names = " and ".join(dict.fromkeys(self.environment["gpus"])) or "GPU"
             return f"{self.gpu_count} x {names}"
-        return f"{self.environment['cpus']} CPUs" if self.environment.get("cpus") else "unknown hardware"
+        return f"{self.environment['cpus']} CPUs" if self.environment.get("cpus") else ""
 
     def series(self, metric: str) -> list[tuple[int, float]]:
         """The steps at which a metric was logged as a number, with its values."""
@@ -130,7 +130,7 @@ def read_run(folder: Path) -> Run:
     rows = [row for row in read_rows(folder / "metrics.jsonl") if isinstance(row.get("step"), int)]
     return Run(
         folder,
-        is_running(folder),
+        goes_on(folder),
         read_yaml(folder / "recipe.yaml"),
         read_json(folder / "environment.json"),
         read_json(folder / "results.json"),
@@ -140,16 +140,9 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def is_running(folder: Path) -> bool:
-    """Whether a training holds the folder's lock."""
-    try:
-        with (folder / ".lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
+def goes_on(folder: Path) -> bool:
+    """Whether a training is at work there that has not written its results yet."""
+    return is_running(folder) and not (folder / "results.json").exists()
 
 
 def read_json(path: Path) -> dict:
@@ -182,10 +175,9 @@ def number(value) -> float:
 def read_completions(file: Path) -> list[dict]:
     """The rows of a file; none of one that a killed run has left half-written."""
     import pyarrow
-    import pyarrow.parquet
 
     try:
-        rows = read_rows(file) if file.suffix == ".jsonl" else pyarrow.parquet.read_table(file).to_pylist()
+        rows = read_rows(file) if file.suffix == ".jsonl" else read_table(file)
     except (OSError, pyarrow.ArrowException):
         return []
     if file.name.startswith("eval-"):  # an older run's rows are in the order of the problems

@@ -17,7 +17,8 @@ def sentences(run: Run) -> Iterator[str]:
     ends = [f"{name} {first:.3g} → {last:.3g}" for name, first, last in movements(run)]
     if ends:
         yield f"{', '.join(ends)} (means over the first and the last {window_of(run)} logs)"
-    yield cost(run)
+    if cost(run):
+        yield cost(run)
     yield from (f"alarm {row['alarm']} at step {row['step']}: {row['says']}" for row in run.alarms)
 
 
@@ -31,7 +32,8 @@ def answer(run: Run) -> str:
         return NOT_EVALUATED
     first, last = run.evaluations[0], run.evaluations[-1]
     arrow = f" → {accuracy(last)}" if last is not first else ""
-    return f"accuracy {accuracy(first)}{arrow} {problems(last)}" + ("" if arrow else f", at step {first['step']}")
+    when = "" if arrow and last["step"] == run.step else f", at step {last['step']:,}"
+    return f"accuracy {accuracy(first)}{arrow} {problems(last)}{when}"
 
 
 def problems(evaluation: dict) -> str:
@@ -65,9 +67,10 @@ def movements(run: Run) -> Iterator[tuple[str, float, float]]:
 
 def cost(run: Run) -> str:
     """0:22, 0 GPU-hours on 2 CPUs"""
-    if run.seconds is None:
-        return f"on {run.hardware}"
-    return f"{clock(run.seconds)}, {gpu_hours(run)} on {run.hardware}"
+    known = [] if run.seconds is None else [clock(run.seconds)]
+    if run.hardware:
+        known.append(f"{gpu_hours(run)} on {run.hardware}" if known else f"on {run.hardware}")
+    return ", ".join(known)
 
 
 def clock(seconds: float) -> str:

@@ -222,10 +222,7 @@ function loadAgain() {
 }
 
 async function start() {
-  if (reload) {
-    history.scrollRestoration = "manual";
-    setInterval(loadAgain, reload * 1000);
-  }
+  if (reload) history.scrollRestoration = "manual";
   await drawCharts();
   await readSteps();
   if (steps.length) {
@@ -239,4 +236,4 @@ async function start() {
 start().catch((error) => {
   console.error(error);
   $("curves").append(make("p", { textContent: `This browser could not draw the page (${error.message}): take one of the last three years.` }));
-});
+}).finally(() => reload && setInterval(loadAgain, reload * 1000));
