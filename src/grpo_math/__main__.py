@@ -8,6 +8,8 @@ usage: grpo-math VERB [--help]
   pass-rate   how often the model solves each training problem
   evaluate    accuracy, pass@k and maj@k on held-out problems, with intervals
   compare     evaluations on the same problems: is one model better?
+  report      a run as one page: accuracy, curves, completions, recipe
+  runs        the runs in a folder, with their state and accuracy
   grade       whether completions are right, and why
   prompts     what the model will see, with token counts
   rewards     the shipped rewards, or what a recipe's rewards give a text
@@ -31,6 +33,8 @@ VERBS = {
     "pass-rate": "pass_rate",
     "evaluate": "evaluate",
     "compare": "compare",
+    "report": "report",
+    "runs": "list_runs",
     "grade": "grade_file",
     "prompts": "show_prompts",
     "rewards": "show_rewards",

@@ -66,8 +66,10 @@ def measure(recipe: Recipe, out: Path) -> None:
     found = [rate_of(problem, right[place], sampling.samples) for place, problem in enumerate(problems)]
     write(found, out)
     show(found, sampling.samples, recipe.trainer.get("num_generations", 8))
-    plotted = plot(found, out)
-    print(f"\n{out}{plotted}: dataset: {{pass_rate: {{file: {out}, min: 0.1, max: 0.9}}}} keeps what can teach")
+    plot(found, out)
+    print(
+        f"\n{out}, {out.with_suffix('.png').name}: dataset: {{pass_rate: {{file: {out}, min: 0.1, max: 0.9}}}} keeps what can teach"
+    )
 
 
 def rate_of(problem: Problem, right: int, samples: int) -> dict:
@@ -107,12 +109,10 @@ def mixed(samples: int, right: int, group: int) -> float:
     return 1 - alike / math.comb(samples, group)
 
 
-def plot(found: list[dict], out: Path) -> str:
-    """A histogram beside the file, where matplotlib is installed (the extra `report`)."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return ""
+def plot(found: list[dict], out: Path) -> None:
+    """A histogram beside the file."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     steps = found[0]["samples"]
@@ -121,7 +121,6 @@ def plot(found: list[dict], out: Path) -> str:
     axes.set_ylabel("problems")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(out.with_suffix(".png"), dpi=150)
-    return f", {out.with_suffix('.png').name}"
 
 
 if __name__ == "__main__":

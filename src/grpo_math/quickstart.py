@@ -26,6 +26,7 @@ from pathlib import Path
 from grpo_math.errors import UserError, one_line
 from grpo_math.prompts import token_ids
 from grpo_math.recipe import load_recipe
+from grpo_math.report import report_end
 from grpo_math.run_folder import write_json
 
 RECIPE = Path("recipes/quickstart.yaml")
@@ -283,10 +284,13 @@ def main(argv: list[str]) -> None:
     warm_start = time.perf_counter() - started
 
     results = train(recipe)
+    if not results:  # stopped by a signal
+        return
     results["seconds"]["warm_start"] = round(warm_start, 2)
     results["seconds"]["total"] = round(time.perf_counter() - started, 2)
     write_json(results, folder / "results.json")
     print_table(results, folder)
+    report_end(results, folder)
 
 
 def print_table(results: dict, folder: Path) -> None:

@@ -1,0 +1,176 @@
+"""What came of a run, in one page that opens from disk: accuracy, curves, completions, recipe.
+
+usage: grpo-math report RUN [RUN2 ...] [--out FILE.html] [--watch]
+
+Writes RUN/report.html (of several runs RUN/compare-report.html, or FILE.html), with the main curves beside it as .png
+and .svg, and prints a summary. --watch writes it again as long as a run goes on; the open page follows.
+"""
+
+import argparse
+import contextlib
+import datetime
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from grpo_math import run_folder
+from grpo_math.errors import UserError
+from grpo_math.report_data import Run, changed, goes_on, read_completions, read_run
+
+logger = logging.getLogger(__name__)
+
+TEMPLATES = Path(__file__).parent / "templates"
+LIMIT = 4_900_000  # bytes of a page
+POLL = 10  # seconds between two looks at a run that goes on
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="grpo-math report")
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--watch", action="store_true")
+    options = parser.parse_args(argv)
+    if options.watch:
+        watch(options.runs, options.out)
+    else:
+        tell(options.runs, write_report(options.runs, options.out))
+
+
+def write_report(folders: list[Path], out: Path | None = None, live: bool = False) -> Path:
+    """Write the page and its pictures, and return the page's path; a `live` page loads itself again and again."""
+    runs = [read_run(folder) for folder in folders]
+    out = out or folders[0] / ("report.html" if len(folders) == 1 else "compare-report.html")
+    if out.suffix != ".html" or not out.parent.is_dir():
+        raise UserError(f"--out: {out}: want a file to write, such as report.html, in a folder that is there")
+
+    from grpo_math.report_charts import draw, panels
+
+    names = [run.name if [other.name for other in runs].count(run.name) == 1 else str(run.folder) for run in runs]
+    shown = panels(runs, names)
+    page = render(runs, names, shown, live)
+    run_folder.replace(page, out)
+    draw(shown, runs, out)
+    return out
+
+
+def report_end(results: dict, folder: Path) -> None:
+    """A finished training's last words. It is none the worse where they fail."""
+    if results and os.environ.get("RANK", "0") == "0":
+        try:
+            logger.info("report: %s", write_report([folder]))
+        except Exception as error:
+            logger.warning("report: not written (%s: %s): try grpo-math report %s", type(error).__name__, error, folder)
+
+
+def render(runs: list[Run], names: list[str], shown: list, live: bool) -> str:
+    """The page with as many completions as it has room for."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    from grpo_math import report_summary
+    from grpo_math.report_charts import color_of, plotly_figure, stride_of, window_of
+    from grpo_math.report_completions import compressed, encoded, pack
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    last_step = max(row["step"] for run in runs for row in [{"step": 1}, *run.steps, *run.evaluations])
+    content = {
+        "runs": runs,
+        "names": names,
+        "summary": report_summary,
+        "colors": [color_of(place) for place in range(len(runs))],
+        "panels": shown,
+        "figures": compressed([plotly_figure(panel, runs, last_step) for panel in shown]),
+        "windows": sorted({window_of(run) for run in runs}),
+        "stride": max(map(stride_of, runs)),
+        "against": [against_first(runs[0], run) for run in runs[1:]],
+        "recipe_diff": recipe_diff(runs),
+        "plotly": encoded(get_plotlyjs().encode()),
+        "style": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "script": Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        "reload": POLL if live else 0,
+        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+    }
+    template = environment.get_template("report.html.j2")
+    empty = template.render(content, steps=[], seen=[])
+    steps, seen = pack(runs, LIMIT - len(empty.encode()))
+    return template.render(content, steps=steps, seen=seen)
+
+
+def against_first(first: Run, other: Run):
+    """The difference of two runs at their last evaluations; None where they have no problems in common."""
+    files = [run.files("eval") for run in (first, other)]
+    if not all(files):
+        return None
+    return changed(*(read_completions(found[max(found)]) for found in files))
+
+
+def recipe_diff(runs: list[Run]) -> dict[str, list[str]]:
+    """The keys on which the recipes differ, each with its value in every run."""
+    flat = [dict(leaves(run.recipe)) for run in runs]
+    keys = dict.fromkeys(key for recipe in flat for key in recipe)
+    rows = {key: [recipe.get(key, "") for recipe in flat] for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+
+
+def leaves(value, key: str = "") -> Iterator[tuple[str, str]]:
+    """rewards.format.weight: 0.2"""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from leaves(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, str(value)
+
+
+def tell(folders: list[Path], page: Path) -> None:
+    from grpo_math.report_summary import sentences, verdict
+
+    runs = [read_run(folder) for folder in folders]
+    for run in runs:
+        print("\n".join(sentences(run)), end="\n\n")
+    for run in runs[1:]:
+        print(f"{run.folder} against {runs[0].folder}: {verdict(against_first(runs[0], run))}")
+    size = page.stat().st_size / 1e6
+    print(f"{page} ({size:.1f} MB), {page.with_suffix('.png').name}, {page.with_suffix('.svg').name}")
+
+
+def watch(folders: list[Path], out: Path | None) -> None:
+    """Write the page at every change until no run goes on any more, and then once more."""
+    before, running = None, True
+    try:
+        while running:
+            running = any(map(goes_on, folders))
+            now = [running, *changes(folders)]
+            if now != before:
+                page = write_report(folders, out, live=running)
+                if before is None and running:
+                    print(f"{page}: follows the run until it ends (Ctrl-C ends the watch)", flush=True)
+                before = now
+            if running:
+                time.sleep(POLL)
+    except KeyboardInterrupt:
+        print()
+        return
+    tell(folders, page)
+
+
+def changes(folders: list[Path]) -> Iterator[tuple[Path, int, int]]:
+    """Whatever is written while a run goes on."""
+    for folder in folders:
+        for file in sorted([*folder.glob("*.json*"), *folder.glob("*.yaml"), *folder.glob("completions/*")]):
+            with contextlib.suppress(OSError):
+                yield file, file.stat().st_mtime_ns, file.stat().st_size
+
+
+if __name__ == "__main__":
+    from grpo_math.__main__ import run
+
+    run("report")

@@ -1,0 +1,77 @@
+"""`grpo-math runs`, as a real process over made-up runs in every state."""
+
+import fcntl
+import os
+import subprocess
+import sys
+
+from make_run import make_run, make_sft_run, write_json, write_rows
+
+
+def runs(*arguments, cwd) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "grpo_math", "runs", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"TZ": "UTC"})
+
+
+def started(run, day: int):
+    write_json(run / "environment.json", {"started": f"2026-11-{day:02d}T10:00:00+00:00"})
+    return run
+
+
+def test_a_line_a_run_with_state_and_headline_newest_last(tmp_path):
+    folder = tmp_path / "runs"
+    started(make_run(folder / "done"), 20)
+    live = started(make_run(folder / "live", steps=12, finished=False), 22)
+    started(make_run(folder / "killed", steps=12, finished=False, max_steps=None), 19)
+    broken = started(make_run(folder / "broken", steps=5, finished=False), 18)
+    trace = "Traceback (most recent call last):\n  ...\ngrpo_math.errors.UserError: rewards.format: raised ValueError"
+    (broken / "training.log").write_text(f"2026-11-18 10:00:01,000 DEBUG grpo_math: stopped by a mistake\n{trace}\n")
+    ended = started(make_run(folder / "ended", steps=5, finished=False), 17)
+    write_rows(ended / "alarms.jsonl", [{"step": 5, "alarm": "nan", "says": "loss is nan"}])
+    started(make_sft_run(folder / "sft"), 16)
+    started(make_run(folder / "odd", steps=2), 15)
+    (folder / "odd" / "recipe.yaml").write_text("- no recipe")
+    (folder / "no-run").mkdir()
+    held = os.open(live, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    done = runs(cwd=tmp_path)
+    os.close(held)
+    assert done.returncode == 0
+    head, *lines = [line.split("  ") for line in done.stdout.strip().splitlines()]
+    lines = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert [cell.strip() for cell in head if cell.strip()] == ["run", "state", "steps", "accuracy", "reward", "started"]
+    assert [line[:3] for line in lines] == [
+        ["odd", "recipe.yaml cannot be read", "2026-11-15 10:00"],
+        ["sft", "finished", "30/30"],
+        ["ended", "ended by alarm nan", "5/40"],
+        ["broken", "failed", "5/40"],
+        ["killed", "stopped", "12"],
+        ["done", "finished", "40/40"],
+        ["live", "running", "12/40"],
+    ]
+    assert lines[-2][3].count("→") == 1
+    assert lines[-1][3].count("→") == 0  # one evaluation so far
+
+
+def test_the_reason_of_a_failure_is_in_the_summary(tmp_path):
+    run = make_run(tmp_path / "run", steps=5, finished=False)
+    failed = (
+        "2026-11-18 10:00:01,000 DEBUG grpo_math: stopped by a mistake\nTraceback\ngrpo_math.errors.UserError: lr: bad"
+    )
+    (run / "training.log").write_text(failed + "\n")
+    from grpo_math.report_data import read_run
+    from grpo_math.report_summary import state
+
+    assert state(read_run(run)) == "failed, step 5 of 40 (lr: bad)"
+    (run / "training.log").write_text(f"{failed}\n2026-11-18 10:05:00,000 INFO grpo_math: step 6/40\n")
+    assert state(read_run(run)) == "stopped, step 5 of 40"
+
+
+def test_a_hint_where_there_are_none_and_a_line_for_a_mistake(tmp_path):
+    done = runs(cwd=tmp_path)
+    assert done.stdout == "no runs in runs: grpo-math train makes one, in its recipe's output_dir\n"
+    assert done.returncode == 0
+    done = runs("elsewhere", cwd=tmp_path)
+    assert done.stderr == "error: elsewhere: no such folder: name one with runs in it\n"
+    assert done.returncode == 2
+    assert runs("a", "b", cwd=tmp_path).stderr == "error: runs: want one folder at most, got a b\n"

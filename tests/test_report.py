@@ -1,0 +1,465 @@
+"""The report of made-up runs: its numbers, its size, hostile text, and the page in a real Chromium without a network."""
+
+import fcntl
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from make_run import held_out, make_run, make_sft_run, read_table, write_json, write_parquet, write_rows
+
+from grpo_math.errors import UserError
+from grpo_math.report import write_report
+from grpo_math.report_charts import panels, plotly_figure, running_means
+from grpo_math.report_completions import spread
+from grpo_math.report_data import read_run
+
+BAD = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> {{ 7 * 7 }} %{x} $\\frac"
+
+
+def grpo_math(*arguments, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "grpo_math", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "alpha")
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    return write_report([run])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next(
+        filter(None, map(shutil.which, ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if not found:
+        pytest.skip("no Chromium: install one as /usr/bin/chromium or on PATH")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a report from disk. Whatever else it asks for, and whatever it complains of, fails the test at its end."""
+    complaints, contexts = [], []
+
+    def open_report(path, width=1400, **options):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.route("**/*", lambda route: route.continue_() if route.request.url == path.as_uri() else route.abort())
+        page.on(
+            "request",
+            lambda request: (
+                complaints.append(request.url)
+                if request.url != path.as_uri() and not request.url.startswith(("data:", "blob:"))
+                else None
+            ),
+        )
+        page.on(
+            "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield open_report
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def choose(page, step: str, show: str = "all", search: str = "") -> str:
+    """Set the controls and return what the page counts."""
+    page.select_option("#step", label=step)
+    page.select_option("#filter", show)
+    page.fill("#search", search)
+    return page.inner_text("#count")
+
+
+def until(holds) -> None:
+    """Playwright's own waiting evaluates text, which the page's security policy forbids."""
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_the_page_opens_from_disk_and_draws_every_chart(report, open_page):
+    page = open_page(report)
+    assert page.locator(".js-plotly-plot").count() == page.locator("figure").count() >= 14
+    for figure in page.locator("figure").all():
+        assert figure.locator(".scatterlayer .trace").count() >= 1
+        assert " from " in figure.locator(".chart").get_attribute("aria-label")
+    assert page.locator("figure", has_text="accuracy").first.locator(".errorbar").count() == 3
+    assert report.stat().st_size < 2_500_000
+
+
+def test_the_answer_comes_first(report, open_page):
+    said = open_page(report).inner_text(".answer")
+    assert re.match(r"0\.\d{3}\n0\.\d{3}.0\.\d{3}\nstep 0\n→\n0\.\d{3}", said)
+    assert "Better: " in said
+    assert "McNemar's exact p" in said
+    assert "0.168 GPU-hours" in said
+    assert "2 x NVIDIA H100 80GB HBM3" in said
+    assert "alarm kl at step 31: 1.2 from the reference" in said
+
+
+def test_an_alarm_is_a_line_on_every_chart(report, open_page):
+    page = open_page(report)
+    assert page.locator(".shapelayer path").count() == page.locator("figure").count()
+    page.locator("figure .annotation-text-g").first.hover()
+    assert "step 31: 1.2 from the reference" in page.locator(".hoverlayer").first.text_content()
+
+
+def test_every_filter_shows_what_it_says(run, report, open_page):
+    page = open_page(report)
+    rows = read_table(run / "completions/step-000007.parquet")
+    wanted = {
+        "all": lambda row: True,
+        "wrong": lambda row: not row["correct"],
+        "right": lambda row: row["correct"],
+        "truncated": lambda row: row["truncated"],
+        "no-answer": lambda row: row["answer"] is None,
+        "paid": lambda row: not row["correct"],
+    }
+    for show, keep in wanted.items():
+        kept = [row for row in rows if keep(row)]
+        questions = len({row["question"] for row in kept})
+        assert (
+            choose(page, "step 7", show) == f"{len(kept)} completions of {questions} question{'s' * (questions != 1)}"
+        )
+        if len(kept) <= 20:
+            assert page.locator(".attempt").count() == len(kept)
+    rewards = [float(found) for found in re.findall(r"reward ([\d.]+)", page.inner_text("#cards"))]
+    assert rewards == sorted(rewards, reverse=True)
+    assert rewards[0] == max(row["reward"] for row in rows if not row["correct"])
+
+
+def test_wrong_to_right_shows_both_completions_of_the_problems_won(run, report, open_page):
+    page, change = open_page(report), read_run(run).change
+    choose(page, "evaluation at step 40", "gained")
+    while page.locator("#more").is_visible():
+        page.click("#more")
+    assert page.locator(".card").count() == change.won
+    assert page.locator(".card").first.locator(".attempt").count() == 2
+    assert re.search(
+        r"✗ wrong · evaluation at step 0 .*✓ right · evaluation at step 40",
+        page.locator(".card").first.inner_text(),
+        re.DOTALL,
+    )
+    choose(page, "evaluation at step 40", "lost")
+    assert page.locator(".card").count() == change.lost
+
+
+def test_search_finds_words_of_questions_and_answers(run, report, open_page):
+    page = open_page(report)
+    rows = read_table(run / "completions/eval-000020.parquet")
+    found = [row for row in rows if "ava has" in row["question"].lower()]
+    assert choose(page, "evaluation at step 20", search="AVA has").startswith(f"{len(found)} completions")
+    assert choose(page, "evaluation at step 20", search="no such words") == "0 completions of 0 questions"
+
+
+def test_a_question_can_be_followed_over_the_steps(run, report, open_page):
+    page = open_page(report)
+    choose(page, "evaluation at step 40")
+    page.locator(".card .open").first.click()
+    question = page.locator("dialog .card p").inner_text()
+    files = list((run / "completions").glob("*.parquet"))
+    count = sum(row["question"] == question for file in files for row in read_table(file))
+    assert page.locator("dialog .attempt").count() == count
+    steps = [int(step) for step in re.findall(r"· (?:evaluation at )?step (\d+)", page.inner_text("dialog"))]
+    assert len(steps) == count
+    assert steps == sorted(steps)
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog").is_visible()
+    choose(page, "all steps, by question", search=question)
+    assert page.locator(".card").first.locator(".attempt").count() == count
+
+
+def test_zooming_one_chart_zooms_all_and_a_double_click_shows_everything(report, open_page):
+    page = open_page(report)
+    ranges = "[...new Set([...document.querySelectorAll('.chart')].map((chart) => JSON.stringify(chart._fullLayout.xaxis.range)))]"
+    (before,) = page.evaluate(ranges)
+    box = page.locator("figure .nsewdrag").first.bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 80, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, y, steps=5)
+    page.mouse.up()
+    until(lambda: page.evaluate(ranges) != [before] and len(page.evaluate(ranges)) == 1)
+    page.locator("figure .nsewdrag").first.dblclick()
+    until(lambda: page.evaluate(ranges) == [before])
+
+
+def test_light_and_dark_follow_the_system_until_somebody_chooses(report, open_page):
+    page = open_page(report, color_scheme="dark")
+    look = "[getComputedStyle(document.body).backgroundColor, document.querySelector('.chart').layout.font.color]"
+    dark = page.evaluate(look)
+    page.click("#theme")
+    light = page.evaluate(look)
+    assert all(one != other for one, other in zip(dark, light, strict=True))
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.evaluate(look) == light
+
+
+def test_nothing_is_wider_than_a_phone(report, open_page):
+    page = open_page(report, width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_hostile_text_stays_text(tmp_path, open_page):
+    name = "<img src=x onerror=window.hacked=3> 'a' \"b\" $\\frac"
+    run = make_run(tmp_path / name, steps=3, run_name=BAD, rewards={BAD: {"weight": 1.0}})
+    row = {"step": 1, "question": BAD, "prompt": BAD, "solution": BAD, "completion": BAD, "answer": BAD, "how": BAD}
+    row |= {"correct": False, "length": 3, "truncated": False, f"rewards/{BAD}": 1.0, "reward": 1.0, "advantage": 0.0}
+    write_parquet(run / "completions/step-000001.parquet", [row])
+    metrics = [{"step": step, "reward": 1.0, f"rewards/{BAD}/mean": 0.5, "rewards/b/mean": 0.1} for step in (1, 2, 3)]
+    write_rows(run / "metrics.jsonl", metrics)
+    write_rows(run / "alarms.jsonl", [{"step": 2, "alarm": "<i>kl", "says": BAD}])
+    evaluation = {"dataset": BAD, "step": 0, "problems": 2, "accuracy": 0.5, "accuracy_low": 0.1, "accuracy_high": 0.9}
+    write_rows(run / "eval.jsonl", [evaluation])
+    write_json(run / "environment.json", {"command": [BAD], "gpus": [BAD], "gpu_count": 1})
+    page = open_page(write_report([run], tmp_path / "bad.html"))
+    page.locator("figure .annotation-text-g").first.hover()
+    assert BAD[:20] in page.locator(".hoverlayer").first.text_content()
+    assert choose(page, "step 1", search="window.hacked") == "1 completion of 1 question"
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img").count() == 0
+    assert page.inner_text(".card > p") == BAD
+    assert f"answer {BAD}" in page.inner_text(".attempt")
+    assert page.title() == f"{name}: report"
+    assert BAD in page.inner_text(".alarms")
+    assert "window.hacked = 1" in page.inner_text("#recipe pre")
+
+
+def test_several_runs_share_charts_and_their_recipes_are_compared(run, tmp_path, open_page):
+    other = make_run(tmp_path / "beta", steps=27, finished=False, speed=0.4, learning_rate=3e-6)
+    report = write_report([run, other], tmp_path / "both.html")
+    page = open_page(report)
+    assert page.locator(".answer").count() == 2
+    assert page.inner_text("tbody tr") == "learning_rate\t1e-06\t3e-06"
+    assert re.search(r"beta against alpha, at their last evaluations: (worse|better|not dist)", page.inner_text("main"))
+    assert "stopped, step 27 of 40" in page.inner_text("main")
+    assert page.locator("figure", has_text="rewards/format/mean").locator(".trace").count() == 4  # faint and bold
+    assert choose(page, "beta, step 27").startswith("32 completions")
+    assert (tmp_path / "both.png").stat().st_size > 10_000
+    assert (tmp_path / "both.svg").read_text().startswith("<?xml")
+
+
+def test_a_page_that_would_be_too_large_leaves_steps_out_and_says_so(tmp_path, open_page):
+    run = make_run(tmp_path / "large", steps=40)
+    rows = read_table(run / "completions/step-000001.parquet")
+    for step in range(1, 41):
+        noise = [os.urandom(6_000).hex() for _ in rows]  # two bytes a byte: does not compress below half
+        long = [row | {"step": step, "completion": text} for row, text in zip(rows, noise, strict=True)]
+        write_parquet(run / f"completions/step-{step:06d}.parquet", long)
+    report = write_report([run])
+    assert 4_000_000 < report.stat().st_size < 5_000_000
+    page = open_page(report)
+    assert re.search(r"\d+ of 43 files with completions are shown, evenly spread", page.inner_text("#completions"))
+    shown = [int(step) for step in re.findall(r"^step (\d+)", page.inner_text("#step"), re.MULTILINE)]
+    assert {1, 40} <= set(shown)
+    assert len(shown) > 8
+    assert max(later - earlier for later, earlier in itertools.pairwise(shown)) <= 4 * 40 / len(shown)
+    choose(page, "step 40")
+    assert "6,000 characters are left out of this report" in page.inner_text(".completion >> nth=0")
+
+
+def test_a_step_larger_than_its_share_shows_its_first_completions(tmp_path, open_page):
+    run = make_run(tmp_path / "wide", steps=1, finished=False, eval=None)
+    rows = read_table(run / "completions/step-000001.parquet")
+    write_parquet(
+        run / "completions/step-000001.parquet", [row | {"completion": os.urandom(3_000).hex()} for row in rows * 16]
+    )
+    report = write_report([run])
+    assert report.stat().st_size < 5_000_000
+    assert open_page(report).inner_text("#step option >> nth=0") == "step 1 (first 128 of 512)"
+
+
+def test_a_run_killed_in_a_write_is_reported(tmp_path, open_page):
+    run = make_run(tmp_path / "killed", steps=12, finished=False)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "rew')
+    whole = (run / "completions/step-000012.parquet").read_bytes()
+    (run / "completions/step-000012.parquet").write_bytes(whole[: len(whole) // 2])
+    page = open_page(write_report([run]))
+    assert "stopped, step 12 of 40" in page.inner_text(".facts")
+    assert "12 of 13 files with completions are shown" in page.inner_text("#completions")
+    assert "1 could not be read" in page.inner_text("#completions")
+    assert choose(page, "step 11").startswith("32 completions")
+
+
+def test_a_run_that_has_just_begun_is_reported(tmp_path, open_page):
+    run = make_run(tmp_path / "new", steps=0, finished=False, max_steps=None)
+    for name in ("metrics.jsonl", "eval.jsonl", "alarms.jsonl", "environment.json"):
+        (run / name).unlink()
+    shutil.rmtree(run / "completions")
+    page = open_page(write_report([run]))
+    assert "stopped, step 0" in page.inner_text(".facts")
+    assert "Nothing was logged yet." in page.inner_text("#curves")
+    assert "No held-out evaluation: eval: {before_after: true}" in page.inner_text(".answer")
+
+
+def test_a_folder_of_an_older_version_is_reported(tmp_path, open_page):
+    """eval-*.jsonl without problem numbers, `interval` in eval.jsonl, no training completions."""
+    run = make_run(tmp_path / "old")
+    evaluations = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
+    kept = ("step", "problems", "accuracy", "seconds")
+    write_rows(
+        run / "eval.jsonl",
+        [
+            {key: row[key] for key in kept} | {"interval": [row["accuracy_low"], row["accuracy_high"]]}
+            for row in evaluations
+        ],
+    )
+    change = read_run(run).change
+    for file in (run / "completions").glob("*.parquet"):
+        if file.name.startswith("eval"):
+            rows = [
+                {key: row[key] for key in row if key not in ("dataset", "problem", "sample")}
+                for row in read_table(file)
+            ]
+            write_rows(file.with_suffix(".jsonl"), rows)
+        file.unlink()
+    assert read_run(run).change == change
+    page = open_page(write_report([run]))
+    assert "on 60 problems, with 95" in page.inner_text(".answer")
+    choose(page, "evaluation at step 40", "lost")
+    assert page.locator(".card").count() == change.lost
+
+
+def test_an_sft_run_has_its_loss(tmp_path, open_page):
+    page = open_page(write_report([make_sft_run(tmp_path / "sft")]))
+    titles = page.locator("figcaption b").all_inner_texts()
+    assert titles == ["token accuracy", "entropy", "loss"]
+    assert "1:05" in page.inner_text(".facts")
+
+
+def test_plotly_knows_every_key_of_the_figures(run):
+    from plotly.graph_objects import Figure
+
+    runs = [read_run(run)]
+    for panel in panels(runs, ["alpha"]):
+        Figure(plotly_figure(panel, runs, 40))
+
+
+def test_the_last_row_of_an_evaluation_counts_and_the_trainings_own_before_the_watchers(tmp_path):
+    run = make_run(tmp_path / "run", steps=20)
+    ends = {"accuracy_low": 0.1, "accuracy_high": 0.9, "problems": 9, "seconds": 100.0}
+    rows = [
+        {"dataset": "a", "step": 20, "accuracy": 0.2, **ends},
+        {"dataset": "all datasets", "step": 20, "accuracy": 0.3, **ends},
+        {"dataset": "a", "step": 20, "accuracy": 0.4, "weights": "1f", **ends},
+        {"dataset": "a", "step": 10, "accuracy": 0.5, "weights": "2f", **ends},
+    ]
+    write_rows(run / "eval.jsonl", rows)
+    found = read_run(run)
+    assert [(row["step"], row["accuracy"]) for row in found.evaluations] == [(10, 0.5), (20, 0.3)]
+    assert found.seconds == pytest.approx(100 + sum(row["step_time"] for row in found.steps))
+
+
+def test_running_means_and_the_order_of_steps():
+    assert running_means([1, 2, 3, 4, 5], 2) == [1, 1.5, 2.5, 3.5, 4.5]
+    for count in range(40):
+        assert sorted(spread(count)) == list(range(count))
+    assert list(spread(9))[:5] == [0, 8, 4, 2, 6]
+
+
+def test_the_verb_prints_a_summary(run):
+    done = grpo_math("report", run)
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{run}: finished, 40 steps"
+    assert re.fullmatch(r"accuracy 0\.\d+ \(.*\) → 0\.\d+ \(.*\) on 60 problems of gsm8k test", lines[1])
+    assert lines[2].startswith("better: ")
+    assert re.fullmatch(r"reward .* → .*, length .* → .* \(means over the first and the last 5 logs\)", lines[3])
+    assert lines[4] == "5:02, 0.168 GPU-hours on 2 x NVIDIA H100 80GB HBM3"
+    assert lines[5].startswith("alarm kl at step 31: ")
+    assert re.fullmatch(rf"{run}/report.html \(2\.\d MB\), report.png, report.svg", lines[-1])
+    assert done.returncode == 0
+
+
+def test_a_mistake_is_one_line(run, tmp_path):
+    for folder, says in (
+        (tmp_path / "none", "no such folder"),
+        (run.parent, r"no run, it has no recipe.yaml \(there: alpha\)"),
+    ):
+        with pytest.raises(UserError, match=says):
+            write_report([folder])
+    with pytest.raises(UserError, match="want a file to write"):
+        write_report([run], tmp_path / "report.pdf")
+
+
+WATCH = "import sys; from grpo_math import report; from grpo_math.errors import run_cli; report.POLL = 1; sys.exit(run_cli(report.main))"
+
+
+def watching(run) -> subprocess.Popen:
+    command = [sys.executable, "-u", "-c", WATCH, str(run), "--watch"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert "follows the run until it ends" in process.stdout.readline()
+    return process
+
+
+def test_watch_follows_a_run_to_its_end_and_the_open_page_with_it(tmp_path, open_page):
+    run = make_run(tmp_path / "live", steps=12, finished=False)
+    held = os.open(run, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)  # as a training does
+    process = watching(run)
+    page = open_page(run / "report.html")
+    assert "running, step 12 of 40" in page.inner_text(".facts")
+    choose(page, "step 3", "wrong", "apples")
+    page.locator("#recipe").click()
+    page.evaluate("scrollTo(0, 700)")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "reward": 0.5}\n')
+    page.wait_for_selector(".facts:has-text('step 13 of 40')")
+    page.wait_for_selector("html[data-ready]")
+    assert page.evaluate("scrollY") == 700
+    assert page.locator("#step option:checked").inner_text() == "step 3"
+    assert page.input_value("#filter") == "wrong"
+    assert page.input_value("#search") == "apples"
+    os.close(held)
+    assert process.wait(30) == 0
+    assert "stopped, step 13 of 40" in process.stdout.read()
+    page.wait_for_selector("body[data-reload='0']")
+
+
+def test_ctrl_c_ends_the_watch(tmp_path):
+    run = make_run(tmp_path / "live", steps=2, finished=False)
+    held = os.open(run, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    process = watching(run)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert "Traceback" not in process.stdout.read()
+    os.close(held)
+
+
+def test_several_samples_are_compared_by_their_means(tmp_path):
+    import random
+
+    run = make_run(tmp_path / "run", steps=20)
+    for step, skill in ((0, 0.2), (20, 0.8)):
+        rows = [row | {"sample": sample} for sample in range(3) for row in held_out(random.Random(sample), skill)]
+        write_parquet(run / f"completions/eval-{step:06d}.parquet", rows)
+    change = read_run(run).change
+    assert change.p is None
+    assert change.distinguishable
