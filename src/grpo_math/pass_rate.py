@@ -67,9 +67,8 @@ def measure(recipe: Recipe, out: Path) -> None:
     write(found, out)
     show(found, sampling.samples, recipe.trainer.get("num_generations", 8))
     plot(found, out)
-    print(
-        f"\n{out}, {out.with_suffix('.png').name}: dataset: {{pass_rate: {{file: {out}, min: 0.1, max: 0.9}}}} keeps what can teach"
-    )
+    files = f"{out}, {out.with_suffix('.png').name}"
+    print(f"\n{files}: dataset: {{pass_rate: {{file: {out}, min: 0.1, max: 0.9}}}} keeps what can teach")
 
 
 def rate_of(problem: Problem, right: int, samples: int) -> dict:

@@ -26,7 +26,6 @@ from pathlib import Path
 from grpo_math.errors import UserError, one_line
 from grpo_math.prompts import token_ids
 from grpo_math.recipe import load_recipe
-from grpo_math.report import report_end
 from grpo_math.run_folder import write_json
 
 RECIPE = Path("recipes/quickstart.yaml")
@@ -290,6 +289,9 @@ def main(argv: list[str]) -> None:
     results["seconds"]["total"] = round(time.perf_counter() - started, 2)
     write_json(results, folder / "results.json")
     print_table(results, folder)
+
+    from grpo_math.report import report_end
+
     report_end(results, folder)
 
 

@@ -20,12 +20,13 @@ from grpo_math.models import end_tokens, load_tokenizer, policy_arguments
 from grpo_math.preflight import check_training, dry_run
 from grpo_math.prompts import token_ids
 from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.report import report_end
 from grpo_math.training import check_world, load_parts, mix_parts, run, sft_config, to_dataset
 
 
 def main(argv: list[str]) -> None:
     if not dry_run(argv):
+        from grpo_math.report import report_end
+
         recipe = load_recipe(argv, "SFT")
         report_end(sft(recipe), recipe.output_dir)
 

@@ -20,7 +20,6 @@ from grpo_math.models import load_reward_models, load_tokenizer, policy_argument
 from grpo_math.preflight import check_training, dry_run
 from grpo_math.prompts import to_rows
 from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.report import report_end
 from grpo_math.rewards import build_rewards
 from grpo_math.rollouts import Rollouts
 from grpo_math.safety import load_arguments
@@ -33,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str]) -> None:
     if not dry_run(argv):
+        from grpo_math.report import report_end
+
         recipe = load_recipe(argv, "GRPO")
         report_end(train(recipe), recipe.output_dir)
 
