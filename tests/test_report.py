@@ -353,6 +353,20 @@ def test_an_sft_run_has_its_loss(tmp_path, open_page):
     assert "1:05" in page.inner_text(".facts")
 
 
+def test_a_real_training_is_reported(write_recipe, problem_folder, tmp_path, open_page):
+    held_out = {"before_after": True, "datasets": {"name": "gsm8k", "path": str(problem_folder)}, "max_samples": 4}
+    trained = grpo_math("train", "--config", write_recipe(eval=held_out, max_steps=3, completions={"every": 1}))
+    assert trained.returncode == 0, trained.stderr
+    page = open_page(write_report([tmp_path / "run"]))
+    assert "finished, 3 steps" in page.inner_text(".facts")
+    assert "on 4 problems of gsm8k test" in page.inner_text(".answer")
+    titles = page.locator("figcaption b").all_inner_texts()
+    assert {"accuracy", "reward", "rewards", "entropy", "zero-std", "time of a step", "throughput"} <= set(titles)
+    assert choose(page, "step 2").startswith("4 completions of 2 question")
+    header = r"(right|wrong) · .*reward [-\d.]+ \(correctness [01], format [01]\) · advantage [-+\d.]+ · \d+ tokens"
+    assert re.search(header, page.inner_text(".attempt >> nth=0"))
+
+
 def test_plotly_knows_every_key_of_the_figures(run):
     from plotly.graph_objects import Figure
 

@@ -164,6 +164,8 @@ def make_plan(options: dict, arguments: list[str]) -> Plan:
     words = accelerate_arguments(file, options, config, processes)
     words += ["-m", "grpo_math.train" if recipe.sft is None else "grpo_math.sft", *arguments]
     environment = trainer_environment(config, processes, on_cpu=gpus is None)
+    if gpus is not None:
+        environment["GRPO_MATH_GPUS"] = str(processes + len(others))  # what the run costs
     accelerate = [sys.executable, "-m", "grpo_math.accelerated"]
     plan = Plan(
         recipe, file.stem, processes, batch, Command("accelerate launch", accelerate, words, environment, training)

@@ -126,7 +126,12 @@ def plotly_figure(panel: Panel, runs: list[Run], last_step: int) -> dict:
     lines, labels = alarm_marks(runs)
     legend = len(runs) == 1 and len(panel.curves) + len(panel.dots) > 1
     layout = {
-        "xaxis": {"range": [-0.02 * last_step, 1.02 * last_step], "title": {"text": "step", "standoff": 4}},
+        "xaxis": {
+            "range": [-0.02 * last_step, 1.02 * last_step],
+            "title": {"text": "step", "standoff": 4},
+            "unifiedhovertitle": {"text": "step %{x}"},
+            "showspikes": False,
+        },
         "yaxis": {"rangemode": "tozero", "automargin": True},
         "margin": {"l": 40, "r": 10, "t": 10, "b": 36},
         "hovermode": "x unified",
@@ -189,7 +194,7 @@ def alarm_marks(runs: list[Run]) -> tuple[list[dict], list[dict]]:
             ends = {"x0": row["step"], "x1": row["step"], "y0": 0, "y1": 1, "yref": "paper"}
             lines.append({"type": "line", **ends, "line": {"color": color, "width": 1, "dash": "dash"}})
             says = "<br>".join(plain(line) for line in textwrap.wrap(f"step {row['step']}: {row['says']}", 50))
-            at = {"x": row["step"], "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "right", "textangle": -90}
+            at = {"x": row["step"], "y": 0, "yref": "paper", "yanchor": "bottom", "xanchor": "right", "textangle": -90}
             look = {"showarrow": False, "font": {"color": color, "size": 11}}
             labels.append({"text": plain(row["alarm"]), "hovertext": says, **at, **look})
     return lines, labels

@@ -13,6 +13,7 @@ import secrets
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -184,13 +185,17 @@ def forget_completions(folder: Path, step: int) -> None:
 
 @contextlib.contextmanager
 def only_one(folder: Path, what: str) -> Iterator[None]:
-    """Raise UserError where another process is at work in this folder."""
+    """Raise UserError where another process is at work in this folder for more than a moment: `is_running` only looks."""
     held = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{what}: another process is at work in {folder}: wait for it, or end it") from None
+        for patience in (0.1, 0.1, 0):
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(patience)
+        else:
+            raise UserError(f"{what}: another process is at work in {folder}: wait for it, or end it")
         yield
     finally:
         os.close(held)
@@ -257,6 +262,8 @@ def command() -> list[str]:
             words = [Path(word).name if place < 2 else word for place, word in enumerate(parent.cmdline())]
             if words[1:3] in (["accelerate", "launch"], ["grpo-math", "launch"]):
                 return words[1:]
+            if words[1:4] == ["-m", "grpo_math", "launch"]:
+                return ["python", *words[1:]]
     return [*own, *sys.argv[1:]]
 
 

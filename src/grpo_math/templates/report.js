@@ -51,6 +51,7 @@ function colors() {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", "font.color": quiet,
     "hoverlabel.bgcolor": panel, "hoverlabel.bordercolor": line, "hoverlabel.font.color": text,
+    "modebar.bgcolor": panel, "modebar.color": quiet, "modebar.activecolor": text,
     ...axis("xaxis"), ...axis("yaxis"),
   };
 }
@@ -61,7 +62,7 @@ async function drawCharts() {
   const figures = JSON.parse(await inflate($("figures")));
   const charts = [...document.querySelectorAll(".chart")];
   const touch = matchMedia("(pointer: coarse)").matches; // there, a drag scrolls the page
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
   await Promise.all(charts.map(async (chart, place) => {
     const { data, layout } = figures[place];
     const font = { family: getComputedStyle(document.body).fontFamily, size: 11 };
