@@ -345,6 +345,7 @@ def test_columns_of_several_types_are_one_line(write_recipe, tmp_path):
 def test_weights_and_biases_works_offline_and_gets_the_evaluations(write_recipe, tmp_path, monkeypatch):
     import wandb
 
+    wandb.teardown()  # it remembers the folder of the first run in a process
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.delenv("WANDB_PROJECT", raising=False)

@@ -185,7 +185,7 @@ def forget_completions(folder: Path, step: int) -> None:
 
 @contextlib.contextmanager
 def only_one(folder: Path, what: str) -> Iterator[None]:
-    """Raise UserError where another process is at work in this folder for more than a moment: `is_running` only looks."""
+    """Raise UserError where another process is at work in this folder, for more than `is_running`'s moment."""
     held = os.open(folder, os.O_RDONLY)
     try:
         for patience in (0.1, 0.1, 0):
