@@ -79,6 +79,8 @@ def publish(written: Path, target: Path) -> None:
     discard(target)
     written.rename(target)
     to_disk(target.parent)
+    with contextlib.suppress(OSError):  # another one is being written
+        written.parent.rmdir()
 
 
 def to_disk(path: Path) -> None:
