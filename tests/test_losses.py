@@ -65,6 +65,21 @@ def test_advantages(steps, changes, expected):
     assert steps(look, **changes) == 2
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"scale_rewards": "batch"}, {"multi_objective_aggregation": "normalize_then_sum"}]
+)
+def test_groups_that_earn_the_same_teach_nothing_however_their_mean_is_rounded(steps, tmp_path, changes):
+    (tmp_path / "even.py").write_text("def f(completions, **_):\n    return [0.2] * 8 + [0.1, 0.7] * 4\n")
+
+    def look(trainer, model, batch, loss):
+        assert sum(advantage == 0 for advantage in batch["advantages"].tolist()) == 8
+        assert all(abs(advantage) > 0.1 for advantage in batch["advantages"].tolist() if advantage)
+        assert trainer._metrics["train"]["frac_reward_zero_std"] == [0.5]
+
+    rewards = {"even": {"path": f"{tmp_path}/even.py:f"}}  # a float32 mean of eight 0.2 is not 0.2, one of four is
+    steps(look, rewards=rewards, per_device_train_batch_size=16, num_generations=8, **changes)
+
+
 def log_probabilities(model, batch) -> list[list[torch.Tensor]]:
     """log pi(token) of every completion token that counts, a list a completion."""
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)

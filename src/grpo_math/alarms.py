@@ -21,6 +21,7 @@ MOST = {"zero_std": 0.7, "truncated": 0.3, "timeouts": 0.01}  # shares
 DRIFT = 3.0  # times the length of the beginning
 BEGINNING = ("accuracy", "entropy", "completions/mean_length")
 COLLAPSE = 0.1  # of the entropy of the beginning
+ROUNDING = 1e-6  # of equal rewards' deviation, in float32
 RATIO = 0.8  # of vLLM's and the trainer's probabilities: below, they are no longer the same policy
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Alarms(TrainerCallback):
     def noticed(self) -> Iterator[tuple[str, str]]:
         """What the last steps show, by the alarm's name."""
         zero, deviation = self.mean("frac_reward_zero_std"), self.mean("reward_std")
-        if deviation is not None and not deviation > 0:  # NaN where nothing could be scored
+        if deviation is not None and not deviation > ROUNDING:  # NaN where nothing could be scored
             yield "reward", f"every completion earns the same, {self.spec.steps} logs long: {self.cause()}"
         elif zero is not None and zero > MOST["zero_std"]:
             yield "zero_std", f"in {zero:.0%} of the groups all completions earn the same: {self.cause()}"

@@ -137,10 +137,24 @@ class Trainer(WholeCheckpoints, GRPOTrainer):
         batch = super()._generate_and_score_completions(inputs)
         if self.baseline == "none":
             batch["advantages"] = self.mine(self.weighted_rewards())
+        else:
+            batch["advantages"] = batch["advantages"].masked_fill(self.mine(self.level_groups()), 0.0)
         stride = self.args.steps_per_generation * self.num_iterations // self.args.gradient_accumulation_steps
         if self.rollouts.wanted(self.state, max(1, stride)):
             self.keep(batch["advantages"])
         return batch
+
+    def level_groups(self) -> torch.Tensor:
+        """Whether each completion, of all processes, is of a group in which all earn the same.
+
+        TRL subtracts a mean that float32 has rounded: eight rewards of 0.2 then have advantages of 1.5e-4, which Adam
+        makes steps of, and no group counts as one of zero deviation.
+        """
+        groups = self.rewards_per_func.nan_to_num(nan=torch.inf).unflatten(0, (-1, self.num_generations))
+        level = (groups == groups[:, :1]).flatten(1).all(dim=1)
+        logged = self._metrics["train"]["frac_reward_zero_std"]
+        logged[-1] = max(logged[-1], level.float().mean().item())
+        return level.repeat_interleave(self.num_generations)
 
     def weighted_rewards(self) -> torch.Tensor:
         """Of all processes; an unscorable completion's is 0, as in TRL."""
