@@ -29,13 +29,13 @@ RECIPE = yaml.safe_load((Path(__file__).parent.parent / "recipes" / "quickstart.
 
 
 def write_run(folder: Path, steps: int) -> Path:
-    write_problems(folder / "data", seed=0)
-    texts = [text for row in read_rows(folder / "data" / "train.jsonl") for text in row.values()]
+    write_problems(folder / "arithmetic", seed=0)
+    texts = [text for row in read_rows(folder / "arithmetic" / "train.jsonl") for text in row.values()]
     tokenizer = make_tokenizer(texts)
     make_policy(tokenizer).save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
     changes = {
-        "dataset": {"name": "gsm8k", "path": str(folder / "data")},
+        "dataset": {"name": "gsm8k", "path": str(folder / "arithmetic")},
         "model_name_or_path": str(folder / "policy"),
         "output_dir": str(folder / "run"),
         "max_steps": steps,

@@ -54,7 +54,8 @@ def policy_folder(tokenizer, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def problem_folder(tmp_path_factory) -> Path:
     """Two dozen one-step problems in GSM8K's form, train.jsonl and test.jsonl."""
-    folder = tmp_path_factory.mktemp("problems")
+    folder = tmp_path_factory.mktemp("problems") / "gsm8k"
+    folder.mkdir()
     for split, rows in (("train", ROWS[:16]), ("test", ROWS[16:])):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

@@ -181,7 +181,7 @@ def test_math_as_one_json_file_a_problem(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({**MATH_ROW, "type": subject}))
     loaded = load_problems(DatasetSpec("math", str(tmp_path), params={"subjects": ["algebra"]}))
-    assert str(loaded) == "math train: 2 problems of 4 rows, dropped: 2 of other subjects"
+    assert str(loaded) == f"{tmp_path.name} train: 2 problems of 4 rows, dropped: 2 of other subjects"
 
 
 def test_math_in_the_hubs_seven_configs(tmp_path):

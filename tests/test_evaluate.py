@@ -116,8 +116,8 @@ def test_levels_are_broken_down(run, tmp_path, capsys):
     (tmp_path / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run(dataset=f"math500={tmp_path}/math.jsonl")
     out = capsys.readouterr().out
-    assert "math500 test, level  problems  accuracy\n1                    2         0.000 (0.000-0.658)\n" in out
-    assert "math500 test, subject" in out
+    assert "math test, level  problems  accuracy\n1                 2         0.000 (0.000-0.658)\n" in out
+    assert "math test, subject" in out
 
 
 def test_what_was_evaluated_otherwise_is_not_overwritten(run, tmp_path):

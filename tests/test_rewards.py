@@ -4,6 +4,8 @@ import functools
 import json
 import pickle
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -231,6 +233,12 @@ def test_a_data_column_may_have_any_name():
 FRAGILE = """
 import re, time
 
+def swallow():
+    try:
+        time.sleep(60)
+    except:
+        pass
+
 def stubborn():
     try:
         time.sleep(60)
@@ -277,6 +285,7 @@ def test_a_failed_reward_keeps_what_it_was_given(tmp_path):
         "while True: pass",
         "re.match(r'(a+)+$', 'a' * 40 + 'b')",
         "9 ** 9 ** 9",
+        "swallow()",
         "stubborn()",
     ],
 )
@@ -304,3 +313,20 @@ def test_a_deadline_leaves_other_alarms_and_later_code_alone(tmp_path):
     assert fragile(tmp_path, timeout=0.1)(completions=["a"] * 4, log_metric=print, **TWO_GROUPS) == [1.0] * 4
     time.sleep(0.2)
     assert signal.getsignal(signal.SIGALRM) == earlier
+
+
+def test_a_reward_that_swallows_every_deadline_ends_the_process(tmp_path):
+    code = """
+import time
+from grpo_math import deadline
+deadline.PATIENCE = 1
+with deadline.deadline(0.1):
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "error: a reward function does not end at its timeout: it swallows every exception, mend it\n"

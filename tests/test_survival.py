@@ -216,3 +216,26 @@ def test_a_long_run_leaves_no_file_open_and_no_process_behind():
     assert found["zombies"] == [0, 0]
     assert found["files"][1] - found["files"][0] <= 5
     assert found["disk"][1] < 40
+
+
+def test_a_signal_between_two_logs_loses_no_metric(write_recipe, tmp_path):
+    training = train_in_background(write_recipe(max_steps=10_000, logging_steps=10_000, preflight=False))
+    while not list(tmp_path.glob("run/completions/step-*")):
+        assert training.poll() is None
+        time.sleep(0.05)
+    training.send_signal(signal.SIGINT)
+    said, _ = training.communicate(timeout=60)
+    assert training.returncode == 0
+    assert "stopping: the step is finished and saved first (once more: at once)" in said
+    (last,) = complete_checkpoints(tmp_path / "run")
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [last]
+
+
+def test_a_rollout_is_not_gone_on_with_under_other_keys(write_recipe, tmp_path):
+    recipe = write_recipe(max_steps=3, save_steps=1, preflight=False, steps_per_generation=2, num_iterations=2)
+    train(load_recipe(["--config", str(recipe)]))
+    resume = ["--config", str(recipe), "--max_steps", "5", "--steps_per_generation", "1", "--resume_from_checkpoint"]
+    with pytest.raises(
+        UserError, match=r"checkpoint-3 is in the middle of a rollout made with steps_per_generation 2, num"
+    ):
+        train(load_recipe([*resume, "auto"]))

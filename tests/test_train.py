@@ -185,7 +185,10 @@ def test_an_own_reward_and_two_datasets_with_other_columns(write_recipe, tmp_pat
 def test_a_reward_that_fails_stops_the_run_with_one_line(write_recipe, tmp_path):
     (tmp_path / "mine.py").write_text("def f(completions, **_):\n    return [float('nan')] * len(completions)\n")
     rewards, file = {"mine": {"path": f"{tmp_path}/mine.py:f"}}, tmp_path / "run" / "failed_batch.json"
-    with pytest.raises(UserError, match=rf"reward mine: returned nan for the completion .*was given: {file}\)$"):
+    with pytest.raises(
+        UserError,
+        match=rf"reward mine: returned nan for the completion .*go on with on_reward_error: skip \(what it was given: {file}\)$",
+    ):
         run(write_recipe(rewards=rewards, preflight=False))
     batch = json.loads(file.read_text())
     assert [row["solution"] for row in batch["completions"]] == ["4", "4", "3", "3"]
@@ -201,8 +204,7 @@ def test_a_reward_that_fails_may_be_skipped_and_is_counted(write_recipe, tmp_pat
     assert row["rewards/mine/mean"] is None
     assert row["reward"] == 0.0
     log = (tmp_path / "run" / "training.log").read_text()
-    assert "WARNING grpo_math.rewards: reward mine: returned nan" in log
-    assert "Skipped: 4 of 4 completions" in log
+    assert "warning: skipped 4 of 4 completions: reward mine: returned nan" in log
 
 
 def test_completions_are_kept_with_verdict_and_rewards(write_recipe, tmp_path):

@@ -134,9 +134,9 @@ class Alarms(TrainerCallback):
                 "{weight: 0.2}}, a worked example to the prompt, or SFT first"
             )
         if accuracy is not None and accuracy > 0.9:
-            return f"{accuracy:.0%} are right already: harder problems, or dataset: {{pass_rate: ...}}"
+            return f"{accuracy:.0%} are right already: take harder problems, or dataset: {{pass_rate: ...}}"
         if accuracy is not None and accuracy < 0.1:
-            return f"{accuracy:.0%} are right: easier problems, dataset: {{pass_rate: ...}}, or SFT first"
+            return f"{accuracy:.0%} are right: take easier problems, dataset: {{pass_rate: ...}}, or SFT first"
         return "raise temperature or num_generations, or look at the rewards (grpo-math check)"
 
     def longer(self) -> str:

@@ -41,7 +41,8 @@ def audit(subject: Subject) -> Iterator[Finding]:
         try:
             scores[kind] = [mean_score(one, texts, rows, subject) for _, one in pairs]
         except RewardError as mistake:
-            yield error(str(mistake)) if kind == "perfect" else warning(f"{mistake} (seen with {kind} completions)")
+            sure = kind == "perfect" and recipe.on_reward_error == "stop"
+            yield error(str(mistake)) if sure else warning(f"{mistake} (seen with {kind} completions)")
             failed = True
     if failed:
         return

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import re
 import signal
 import time
@@ -96,11 +97,15 @@ class StopOnSignal(TrainerCallback):
                 self.__exit__()
                 signal.raise_signal(number)
             self.wanted = True
+            if (
+                os.environ.get("RANK", "0") == "0" and "GRPO_MATH_PROCESSES" not in os.environ
+            ):  # else `launch` has said it
+                os.write(1, b"stopping: the step is finished and saved first (once more: at once)\n")
 
     def on_step_end(self, args, state, control, **_):
         told = reduce(torch.tensor(float(self.wanted), device=args.device))
         if told and unfinished(state):
-            control.should_save = control.should_training_stop = True
+            control.should_log = control.should_save = control.should_training_stop = True
 
 
 class Evaluations(TrainerCallback):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from grpo_math.errors import UserError
 from grpo_math.recipe import Recipe
-from grpo_math.run_folder import is_running
+from grpo_math.run_folder import is_running, to_disk
 
 ASIDE = ".unfinished"  # in the run folder: checkpoints being written or deleted
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
@@ -57,6 +57,12 @@ class WholeCheckpoints:
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(**arguments)
 
+    def _issue_warnings_after_load(self, load_result):
+        """A tied head is saved once, and not missing."""
+        tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def create_model_card(self, *_, **__) -> None:
         """TRL's names no base model and no result; the final model gets ours."""
 
@@ -67,6 +73,7 @@ class WholeCheckpoints:
             self.save_model(str(written), _internal_call=True)  # which pushes nothing
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                (written / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads, with local paths
                 facts(written)
                 publish(written, folder)
         self.accelerator.wait_for_everyone()
@@ -81,14 +88,6 @@ def publish(written: Path, target: Path) -> None:
     to_disk(target.parent)
     with contextlib.suppress(OSError):  # another one is being written
         written.parent.rmdir()
-
-
-def to_disk(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def thin_out(folder: Path, limit: int | None) -> None:
@@ -241,5 +240,6 @@ def finished_results(recipe: Recipe, checkpoint: Path | None, config) -> dict | 
         return None  # killed before its end
     found = json.loads(results.read_text())
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"{recipe.output_dir}: already finished, {found['steps']} steps")
+        more = "more max_steps or num_train_epochs train on"
+        print(f"{recipe.output_dir}: already finished, {found['steps']} steps ({more})")
     return found

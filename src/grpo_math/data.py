@@ -64,7 +64,12 @@ class DatasetSpec:
 
     @property
     def title(self) -> str:
-        return f"{self.name or self.path} {self.split}"
+        """What a figure on these problems is said to be of: not GSM8K where local files have its form only."""
+        source = self.name or self.path
+        if self.path and self.name not in (None, "json") and Path(self.path).expanduser().exists():
+            path = Path(self.path).expanduser().resolve()
+            source = path.parent.name if path.is_file() and path.stem in ("train", "test", self.split) else path.stem
+        return f"{source} {self.split}"
 
 
 @dataclass(frozen=True)

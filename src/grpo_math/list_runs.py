@@ -20,6 +20,8 @@ def main(argv: list[str]) -> None:
     folder = Path(*argv) if argv else Path("runs")
     if argv and not folder.is_dir():
         raise UserError(f"{folder}: no such folder: name one with runs in it")
+    if (folder / "recipe.yaml").exists():
+        raise UserError(f"{folder}: is a run itself: grpo-math report {folder}, or name the folder of runs it is in")
     found = sorted((path.parent for path in folder.glob("*/recipe.yaml")), key=lambda path: (begun(path), path.name))
     if not found:
         print(f"no runs in {folder}: grpo-math train makes one, in its recipe's output_dir")

@@ -84,21 +84,21 @@ def evaluations(recipe: Recipe, results: dict) -> dict[str, list[dict]]:
 
 
 def eval_results(recipe: Recipe, rows: list[dict]) -> list | None:
-    """For the metadata, which the Hub shows beside the model."""
+    """For the metadata, which the Hub shows beside the model: of the Hub's own datasets."""
     from huggingface_hub import EvalResult
 
     specs = {spec.title: spec for spec in recipe.eval_datasets}
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=hub_dataset(specs[row["dataset"]]) or public(row["dataset"]),
+            dataset_type=hub_dataset(specs[row["dataset"]]),
             dataset_name=public(row["dataset"]),
             dataset_split=specs[row["dataset"]].split,
             metric_type="accuracy",
             metric_value=round(row["accuracy"], 4),
         )
         for row in rows
-        if row["dataset"] in specs
+        if row["dataset"] in specs and hub_dataset(specs[row["dataset"]])
     ] or None
 
 
@@ -121,8 +121,12 @@ def results_table(recipe: Recipe, rows: dict[str, list[dict]]) -> str:
 def training_data(recipe: Recipe, environment: dict) -> str:
     lines = []
     for spec in recipe.datasets:
-        title, found = f"{spec.name or Path(spec.path).name} {spec.split}", hub_dataset(spec)
-        lines.append(f"- {title}" + (f" ([{found}](https://huggingface.co/datasets/{found}))" if found else ""))
+        found = hub_dataset(spec)
+        files = "" if found or not spec.path else f", local files: {Path(spec.path).name}"
+        lines.append(
+            f"- {public(spec.title)}{files}"
+            + (f" ([{found}](https://huggingface.co/datasets/{found}))" if found else "")
+        )
     mark = environment.get("dataset_fingerprint")
     return "\n".join(lines) + (f"\n\nFingerprint of the problems in their order: `{mark}`." if mark else "")
 
@@ -196,5 +200,4 @@ def push(trainer, folder: Path) -> None:
             folder_path=folder,
             commit_message="End of training",
             revision=trainer.args.hub_revision,
-            ignore_patterns=["training_args.bin"],  # a pickle, with the paths of this machine
         )

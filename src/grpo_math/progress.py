@@ -15,6 +15,7 @@ from grpo_math.alarms import Alarms
 from grpo_math.callbacks import is_step
 
 SHOWN = {"reward": "reward", "accuracy": "accuracy", "kl": "kl", "completions/mean_length": "length"}
+GENERATING = ("tokens_per_second", "time/generate", "step_time")
 SHOWN_SFT = {"loss": "loss", "mean_token_accuracy": "token accuracy"}
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         self.started, self.first_step, self.text = time.perf_counter(), state.global_step, ""
+        self.known = {}
         self.step = f"step {state.global_step}/{state.max_steps}"
         console = Terminal()
         if state.is_world_process_zero and sys.stdout.isatty() and console.is_interactive:
@@ -51,7 +53,9 @@ class Progress(TrainerCallback):
         self.step = f"step {state.global_step}/{state.max_steps}"
         pace = (time.perf_counter() - self.started) / (state.global_step - self.first_step)
         left = f"{clock(pace * (state.max_steps - state.global_step))} left"
-        self.text = "  ".join([*numbers(logs), f"{pace:.2f} s/step", left])
+        generated = logs.get("time/generate")  # some steps go on with a rollout that others have made
+        self.known |= {key: value for key, value in logs.items() if generated or key not in GENERATING}
+        self.text = "  ".join([*numbers(self.known), f"{pace:.2f} s/step", left])
         logger.log(logging.DEBUG if self.live else logging.INFO, "%s  %s", self.step, self.text)  # DEBUG: to the file
 
     def on_train_end(self, args, state, control, **_):

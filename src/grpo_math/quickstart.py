@@ -268,13 +268,13 @@ def main(argv: list[str]) -> None:
         "output_dir": folder,
         "seed": options.seed,
         "model_name_or_path": folder / "policy",
-        "dataset.path": folder / "data",
+        "dataset.path": folder / "arithmetic",
     }
     if not RECIPE.exists():
         raise UserError(f"no {RECIPE} here: run the quickstart in the repository's folder")
     make_room(folder)
     started = time.perf_counter()
-    write_problems(folder / "data", options.seed)
+    write_problems(folder / "arithmetic", options.seed)
     (folder / "policy").mkdir()
     arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
     recipe = load_recipe(["--config", str(RECIPE), *arguments])

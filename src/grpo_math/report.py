@@ -9,7 +9,6 @@ and .svg, and prints a summary. --watch writes it again as long as a run goes on
 import argparse
 import contextlib
 import datetime
-import logging
 import os
 import time
 from collections.abc import Iterator
@@ -19,8 +18,6 @@ from grpo_math import run_folder
 from grpo_math.errors import UserError
 from grpo_math.report_data import Run, changed, goes_on, read_completions, read_run
 
-logger = logging.getLogger(__name__)
-
 TEMPLATES = Path(__file__).parent / "templates"
 LIMIT = 4_900_000  # bytes of a page
 POLL = 10  # seconds between two looks at a run that goes on
@@ -28,7 +25,7 @@ POLL = 10  # seconds between two looks at a run that goes on
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="grpo-math report")
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--watch", action="store_true")
     options = parser.parse_args(argv)
@@ -41,6 +38,8 @@ def main(argv: list[str]) -> None:
 def write_report(folders: list[Path], out: Path | None = None, live: bool = False) -> Path:
     """Write the page and its pictures, and return the page's path; a `live` page loads itself again and again."""
     runs = [read_run(folder) for folder in folders]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError("report: one run is named twice: name different ones")
     out = out or folders[0] / ("report.html" if len(folders) == 1 else "compare-report.html")
     if out.suffix != ".html" or not out.parent.is_dir():
         raise UserError(f"--out: {out}: want a file to write, such as report.html, in a folder that is there")
@@ -59,9 +58,9 @@ def report_end(results: dict, folder: Path) -> None:
     """A finished training's last words. It is none the worse where they fail."""
     if results and os.environ.get("RANK", "0") == "0":
         try:
-            logger.info("report: %s", write_report([folder]))
+            print(f"report: {write_report([folder])}")
         except Exception as error:
-            logger.warning("report: not written (%s: %s): try grpo-math report %s", type(error).__name__, error, folder)
+            print(f"report: not written ({type(error).__name__}: {error}): try grpo-math report {folder}")
 
 
 def render(runs: list[Run], names: list[str], shown: list, live: bool) -> str:
@@ -117,7 +116,7 @@ def recipe_diff(runs: list[Run]) -> dict[str, list[str]]:
     """The keys on which the recipes differ, each with its value in every run."""
     flat = [dict(leaves(run.recipe)) for run in runs]
     keys = dict.fromkeys(key for recipe in flat for key in recipe)
-    rows = {key: [recipe.get(key, "") for recipe in flat] for key in keys}
+    rows = {key: [recipe.get(key, "default") for recipe in flat] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 
@@ -126,8 +125,8 @@ def leaves(value, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from leaves(inner, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, str(value)
+    elif key != "output_dir":
+        yield key, {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))  # as YAML has it
 
 
 def tell(folders: list[Path], page: Path) -> None:

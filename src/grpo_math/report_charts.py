@@ -26,6 +26,7 @@ CHARTS = {  # title: metrics, how to read them
     "completion length": ("completions/mean_length", "tokens a completion"),
     "zero-std": ("frac_reward_zero_std", "share of groups whose completions all earn the same: they teach nothing"),
     "rewards": ("rewards/*/mean", "each reward function, before its weight"),
+    "failed rewards": ("rewards/*/failed", "share of completions without a score, since the function failed on them"),
     "entropy": ("entropy", "how undecided the policy is at a token; near 0 it explores nothing"),
     "KL": ("kl", "how far the policy is from the reference model"),
     "truncated": ("completions/clipped_ratio", "share of completions cut off at the longest length"),
@@ -91,6 +92,7 @@ def panels(runs: list[Run], names: list[str]) -> list[Panel]:
         else:
             groups = [[(run, name, metric) for run, name in zip(runs, names, strict=True)] for metric in metrics]
             wanted = [(metrics[place] if "*" in pattern else title, group) for place, group in enumerate(groups)]
+        aid = "" if len(runs) > 1 and "*" in pattern else aid
         for heading, curves in wanted or [(title, [])]:
             drawn = [curve(*one, color_of(place)) for place, one in enumerate(curves)]
             drawn = [one for one in drawn if one.steps]
@@ -111,7 +113,7 @@ def color_of(place: int) -> str:
 def short(metric: str, title: str) -> str:
     """rewards/format/mean in the panel `rewards`: format"""
     if "*" in CHARTS[title][0]:
-        return re.sub("^[a-z]+/|/mean$", "", metric)
+        return re.sub("^[a-z]+/|/(mean|failed)$", "", metric)
     return "training" if title == "accuracy" else title
 
 

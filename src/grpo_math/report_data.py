@@ -42,7 +42,7 @@ class Run:
     @cached_property
     def max_steps(self) -> int | None:
         """None where neither the recipe nor a checkpoint says."""
-        if self.results or self.recipe.get("max_steps", -1) > 0:
+        if self.results or (self.recipe.get("max_steps") or -1) > 0:
             return self.results.get("steps") or self.recipe["max_steps"]
         found = complete_checkpoints(self.folder)
         return read_json(found[max(found)] / "trainer_state.json").get("max_steps") if found else None
@@ -142,14 +142,15 @@ def read_run(folder: Path) -> Run:
 
 def goes_on(folder: Path) -> bool:
     """Whether a training is at work there that has not written its results yet."""
-    return is_running(folder) and not (folder / "results.json").exists()
+    return folder.is_dir() and is_running(folder) and not (folder / "results.json").exists()
 
 
 def read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def that_count(rows: list[dict]) -> list[dict]:

@@ -16,7 +16,7 @@ def sentences(run: Run) -> Iterator[str]:
         yield verdict(run.change)
     ends = [f"{name} {first:.3g} → {last:.3g}" for name, first, last in movements(run)]
     if ends:
-        yield f"{', '.join(ends)} (means over the first and the last {window_of(run)} logs)"
+        yield f"{', '.join(ends)} (means over the first and the last {ends_of(run)} logs)"
     if cost(run):
         yield cost(run)
     yield from (f"alarm {row['alarm']} at step {row['step']}: {row['says']}" for row in run.alarms)
@@ -54,9 +54,14 @@ def verdict(change: Difference | None) -> str:
     return f"{word}: {counts}, {figure.value:+.3f} ({figure.low:+.3f} to {figure.high:+.3f}){test}"
 
 
+def ends_of(run: Run) -> int:
+    """The logs of a beginning and of an end, which do not overlap."""
+    return max(1, min(window_of(run), len(run.steps) // 2))
+
+
 def movements(run: Run) -> Iterator[tuple[str, float, float]]:
     """What changed from the beginning to the end."""
-    window = window_of(run)
+    window = ends_of(run)
     names = {"reward": "reward", "completions/mean_length": "length", "mean_token_accuracy": "token accuracy"}
     for metric, name in (names if run.series("reward") else names | {"loss": "loss"}).items():
         values = [value for _, value in run.series(metric)]

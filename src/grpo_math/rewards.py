@@ -104,7 +104,7 @@ class Reward:
                 with contextlib.suppress(RewardError):
                     scores[group] = self.asked(**part_of(given, group, len(prompts)), log_metric=nothing)
                     failed -= group.stop - group.start
-            logger.warning("%s. Skipped: %d of %d completions", error, failed, len(completions))
+            logger.warning("warning: skipped %d of %d completions: %s", failed, len(completions), error)
         log_metric(f"rewards/{self.name}/failed", failed / len(completions))
         return scores
 
@@ -139,8 +139,7 @@ class Reward:
                 what = f"took longer than its timeout of {self.timeout:g} s"
             wrong = RewardError(
                 f"reward {self.name}: {what}; first of its {count} completions: "
-                f"{completion_text(completions[0])!r:.200}. Mend the function, take it out of rewards, or go on "
-                "without its score with on_reward_error: skip"
+                f"{completion_text(completions[0])!r:.200}. Mend the function, or take it out of rewards"
             )
             wrong.batch = self.batch_of(prompts, completions, columns, error)
             raise wrong from error

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import re
 import secrets
 import shlex
 import subprocess
@@ -32,8 +33,11 @@ def write_facts(recipe: Recipe, dataset_fingerprint: str) -> dict:
     must have the same problems."""
     folder = recipe.output_dir
     earlier = folder / "environment.json"
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    times = {"started": now}
     if recipe.trainer.get("resume_from_checkpoint") and earlier.exists():
-        before = json.loads(earlier.read_text())["dataset_fingerprint"]
+        known = json.loads(earlier.read_text())
+        before, times = known["dataset_fingerprint"], {"started": known.get("started"), "resumed": now}
         if before != dataset_fingerprint:
             raise UserError(
                 f"resume_from_checkpoint: the run began with other problems (fingerprint {before}, now "
@@ -43,7 +47,7 @@ def write_facts(recipe: Recipe, dataset_fingerprint: str) -> dict:
     facts = {
         "command": command(),
         "git_revision": git_revision(),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **times,
         "dataset_fingerprint": dataset_fingerprint,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -167,7 +171,16 @@ def write_table(rows: list[dict], path: Path) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
     parquet.write_table(table, new, compression="zstd")
+    to_disk(new)
     new.replace(path)
+
+
+def to_disk(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def read_table(path: Path) -> list[dict]:
@@ -179,7 +192,8 @@ def read_table(path: Path) -> list[dict]:
 def forget_completions(folder: Path, step: int) -> None:
     """As `forget_after`, of the tables."""
     for table in (folder / "completions").glob("*.parquet"):
-        if int(table.stem.rpartition("-")[2]) > step:
+        made = re.fullmatch(r"(?:step|eval)-(\d+)", table.stem)
+        if made and int(made[1]) > step:
             table.unlink()
 
 
@@ -199,6 +213,11 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(held)
+
+
+def at_work(folder: Path) -> contextlib.AbstractContextManager:
+    """The first process of a training has the folder to itself, from loading on."""
+    return only_one(folder, "output_dir") if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext()
 
 
 def is_running(folder: Path) -> bool:
@@ -256,7 +275,8 @@ def git_revision() -> str | None:
 def command() -> list[str]:
     """What a person typed: the launcher's command line where there is one, else our own."""
     program = Path(sys.argv[0])
-    own = ["python", "-m", f"grpo_math.{program.stem}"] if program.suffix == ".py" else [program.name]
+    module = "grpo_math" if program.stem == "__main__" else f"grpo_math.{program.stem}"
+    own = ["python", "-m", module] if program.suffix == ".py" else [program.name]
     with contextlib.suppress(psutil.Error):
         for parent in reversed(psutil.Process().parents()):
             words = [Path(word).name if place < 2 else word for place, word in enumerate(parent.cmdline())]

@@ -10,6 +10,7 @@ starts from the result with `model_name_or_path: runs/NAME/final`, a whole model
 
 import functools
 import time
+from pathlib import Path
 
 from grpo_math import checkpoints, run_folder
 from grpo_math.data import Problem
@@ -37,14 +38,19 @@ def sft(recipe: Recipe) -> dict:
     checkpoint = checkpoints.find_checkpoint(recipe)
     configure(recipe.grading)
 
-    from grpo_math.callbacks import callbacks  # torch loads here; all of the recipe is checked by now
-    from grpo_math.trainer import SupervisedTrainer
-
-    config = sft_config(recipe)
+    config = sft_config(recipe)  # torch loads here; all of the recipe is checked by now
     check_world(recipe, config)
     if finished := checkpoints.finished_results(recipe, checkpoint, config):
         return finished
     run_folder.open_folder(recipe.output_dir)
+    with run_folder.at_work(recipe.output_dir):
+        return sft_here(recipe, config, checkpoint, started)
+
+
+def sft_here(recipe: Recipe, config, checkpoint: Path | None, started: float) -> dict:
+    """What takes time: problems, model, steps. `config` is TRL's."""
+    from grpo_math.callbacks import callbacks
+    from grpo_math.trainer import SupervisedTrainer
 
     tokenizer = load_tokenizer(recipe)
     rows = Pairs(recipe, tokenizer, config.max_length)

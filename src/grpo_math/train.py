@@ -11,6 +11,7 @@ Every key of the recipe can be given on the command line, nested ones with dots:
 import contextlib
 import logging
 import time
+from pathlib import Path
 
 from grpo_math import batch, checkpoints, run_folder
 from grpo_math.errors import one_line
@@ -46,14 +47,19 @@ def train(recipe: Recipe) -> dict:
     rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length, skip)
     configure(recipe.grading)
 
-    from grpo_math.callbacks import callbacks  # torch loads here; all of the recipe is checked by now
-    from grpo_math.trainer import Trainer
-
-    config = grpo_config(recipe)
+    config = grpo_config(recipe)  # torch loads here; all of the recipe is checked by now
     check_world(recipe, config)
     if finished := checkpoints.finished_results(recipe, checkpoint, config):
         return finished
     run_folder.open_folder(recipe.output_dir)
+    with run_folder.at_work(recipe.output_dir):
+        return train_here(recipe, config, rewards, checkpoint, started)
+
+
+def train_here(recipe: Recipe, config, rewards: list, checkpoint: Path | None, started: float) -> dict:
+    """What takes time: problems, model, steps. `config` is TRL's."""
+    from grpo_math.callbacks import callbacks
+    from grpo_math.trainer import Trainer
 
     tokenizer = load_tokenizer(recipe)
     parts = load_parts(recipe, tokenizer)

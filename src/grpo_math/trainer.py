@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from trl import GRPOTrainer, SFTTrainer
 
 from grpo_math.checkpoints import WholeCheckpoints
+from grpo_math.errors import UserError
 from grpo_math.rollouts import Rollouts
 from grpo_math.trackers import log_completions
 
@@ -75,14 +76,23 @@ class Trainer(WholeCheckpoints, GRPOTrainer):
         """With the rollout, where the checkpoint is in the middle of one."""
         super()._save_rng_state(output_dir)
         done = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
-        torch.save(
-            {"step": self._step, "inputs": None if done else self._buffered_inputs}, self.rollout_file(output_dir)
-        )
+        rollout = {"step": self._step, "shape": self.rollout_shape(), "inputs": None if done else self._buffered_inputs}
+        torch.save(rollout, self.rollout_file(output_dir))
+
+    def rollout_shape(self) -> dict[str, int]:
+        names = ("steps_per_generation", "num_iterations", "num_generations", "per_device_train_batch_size")
+        return {name: getattr(self.args, name) for name in names}
 
     def _load_rng_state(self, checkpoint):
         super()._load_rng_state(checkpoint)
         if checkpoint and (file := self.rollout_file(checkpoint)).exists():
             rollout = torch.load(file, map_location=self.accelerator.device, weights_only=True)
+            if rollout["inputs"] and rollout["shape"] != self.rollout_shape():
+                made = ", ".join(f"{name} {value}" for name, value in rollout["shape"].items())
+                raise UserError(
+                    f"resume_from_checkpoint: {checkpoint} is in the middle of a rollout made with {made}: keep these, "
+                    "or resume from a checkpoint between two rollouts"
+                )
             self._step, self._buffered_inputs = rollout["step"], rollout["inputs"]
 
     @contextlib.contextmanager

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -168,7 +168,8 @@ def failed_batch(folder: Path) -> Iterator[None]:
         yield
     except RewardError as error:
         run_folder.write_json(error.batch, folder / "failed_batch.json")
-        raise RewardError(f"{error} (what it was given: {folder / 'failed_batch.json'})") from error
+        kept = folder / "failed_batch.json"
+        raise RewardError(f"{error}, or go on with on_reward_error: skip (what it was given: {kept})") from error
 
 
 def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, started: float) -> dict:
@@ -186,7 +187,7 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
         widen(trainer.model, recipe.model["model_name_or_path"])
     measured.trainer = trainer
     folder, main_process = recipe.output_dir, trainer.is_world_process_zero()
-    with run_folder.only_one(folder, "output_dir") if main_process else nullcontext(), checkpoints.writes_to(folder):
+    with checkpoints.writes_to(folder):
         environment = begin(recipe, trainer, problems, checkpoint) if main_process else {}
         training, alarms = time.perf_counter(), Alarms(recipe)
         resume = one_line(f"resume_from_checkpoint: {checkpoint}", "resume from another", (UnpicklingError,))

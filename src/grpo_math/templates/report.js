@@ -203,7 +203,8 @@ function fillControls() {
 const reload = Number(document.body.dataset.reload);
 
 function restore() {
-  const kept = reload && JSON.parse(recall(sessionStorage, location.pathname) ?? "null");
+  const kept = JSON.parse(recall(sessionStorage, location.pathname) ?? "null");
+  remember(sessionStorage, location.pathname, "null"); // it was for this load: the run may have ended since
   if (!kept) return;
   if (steps.length) {
     const place = steps.findIndex((one) => one.label === kept.step);
