@@ -148,6 +148,7 @@ def test_only_the_first_process_speaks(tmp_path):
     assert not any(line.startswith("step") for line in screen.lines())
 
 
+@pytest.mark.slow
 def test_a_training_on_a_narrow_terminal(write_recipe, tmp_path):
     recipe = write_recipe(max_steps=3, eval={"every": 2, "before_after": True}, alarms={"steps": 2})
     screen = Screen([sys.executable, "-m", "grpo_math", "train", "--config", str(recipe)], columns=60)

@@ -353,6 +353,7 @@ def test_an_sft_run_has_its_loss(tmp_path, open_page):
     assert "1:05" in page.inner_text(".facts")
 
 
+@pytest.mark.slow
 def test_a_real_training_is_reported(write_recipe, problem_folder, tmp_path, open_page):
     held_out = {"before_after": True, "datasets": {"name": "gsm8k", "path": str(problem_folder)}, "max_samples": 4}
     trained = grpo_math("train", "--config", write_recipe(eval=held_out, max_steps=3, completions={"every": 1}))

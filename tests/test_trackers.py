@@ -19,7 +19,9 @@ SECRETS = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "deadbeef", "HF_TOKEN": "hf
 @pytest.fixture
 def tracked(write_recipe, tmp_path):
     """Train in a process of its own with all three trackers, and return what it printed."""
-    recipe = write_recipe(report_to=["wandb", "trackio", "tensorboard"], save_steps=1, eval={"every": 2}, run_name="r")
+    recipe = write_recipe(
+        report_to=["wandb", "trackio", "tensorboard"], save_steps=1, eval={"every": 2}, run_name="r", project="mine"
+    )
 
     def train(*arguments: str) -> str:
         places = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "TRACKIO_DIR": str(tmp_path / "trackio")}
@@ -67,7 +69,7 @@ def as_rows(table: dict) -> list[dict]:
 
 
 def trackio_history(tmp_path) -> list[dict]:
-    with sqlite3.connect(tmp_path / "trackio" / "huggingface.db") as database:
+    with sqlite3.connect(tmp_path / "trackio" / "mine.db") as database:
         runs = database.execute("SELECT DISTINCT run_name FROM metrics").fetchall()
         assert runs == [("r",)]
         return [json.loads(text) for (text,) in database.execute("SELECT metrics FROM metrics ORDER BY step")]
@@ -109,6 +111,9 @@ def test_all_trackers_get_every_metric_under_one_name_and_the_completions_of_eve
     assert any({"eval/accuracy", "eval/format_accuracy"} <= row.keys() for row in expected)
 
     (wandb_run,) = tmp_path.glob("wandb/offline-run-*")
+    assert [record.run.project for record in wandb_records(next(wandb_run.glob("*.wandb"))) if record.run.run_id] == [
+        "mine"
+    ]
     for history in (wandb_history(wandb_run), trackio_history(tmp_path)):
         for row in expected:
             sent = [one for one in history if row.items() <= one.items()]
@@ -133,6 +138,7 @@ def test_all_trackers_get_every_metric_under_one_name_and_the_completions_of_eve
         assert not [file for file in files if secret.encode() in file.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_same_runs(tracked, tmp_path):
     tracked()
     tracked("--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-1"), "--max_steps", "3")

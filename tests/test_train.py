@@ -344,26 +344,6 @@ def test_columns_of_several_types_are_one_line(write_recipe, tmp_path):
         run(write_recipe(dataset={"name": "json", "path": str(tmp_path / "rows.jsonl")}))
 
 
-def test_weights_and_biases_works_offline_and_gets_the_evaluations(write_recipe, tmp_path, monkeypatch):
-    import wandb
-
-    wandb.teardown()  # it remembers the folder of the first run in a process
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    logged, started = [], []
-    monkeypatch.setattr(
-        wandb.Run, "log", lambda self, row, *_, **__: logged.append(row) or started.append(self.project)
-    )
-    run(write_recipe(report_to="wandb", project="math-grpo", max_steps=2, eval={"every": 1, "before_after": True}))
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
-    assert set(started) == {"math-grpo"}
-    evaluations = [row for row in logged if "eval/accuracy" in row]
-    assert [row["train/global_step"] for row in evaluations] == [0, 1, 2]
-    assert all("eval/format_accuracy" in row and "train/reward" not in row for row in evaluations)
-    assert sum("train/reward" in row for row in logged) == 2
-
-
 @pytest.mark.parametrize(
     ("eval_", "steps"),
     [
