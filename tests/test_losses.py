@@ -76,7 +76,10 @@ def test_groups_that_earn_the_same_teach_nothing_however_their_mean_is_rounded(s
         assert all(abs(advantage) > 0.1 for advantage in batch["advantages"].tolist() if advantage)
         assert trainer._metrics["train"]["frac_reward_zero_std"] == [0.5]
 
-    rewards = {"even": {"path": f"{tmp_path}/even.py:f"}}  # a float32 mean of eight 0.2 is not 0.2, one of four is
+    rewards = {
+        "even": {"path": f"{tmp_path}/even.py:f"},
+        "format": {"weight": 0.0},
+    }  # a float32 mean of eight 0.2 is not 0.2, one of four is
     steps(look, rewards=rewards, per_device_train_batch_size=16, num_generations=8, **changes)
 
 

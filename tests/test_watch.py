@@ -20,6 +20,7 @@ from grpo_math.run_folder import (
     name_wandb_run,
     only_one,
     read_rows,
+    wandb_identity,
 )
 from grpo_math.watch import log_to_wandb, newest
 
@@ -101,14 +102,17 @@ def test_evaluations_from_beside_go_to_the_same_wandb_run(tmp_path, monkeypatch)
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
     name_wandb_run(tmp_path)
-    identity = os.environ["WANDB_RUN_ID"]
+    identity = wandb_identity(tmp_path)["id"]
     logged = []
     monkeypatch.setattr(wandb.Run, "log", lambda self, row, *_, **__: logged.append((self.id, row)))
     log_to_wandb(tmp_path, 7, {"eval/accuracy": 0.5, "eval/accuracy_low": 0.25})
     wanted = {"eval/accuracy": 0.5, "eval/accuracy_low": 0.25, "train/global_step": 7}
     assert logged == [(identity, wanted)]
     name_wandb_run(tmp_path)  # the resumed training
-    assert os.environ["WANDB_RUN_ID"] == identity
+    assert wandb_identity(tmp_path)["id"] == identity
+    (tmp_path / "other").mkdir()
+    name_wandb_run(tmp_path / "other")  # another training in this process is another run
+    assert wandb_identity(tmp_path / "other")["id"] != identity
     log_to_wandb(tmp_path / "elsewhere", 7, {})  # no W&B, nothing to do
     wandb.teardown()
 

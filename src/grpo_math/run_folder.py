@@ -243,7 +243,6 @@ def name_wandb_run(folder: Path) -> None:
     import wandb
 
     known = wandb_identity(folder) or {"id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)}
-    os.environ |= {"WANDB_RUN_ID": known["id"], "WANDB_RESUME": "allow"}
     wandb.setup(wandb.Settings(run_id=known["id"], resume="allow"))  # check_wandb has had it read its environment
     known |= {"project": os.environ.get("WANDB_PROJECT", "huggingface"), "entity": os.environ.get("WANDB_ENTITY")}
     write_json(known, folder / "wandb.json")

@@ -160,7 +160,8 @@ class Trainer(WholeCheckpoints, GRPOTrainer):
         TRL subtracts a mean that float32 has rounded: eight rewards of 0.2 then have advantages of 1.5e-4, which Adam
         makes steps of, and no group counts as one of zero deviation.
         """
-        groups = self.rewards_per_func.nan_to_num(nan=torch.inf).unflatten(0, (-1, self.num_generations))
+        counting = self.rewards_per_func[:, self.reward_weights.to(self.rewards_per_func.device) != 0]
+        groups = counting.nan_to_num(nan=torch.inf).unflatten(0, (-1, self.num_generations))
         level = (groups == groups[:, :1]).flatten(1).all(dim=1)
         logged = self._metrics["train"]["frac_reward_zero_std"]
         logged[-1] = max(logged[-1], level.float().mean().item())
