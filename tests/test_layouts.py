@@ -104,7 +104,7 @@ def test_sigterm_saves_on_all_processes_and_the_run_goes_on_from_there(write_rec
     running.send_signal(signal.SIGTERM)
     output = finish(running)
     assert "stopping: the step is finished and saved first" in output
-    assert output.count("continue with --resume_from_checkpoint auto") == 1
+    assert output.count("Continue with: ") == 1
     checkpoint = next((tmp_path / "run").glob("checkpoint-*"))
     step = int(checkpoint.name.partition("-")[2])
     assert not (tmp_path / "run" / "results.json").exists()

@@ -206,18 +206,6 @@ def test_an_abandoned_save_is_cleared_away_and_a_replaced_best_comes_back(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
-@pytest.mark.slow
-def test_a_long_run_leaves_no_file_open_and_no_process_behind():
-    """In short; the slope of its memory wants more steps: python benchmarks/soak.py."""
-    command = [sys.executable, ROOT / "benchmarks" / "soak.py", "--steps", "100"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["zombies"] == [0, 0]
-    assert found["files"][1] - found["files"][0] <= 5
-    assert found["disk"][1] < 40
-
-
 def test_a_signal_between_two_logs_loses_no_metric(write_recipe, tmp_path):
     training = train_in_background(write_recipe(max_steps=10_000, logging_steps=10_000, preflight=False))
     while not list(tmp_path.glob("run/completions/step-*")):
