@@ -1,5 +1,6 @@
 """scripts/train.sbatch, with stand-ins for SLURM's commands and for grpo-math."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,7 +29,7 @@ STAND_INS = {
 
 
 @pytest.fixture
-def job(tmp_path):
+def job(tmp_path, request):
     tools = tmp_path / "bin"
     tools.mkdir()
     for name, body in STAND_INS.items():
@@ -41,9 +42,20 @@ def job(tmp_path):
             "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[0-2]", **settings,
         }  # fmt: skip
         script = str(ROOT / "scripts" / "train.sbatch")
-        return subprocess.Popen(["bash", script, *recipe], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+        running = subprocess.Popen(
+            ["bash", script, *recipe], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True
+        )
+        request.addfinalizer(lambda: end(running))
+        return running
 
     return start
+
+
+def end(job: subprocess.Popen) -> None:
+    """With all that it has started: a stand-in told to end before it can listen leaves its task behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
 
 
 def words(file) -> str:
