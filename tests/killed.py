@@ -1,10 +1,11 @@
-"""Only for tests: train one run in peace and one that is killed with -9 again and again, and print how often as JSON.
+"""Only for tests: train one run in peace and one that is killed with -9 again and again, and print as JSON which
+checkpoint each kill left.
 
 usage: python tests/killed.py RECIPE FOLDER KILLS SEED
 
 The trainings are forked from this process, which has imported everything: a resume costs a second and not ten. A
-killed one has between a moment and three seconds, so that the moments are spread over loading, steps, checkpoints and
-evaluations.
+killed one has up to the time in which the first one came to its first checkpoint, which it reaches sooner, so that the
+moments are spread over loading, steps, checkpoints and evaluations; where a run gets to its end, another is begun.
 """
 
 import json
@@ -13,12 +14,14 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 import trl.trainer.grpo_trainer  # noqa: F401
 
 import grpo_math.callbacks
 import grpo_math.trainer  # noqa: F401
+from grpo_math.checkpoints import complete_checkpoints
 from grpo_math.recipe import load_recipe
 from grpo_math.train import train
 
@@ -47,17 +50,22 @@ def ended(child: int, seconds: float) -> bool:
 
 def main(recipe: str, folder: str, kills: str, seed: str) -> None:
     torch.set_num_threads(1)
-    started = time.monotonic()
-    assert ended(start(recipe, f"{folder}/whole"), 600)
-    whole, made, moments = time.monotonic() - started, 0, random.Random(int(seed))
+    started, child, loading = time.monotonic(), start(recipe, f"{folder}/whole"), 0.0
+    while not ended(child, 0.01):
+        if not loading and complete_checkpoints(Path(folder) / "whole"):
+            loading = time.monotonic() - started
+    reached, runs, moments = [], 1, random.Random(int(seed))
     while True:
-        child = start(recipe, f"{folder}/killed")
-        if ended(child, moments.uniform(0.2, 0.25 * whole) if made < int(kills) else 600):
-            break
+        child = start(recipe, f"{folder}/killed-{runs}")
+        if ended(child, moments.uniform(0.3, 1.0) * loading if len(reached) < int(kills) else 600):
+            if len(reached) == int(kills):
+                break
+            runs += 1
+            continue
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        made += 1
-    print(json.dumps({"kills": made, "seconds": round(whole, 1)}))
+        reached.append(max(complete_checkpoints(Path(folder) / f"killed-{runs}"), default=0))
+    print(json.dumps(reached))
 
 
 if __name__ == "__main__":
