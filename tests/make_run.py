@@ -181,9 +181,5 @@ def write_parquet(path: Path, rows: list[dict]) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-def read_table(path: Path) -> list[dict]:
-    return pyarrow.parquet.read_table(path).to_pylist()
-
-
 if __name__ == "__main__":
     print(make_run(Path(sys.argv[1])))

@@ -12,13 +12,14 @@ import sys
 import time
 
 import pytest
-from make_run import held_out, make_run, make_sft_run, read_table, write_json, write_parquet, write_rows
+from make_run import held_out, make_run, make_sft_run, write_json, write_parquet, write_rows
 
 from grpo_math.errors import UserError
 from grpo_math.report import write_report
 from grpo_math.report_charts import panels, plotly_figure, running_means
 from grpo_math.report_completions import spread
 from grpo_math.report_data import read_run
+from grpo_math.run_folder import read_table
 
 BAD = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> {{ 7 * 7 }} %{x} $\\frac"
 

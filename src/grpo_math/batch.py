@@ -17,6 +17,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_main_process() -> bool:
+    """Whether this is the first process of the run, or its only one; known before accelerate is imported."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def count(number: int, word: str) -> str:
     return f"{number} {word}{'es' if number > 1 else ''}"
 

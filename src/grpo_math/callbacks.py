@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import broadcast_object_list, reduce
 from transformers import Trainer, TrainerCallback
 
+from grpo_math.batch import is_main_process
 from grpo_math.evaluation import (
     TOGETHER,
     Benchmark,
@@ -97,9 +98,7 @@ class StopOnSignal(TrainerCallback):
                 self.__exit__()
                 signal.raise_signal(number)
             self.wanted = True
-            if (
-                os.environ.get("RANK", "0") == "0" and "GRPO_MATH_PROCESSES" not in os.environ
-            ):  # else `launch` has said it
+            if is_main_process() and "GRPO_MATH_PROCESSES" not in os.environ:  # else `launch` has said it
                 os.write(1, b"stopping: the step is finished and saved first (once more: at once)\n")
 
     def on_step_end(self, args, state, control, **_):

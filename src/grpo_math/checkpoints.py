@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from grpo_math.batch import is_main_process
 from grpo_math.errors import UserError
 from grpo_math.recipe import Recipe
 from grpo_math.run_folder import is_running, to_disk
@@ -127,10 +128,10 @@ def writes_to(folder: Path, what: str = "the run") -> Iterator[None]:
 
 
 def last_good(folder: Path) -> str:
-    found = whole_checkpoints(folder)
+    found = last_whole(folder)
     if not found:
         return "when that is mended, begin again: there is no checkpoint yet"
-    return f"when that is mended, continue from {found[max(found)]} with --resume_from_checkpoint auto"
+    return f"when that is mended, continue from {found} with --resume_from_checkpoint auto"
 
 
 def complete_checkpoints(folder: Path) -> dict[int, Path]:
@@ -146,14 +147,18 @@ def complete_checkpoints(folder: Path) -> dict[int, Path]:
     return found
 
 
-def whole_checkpoints(folder: Path) -> dict[int, Path]:
-    """Those whose files are whole, too; of a damaged one it says so."""
-    found = complete_checkpoints(folder)
-    for step, checkpoint in sorted(found.items()):
-        if damaged := next((file for file in checkpoint.rglob("*") if not whole(file)), None):
-            print(f"{damaged}: damaged, its checkpoint is left out")
-            del found[step]
-    return found
+def last_whole(folder: Path) -> Path | None:
+    """The last checkpoint whose files are whole, too; of a later one that is damaged it says so."""
+    for _, checkpoint in sorted(complete_checkpoints(folder).items(), reverse=True):
+        if not (file := damaged(checkpoint)):
+            return checkpoint
+        print(f"{file}: damaged, its checkpoint is left out")
+    return None
+
+
+def damaged(checkpoint: Path) -> Path | None:
+    """A file of it that is not whole."""
+    return next((file for file in checkpoint.rglob("*") if not whole(file)), None)
 
 
 def whole(file: Path) -> bool:
@@ -176,27 +181,26 @@ def find_checkpoint(recipe: Recipe) -> Path | None:
     continue, or a finished one that has nothing to continue from.
     """
     folder, wanted = recipe.output_dir, recipe.trainer.get("resume_from_checkpoint")
-    main_process = os.environ.get("RANK", "0") == "0"
-    if main_process and folder.exists() and is_running(folder):
+    if is_main_process() and folder.exists() and is_running(folder):
         raise UserError(f"output_dir: a training is at work in {folder}: wait for it, end it, or name another folder")
     finished = (folder / "results.json").exists() or (folder / "final").exists()
     metrics = folder / "metrics.jsonl"
     started = metrics.exists() and metrics.stat().st_size > 0
     if wanted in ("auto", True):
-        found = whole_checkpoints(folder)
+        found = last_whole(folder)
         if not found and finished:
             raise UserError(f"{folder} holds a finished run without a checkpoint: give another --output_dir")
-        if not found and main_process:
+        if not found and is_main_process():
             print(f"{folder}: no checkpoint to continue from: beginning at step 0")
-        return found[max(found)] if found else None
+        return found
     complete = complete_checkpoints(folder)
     if wanted:
         chosen = Path(wanted)
         if not (chosen / "trainer_state.json").exists():
             there = ", ".join(str(complete[step]) for step in sorted(complete)) or "none"
             raise UserError(f"resume_from_checkpoint: {wanted} is no complete checkpoint (there: {there}): or say auto")
-        if damaged := next((file for file in chosen.rglob("*") if not whole(file)), None):
-            raise UserError(f"resume_from_checkpoint: {damaged} is damaged: name another checkpoint, or say auto")
+        if file := damaged(chosen):
+            raise UserError(f"resume_from_checkpoint: {file} is damaged: name another checkpoint, or say auto")
         return chosen
     if complete or finished or started:
         raise UserError(

@@ -14,8 +14,8 @@ from collections import Counter
 from pathlib import Path
 
 from grpo_math.errors import UserError
-from grpo_math.figures import difference
-from grpo_math.run_folder import read_rows, read_table
+from grpo_math.figures import Difference, difference
+from grpo_math.run_folder import read_table
 
 Key = tuple[str, str, str, int]  # dataset, question, gold, and how often they came before
 
@@ -41,7 +41,7 @@ def read_evaluation(path: Path) -> dict[Key, list[dict]]:
     if not file.exists():
         raise UserError(f"{path}: no completions.jsonl there: name a folder of grpo-math evaluate")
     problems: dict[tuple[str, int], list[dict]] = {}
-    for row in read_table(file) if file.suffix == ".parquet" else read_rows(file):
+    for row in read_table(file):
         if "correct" not in row:
             raise UserError(f"{path}: the evaluation is not finished: run the same grpo-math evaluate again")
         problems.setdefault((row["dataset"], row["problem"]), []).append(row)
@@ -77,16 +77,9 @@ def compare(first: dict[Key, list[dict]], second: dict[Key, list[dict]], show: i
 
 
 def report(keys: list[Key], first: dict[Key, list[dict]], second: dict[Key, list[dict]], show: int) -> None:
-    a, b = ([accuracy(rows[key]) for key in keys] for rows in (first, second))
-    sampled = any(len(rows[key]) > 1 for rows in (first, second) for key in keys)
-    found = difference(a, b, sampled)
-    low, high = found.figure.low, found.figure.high
-    test = "" if found.p is None else f", McNemar's exact p {found.p:.2g}"
-    means = f"A {sum(a) / len(a):.3f}, B {sum(b) / len(b):.3f}"
-    print(f"{means}: difference {found.figure.value:+.3f} ({low:+.3f} to {high:+.3f}){test}")
-    verdict = "not distinguishable"
-    if found.distinguishable:
-        verdict = f"B is {'better' if found.figure.value > 0 else 'worse'} than A"
+    a, b, found = paired(keys, first, second)
+    print(f"A {sum(a) / len(a):.3f}, B {sum(b) / len(b):.3f}: difference {found}")
+    verdict = f"B is {found.verdict} than A" if found.distinguishable else found.verdict
     print(f"B won {found.won:,} of the problems and lost {found.lost:,}: {verdict}")
     for name, wanted in (("won", 1), ("lost", -1)):
         changed = [key for key, x, y in zip(keys, a, b, strict=True) if (y - x) * wanted > 0]
@@ -97,6 +90,12 @@ def report(keys: list[Key], first: dict[Key, list[dict]], second: dict[Key, list
                 print(
                     f"{side}, {'right' if row['correct'] is True else 'wrong'} ({row['answer']}): {row['completion']}"
                 )
+
+
+def paired(keys: list, first: dict, second: dict) -> tuple[list[float], list[float], Difference]:
+    """The accuracies on these problems, and their difference; `first` and `second` hold the rows of each problem."""
+    a, b = ([accuracy(rows[key]) for key in keys] for rows in (first, second))
+    return a, b, difference(a, b, any(len(rows[key]) > 1 for rows in (first, second) for key in keys))
 
 
 def accuracy(rows: list[dict]) -> float:

@@ -89,6 +89,17 @@ class Difference:
             return self.p < 0.05
         return self.figure.low < self.figure.high and not self.figure.low <= 0 <= self.figure.high
 
+    @property
+    def verdict(self) -> str:
+        """Of B: better, worse, or not distinguishable."""
+        if not self.distinguishable:
+            return "not distinguishable"
+        return "better" if self.figure.value > 0 else "worse"
+
+    def __str__(self) -> str:
+        test = "" if self.p is None else f", McNemar's exact p {self.p:.2g}"
+        return f"{self.figure.value:+.3f} ({self.figure.low:+.3f} to {self.figure.high:+.3f}){test}"
+
 
 def difference(first: list[float], second: list[float], paired_samples: bool) -> Difference:
     """`first` and `second` hold one value a question, in the same order; right or wrong (1 or 0) unless

@@ -1,7 +1,7 @@
 """The part of a recipe that says how completions are generated, checked like the others (recipe_parts.py)."""
 
 from grpo_math.prompts import PromptTemplate
-from grpo_math.schema import class_keys, installed_folder, suggestion
+from grpo_math.schema import class_keys, installed_folder, mapping_of, suggestion
 
 BY_TRL = {  # the engine's arguments that a recipe sets under TRL's own names
     "model": "model_name_or_path",
@@ -53,16 +53,14 @@ def check_generation(flat: dict, engine: dict, template: PromptTemplate | None, 
             f"mask_truncated_completions: TRL takes a completion that ends at a stop string {list(template.stop)} for "
             "a truncated one and would mask them all: set it to false, or use a template without stop strings"
         )
-    sampling = flat.get("generation_kwargs")
-    if isinstance(sampling, str):
-        problems.append(f"generation_kwargs: want a mapping such as {{top_k: 50}}, got {sampling!r}")
-    if isinstance(sampling, dict) and "seed" in sampling:
+    sampling = mapping_of(flat, "generation_kwargs", "{top_k: 50}", problems)
+    if "seed" in sampling:
         problems.append(
             "generation_kwargs.seed: seeds every request alike, which makes the completions of a group identical: "
             "leave it out, `seed` reaches vLLM"
         )
     for key in ("stop", "stop_strings"):
-        if isinstance(sampling, dict) and key in sampling:
+        if key in sampling:
             problems.append(f"generation_kwargs.{key}: say it in prompt_template: {{stop: [...]}}, for the grader too")
     if not flat.get("use_vllm"):
         return

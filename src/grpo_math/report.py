@@ -9,12 +9,12 @@ and .svg, and prints a summary. --watch writes it again as long as a run goes on
 import argparse
 import contextlib
 import datetime
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from grpo_math import run_folder
+from grpo_math.batch import is_main_process
 from grpo_math.errors import UserError
 from grpo_math.report_data import Run, changed, goes_on, read_completions, read_run
 
@@ -32,15 +32,25 @@ def main(argv: list[str]) -> None:
     if options.watch:
         watch(options.runs, options.out)
     else:
-        tell(options.runs, write_report(options.runs, options.out))
+        runs = read_runs(options.runs)
+        tell(runs, write(runs, options.out))
 
 
 def write_report(folders: list[Path], out: Path | None = None, live: bool = False) -> Path:
     """Write the page and its pictures, and return the page's path; a `live` page loads itself again and again."""
+    return write(read_runs(folders), out, live)
+
+
+def read_runs(folders: list[Path]) -> list[Run]:
     runs = [read_run(folder) for folder in folders]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("report: one run is named twice: name different ones")
-    out = out or folders[0] / ("report.html" if len(folders) == 1 else "compare-report.html")
+    return runs
+
+
+def write(runs: list[Run], out: Path | None, live: bool = False) -> Path:
+    """As `write_report`, of runs that are read already."""
+    out = out or runs[0].folder / ("report.html" if len(runs) == 1 else "compare-report.html")
     if out.suffix != ".html" or not out.parent.is_dir():
         raise UserError(f"--out: {out}: want a file to write, such as report.html, in a folder that is there")
 
@@ -56,7 +66,7 @@ def write_report(folders: list[Path], out: Path | None = None, live: bool = Fals
 
 def report_end(results: dict, folder: Path) -> None:
     """A finished training's last words. It is none the worse where they fail."""
-    if results and os.environ.get("RANK", "0") == "0":
+    if results and is_main_process():
         try:
             print(f"report: {write_report([folder])}")
         except Exception as error:
@@ -129,10 +139,9 @@ def leaves(value, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))  # as YAML has it
 
 
-def tell(folders: list[Path], page: Path) -> None:
+def tell(runs: list[Run], page: Path) -> None:
     from grpo_math.report_summary import sentences, verdict
 
-    runs = [read_run(folder) for folder in folders]
     for run in runs:
         print("\n".join(sentences(run)), end="\n\n")
     for run in runs[1:]:
@@ -149,7 +158,8 @@ def watch(folders: list[Path], out: Path | None) -> None:
             running = any(map(goes_on, folders))
             now = [running, *changes(folders)]
             if now != before:
-                page = write_report(folders, out, live=running)
+                runs = read_runs(folders)
+                page = write(runs, out, live=running)
                 if before is None and running:
                     print(f"{page}: follows the run until it ends (Ctrl-C ends the watch)", flush=True)
                 before = now
@@ -158,7 +168,7 @@ def watch(folders: list[Path], out: Path | None) -> None:
     except KeyboardInterrupt:
         print()
         return
-    tell(folders, page)
+    tell(runs, page)
 
 
 def changes(folders: list[Path]) -> Iterator[tuple[Path, int, int]]:

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from grpo_math.checkpoints import complete_checkpoints
+from grpo_math.compare import paired
 from grpo_math.errors import UserError
-from grpo_math.figures import Difference, Figure, difference
+from grpo_math.figures import Difference, Figure
 from grpo_math.recipe_file import read_yaml
 from grpo_math.recipe_parts import AlarmSpec
 from grpo_math.run_folder import is_running, read_rows, read_table
@@ -178,7 +179,7 @@ def read_completions(file: Path) -> list[dict]:
     import pyarrow
 
     try:
-        rows = read_rows(file) if file.suffix == ".jsonl" else read_table(file)
+        rows = read_table(file)
     except (OSError, pyarrow.ArrowException):
         return []
     if file.name.startswith("eval-"):  # an older run's rows are in the order of the problems
@@ -192,10 +193,7 @@ def changed(first: list[dict], second: list[dict]) -> Difference | None:
     for rows in (first, second):
         problems = defaultdict(list)
         for row in rows:
-            problems[row.get("dataset"), row["problem"], row["question"]].append(row["correct"] is True)
+            problems[row.get("dataset"), row["problem"], row["question"]].append(row)
         sides.append(problems)
     common = [key for key in sides[0] if key in sides[1]]
-    if not common:
-        return None
-    sampled = any(len(side[key]) > 1 for side in sides for key in common)
-    return difference(*([sum(side[key]) / len(side[key]) for key in common] for side in sides), sampled)
+    return paired(common, *sides)[2] if common else None

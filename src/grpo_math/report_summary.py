@@ -46,12 +46,7 @@ def verdict(change: Difference | None) -> str:
     """Of the later evaluation against the earlier one."""
     if change is None:
         return "only the intervals say how sure this is: there are no completions of the same problems to compare"
-    word = "not distinguishable"
-    if change.distinguishable:
-        word = "better" if change.figure.value > 0 else "worse"
-    figure, test = change.figure, "" if change.p is None else f", McNemar's exact p {change.p:.2g}"
-    counts = f"{change.won:,} problems won and {change.lost:,} lost"
-    return f"{word}: {counts}, {figure.value:+.3f} ({figure.low:+.3f} to {figure.high:+.3f}){test}"
+    return f"{change.verdict}: {change.won:,} problems won and {change.lost:,} lost, {change}"
 
 
 def ends_of(run: Run) -> int:

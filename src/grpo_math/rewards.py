@@ -109,8 +109,7 @@ class Reward:
         return scores
 
     def asked(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
-        """One call. Raises RewardError where it fails."""
-        count = len(completions)
+        """One call. Raises RewardError where it fails, with what it was given."""
         named = parameters(self.function)
         if "template" in named:
             columns["template"] = self.template
@@ -123,26 +122,27 @@ class Reward:
         if not takes_everything(self.function):
             given = {name: value for name, value in given.items() if name in named}
         try:
+            return self.checked(self.called(given, completions), completions, len(completions))
+        except RewardError as error:
+            error.batch = self.batch_of(prompts, completions, columns, error.__cause__ or error)
+            raise
+
+    def called(self, given: dict, completions: list):
+        """What the function returns for these arguments, in its time."""
+        try:
             with deadline(self.timeout):
                 scores = self.function(**given)
-                if isinstance(scores, Iterator):
-                    scores = list(scores)
-            return self.checked(scores, completions, count)
-        except RewardError as error:
-            error.batch = self.batch_of(prompts, completions, columns, error)
-            raise
+                return list(scores) if isinstance(scores, Iterator) else scores
         except UserError:
             raise
         except (Exception, Late) as error:
             what = f"raised {type(error).__name__}: {error}"
             if isinstance(error, Late):
                 what = f"took longer than its timeout of {self.timeout:g} s"
-            wrong = RewardError(
-                f"reward {self.name}: {what}; first of its {count} completions: "
+            raise RewardError(
+                f"reward {self.name}: {what}; first of its {len(completions)} completions: "
                 f"{completion_text(completions[0])!r:.200}. Mend the function, or take it out of rewards"
-            )
-            wrong.batch = self.batch_of(prompts, completions, columns, error)
-            raise wrong from error
+            ) from error
 
     def batch_of(self, prompts: list, completions: list, columns: dict, error: BaseException) -> dict:
         """What to look at where the function failed: its error, and all that it was given of each completion."""

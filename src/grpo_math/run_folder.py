@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import psutil
 
-from grpo_math.batch import world_size
+from grpo_math.batch import is_main_process, world_size
 from grpo_math.errors import UserError
 from grpo_math.recipe import Recipe
 
@@ -67,7 +67,7 @@ def open_folder(folder: Path) -> None:
     Only the first process speaks; the others keep to warnings on the console.
     """
     quiet_progress_bars()
-    main_process = os.environ.get("RANK", "0") == "0"
+    main_process = is_main_process()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(folder / "training.log", encoding="utf-8")
@@ -184,8 +184,11 @@ def to_disk(path: Path) -> None:
 
 
 def read_table(path: Path) -> list[dict]:
+    """The rows of Parquet, or of JSON lines, as older runs and `grpo-math evaluate` have them."""
     from pyarrow import parquet
 
+    if path.suffix != ".parquet":
+        return read_rows(path)
     return parquet.read_table(path).to_pylist()
 
 
@@ -217,7 +220,7 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
 
 def at_work(folder: Path) -> contextlib.AbstractContextManager:
     """The first process of a training has the folder to itself, from loading on."""
-    return only_one(folder, "output_dir") if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext()
+    return only_one(folder, "output_dir") if is_main_process() else contextlib.nullcontext()
 
 
 def is_running(folder: Path) -> bool:

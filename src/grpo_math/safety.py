@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from grpo_math.errors import UserError
+from grpo_math.schema import mapping_of
 
 SECRET = re.compile(r"(.*_)?(api_?key|password|secret)|((hf|auth|access|use_auth|wandb)_)?token", re.IGNORECASE)
 FORMATS = (  # names of weights: as safetensors, and pickled
@@ -20,10 +21,7 @@ def check_safety(raw: dict, problems: list[str]) -> None:
         "variable that your own code reads)"
         for key in secret_keys(raw)
     ]
-    given = raw.get("model_init_kwargs")
-    if isinstance(given, str):
-        problems.append(f"model_init_kwargs: want a mapping such as {{use_safetensors: false}}, got {given!r}")
-    elif isinstance(given, dict) and "trust_remote_code" in given:
+    if "trust_remote_code" in mapping_of(raw, "model_init_kwargs", "{use_safetensors: false}", problems):
         problems.append(
             "model_init_kwargs.trust_remote_code: set it with trust_remote_code, for tokenizer and vLLM too"
         )

@@ -146,6 +146,14 @@ def check_keys(given: dict, keys: Keys, where: str, problems: list[str], renamed
     return checked
 
 
+def mapping_of(given: dict, key: str, example: str, problems: list[str]) -> dict:
+    """The value of a key of TRL's that may be a mapping or its JSON, and has to be a mapping here; {} without one."""
+    value = given.get(key)
+    if isinstance(value, str):
+        problems.append(f"{key}: want a mapping such as {example}, got {value!r}")
+    return value if isinstance(value, dict) else {}
+
+
 def suggestion(key: str, known: list[str], where: str, renamed: dict[str, str]) -> str:
     if key in renamed:
         return f"use {renamed[key]}"
