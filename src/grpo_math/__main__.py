@@ -19,9 +19,11 @@ usage: grpo-math VERB [--help]
   quickstart  the whole job on a CPU in about two minutes
 """
 
-import importlib
+import ast
+import importlib.util
 import os
 import sys
+from pathlib import Path
 
 from grpo_math import __version__
 from grpo_math.errors import UserError, run_cli
@@ -53,12 +55,15 @@ def dispatch(argv: list[str]) -> None:
         print(f"grpo-math {__version__}")
     elif verb not in VERBS:
         raise UserError(f"no verb {verb!r}: use one of {', '.join(VERBS)}")
+    elif {"--help", "-h"} & set(rest):
+        print(usage(f"grpo_math.{VERBS[verb]}"))
     else:
-        module = importlib.import_module(f"grpo_math.{VERBS[verb]}")
-        if {"--help", "-h"} & set(rest):
-            print(module.__doc__.strip())
-        else:
-            module.main(rest)
+        importlib.import_module(f"grpo_math.{VERBS[verb]}").main(rest)
+
+
+def usage(module: str) -> str:
+    """The module's docstring, without what importing it costs."""
+    return ast.get_docstring(ast.parse(Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")))
 
 
 def run(verb: str) -> None:
