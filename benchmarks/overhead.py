@@ -3,10 +3,10 @@
 usage: python benchmarks/overhead.py [--model MODEL] [--runs 5] [--steps 20] [--key value ...]
 
 The same run through `grpo_math.train` and through benchmarks/bare_trl.py: same model, problems, seeds and a reward that
-costs nothing; that the losses of all steps are equal shows that both did the same. Each run is a process of its own, one
-after the other, in turn; the first pair is a warm-up. A step is what lies between the beginnings of two, logging
-included; the start is what lies between the process's and that of the first step. Without a model it is the
-quickstart's policy (64 completions of 24 tokens a step). Further keys are TRL's, for both.
+costs nothing; that the losses of all steps are equal shows that both did the same. Each run is a process of its own,
+in turn; the first pair is a warm-up. A step is what lies between the beginnings of two, logging included; the start is
+what lies between the process's and that of the first step. Without a model it is the quickstart's policy (64
+completions of 24 tokens a step). Further keys are TRL's, for both.
 """
 
 import argparse

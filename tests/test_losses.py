@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from grpo_math.recipe import load_recipe
 from grpo_math.run_folder import read_table
@@ -11,6 +12,7 @@ from grpo_math.train import train
 from grpo_math.trainer import Trainer
 
 GENERATIONS, LONGEST, CLIP = 4, 16, 0.2
+STOPS = {"stop": ["a", "e", "o", "t", "3"]}  # completions of many lengths
 REWARDS = [0.0, 1.0, 3.0, 0.0, 2.0, 2.0, 2.0, 2.0]  # two groups: one mixed, one all the same
 FIRST = [0.0 - 1.0, 1.0 - 1.0, 3.0 - 1.0, 0.0 - 1.0]  # less the mean of the first group
 DEVIATION = math.sqrt((1 + 0 + 4 + 1) / 3)
@@ -21,7 +23,7 @@ OF_ALL = math.sqrt(sum((reward - 1.5) ** 2 for reward in REWARDS) / 7)
 def steps(write_recipe, tmp_path, monkeypatch):
     """Train with some keys changed; returns (trainer, model, batch, loss) at every call of the loss, checked by `look`."""
     (tmp_path / "mine.py").write_text(f"def f(completions, **_):\n    return {REWARDS}[: len(completions)]\n")
-    template = {"user": "Q: {question} A:", "chat": False, "stop": ["a", "e", "o", "t", "3"]}  # of many lengths
+    template = {"user": "Q: {question} A:", "chat": False, **STOPS}
 
     def run(look, **changes) -> int:
         seen = []
@@ -200,6 +202,40 @@ def test_on_policy_grpo_is_reinforce_with_the_groups_mean_as_the_baseline(steps)
         )
 
     assert steps(look, scale_rewards="none", loss_type="dr_grpo") == 2
+
+
+@pytest.mark.parametrize("changes", [{}, {"beta": 0.1, "num_iterations": 2}, {"mask_truncated_completions": True}])
+def test_a_pass_without_the_padding_of_its_rollout_is_the_same_pass(steps, changes):
+    """As many columns as its own longest prompt and completion have; the figures are TRL's."""
+    widths, padded = set(), set()
+
+    def look(trainer, model, batch, loss):
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        keep, calls = batch["completion_ids"].size(1), []
+        seen = model.register_forward_pre_hook(
+            lambda _, given, named: calls.append(named["input_ids"]), with_kwargs=True
+        )
+        ours = trainer._get_per_token_logps_and_entropies(model, ids, mask, keep, 1, compute_entropy=True)
+        seen.remove()
+        theirs = GRPOTrainer._get_per_token_logps_and_entropies(
+            trainer, model, ids, mask, keep, 1, compute_entropy=True
+        )
+        for found, expected in zip(ours[:2], theirs[:2], strict=True):
+            counted = batch["completion_mask"].bool()
+            torch.testing.assert_close(found[counted], expected[counted], rtol=1e-4, atol=1e-5)
+            assert found.shape == expected.shape
+        assert [call.size(1) for call in calls] == [
+            row[batch["prompt_ids"].size(1) :].sum().clamp(min=1) + row[: batch["prompt_ids"].size(1)].sum()
+            for row in mask
+        ]
+        widths.update(call.size(1) for call in calls)
+        padded.add(ids.size(1))
+
+    keys = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1}
+    template = {"user": "Q: {question} A:", "chat": False, **({} if "mask_truncated_completions" in changes else STOPS)}
+    assert steps(look, **keys | {"prompt_template": template} | changes) >= 4
+    assert min(widths) < min(padded)
 
 
 def test_truncated_completions_can_be_left_out(steps):

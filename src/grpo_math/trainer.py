@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
+from torch.nn.functional import pad
 from trl import GRPOTrainer, SFTTrainer
 
 from grpo_math.checkpoints import WholeCheckpoints
 from grpo_math.errors import UserError
+from grpo_math.generation import generating
 from grpo_math.rollouts import Rollouts
 from grpo_math.trackers import log_completions
 
@@ -108,8 +110,33 @@ class Trainer(WholeCheckpoints, GRPOTrainer):
         self.tokens += self.state.num_input_tokens_seen - before
         return generated
 
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **further
+    ):
+        """Pass by pass without the columns that only pad it: TRL pads all passes to the longest of their rollout."""
+        if self.pad_to_multiple_of:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, **further
+            )
+        size, first_token = batch_size or len(input_ids), input_ids.size(1) - logits_to_keep
+        passes = []
+        for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
+            used = mask.any(dim=0).nonzero()
+            start, end = min(used[0].item(), first_token - 1), max(used[-1].item(), first_token) + 1
+            found = super()._get_per_token_logps_and_entropies(
+                model, ids[:, start:end], mask[:, start:end], end - first_token, **further
+            )
+            padding = (0, logits_to_keep - (end - first_token))
+            passes.append([pad(one, padding) if one is not None and one.dim() else one for one in found])
+        logps, entropies, aux_losses = zip(*passes, strict=True)
+        return (
+            torch.cat(logps),
+            None if entropies[0] is None else torch.cat(entropies),
+            None if aux_losses[0] is None else torch.stack(aux_losses).mean(),
+        )
+
     def _generate_single_turn(self, *arguments, **keywords):
-        with self.step_seed():
+        with self.step_seed(), generating(self):
             completion_ids, logprobs = super()._generate_single_turn(*arguments, **keywords)
         return [self.sampled(ids) for ids in completion_ids] if self.stop else completion_ids, logprobs
 
