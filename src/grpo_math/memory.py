@@ -20,6 +20,7 @@ NF4 = 0.5 + 4 / 64  # bytes a weight: 4 bits, and a float32 scale for every 64 o
 CONTEXT = 1.0 * GIB  # what CUDA, its libraries and the allocator's gaps take, about
 OPTIMIZERS = {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "sgd": 0, "adafactor": 0}  # bytes a weight
 TILE = (4096, 32768)  # tokens and vocabulary entries of which TRL has logits at a time (trl/kernels/chunked_logprob.py)
+TILE_ON_CPU = (512, 2048)  # those that stay in a core's cache: a head in half the time (docs/performance.md)
 ON_CPU = 8.5  # float32 tiles there at a time, measured; a GPU's kernels work in place
 CARDS = (24, 40, 48, 80, 141)  # GB, as GPUs are sold
 
@@ -191,7 +192,8 @@ def activations(shape: Shape, setting: Setting) -> float:
 
 def logits(shape: Shape, setting: Setting) -> float:
     """A tile of logits, and the float32 gradient of the output embedding."""
-    tokens, entries = min(setting.batch * setting.length, TILE[0]), min(shape.vocabulary, TILE[1])
+    tile = TILE_ON_CPU if setting.on_cpu else TILE
+    tokens, entries = min(setting.batch * setting.length, tile[0]), min(shape.vocabulary, tile[1])
     head = 0.0 if setting.peft else 4 * shape.vocabulary * shape.hidden
     return tokens * entries * (4 * ON_CPU if setting.on_cpu else setting.compute_bytes) + head
 

@@ -13,10 +13,13 @@ import torch
 from accelerate.utils import gather_object
 from torch.nn.functional import pad
 from trl import GRPOTrainer, SFTTrainer
+from trl.kernels import chunked_logprob
+from trl.trainer import utils
 
 from grpo_math.checkpoints import WholeCheckpoints
 from grpo_math.errors import UserError
 from grpo_math.generation import generating
+from grpo_math.memory import TILE_ON_CPU
 from grpo_math.rollouts import Rollouts
 from grpo_math.trackers import log_completions
 
@@ -43,6 +46,8 @@ class Trainer(WholeCheckpoints, GRPOTrainer):
 
     def __init__(self, *, rollouts: Rollouts, stop: tuple[str, ...] = (), baseline: str = "group", **arguments):
         super().__init__(**arguments)
+        if self.accelerator.device.type == "cpu":
+            chunked_logprob.TOKEN_CHUNK_SIZE, utils._CHUNKED_LOGPROB_CHUNK_SIZE = TILE_ON_CPU
         self.rollouts, self.stop, self.baseline = rollouts, stop, baseline
         self.seconds, self.tokens = Counter(), 0  # since the last log
         if self.use_vllm:  # which knows only the end tokens of the model it loaded itself
