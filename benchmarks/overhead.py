@@ -44,6 +44,8 @@ def main() -> None:
     keys = [key.removeprefix("--") for key in further[::2]]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if not options.model:
+            os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads only slow so small a model down
         model = options.model or make_model(folder)
         write_data(folder)
         given = SETTINGS | ({} if on_gpu() else ON_CPU) | {"max_steps": options.steps}
@@ -98,7 +100,7 @@ def child(side: str, job: dict, run: int) -> dict:
     """One training in a process of its own, and what it measured."""
     folder = Path(job["folder"])
     found = folder / f"{side}-{run}.json"
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), environment.get("PYTHONPATH", "")])
     code = f"import time; begun = time.perf_counter(); import overhead; overhead.{side}(begun)"
     arguments = json.dumps(job | {"run": run, "found": str(found)})
@@ -153,6 +155,9 @@ def make_clock(begun: float):
         def on_step_begin(self, *_, **__):
             self.begins.append(time.perf_counter() - begun)
 
+        def on_train_end(self, *_, **__):
+            self.begins.append(time.perf_counter() - begun)
+
         def on_log(self, args, state, control, logs, **_):
             self.losses += [logs["loss"]] if "loss" in logs else []
 
@@ -160,6 +165,7 @@ def make_clock(begun: float):
             steps = [later - earlier for earlier, later in zip(self.begins, self.begins[1:], strict=False)]
             found = {
                 "step": statistics.median(steps[WARM_UP:]),
+                "steps": steps,
                 "start": self.begins[0],
                 "whole": time.perf_counter() - begun,
                 "peak": peak(),

@@ -1,0 +1,207 @@
+"""Learning per hour: one key of a recipe changed at a time, three seeds each; a table and a plot of the accuracy.
+
+usage: python benchmarks/learning.py quickstart OUT [--seeds 3] [--only loss_type beta ...]
+       python benchmarks/learning.py MODEL OUT [...]     a real model, on sums of reasoning-gym's chain_sum
+       python benchmarks/learning.py --plot PICTURE OUT  the table again, and the plot
+
+OUT is a file of JSON lines, one a run; what it holds already is not run again. Every seed has its own problems and,
+with the quickstart, its own policy. Seconds are CPU seconds of training, without evaluations, so that they mean
+something on a machine that has other work. `against the default` is the paired difference on the same held-out problems
+of all seeds (grpo_math.figures); with so many comparisons, some p below 0.05 are chance.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from grpo_math.figures import difference, mean
+from grpo_math.run_folder import append_rows, read_rows, read_table
+
+STUDIES = {
+    "loss_type": ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"],
+    "scale_rewards": ["group", "batch", "none"],
+    "num_generations": [4, 8, 16, 32],
+    "beta": [0.0, 0.01, 0.04, 0.1],
+    "num_iterations": [1, 2, 4],
+    "learning_rate": [3e-5, 1e-4, 3e-4, 1e-3],
+}
+BESIDE = {("loss_type", "cispo"): {"epsilon_high": 5.0}}  # what a value wants as well
+REAL = {  # what a recipe for sums says of a real model
+    "dataset": {"name": "reasoning_gym", "task": "chain_sum", "size": 400, "config": {"max_digits": 2, "max_terms": 3}},
+    "prompt_template": {
+        "chat": False,
+        "stop": ["\n\n"],
+        "user": "Question: 4 + 3 =\nAnswer: \\boxed{7}\n\nQuestion: {question}\nAnswer:",
+    },
+    "rewards": {"correctness": {"weight": 1.0}},
+    "eval": {"before_after": True, "every": 5, "max_samples": 200, "batch_size": 100},
+    "num_generations": 8,
+    "per_device_train_batch_size": 32,
+    "max_completion_length": 16,
+    "max_steps": 15,
+    "learning_rate": 1e-5,
+    "lr_scheduler_type": "constant",
+    "adam_beta2": 0.99,
+    "use_cpu": True,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+    "save_strategy": "no",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", default=list(STUDIES), choices=list(STUDIES))
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    if options.model:
+        study(options)
+    rows = read_rows(options.out)
+    tell(rows)
+    if options.plot:
+        plot(rows, options.plot)
+
+
+def study(options) -> None:
+    done = {(row["key"], row["value"], row["seed"]) for row in read_rows(options.out)}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:
+        with tempfile.TemporaryDirectory() as name:
+            recipe = prepared(options.model, Path(name), seed)
+            for key in options.only:
+                for value in STUDIES[key]:
+                    default = recipe.get(key, defaults()[key]) == value
+                    run = ("default", "", seed) if default else (key, value, seed)
+                    if run not in done:
+                        row = trained(recipe | {key: value} | BESIDE.get((key, value), {}), Path(name))
+                        row |= {"key": run[0], "value": run[1], "seed": seed, "defaults": defaults() | recipe}
+                        append_rows([row], options.out)
+                        done.add(run)
+                        print(f"{key} {value} seed {seed}: {row['accuracy']} {row['seconds']:.0f} s", flush=True)
+
+
+def defaults() -> dict:
+    return {
+        "loss_type": "dapo",
+        "scale_rewards": "group",
+        "num_generations": 8,
+        "beta": 0.0,
+        "num_iterations": 1,
+        "learning_rate": 1e-6,
+    }
+
+
+def prepared(model: str, folder: Path, seed: int) -> dict:
+    """The recipe of a seed, its problems and policy made."""
+    import yaml
+
+    from grpo_math.prompts import TEMPLATES
+    from grpo_math.quickstart import make_warm_policy, write_problems
+
+    if model != "quickstart":
+        dataset = REAL["dataset"] | {"seed": seed}
+        return REAL | {"dataset": dataset, "model_name_or_path": model, "seed": seed}
+    recipe = yaml.safe_load((Path(__file__).parent.parent / "recipes" / "quickstart.yaml").read_text())
+    write_problems(folder / "arithmetic", seed)
+    (folder / "policy").mkdir()
+    make_warm_policy(folder / "policy", TEMPLATES["boxed"], seed)
+    recipe["dataset"]["path"], recipe["model_name_or_path"] = str(folder / "arithmetic"), str(folder / "policy")
+    recipe["eval"]["every"] = 5
+    return recipe | {"seed": seed, "save_strategy": "no", "max_steps": 30}
+
+
+def trained(recipe: dict, folder: Path) -> dict:
+    """Accuracy by step, whether each held-out problem is right at the end, and what it cost."""
+    import shutil
+
+    import yaml
+
+    from grpo_math.recipe import load_recipe
+    from grpo_math.train import train
+
+    output = folder / "run"
+    shutil.rmtree(output, ignore_errors=True)
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe | {"output_dir": str(output), "completions": {"every": 1000}}))
+    before, wall = time.process_time(), time.perf_counter()
+    results = train(load_recipe(["--config", str(file), "--no_preflight"]))
+    cpu, wall = time.process_time() - before, time.perf_counter() - wall
+    evaluations = read_rows(output / "eval.jsonl")
+    last = evaluations[-1]["step"]
+    right = [row["correct"] is True for row in read_table(output / "completions" / f"eval-{last:06d}.parquet")]
+    return {
+        "accuracy": {row["step"]: round(row["accuracy"], 4) for row in evaluations},
+        "right": [int(one) for one in right],
+        "length": evaluations[-1]["length"],
+        "seconds": cpu * results["seconds"]["train"] / wall,
+    }
+
+
+def tell(rows: list[dict]) -> None:
+    base = [row for row in rows if row["key"] == "default"]
+    steps = list(base[0]["accuracy"])
+    head = " | ".join(f"step {step}" for step in steps)
+    print(f"\n| key | value | {head} (least-most of seeds) | 95 % | CPU s | against the default |")
+    print("|---|---|" + "---|" * (len(steps) + 3))
+    for key, value in dict.fromkeys((row["key"], row["value"]) for row in [*base, *rows]):
+        runs = [row for row in rows if (row["key"], row["value"]) == (key, value)]
+        accuracy = [[run["accuracy"][step] for run in runs] for step in steps]
+        cells = [f"{statistics.mean(found):.3f}" for found in accuracy]
+        cells[-1] += f" ({min(accuracy[-1]):.3f}-{max(accuracy[-1]):.3f})"
+        pooled = mean([float(one) for run in runs for one in run["right"]])
+        cells.append(f"{pooled.low:.3f}-{pooled.high:.3f}")
+        cells.append(f"{statistics.median(run['seconds'] for run in runs):.0f}")
+        beside = {row["seed"]: row for row in base}
+        pairs = [(beside[run["seed"]]["right"], run["right"]) for run in runs if run["seed"] in beside]
+        first, second = ([float(one) for pair in pairs for one in pair[side]] for side in (0, 1))
+        found = difference(first, second, False)
+        cells.append("" if key == "default" else f"{found.verdict}: {found}")
+        print(f"| {key} | {value} | {' | '.join(cells)} |")
+
+
+def plot(rows: list[dict], picture: Path) -> None:
+    """Accuracy by step, a panel a key: the mean of the seeds, and their span."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    known = {row["key"] for row in rows}
+    keys = [key for key in STUDIES if key in known]
+    figure, panels = plt.subplots(2, 3, figsize=(12, 6.5), sharex=True, sharey=True, layout="constrained")
+    base = [row for row in rows if row["key"] == "default"]
+    for panel, key in zip(panels.flat, keys, strict=False):
+        panel.set_title(key)
+        panel.grid(alpha=0.3)
+        for value in STUDIES[key]:
+            default = base[0]["defaults"][key] == value
+            runs = base if default else [row for row in rows if (row["key"], row["value"]) == (key, value)]
+            if not runs:
+                continue
+            steps = [int(step) for step in runs[0]["accuracy"]]
+            curves = list(zip(*(run["accuracy"].values() for run in runs), strict=True))
+            middle = [statistics.mean(values) for values in curves]
+            line = panel.plot(steps, middle, marker="o", ms=3, label=f"{value}{' (default)' if default else ''}")[0]
+            panel.fill_between(steps, [*map(min, curves)], [*map(max, curves)], color=line.get_color(), alpha=0.12)
+        panel.legend(fontsize=8)
+    for panel in panels.flat[len(keys) :]:
+        panel.set_visible(False)
+    for panel in panels[:, 0]:
+        panel.set_ylabel("held-out accuracy")
+    for panel in panels[-1]:
+        panel.set_xlabel("step")
+    figure.savefig(picture, dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""A GRPO step of a real model: TRL's defaults beside this project's settings, one after the other, in turn.
+
+usage: python benchmarks/step_time.py MODEL [--steps 5] [--prompts 8] [--tokens 128] [--only CASE ...]
+
+Eight completions of each prompt, of at most so many tokens, eight completions a pass; the same model, problems and
+seed. `TRL's defaults` is benchmarks/bare_trl.py, with transformers' generation, 16-bit passes and gradient checkpointing
+as GRPOConfig has them; every other row is `grpo_math.train`. Each run is a process of its own that makes a step of
+warm-up and those that count. Settings that this machine cannot run are left out.
+"""
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+from overhead import child, on_gpu, spread, write_data
+
+from grpo_math.vllm_engine import vllm_runs_here
+
+TRL = "TRL's defaults"
+OURS = {"gradient_checkpointing": False}
+VLLM = OURS | {"use_vllm": True, "vllm_importance_sampling_correction": False, "vllm_max_model_length": 512}
+CASES = {
+    TRL: {},
+    "with gradient checkpointing": {"gradient_checkpointing": True},
+    "float32": OURS | {"bf16": False},
+    "16-bit passes": OURS,
+    "16-bit passes, vLLM": VLLM,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
+    options = parser.parse_args()
+    common = {
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": options.prompts,
+        "num_generations": 8,
+        "max_completion_length": options.tokens,
+        "max_steps": options.steps + 1,
+        "seed": 0,
+        **({} if on_gpu() else {"use_cpu": True, "dataloader_pin_memory": False}),
+    }
+    cases = [case for case in options.only if "vLLM" not in case or vllm_runs_here(not on_gpu())]
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_data(Path(folder))
+        for number, case in enumerate(cases):
+            job = {"model": options.model, "folder": folder, "arguments": common | CASES[case]}
+            found[case] = child("bare" if case == TRL else "ours", job, number)
+            print(f"{case}: {spread(found[case]['steps'][1:])} s", flush=True)
+    print("\n| settings | a step, s | of the first | peak, GiB |\n|---|---|---|---|")
+    first = statistics.median(found[cases[0]]["steps"][1:])
+    for case, run in found.items():
+        steps = run["steps"][1:]
+        print(f"| {case} | {spread(steps)} | {statistics.median(steps) / first:.2f} | {run['peak']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
