@@ -127,7 +127,9 @@ def test_the_rewards_verb_scores_a_text_with_nothing_but_the_recipe():
 
 
 def test_the_rewards_verb_gives_an_own_function_what_trl_gives(write_recipe, tmp_path):
-    body = "def f(completions, log_metric, trainer_state, **kwargs):\n    log_metric('m', 1.0)\n    return [0.5]\n"
+    body = (
+        "async def f(completions, log_metric, trainer_state, **kwargs):\n    log_metric('m', 1.0)\n    return [0.5]\n"
+    )
     (tmp_path / "mine.py").write_text(body)
     recipe = write_recipe(rewards={"mine": {"path": f"{tmp_path}/mine.py:f"}}, model_name_or_path="no/model")
     done = grpo_math("rewards", "--try", str(recipe), "--gold", "4", "--completion", "x")

@@ -69,9 +69,6 @@ def load(split):
 
 def load_texts(split):
     return ["What is 1+1?"]
-
-async def later(completions, **_):
-    return [1.0] * len(completions)
 """
 BROKEN_DATA = [  # the dataset's further keys, its rows, the line
     ({}, "", "json train: 0 problems of 0 rows: nothing is left to train or test on"),
@@ -211,7 +208,7 @@ def annealed(completions, trainer_state, **_):
     done = trainer_state.global_step / trainer_state.max_steps
     return [done + len(one[0]["content"]) / 1000 for one in completions]
 
-def grouped(prompts, completions, **_):
+async def grouped(prompts, completions, **_):
     assert all(prompts[i] == prompts[i - i % 4] for i in range(len(prompts)))
     return [len(one[0]["content"]) / 1000 for one in completions]
 

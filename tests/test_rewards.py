@@ -143,8 +143,9 @@ def test_two_entries_of_one_function_have_two_names(tmp_path):
         ("missing_name", "reward mine: raised NameError: name 'missing_name' is not defined"),
     ],
 )
-def test_a_bad_reward_is_an_error_not_a_zero(tmp_path, returned, message):
-    reward = own(tmp_path, f"def f(completions, **_):\n    return {returned}\n")
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_bad_reward_is_an_error_not_a_zero(tmp_path, kind, returned, message):
+    reward = own(tmp_path, f"{kind} f(completions, **_):\n    return {returned}\n")
     with pytest.raises(RewardError) as caught:
         reward(prompts=["", ""], completions=["first", "second"])
     assert str(caught.value).startswith(message)

@@ -195,14 +195,30 @@ def test_a_reward_that_fails_stops_the_run_with_one_line(write_recipe, tmp_path)
     assert batch["completions"][0].keys() >= {"prompt", "completion", "question", "completion_ids"}
 
 
+JUDGE = """
+import asyncio
+from who_is_there import there  # each entry has its own copy of this file
+
+async def judge(completions, name, **_):
+    there.add(name)
+    while len(there) < 2:  # one after the other they would wait for ever
+        await asyncio.sleep(0.001)
+    return [0.5] * len(completions)
+"""
+
+
 def test_a_reward_that_fails_may_be_skipped_and_is_counted(write_recipe, tmp_path):
     (tmp_path / "mine.py").write_text("def f(completions, **_):\n    return [float('nan')] * len(completions)\n")
-    rewards = {"correctness": {}, "mine": {"path": f"{tmp_path}/mine.py:f"}}
+    (tmp_path / "who_is_there.py").write_text("there = set()\n")
+    (tmp_path / "judge.py").write_text(JUDGE)
+    judges = {name: {"path": f"{tmp_path}/judge.py:judge", "name": name, "timeout": 60} for name in ("ann", "bob")}
+    rewards = {"correctness": {}, "mine": {"path": f"{tmp_path}/mine.py:f"}} | judges
     run(write_recipe(rewards=rewards, preflight=False, on_reward_error="skip", max_steps=1))
     (row,) = steps_of(tmp_path / "run")
     assert row["rewards/mine/failed"] == 1.0
     assert row["rewards/mine/mean"] is None
-    assert row["reward"] == 0.0
+    assert [row[f"rewards/{name}/{what}"] for name in judges for what in ("failed", "mean")] == [0.0, 0.5] * 2
+    assert row["reward"] == 1.0
     log = (tmp_path / "run" / "training.log").read_text()
     assert "warning: skipped 4 of 4 completions: reward mine: returned nan" in log
 

@@ -17,7 +17,7 @@ from grpo_math.grading import STYLES, PoolSettings
 from grpo_math.prompts import RESERVED_COLUMNS, TEMPLATES, PromptTemplate
 from grpo_math.reward_library import LIMITS
 from grpo_math.rewards import REWARDS, RewardSpec, settings
-from grpo_math.schema import Keys, check_keys, function_keys, suggestion
+from grpo_math.schema import Keys, assigns, check_keys, function_keys, suggestion
 from grpo_math.sources import FILE_READERS
 
 
@@ -281,7 +281,7 @@ def reference_keys(reference: str, where: str, problems: list[str]) -> Keys | No
     except UserError as error:
         problems.append(f"{where}: {error}")
         return None
-    if keys is None and module.endswith(".py"):
+    if keys is None and module.endswith(".py") and not assigns(source, name):
         problems.append(f"{where}: {module} has no function {name!r}")
     return keys
 

@@ -4,7 +4,7 @@ A reward function takes TRL's keyword arguments (`completions`, `prompts`, `comp
 `trainer_state`, `log_metric`, ...) and returns one float a completion, or None where a completion cannot be scored
 (TRL then leaves it out of its group). Parameters given in the recipe are its keyword parameters. A function that names
 `template`, `grades` or `max_completion_length` in its signature gets the run's `PromptTemplate`, the batch's verdicts,
-or the longest completion in tokens.
+or the longest completion in tokens. It may be `async def`, or a callable instance.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import inspect
 import itertools
 import logging
 import math
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,8 +24,11 @@ from grpo_math.functions import load_function, parameters
 from grpo_math.grading import Grade, grade_batch
 from grpo_math.prompts import PromptTemplate, completion_text
 from grpo_math.reward_library import LATE, REWARDS
+from grpo_math.schema import suggestion
+from grpo_math.waiting import in_thread, result
 
 logger = logging.getLogger(__name__)
+grading = threading.Lock()  # rewards in several threads want the same verdicts
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def nothing(*_) -> None:
 
 @dataclass
 class Reward:
-    """A reward function under the entry's name."""
+    """A reward function under the entry's name. A call waits for an async one, too; see `for_trl`."""
 
     name: str
     function: Callable
@@ -74,17 +78,24 @@ class Reward:
     gate: "Reward | None" = None
     timeout: float | None = None
     skip: bool = False  # what it fails on, instead of stopping
+    known: tuple[list, list] | None = field(default=None, init=False, repr=False, compare=False)  # its last batch
 
     def __post_init__(self):
         self.__name__ = self.name  # TRL's metric: rewards/<name>/mean
 
     def __call__(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
         scores = self.scores(prompts, completions, **columns)
+        self.known = completions, scores
         if self.gate:
-            quiet = dict.fromkeys(("log_metric", "log_extra"), nothing)
-            earned = self.gate.scores(prompts, completions, **columns | quiet)
+            earned = self.gate.recalled(prompts, completions, **columns)
             scores = [gated(score, key) for score, key in zip(scores, earned, strict=True)]
         return [None if score is None else self.scale * score + self.bias for score in scores]
+
+    def recalled(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
+        """The scores for those that it gates: those it has just given, or it is asked, and logs nothing."""
+        if self.known and self.known[0] is completions:
+            return self.known[1]
+        return self.scores(prompts, completions, **columns | dict.fromkeys(("log_metric", "log_extra"), nothing))
 
     def scores(self, /, prompts: list, completions: list, log_metric: Callable = nothing, **columns):
         """What the function itself gives, checked: before gate, scale and bias.
@@ -117,7 +128,8 @@ class Reward:
             columns["max_completion_length"] = self.max_completion_length
         if "grades" in named:
             texts = tuple(self.template.full_text(completion_text(completion)) for completion in completions)
-            columns["grades"] = graded(texts, tuple(columns["solution"]), self.template.answer_style)
+            with grading:
+                columns["grades"] = graded(texts, tuple(columns["solution"]), self.template.answer_style)
         given = {"prompts": prompts, "completions": completions, **columns, **self.params}
         if not takes_everything(self.function):
             given = {name: value for name, value in given.items() if name in named}
@@ -132,6 +144,8 @@ class Reward:
         try:
             with deadline(self.timeout):
                 scores = self.function(**given)
+                if inspect.isawaitable(scores):
+                    scores = result(scores, self.timeout)
                 return list(scores) if isinstance(scores, Iterator) else scores
         except UserError:
             raise
@@ -211,19 +225,30 @@ def settings(function: Callable) -> dict:
     return {name: parameter.default for name, parameter in named if parameter.kind is parameter.KEYWORD_ONLY}
 
 
+def own_function(spec: RewardSpec) -> Callable:
+    function = load_function(spec.path)
+    if inspect.isclass(function):
+        raise UserError(f"rewards.{spec.name}.path: {spec.path} is a class: name an instance of it, made in that file")
+    named = list(parameters(function))
+    unknown = [key for key in spec.params if key not in named]
+    if unknown and not takes_everything(function):
+        raise UserError(f"rewards.{spec.name}.{unknown[0]}: unknown key, {suggestion(unknown[0], named, '', {})}")
+    return function
+
+
 def build_rewards(
     specs: list[RewardSpec], template: PromptTemplate, max_completion_length: int = 512, skip: bool = False
 ) -> list[Reward | str]:
     """The rewards of a recipe, in its order: functions, and the paths or ids of reward models.
 
-    Raises UserError for a function that cannot be imported.
+    Raises UserError for a function that cannot be imported, or that has no such parameter.
     """
     built: dict[str, Reward | str] = {}
     for spec in specs:
         if spec.reward_model:
             built[spec.name] = spec.reward_model
             continue
-        function = load_function(spec.path) if spec.path else REWARDS[spec.name]
+        function = own_function(spec) if spec.path else REWARDS[spec.name]
         # A shipped reward's settings are bound, defaults too: a data column of such a name is not meant.
         params = spec.params if spec.path else settings(function) | spec.params
         built[spec.name] = Reward(
@@ -241,3 +266,21 @@ def build_rewards(
         if spec.gate:
             built[spec.name].gate = built[spec.gate]
     return list(built.values())
+
+
+def for_trl(reward):
+    """The reward as TRL shall call it: an async one as a coroutine function, which TRL runs beside the others.
+
+    All that Reward does happens in a thread, so that what blocks there, such as grading, holds up nobody. What is no
+    Reward (a loaded model) stays as it is.
+    """
+    from trl.trainer.utils import is_async_callable
+
+    if not (isinstance(reward, Reward) and is_async_callable(reward.function)):
+        return reward
+
+    async def called_by_trl(**given) -> list[float | None]:
+        return await in_thread(reward, **given)
+
+    called_by_trl.__name__ = reward.name
+    return called_by_trl

@@ -25,15 +25,24 @@ def class_keys(path: Path, name: str) -> Keys:
 
 def function_keys(path: Path, name: str) -> Keys | None:
     """The named parameters of a top-level function, or None when the file defines none of that name."""
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
-    for node in tree.body:
+    for node in parsed(path).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             return {argument.arg: known_annotation(argument.annotation) for argument in arguments}
     return None
+
+
+def assigns(path: Path, name: str) -> bool:
+    """Whether something in the file is given that name, as an instance is."""
+    names = (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Name))
+    return any(node.id == name and isinstance(node.ctx, ast.Store) for node in names)
+
+
+def parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
 
 
 def known_annotation(annotation: ast.expr | None) -> str:

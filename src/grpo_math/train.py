@@ -21,7 +21,7 @@ from grpo_math.models import load_reward_models, load_tokenizer, policy_argument
 from grpo_math.preflight import check_training, dry_run
 from grpo_math.prompts import to_rows
 from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.rewards import build_rewards
+from grpo_math.rewards import build_rewards, for_trl
 from grpo_math.rollouts import Rollouts
 from grpo_math.safety import load_arguments
 from grpo_math.training import check_world, grpo_config, load_parts, mix_parts, run, to_dataset
@@ -80,7 +80,7 @@ def train_here(recipe: Recipe, config, rewards: list, checkpoint: Path | None, s
         trainer = Trainer(
             **policy,
             args=config,
-            reward_funcs=scorers,
+            reward_funcs=[for_trl(scorer) for scorer in scorers],
             reward_processing_classes=scorer_tokenizers,
             train_dataset=to_dataset(to_rows(problems, recipe.template, tokenizer)),
             processing_class=tokenizer,
