@@ -11,7 +11,6 @@ of all seeds (grpo_math.figures); with so many comparisons, some p below 0.05 ar
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys

@@ -164,7 +164,7 @@ def make_clock(begun: float):
         def tell(self, job: dict) -> None:
             steps = [later - earlier for earlier, later in zip(self.begins, self.begins[1:], strict=False)]
             found = {
-                "step": statistics.median(steps[WARM_UP:]),
+                "step": statistics.median(steps[WARM_UP:] or steps),
                 "steps": steps,
                 "start": self.begins[0],
                 "whole": time.perf_counter() - begun,

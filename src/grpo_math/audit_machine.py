@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -92,6 +93,12 @@ def memory_estimate(subject: Subject) -> Iterator[Finding]:
     if verdicts[memory.CARDS[0]] != "fits":
         knobs = memory.knobs(shape, setting)
         yield note("smaller: " + "; ".join(f"{key} saves {saved / memory.GIB:.1f} GiB" for key, saved in knobs))
+    fast = replace(setting, checkpointing=False)
+    enough = [size for size in memory.CARDS if memory.verdict(shape, fast, size) == "fits"]
+    if setting.checkpointing and enough:
+        yield note(
+            f"faster: gradient_checkpointing: false saves one forward pass of two; it fits from {enough[0]} GB on"
+        )
     where, have = room(subject.recipe)
     if memory.verdict(shape, setting, have) == "does not fit":
         yield warning(f"memory: by this estimate the training does not fit into {where} ({have} GB)", "see `smaller`")
