@@ -4,8 +4,8 @@ usage: python benchmarks/step_time.py MODEL [--steps 5] [--prompts 8] [--tokens 
 
 Eight completions of each prompt, of at most so many tokens, eight completions a pass; the same model, problems and
 seed. `TRL's defaults` is benchmarks/bare_trl.py with GRPOConfig's own settings: transformers' generation, 16-bit
-passes, gradient checkpointing; every other row is `grpo_math.train`. Each run is a process of its own that makes one step of
-warm-up before those that count. Settings that this machine cannot run are left out.
+passes, gradient checkpointing; every other row is `grpo_math.train`. Each run is a process of its own that makes one
+step of warm-up before those that count. Settings that this machine cannot run are left out.
 """
 
 import argparse
