@@ -115,8 +115,8 @@ def prepared(model: str, folder: Path, seed: int) -> dict:
     (folder / "policy").mkdir()
     make_warm_policy(folder / "policy", TEMPLATES["boxed"], seed)
     recipe["dataset"]["path"], recipe["model_name_or_path"] = str(folder / "arithmetic"), str(folder / "policy")
-    recipe["eval"]["every"] = 5
-    return recipe | {"seed": seed, "save_strategy": "no", "max_steps": 30}
+    recipe["eval"]["every"] = 2
+    return recipe | {"seed": seed, "save_strategy": "no", "max_steps": 16}
 
 
 def trained(recipe: dict, folder: Path) -> dict:
