@@ -201,7 +201,7 @@ def chosen(model: str, gpus: int, lora: bool) -> list[str]:
     return [*row, f"{parts['sync']:.1f}", f"{gpus * parts['step'] / 3600:.1f}"]
 
 
-def sides(model: str, gpus: int) -> list[str]:
+def sides(model: str, gpus: int):
     for lora, served in itertools.product((False, True), repeat=2):
         plan = best(model, gpus, lora, served)
         yield "nothing fits" if plan is None else f"{seconds(plan)['step']:.0f} s, {DTYPES[plan.dtype]}"
