@@ -33,7 +33,7 @@ STUDIES = {
 }
 BESIDE = {("loss_type", "cispo"): {"epsilon_high": 5.0}}  # what a value wants as well
 REAL = {  # what a recipe for sums says of a real model
-    "dataset": {"name": "reasoning_gym", "task": "chain_sum", "size": 400, "config": {"max_digits": 2, "max_terms": 3}},
+    "dataset": {"name": "reasoning_gym", "task": "chain_sum", "size": 400, "config": {"min_terms": 2, "max_terms": 2, "max_digits": 1}},
     "prompt_template": {
         "chat": False,
         "stop": ["\n\n"],

@@ -95,6 +95,8 @@ def main() -> None:
         times = [step.get(part, 0.0) for step in steps]
         middle = statistics.median(times)
         print(f"| {part} | {middle:.3f} ({min(times):.3f}-{max(times):.3f}) | {middle / whole:.0%} |")
+    passes = statistics.median((step["forward"] + step["backward"]) / step["step"] for step in steps)
+    print(f"\nforward and backward passes are {passes:.0%} of a step")
 
 
 if __name__ == "__main__":
