@@ -70,6 +70,21 @@ def test_rows_carry_every_meta_column_but_those_of_trl(tokenizer):
     ]
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[None, "s"], [1, 2.5], [None, 3], [{"x": 1}, {"y": "s"}], [[], [{"x": 1}]], [{}, {"x": 1}], [True, None], ["s", "t"]],
+)  # fmt: skip
+def test_a_dataset_is_what_datasets_makes_of_the_rows(values):
+    from datasets import Dataset
+
+    from grpo_math.training import to_dataset
+
+    rows = [{"prompt": [{"role": "user", "content": "q"}], "column": value} for value in values]
+    made, theirs = to_dataset(rows), Dataset.from_list(rows)
+    assert made.features == theirs.features
+    assert list(made) == list(theirs)
+
+
 def test_stop_strings_by_engine():
     template = TEMPLATES["r1_zero"]
     assert template.generation_kwargs(use_vllm=True) == {"stop": ["</answer>"], "include_stop_str_in_output": True}

@@ -166,12 +166,14 @@ def mix_parts(recipe: Recipe, parts: list[Problems]) -> list[Problem]:
 
 def to_dataset(rows: list[dict]):
     from datasets import Dataset
-    from pyarrow import ArrowInvalid, ArrowTypeError
+    from datasets.fingerprint import generate_random_fingerprint
+    from pyarrow import ArrowInvalid, ArrowTypeError, Table
 
     with one_line(
         "dataset: a column has values of several types", "make them one type", (ArrowInvalid, ArrowTypeError)
     ):
-        return Dataset.from_list(rows)
+        table = Table.from_pylist(rows)
+    return Dataset(table, fingerprint=generate_random_fingerprint())  # any other takes a pickled copy of the table
 
 
 @contextmanager
