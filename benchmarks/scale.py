@@ -53,7 +53,9 @@ def write_recipe(folder: Path, model: str | None, **changes) -> Path:
     if model is None:
         texts = [text for row in read_rows(folder / "arithmetic" / "train.jsonl") for text in row.values()]
         tokenizer = make_tokenizer(texts)
-        make_policy(tokenizer).save_pretrained(folder / "policy")
+        policy = make_policy(tokenizer)
+        policy.config.max_position_embeddings = 1_024  # the questions here are longer than the quickstart's
+        policy.save_pretrained(folder / "policy")
         tokenizer.save_pretrained(folder / "policy")
     paths = {"dataset": {"name": "gsm8k", "path": str(folder / "arithmetic")}, "output_dir": str(folder / "run")}
     paths["model_name_or_path"] = model or str(folder / "policy")
@@ -100,7 +102,7 @@ def write_rows(file: Path, count: int) -> None:
 
 def data(folder: Path, model: str | None) -> None:
     """All that a training does with problems before its model loads. The first time is one run."""
-    recipe = write_recipe(folder, model)
+    recipe = write_recipe(folder, model, eval={})
     environment = {**os.environ, "HF_HOME": str(folder / "cache")}
     print("| rows | MB | first time, s | of it the lengths | second time, s | GiB at most |\n|---|---|---|---|---|---|")
     for count in (10_000, 100_000, 1_000_000):
@@ -215,7 +217,7 @@ def folder(folder: Path, model: str | None) -> None:
 
 
 def processes(folder: Path, model: str | None) -> None:
-    """One thread a process, 64 completions a step. The median and the spread are those of 40 steps after ten."""
+    """A random policy, one thread a process, 64 completions a step. Median and spread are of 40 steps after ten."""
     recipe = write_recipe(folder, model, prompts_per_step=8, max_steps=50, save_strategy="no", eval={}, preflight=False)
     found = {}
     for count, layout in ((1, "cpu"), (2, "multi_gpu")):
