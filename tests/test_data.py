@@ -266,8 +266,8 @@ def test_max_samples_shuffle_seed_and_a_filter(tmp_path):
     assert answers(shuffle_seed=1) == answers(shuffle_seed=1) != answers(shuffle_seed=2)
     assert sorted(answers(shuffle_seed=1)) == [str(n) for n in range(10)]
 
-    def keep(problem):
-        return None if int(problem.answer) % 2 else "even"
+    def keep(problems):
+        return [None if int(problem.answer) % 2 else "even" for problem in problems]
 
     loaded = load_problems(DatasetSpec("gsm8k", path, max_samples=3), keep)
     assert [problem.answer for problem in loaded.problems] == ["1", "3", "5"]

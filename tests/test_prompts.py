@@ -2,10 +2,10 @@
 
 import pytest
 
-from grpo_math import show_prompts
+from grpo_math import prompts, show_prompts
 from grpo_math.data import Problem
 from grpo_math.errors import UserError
-from grpo_math.prompts import TEMPLATES, PromptTemplate, length_filter, to_rows, token_ids
+from grpo_math.prompts import TEMPLATES, PromptTemplate, prompt_ids, to_rows, token_ids
 
 QUESTION = "Ava has 3 apples. {How} many?"
 
@@ -53,15 +53,13 @@ def test_token_counts_are_those_of_the_chat_template(tokenizer):
     assert token_ids(messages, tokenizer) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
-def test_long_prompts_are_dropped_with_a_reason(tokenizer):
-    template = PromptTemplate()
-    short, long = Problem("Ava has 3", "3"), Problem("Ava has 3 apples " * 20, "3")
-    size = len(token_ids(template.prompt(short.question, tokenizer), tokenizer))
-    keep = length_filter(template, tokenizer, size)
-    assert keep(short) is None
-    assert keep(long) == f"over {size} prompt tokens"
-    assert length_filter(template, tokenizer, size - 1)(short) == f"over {size - 1} prompt tokens"
-    assert length_filter(template, tokenizer, None)(long) is None
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_many_prompts_have_the_ids_of_each(name, tokenizer, monkeypatch):
+    template, questions = TEMPLATES[name], ["Ava has 3", "1", "Ava has 3 apples"]
+    each = [token_ids(template.prompt(question, tokenizer), tokenizer) for question in questions]
+    for size in (1, 2, 3, 4):
+        monkeypatch.setattr(prompts, "BATCH", size)
+        assert list(prompt_ids(questions, template, tokenizer)) == each
 
 
 def test_rows_carry_every_meta_column_but_those_of_trl(tokenizer):
@@ -70,6 +68,21 @@ def test_rows_carry_every_meta_column_but_those_of_trl(tokenizer):
         {"prompt": "a", "solution": "1", "question": "a", "worked": "w", "level": 3, "source": None},
         {"prompt": "b", "solution": "2", "question": "b", "worked": None, "level": None, "source": "s"},
     ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[None, "s"], [1, 2.5], [None, 3], [{"x": 1}, {"y": "s"}], [[], [{"x": 1}]], [{}, {"x": 1}], [True, None], ["s", "t"]],
+)  # fmt: skip
+def test_a_dataset_is_what_datasets_makes_of_the_rows(values):
+    from datasets import Dataset
+
+    from grpo_math.training import to_dataset
+
+    rows = [{"prompt": [{"role": "user", "content": "q"}], "column": value} for value in values]
+    made, theirs = to_dataset(rows), Dataset.from_list(rows)
+    assert made.features == theirs.features
+    assert list(made) == list(theirs)
 
 
 def test_stop_strings_by_engine():

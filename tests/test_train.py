@@ -76,6 +76,8 @@ def test_resume_continues_where_the_last_complete_checkpoint_was(write_recipe, t
     with (tmp_path / "halves" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "rew')  # killed in the middle of a line
     results = run(halves, "--max_steps", "4", "--resume_from_checkpoint", "auto")
+    state = json.loads((tmp_path / "halves" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert [log["step"] for log in state["log_history"]] == [4]  # metrics.jsonl has the others
     assert [row["step"] for row in rows(tmp_path / "halves" / "metrics.jsonl")] == [0, 1, 2, 3, 4, 4]
     evaluations = rows(tmp_path / "halves" / "eval.jsonl")
     assert results["before"] == evaluations[0]

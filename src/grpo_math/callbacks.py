@@ -66,6 +66,7 @@ class MetricsFile(TrainerCallback):
         control.should_log |= control.should_save
 
     def on_log(self, args, state, control, logs=None, **_):
+        del state.log_history[:-1]  # transformers' own copy, all of which would stand in every checkpoint
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
         metrics = {re.sub("^eval_", "eval/", key): finite(value) for key, value in logs.items()}

@@ -50,7 +50,7 @@ class Overlap:
 
 
 def contamination_filter(recipe: Recipe, wanted: bool) -> Callable[[Problem], str | None]:
-    """A `keep` function for `load_problems`: drops what overlaps with a test problem, where that is `wanted`."""
+    """Gives the reason to drop a problem that overlaps with a test problem, where that is `wanted`, or None."""
     if not wanted:
         return lambda problem: None
     tests = test_sets(recipe)

@@ -5,6 +5,7 @@ that reason, never silently. Every adapter's docstring shows one real row.
 """
 
 import hashlib
+import itertools
 import json
 import random
 from collections import Counter
@@ -30,6 +31,9 @@ class Problem:
 
 class Unusable(Exception):
     """Why a row cannot become a problem."""
+
+
+Keep = Callable[[list[Problem]], list[str | None]]
 
 
 @dataclass(frozen=True)
@@ -233,11 +237,12 @@ ADAPTERS = {
 # --- loading ----------------------------------------------------------------------------------------------------
 
 
-def load_problems(spec: DatasetSpec, keep: Callable[[Problem], str | None] = lambda problem: None) -> Problems:
+def load_problems(spec: DatasetSpec, keep: Keep = lambda problems: [None] * len(problems)) -> Problems:
     """The problems of one source, shuffled by `shuffle_seed`, at most `max_samples`.
 
-    `keep` gives the reason to drop a problem, or None to keep it (the prompt-length filter). Raises UserError when
-    the source is missing, malformed or leaves no problem.
+    `keep` gives for each of some problems the reason to drop it, or None (the prompt-length filter); it sees all of
+    them at once, or as many as are still wanted. Raises UserError when the source is missing, malformed or leaves no
+    problem.
     """
     adapter = ADAPTERS[spec.name] if spec.name else Adapter(as_problem)
     rows, seed = enumerate(raw_rows(spec), 1), spec.shuffle_seed
@@ -247,34 +252,38 @@ def load_problems(spec: DatasetSpec, keep: Callable[[Problem], str | None] = lam
         rows = list(rows)
         random.Random(seed).shuffle(rows)
     params = {} if adapter.generate or spec.name is None else spec.params
+    parsed = ((place, problem_of(row, place, spec, adapter, params)) for place, row in rows)
     problems, places, dropped, read = [], [], Counter(), 0
-    for place, row in rows:
-        if len(problems) == spec.max_samples:
-            break
-        read += 1
-        try:
-            problem = adapter.parse(row, **params)
-            _ = problem.question.encode(), problem.answer.encode()
-        except Unusable as reason:
-            dropped[str(reason)] += 1
-            continue
-        except KeyError as error:
-            raise UserError(
-                f"{spec.title}: row {place} does not look like {spec.name} (no column {error}; its columns are "
-                f"{', '.join(map(str, row))}): use dataset.name: json with dataset.fields"
-            ) from error
-        except (AttributeError, TypeError, UnicodeEncodeError):  # half a character, which no tokenizer takes
-            dropped["with a malformed cell"] += 1
-            continue
-        if reason := keep(problem) if problem.question else "without a question":
-            dropped[reason] += 1
-        else:
-            problems.append(problem)
-            places.append(place)
+    while batch := list(itertools.islice(parsed, spec.max_samples and spec.max_samples - len(problems))):
+        read += len(batch)
+        reasons = iter(keep([found for _, found in batch if isinstance(found, Problem)]))
+        for place, found in batch:
+            if reason := next(reasons) if isinstance(found, Problem) else found:
+                dropped[reason] += 1
+            else:
+                problems.append(found)
+                places.append(place)
     loaded = Problems(spec.title, problems, places, read, dropped)
     if not problems:
         raise UserError(f"{loaded}: nothing is left to train or test on")
     return loaded
+
+
+def problem_of(row, place: int, spec: DatasetSpec, adapter: Adapter, params: dict) -> Problem | str:
+    """The problem in a row, or the reason why there is none."""
+    try:
+        problem = adapter.parse(row, **params)
+        _ = problem.question.encode(), problem.answer.encode()
+    except Unusable as reason:
+        return str(reason)
+    except KeyError as error:
+        raise UserError(
+            f"{spec.title}: row {place} does not look like {spec.name} (no column {error}; its columns are "
+            f"{', '.join(map(str, row))}): use dataset.name: json with dataset.fields"
+        ) from error
+    except (AttributeError, TypeError, UnicodeEncodeError):  # half a character, which no tokenizer takes
+        return "with a malformed cell"
+    return problem if problem.question else "without a question"
 
 
 def raw_rows(spec: DatasetSpec) -> Iterable:

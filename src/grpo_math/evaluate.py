@@ -217,7 +217,7 @@ def describe(recipe: Recipe, benchmarks: list[Benchmark], tokenizer, sampling: S
         "datasets": {
             one.title: {"problems": len(one.problems), "fingerprint": fingerprint(one.problems)} for one in benchmarks
         },
-        "prompts": digest([prompts_of(one, recipe, tokenizer) for one in benchmarks]),
+        "prompts": digest([prompts_of(one, recipe.template, tokenizer) for one in benchmarks]),
     }
 
 

@@ -1,5 +1,6 @@
 """Problems solved, graded and counted: accuracy and its companions, pass@k and maj@k, with intervals over questions."""
 
+import functools
 import itertools
 import logging
 import math
@@ -16,7 +17,7 @@ from grpo_math.figures import Figure, mean, means, pass_at_k
 from grpo_math.generation import Completion, Sampling
 from grpo_math.grading import grade_batch, well_formed
 from grpo_math.grading.equal import equal_all
-from grpo_math.prompts import token_ids
+from grpo_math.prompts import PromptTemplate, prompt_ids
 from grpo_math.recipe import Recipe
 
 TOGETHER = "all datasets"  # the dataset of an evaluation of several, counted together
@@ -26,7 +27,7 @@ DATASET_KEY = re.compile(r"(?<![\w./-])dataset\.(name|path|split|config|fields)\
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Benchmark:
     """Held-out problems under the name of their dataset."""
 
@@ -130,17 +131,18 @@ def solve(
     """
     problems = benchmark.problems
     places = range(len(problems)) if places is None else places
-    prompts = prompts_of(benchmark, recipe, tokenizer, places)
+    prompts = prompts_of(benchmark, recipe.template, tokenizer)
+    prompts = [prompts[place] for place in places]
     seed = recipe.trainer.get("seed", 42)
     seeds = [zlib.crc32(f"{seed} {benchmark.title} {place}".encode()) >> 1 for place in places]
     for finished in engine.generate(prompts, seeds, sampling, done):
         yield [row for index, found in finished.items() for row in rows_of(benchmark, places[index], found)]
 
 
-def prompts_of(benchmark: Benchmark, recipe: Recipe, tokenizer, places: Sequence[int] | None = None) -> list[list[int]]:
+@functools.lru_cache(maxsize=8)  # a training evaluates on the same ones again and again
+def prompts_of(benchmark: Benchmark, template: PromptTemplate, tokenizer) -> list[list[int]]:
     """As token ids."""
-    problems = benchmark.problems if places is None else [benchmark.problems[place] for place in places]
-    return [token_ids(recipe.template.prompt(problem.question, tokenizer), tokenizer) for problem in problems]
+    return list(prompt_ids([problem.question for problem in benchmark.problems], template, tokenizer))
 
 
 def rows_of(benchmark: Benchmark, place: int, completions: list[Completion]) -> list[dict]:

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from grpo_math.errors import UserError
-from grpo_math.evaluation import Benchmark
+from grpo_math.evaluation import Benchmark, prompts_of
 from grpo_math.export import export
 from grpo_math.generation import ServerEngine, TransformersEngine
 from grpo_math.models import is_adapter, load_model
 from grpo_math.processes import end_children
-from grpo_math.prompts import longest_prompt
 from grpo_math.recipe import Recipe
 from grpo_math.safety import load_arguments
 from grpo_math.vllm_engine import engine_arguments, free_port, read_config, vllm_runs_here
@@ -68,7 +67,7 @@ def copies(recipe: Recipe) -> int | None:
 
 def window_for(recipe: Recipe, benchmarks: list[Benchmark], tokenizer) -> int:
     """vLLM's context in tokens: the longest prompt and completion, as far as the model has room for both."""
-    longest = max(longest_prompt(one.problems, recipe.template, tokenizer) for one in benchmarks)
+    longest = max(len(ids) for one in benchmarks for ids in prompts_of(one, recipe.template, tokenizer))
     window = longest + recipe.eval_completion_length
     room = getattr(read_config(recipe).get_text_config(), "max_position_embeddings", window)
     if longest >= room:

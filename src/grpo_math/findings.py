@@ -7,9 +7,9 @@ from grpo_math.batch import world_size
 from grpo_math.data import Problem, Problems
 from grpo_math.errors import UserError
 from grpo_math.evaluation import Benchmark, load_benchmarks
+from grpo_math.lengths import prompt_lengths
 from grpo_math.memory import Shape, count_parameters, shape_of
 from grpo_math.models import load_tokenizer
-from grpo_math.prompts import prompt_lengths
 from grpo_math.recipe import Recipe
 from grpo_math.recipe_parts import NO_DATASET
 from grpo_math.rewards import Reward, build_rewards

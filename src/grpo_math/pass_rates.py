@@ -18,7 +18,7 @@ def key_of(problem: Problem) -> str:
 
 
 def rate_filter(spec: PassRateSpec | None) -> Callable[[Problem], str | None]:
-    """A `keep` function for `load_problems`: drops problems with a pass rate outside the range, or with none."""
+    """Gives the reason to drop a problem, a pass rate outside the range or none at all, or None."""
     if spec is None:
         return lambda problem: None
     rates = read_rates(spec.file)

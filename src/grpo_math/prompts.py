@@ -1,10 +1,12 @@
 """Prompts: a template turns a `Problem` into what the model sees, and knows where the answer will stand."""
 
-import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from grpo_math.data import Problem
 from grpo_math.grading.extract import boxes, without_boxes
+
+BATCH = 1_000  # prompts that are tokenized together
 
 
 @dataclass(frozen=True)
@@ -93,36 +95,20 @@ def completion_text(completion: str | list[dict]) -> str:
 
 def token_ids(prompt: str | list[dict], tokenizer) -> list[int]:
     """The token ids TRL will feed the model for this prompt."""
-    if isinstance(prompt, str):
-        return tokenizer(prompt)["input_ids"]
-    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    return tokenized([prompt], tokenizer)[0]
 
 
-def length_filter(template: PromptTemplate, tokenizer, max_prompt_tokens: int | None):
-    """A `keep` function for `load_problems`: drops prompts of more than `max_prompt_tokens` tokens, chat template
-    included."""
-
-    def keep(problem: Problem) -> str | None:
-        if max_prompt_tokens is None:
-            return None
-        length = prompt_length(problem.question, template, tokenizer)
-        return None if length <= max_prompt_tokens else f"over {max_prompt_tokens} prompt tokens"
-
-    return keep
+def tokenized(prompts: list[str] | list[list[dict]], tokenizer) -> list[list[int]]:
+    if isinstance(prompts[0], str):
+        return tokenizer(prompts)["input_ids"]
+    return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
-def longest_prompt(problems: list[Problem], template: PromptTemplate, tokenizer) -> int:
-    return max(prompt_lengths(problems, template, tokenizer))
-
-
-def prompt_lengths(problems: list[Problem], template: PromptTemplate, tokenizer) -> list[int]:
-    return [prompt_length(problem.question, template, tokenizer) for problem in problems]
-
-
-@functools.lru_cache(maxsize=200_000)  # filters, checks and engines ask for the same ones
-def prompt_length(question: str, template: PromptTemplate, tokenizer) -> int:
-    """In tokens, chat template included."""
-    return len(token_ids(template.prompt(question, tokenizer), tokenizer))
+def prompt_ids(questions: list[str], template: PromptTemplate, tokenizer) -> Iterator[list[int]]:
+    """The token ids of many prompts, batch by batch: a fast tokenizer spreads a batch over all cores."""
+    for start in range(0, len(questions), BATCH):
+        batch = questions[start : start + BATCH]
+        yield from tokenized([template.prompt(question, tokenizer) for question in batch], tokenizer)
 
 
 # What TRL passes to reward functions itself, or what we add: a meta column of that name would clash.

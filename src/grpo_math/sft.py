@@ -10,6 +10,7 @@ starts from the result with `model_name_or_path: runs/NAME/final`, a whole model
 
 import functools
 import time
+from array import array
 from pathlib import Path
 
 from grpo_math import checkpoints, run_folder
@@ -76,20 +77,27 @@ class Pairs:
 
     def __init__(self, recipe: Recipe, tokenizer, max_length: int | None):
         self.recipe, self.tokenizer, self.max_length = recipe, tokenizer, max_length
+        self.made: dict[tuple[str, str], tuple[array, array]] = {}  # by question and answer
 
     def row(self, problem: Problem) -> dict:
         prompt, completion = self.ids(problem)
         mask = [0] * len(prompt) + [1] * len(completion)  # the loss is where it is 1
-        return {"input_ids": prompt + completion, "completion_mask": mask}
+        return {"input_ids": [*prompt, *completion], "completion_mask": mask}
 
     def target(self, problem: Problem) -> str:
         return self.recipe.template.target(problem, self.recipe.sft.worked)
 
-    def ids(self, problem: Problem) -> tuple[list[int], list[int]]:
-        """The token ids of the prompt, and of the completion with what ends it."""
-        prompt = self.recipe.template.prompt(problem.question, self.tokenizer)
+    def ids(self, problem: Problem) -> tuple[array, array]:
+        """The token ids of the prompt, and of the completion with what ends it; kept, as they are wanted twice."""
+        key = (problem.question, self.target(problem))
+        if key not in self.made:
+            self.made[key] = tuple(array("i", ids) for ids in self.tokenized(*key))
+        return self.made[key]
+
+    def tokenized(self, question: str, target: str) -> tuple[list[int], list[int]]:
+        prompt = self.recipe.template.prompt(question, self.tokenizer)
         chat = isinstance(prompt, list)
-        text = self.answer_in_chat(prompt, self.target(problem)) if chat else self.target(problem)
+        text = self.answer_in_chat(prompt, target) if chat else target
         completion = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return token_ids(prompt, self.tokenizer), completion if chat else [*completion, self.tokenizer.eos_token_id]
 

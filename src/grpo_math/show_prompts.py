@@ -7,8 +7,9 @@ usage: grpo-math prompts --config recipes/X.yaml [--n 3] [--key value ...]
 from dataclasses import replace
 
 from grpo_math.data import load_problems
+from grpo_math.lengths import length_filter
 from grpo_math.models import load_tokenizer
-from grpo_math.prompts import length_filter, token_ids
+from grpo_math.prompts import token_ids
 from grpo_math.recipe import load_recipe
 from grpo_math.recipe_file import take_count
 

@@ -3,18 +3,18 @@
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
 from grpo_math import batch, checkpoints, run_folder, trackers
 from grpo_math.contamination import contamination_filter
-from grpo_math.data import Problem, Problems, fingerprint, load_problems, mix
+from grpo_math.data import Keep, Problem, Problems, fingerprint, load_problems, mix
 from grpo_math.errors import RewardError, UserError, one_line
+from grpo_math.lengths import length_filter
 from grpo_math.models import widen
 from grpo_math.pass_rates import rate_filter
-from grpo_math.prompts import length_filter
 from grpo_math.recipe import Recipe
 from grpo_math.safety import load_arguments
 from grpo_math.vllm_engine import check_vllm
@@ -125,10 +125,10 @@ def load_parts(recipe: Recipe, tokenizer, keep_too=lambda problem: None) -> list
         load_problems(
             spec,
             first_reason(
-                rate_filter(spec.pass_rate),
-                clean if spec.decontaminate else everything,
+                each(rate_filter(spec.pass_rate)),
+                each(clean if spec.decontaminate else everything),
                 length_filter(recipe.template, tokenizer, spec.max_prompt_tokens),
-                keep_too,
+                each(keep_too),
             ),
         )
         for spec in recipe.datasets
@@ -142,9 +142,22 @@ def everything(problem: Problem) -> None:
     """Keep it."""
 
 
-def first_reason(*filters):
-    """One `keep` function of several."""
-    return lambda problem: next((reason for keep in filters if (reason := keep(problem))), None)
+def each(keep: Callable[[Problem], str | None]) -> Keep:
+    return lambda problems: [keep(problem) for problem in problems]
+
+
+def first_reason(*filters: Keep) -> Keep:
+    """One `keep` function of several; each sees what those before it keep."""
+
+    def keep(problems: list[Problem]) -> list[str | None]:
+        reasons = [None] * len(problems)
+        for part in filters:
+            left = [place for place, reason in enumerate(reasons) if not reason]
+            for place, reason in zip(left, part([problems[place] for place in left]), strict=True):
+                reasons[place] = reason
+        return reasons
+
+    return keep
 
 
 def mix_parts(recipe: Recipe, parts: list[Problems]) -> list[Problem]:
@@ -153,12 +166,14 @@ def mix_parts(recipe: Recipe, parts: list[Problems]) -> list[Problem]:
 
 def to_dataset(rows: list[dict]):
     from datasets import Dataset
-    from pyarrow import ArrowInvalid, ArrowTypeError
+    from datasets.fingerprint import generate_random_fingerprint
+    from pyarrow import ArrowInvalid, ArrowTypeError, Table
 
     with one_line(
         "dataset: a column has values of several types", "make them one type", (ArrowInvalid, ArrowTypeError)
     ):
-        return Dataset.from_list(rows)
+        table = Table.from_pylist(rows)
+    return Dataset(table, fingerprint=generate_random_fingerprint())  # any other takes a pickled copy of the table
 
 
 @contextmanager

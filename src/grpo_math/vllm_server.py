@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from grpo_math.data import Problem
 from grpo_math.errors import UserError
+from grpo_math.lengths import longest_prompt
 from grpo_math.processes import start
-from grpo_math.prompts import longest_prompt
 from grpo_math.recipe import Recipe, load_recipe
 from grpo_math.vllm_engine import (
     built_for_cpus,
