@@ -10,7 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 
-from grpo_math.memory import CONTEXT, GIB, Setting, Shape, items, peak
+from grpo_math.memory import CONTEXT, GIB, Setting, Shape, held, items, peak
 
 # The workload; lengths are in tokens.
 PROMPTS, GROUP = 128, 8  # prompts an optimizer step, and completions of each
@@ -74,7 +74,7 @@ class Plan:
     batch: int = 1  # per_device_train_batch_size
     prompts: int = PROMPTS
     ahead: int = 1  # optimizer steps of one generation batch
-    length: int = PROMPT + LONGEST  # what a completion takes in the passes: TRL pads to the longest
+    cut: bool = True  # passes to their own longest completion (grpo_math/trainer.py); TRL pads to that of the rollout
 
     @property
     def processes(self) -> int:
@@ -86,6 +86,19 @@ class Plan:
     def passes(self) -> int:
         """gradient_accumulation_steps."""
         return self.prompts * GROUP // (self.processes * self.batch)
+
+    @property
+    def length(self) -> float:
+        """Tokens a completion takes in a pass, in the mean over passes, at most.
+
+        The completions at work at the same moment, on all processes, take the time of the longest of them: processes
+        wait for each other after every pass, whatever the layout (TRL gathers the loss's metrics there). Of so many
+        exponential lengths the longest is MEAN times their harmonic number. On the cautious side: the cap comes after
+        the mean (about an eighth too long at most), and log-probs wait in every pass under ZeRO-3 and FSDP alone.
+        """
+        at_work = self.batch * self.processes
+        longest = MEAN * sum(1 / count for count in range(1, at_work + 1))
+        return PROMPT + (min(longest, LONGEST) if self.cut else LONGEST)
 
     @property
     def trained(self) -> int:
@@ -102,8 +115,7 @@ def phases(plan: Plan) -> tuple[float, float]:
     )  # fmt: skip
     parts = items(replace(plan.shape, trained=plan.trained), setting)
     asleep, awake = (0.0, 0.0) if plan.serving else (min(ENGINE, plan.share * CARD), plan.share * CARD)
-    held = parts["weights"] + parts["optimizer"] + CONTEXT
-    return peak(parts, setting) + CONTEXT + asleep, held + awake
+    return peak(parts, setting) + CONTEXT + asleep, held(parts) + CONTEXT + awake
 
 
 def room(plan: Plan, width: int = 2, behind: float = BEHIND) -> float:
@@ -184,7 +196,7 @@ def table(head: str, rows) -> None:
 SIZES = list(itertools.product(SHAPES, (8, 16, 64)))
 
 
-def held(model: str, gpus: int) -> list[str]:
+def sizes(model: str, gpus: int) -> list[str]:
     kinds = [("zero2", False, 4), ("zero3", False, 4), ("zero3", False, 2), ("multi_gpu", True, 2), ("fsdp2", True, 2)]
     return [gib(max(phases(Plan(SHAPES[model], gpus, *kind, share=0.0)))) for kind in kinds]
 
@@ -209,6 +221,7 @@ def sides(model: str, gpus: int):
 
 def levers(model: str, gpus: int):
     plan = best(model, gpus)
+    usual = seconds(plan)["step"] / plan.prompts
     for name, change in {
         "the plan above": {},
         "prompts_per_step: 32": {"prompts": 32},
@@ -216,12 +229,13 @@ def levers(model: str, gpus: int):
         "per_device_train_batch_size: 4": {"batch": 4},
         "steps_per_generation: 4 x gradient_accumulation_steps": {"ahead": 4},
         "vllm_tensor_parallel_size: 1": {"tensor_parallel": 1},
-        "no padding (TRL has no such setting)": {"length": PROMPT + MEAN},
+        "passes padded to the rollout's longest, as TRL alone": {"cut": False},
     }.items():
         now = replace(plan, **change)
         parts = seconds(now)
         times = [f"{parts[part]:.0f}" for part in ("generate", "network", "step")]
-        yield name, now.passes, gib(phases(now)[0]), *times, f"{parts['step'] / now.prompts * 1000 / GROUP:.0f}"
+        each = parts["step"] / now.prompts
+        yield name, now.passes, gib(phases(now)[0]), *times, f"{each * 1000 / GROUP:.0f}", f"{each / usual:.2f}"
 
 
 # FP8 on H100 SXM (TensorRT-LLM 1.0, perf-overview.md): model, GPUs, completions, tokens of each, tokens a second.
@@ -256,12 +270,12 @@ HOLDS = "model | GPUs | zero2 | zero3, fsdp2 | the same, bfloat16 weights | LoRA
 CHOSEN = "model | GPUs | what | layout | vLLM, colocated | GiB training, generating | generate | log-probs | train"
 CHOSEN += " | network | step | longest | sync | GPU hours"
 SIDES = "model | GPUs | full, colocated | full, server | LoRA, colocated | LoRA, server"
-LEVERS = "change | passes | GiB training | generate | network | step | seconds per 1,000 completions"
+LEVERS = "change | passes | GiB training | generate | network | step | seconds per 1,000 completions | ratio"
 
 
 def main() -> None:
     print("GiB on a GPU that only trains; (in brackets): more than 90 % of it")
-    table(HOLDS, ([*size, *held(*size)] for size in SIZES))
+    table(HOLDS, ([*size, *sizes(*size)] for size in SIZES))
     print("\nThe quickest plan that fits, in seconds; `network` is hidden behind log-probs and train as far as it goes")
     table(CHOSEN, ([*size, *chosen(*size, lora)] for lora in (False, True) for size in SIZES))
     print("\nA step with vLLM colocated, and with a server")

@@ -36,6 +36,9 @@ def test_a_dry_run_prints_a_command_a_part(gpu_sh, tmp_path):
         True
     ]
     assert not (tmp_path / "out").exists()
+    scripts = [word for line in lines for word in line.split() if word.startswith("benchmarks/")]
+    assert [script for script in scripts if not (SCRIPT.parents[1] / script).exists()] == []
+    assert {"benchmarks/overhead.py", "benchmarks/step_time.py", "benchmarks/async_rewards.py"} <= set(scripts)
 
 
 def test_what_is_missing_is_one_line(gpu_sh):

@@ -62,6 +62,13 @@ def test_cards_have_room_or_not(setting, said):
     assert [verdict(SEVEN, setting, size) for size in (24, 40, 48, 80, 141)] == said
 
 
+def test_an_engine_that_sleeps_has_what_the_weights_and_the_optimizer_leave():
+    asleep = replace(FULL, weight_bytes=2, optimizer_bytes=4, sleeps=True)
+    assert verdict(SEVEN, replace(asleep, vllm=0.4), 80) == "tight"  # 46 GB held, 32 for vLLM, 1 of CUDA
+    assert verdict(SEVEN, replace(asleep, vllm=0.6), 80) == "does not fit"  # 48 for vLLM
+    assert verdict(SEVEN, replace(asleep, vllm=0.6, shards={"optimizer": 8}), 80) == "fits"  # 19 GB held
+
+
 def test_the_knobs_that_save_most_come_first():
     found = knobs(SEVEN, FULL)
     saved = [size for _, size in found]

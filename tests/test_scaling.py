@@ -52,9 +52,20 @@ def test_twice_the_gpus_never_hold_more_on_each(layout):
             assert many[1] <= few[1]
 
 
-def test_training_scales_with_the_gpus_and_generation_not_below_its_longest_completion():
+@pytest.mark.parametrize(("gpus", "batch"), [(1, 1), (8, 1), (8, 4), (64, 1)])
+def test_a_pass_is_as_long_as_the_longest_of_its_drawn_completions_and_at_most_an_eighth_longer(gpus, batch):
+    plan, seeded = replace(PLAN, gpus=gpus, batch=batch), torch.Generator().manual_seed(0)
+    lengths = torch.empty(20_000, gpus * batch).exponential_(1 / scaling.MEAN, generator=seeded)
+    drawn = scaling.PROMPT + lengths.clamp(max=scaling.LONGEST).amax(dim=1).mean().item()
+    assert drawn < plan.length < 9 / 8 * drawn
+    assert plan.length <= replace(plan, cut=False).length == scaling.PROMPT + scaling.LONGEST
+
+
+def test_training_scales_with_the_gpus_but_waits_and_generation_not_below_its_longest_completion():
     few, many = (scaling.seconds(replace(PLAN, gpus=gpus)) for gpus in (8, 64))
-    assert many["train"] == pytest.approx(few["train"] / 8)
+    padded = [scaling.seconds(replace(PLAN, gpus=gpus, cut=False))["train"] for gpus in (8, 64)]
+    assert padded[1] == pytest.approx(padded[0] / 8)
+    assert few["train"] / 8 < many["train"] <= padded[1] < few["train"] / 4
     floor = scaling.LONGEST * (2 * SEVEN.parameters / scaling.HBM / scaling.DECODE + scaling.SCHEDULE)
     assert floor < many["generate"] < few["generate"]
     assert scaling.seconds(replace(PLAN, gpus=1024))["generate"] == pytest.approx(floor, rel=0.01)

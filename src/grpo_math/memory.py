@@ -204,13 +204,17 @@ def cache(shape: Shape, setting: Setting) -> float:
     return setting.sequences * (setting.length * per_token + 2 * 4 * shape.vocabulary)
 
 
+def held(parts: dict[str, float]) -> float:
+    """What the trainer holds in every phase, in bytes: while a colocated vLLM generates, too."""
+    return parts["weights"] + parts["reference model"] + parts["optimizer"]
+
+
 def peak(parts: dict[str, float], setting: Setting) -> float:
     """The largest phase, in bytes, without vLLM."""
-    held = parts["weights"] + parts["reference model"] + parts["optimizer"]
-    passing = held + parts["16-bit copies of weights"] + parts["activations"] + parts["logits"]
+    passing = held(parts) + parts["16-bit copies of weights"] + parts["activations"] + parts["logits"]
     passing += parts["gradients"] if setting.passes > 1 else 0.0  # those of the pass before
-    generating = held + (parts["key-value cache"] if setting.vllm is None else 0.0)
-    return max(passing, held + parts["gradients"], generating)
+    generating = held(parts) + (parts["key-value cache"] if setting.vllm is None else 0.0)
+    return max(passing, held(parts) + parts["gradients"], generating)
 
 
 def needed_by_vllm(shape: Shape, setting: Setting) -> float:
@@ -221,14 +225,14 @@ def needed_by_vllm(shape: Shape, setting: Setting) -> float:
 
 def verdict(shape: Shape, setting: Setting, gigabytes: int) -> str:
     """Whether a GPU of so many GB has room: fits, tight (over 90 % of it), or does not fit."""
-    size = gigabytes * 1e9
-    training = peak(items(shape, setting), setting) + CONTEXT
+    size, parts = gigabytes * 1e9, items(shape, setting)
+    training = peak(parts, setting) + CONTEXT
     needed = training
     if setting.vllm is not None:
         engine = setting.vllm * size
         if engine < needed_by_vllm(shape, setting):
             return "does not fit"
-        needed = max(training, engine + CONTEXT) if setting.sleeps else training + engine
+        needed = max(training, held(parts) + CONTEXT + engine) if setting.sleeps else training + engine
     return "does not fit" if needed > size else "tight" if needed > 0.9 * size else "fits"
 
 
