@@ -11,6 +11,7 @@ of all seeds (grpo_math.figures); with so many comparisons, some p below 0.05 ar
 """
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -31,23 +32,24 @@ STUDIES = {
     "num_iterations": [1, 2, 4],
     "learning_rate": [3e-5, 1e-4, 3e-4, 1e-3],
 }
+REAL_STUDIES = {"learning_rate": [1e-6, 1e-5, 3e-5, 1e-4], "beta": [0.0, 0.04]}
+MEASURED = {"accuracy": "correct", "format_accuracy": "well_formed"}  # a figure of an evaluation, and its column
 BESIDE = {("loss_type", "cispo"): {"epsilon_high": 5.0}}  # what a value wants as well
-REAL = {  # what a recipe for sums says of a real model
-    "dataset": {"name": "reasoning_gym", "task": "chain_sum", "size": 400, "config": {"min_terms": 2, "max_terms": 2, "max_digits": 1}},
+REAL = {  # what a recipe for sums says of a real model; SmolLM2-135M gets few right, but can learn to box them
+    "dataset": {"name": "reasoning_gym", "task": "chain_sum", "size": 400, "config": {"max_terms": 2, "max_digits": 1}},
     "prompt_template": {
         "chat": False,
         "stop": ["\n\n"],
-        "user": "Question: 4 + 3 =\nAnswer: \\boxed{7}\n\nQuestion: {question}\nAnswer:",
+        "user": "Question: What is 4 + 3?\nAnswer: 4 + 3 = \\boxed{7}\n\nQuestion: {question}\nAnswer:",
     },
-    "rewards": {"correctness": {"weight": 1.0}},
-    "eval": {"before_after": True, "every": 5, "max_samples": 200, "batch_size": 100},
+    "rewards": {"correctness": {"weight": 1.0}, "format": {"weight": 0.5}},
+    "eval": {"before_after": True, "max_samples": 100, "batch_size": 100},
     "num_generations": 8,
-    "per_device_train_batch_size": 32,
+    "per_device_train_batch_size": 16,
     "max_completion_length": 16,
-    "max_steps": 15,
+    "max_steps": 10,
     "learning_rate": 1e-5,
     "lr_scheduler_type": "constant",
-    "adam_beta2": 0.99,
     "use_cpu": True,
     "gradient_checkpointing": False,
     "dataloader_pin_memory": False,
@@ -72,21 +74,23 @@ def main() -> None:
 
 
 def study(options) -> None:
+    metric = "accuracy" if options.model == "quickstart" else "format_accuracy"
+    studies = STUDIES if options.model == "quickstart" else REAL_STUDIES
     done = {(row["key"], row["value"], row["seed"]) for row in read_rows(options.out)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as name:
             recipe = prepared(options.model, Path(name), seed)
             for key in options.only:
-                for value in STUDIES[key]:
+                for value in studies.get(key, []):
                     default = recipe.get(key, defaults()[key]) == value
                     run = ("default", "", seed) if default else (key, value, seed)
                     if run not in done:
-                        row = trained(recipe | {key: value} | BESIDE.get((key, value), {}), Path(name))
+                        row = trained(recipe | {key: value} | BESIDE.get((key, value), {}), Path(name), metric)
                         row |= {"key": run[0], "value": run[1], "seed": seed, "defaults": defaults() | recipe}
                         append_rows([row], options.out)
                         done.add(run)
-                        print(f"{key} {value} seed {seed}: {row['accuracy']} {row['seconds']:.0f} s", flush=True)
+                        print(f"{key} {value} seed {seed}: {row['curve']} {row['seconds']:.0f} s", flush=True)
 
 
 def defaults() -> dict:
@@ -119,8 +123,8 @@ def prepared(model: str, folder: Path, seed: int) -> dict:
     return recipe | {"seed": seed, "save_strategy": "no", "max_steps": 16}
 
 
-def trained(recipe: dict, folder: Path) -> dict:
-    """Accuracy by step, whether each held-out problem is right at the end, and what it cost."""
+def trained(recipe: dict, folder: Path, metric: str) -> dict:
+    """The metric by step, which of the held-out problems count for it at the end, and what it cost."""
     import shutil
 
     import yaml
@@ -137,9 +141,10 @@ def trained(recipe: dict, folder: Path) -> dict:
     cpu, wall = time.process_time() - before, time.perf_counter() - wall
     evaluations = read_rows(output / "eval.jsonl")
     last = evaluations[-1]["step"]
-    right = [row["correct"] is True for row in read_table(output / "completions" / f"eval-{last:06d}.parquet")]
+    right = [row[MEASURED[metric]] is True for row in read_table(output / "completions" / f"eval-{last:06d}.parquet")]
     return {
-        "accuracy": {row["step"]: round(row["accuracy"], 4) for row in evaluations},
+        "metric": metric,
+        "curve": {row["step"]: round(row[metric], 4) for row in evaluations},
         "right": [int(one) for one in right],
         "length": evaluations[-1]["length"],
         "seconds": cpu * results["seconds"]["train"] / wall,
@@ -148,18 +153,19 @@ def trained(recipe: dict, folder: Path) -> dict:
 
 def tell(rows: list[dict]) -> None:
     base = [row for row in rows if row["key"] == "default"]
-    steps = list(base[0]["accuracy"])
+    steps = list(base[0]["curve"])
+    steps = [*steps[:3], steps[len(steps) // 2], steps[-1]] if len(steps) > 5 else steps
     head = " | ".join(f"step {step}" for step in steps)
     print(f"\n| key | value | {head} (least-most of seeds) | 95 % | CPU s | against the default |")
     print("|---|---|" + "---|" * (len(steps) + 3))
     for key, value in dict.fromkeys((row["key"], row["value"]) for row in [*base, *rows]):
         runs = [row for row in rows if (row["key"], row["value"]) == (key, value)]
-        accuracy = [[run["accuracy"][step] for run in runs] for step in steps]
-        cells = [f"{statistics.mean(found):.3f}" for found in accuracy]
-        cells[-1] += f" ({min(accuracy[-1]):.3f}-{max(accuracy[-1]):.3f})"
+        values = [[run["curve"][step] for run in runs] for step in steps]
+        cells = [f"{statistics.mean(found):.3f}" for found in values]
+        cells[-1] += f" ({min(values[-1]):.3f}-{max(values[-1]):.3f})"
         pooled = mean([float(one) for run in runs for one in run["right"]])
         cells.append(f"{pooled.low:.3f}-{pooled.high:.3f}")
-        cells.append(f"{statistics.median(run['seconds'] for run in runs):.0f}")
+        cells.append(f"{statistics.median(run['seconds'] for run in runs):.3g}")
         beside = {row["seed"]: row for row in base}
         pairs = [(beside[run["seed"]]["right"], run["right"]) for run in runs if run["seed"] in beside]
         first, second = ([float(one) for pair in pairs for one in pair[side]] for side in (0, 1))
@@ -177,7 +183,9 @@ def plot(rows: list[dict], picture: Path) -> None:
 
     known = {row["key"] for row in rows}
     keys = [key for key in STUDIES if key in known]
-    figure, panels = plt.subplots(2, 3, figsize=(12, 6.5), sharex=True, sharey=True, layout="constrained")
+    across, down = min(3, len(keys)), math.ceil(len(keys) / 3)
+    size = {"figsize": (4 * across, 3.2 * down), "squeeze": False, "layout": "constrained"}
+    figure, panels = plt.subplots(down, across, sharex=True, sharey=True, **size)
     base = [row for row in rows if row["key"] == "default"]
     for panel, key in zip(panels.flat, keys, strict=False):
         panel.set_title(key)
@@ -187,8 +195,8 @@ def plot(rows: list[dict], picture: Path) -> None:
             runs = base if default else [row for row in rows if (row["key"], row["value"]) == (key, value)]
             if not runs:
                 continue
-            steps = [int(step) for step in runs[0]["accuracy"]]
-            curves = list(zip(*(run["accuracy"].values() for run in runs), strict=True))
+            steps = [int(step) for step in runs[0]["curve"]]
+            curves = list(zip(*(run["curve"].values() for run in runs), strict=True))
             middle = [statistics.mean(values) for values in curves]
             line = panel.plot(steps, middle, marker="o", ms=3, label=f"{value}{' (default)' if default else ''}")[0]
             panel.fill_between(steps, [*map(min, curves)], [*map(max, curves)], color=line.get_color(), alpha=0.12)
@@ -196,10 +204,11 @@ def plot(rows: list[dict], picture: Path) -> None:
     for panel in panels.flat[len(keys) :]:
         panel.set_visible(False)
     for panel in panels[:, 0]:
-        panel.set_ylabel("held-out accuracy")
+        panel.set_ylabel(f"held-out {rows[0]['metric']}")
     for panel in panels[-1]:
         panel.set_xlabel("step")
-    figure.savefig(picture, dpi=110)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(picture, dpi=90)
 
 
 if __name__ == "__main__":
