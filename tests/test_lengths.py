@@ -113,7 +113,7 @@ def test_whatever_changes_a_prompt_is_counted_anew(tokenizer, counting, monkeypa
 def test_a_damaged_file_or_no_room_is_no_matter(tokenizer, counting, monkeypatch, tmp_path):
     case = (QUESTIONS, TEMPLATES["boxed"], tokenizer)
     found = kept_lengths(*case)
-    for damaged in (b"", b"\0" * 9, b"\xff", files()[0].read_bytes()[:-1]):
+    for damaged in (b"", b"\0" * 9, b"\xff", files()[0].read_bytes()[:-1], b"[1]", b"{}", b"null", b"[" * 9999):
         files()[0].write_bytes(damaged)
         assert kept_lengths(*case) == found
         assert kept_lengths(*case) == found

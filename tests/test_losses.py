@@ -204,38 +204,57 @@ def test_on_policy_grpo_is_reinforce_with_the_groups_mean_as_the_baseline(steps)
     assert steps(look, scale_rewards="none", loss_type="dr_grpo") == 2
 
 
-@pytest.mark.parametrize("changes", [{}, {"beta": 0.1, "num_iterations": 2}, {"mask_truncated_completions": True}])
+SMALL_PASSES = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+
+
+@pytest.mark.parametrize("changes", [{}, {"mask_truncated_completions": True}])
 def test_a_pass_without_the_padding_of_its_rollout_is_the_same_pass(steps, changes):
     """As many columns as its own longest prompt and completion have; the figures are TRL's."""
-    widths, padded = set(), set()
+    narrow = []
 
     def look(trainer, model, batch, loss):
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        keep, calls = batch["completion_ids"].size(1), []
-        seen = model.register_forward_pre_hook(
-            lambda _, given, named: calls.append(named["input_ids"]), with_kwargs=True
+        keep, seen = batch["completion_ids"].size(1), []
+        hook = model.register_forward_pre_hook(
+            lambda _, given, named: seen.append(named["input_ids"]), with_kwargs=True
         )
-        ours = trainer._get_per_token_logps_and_entropies(model, ids, mask, keep, 1, compute_entropy=True)
-        seen.remove()
-        theirs = GRPOTrainer._get_per_token_logps_and_entropies(
-            trainer, model, ids, mask, keep, 1, compute_entropy=True
-        )
+        ours = trainer._get_per_token_logps_and_entropies(model, ids, mask, keep, compute_entropy=True)
+        hook.remove()
+        theirs = GRPOTrainer._get_per_token_logps_and_entropies(trainer, model, ids, mask, keep, compute_entropy=True)
+        counted = batch["completion_mask"].bool()
         for found, expected in zip(ours[:2], theirs[:2], strict=True):
-            counted = batch["completion_mask"].bool()
             torch.testing.assert_close(found[counted], expected[counted], rtol=1e-4, atol=1e-5)
             assert found.shape == expected.shape
-        assert [call.size(1) for call in calls] == [
-            row[batch["prompt_ids"].size(1) :].sum().clamp(min=1) + row[: batch["prompt_ids"].size(1)].sum()
-            for row in mask
-        ]
-        widths.update(call.size(1) for call in calls)
-        padded.add(ids.size(1))
+        longest = batch["completion_mask"].sum(dim=1).max().clamp(min=1) + batch["prompt_mask"].sum(dim=1).max()
+        assert [one.size(1) for one in seen] == [longest]
+        narrow.append(longest < ids.size(1))
 
-    keys = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1}
-    template = {"user": "Q: {question} A:", "chat": False, **({} if "mask_truncated_completions" in changes else STOPS)}
-    assert steps(look, **keys | {"prompt_template": template} | changes) >= 4
-    assert min(widths) < min(padded)
+    template = {"user": "Q: {question} A:", "chat": False, **({} if changes else STOPS)}
+    assert steps(look, **SMALL_PASSES | {"prompt_template": template, "max_steps": 1} | changes) == 4
+    assert any(narrow)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"beta": 0.1},
+        {"num_iterations": 2, "gradient_accumulation_steps": 2},
+        {"steps_per_generation": 8, "per_device_train_batch_size": 1},
+    ],
+)
+def test_16_bit_passes_that_are_compared_are_of_one_width(steps, changes):
+    """So that a policy that has not changed is its own reference, to the last bit."""
+
+    def look(trainer, model, batch, loss):
+        metrics = trainer._metrics["train"]
+        assert trainer.compares
+        if trainer.state.global_step == 0:
+            assert set(metrics["kl"] if "beta" in changes else metrics["clip_ratio/region_mean"]) == {0.0}
+            old = batch.get("old_per_token_logps")
+            assert "beta" in changes or old is not None
+
+    assert steps(look, **SMALL_PASSES | {"bf16": True, "max_steps": 1} | changes)
 
 
 def test_truncated_completions_can_be_left_out(steps):

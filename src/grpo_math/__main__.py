@@ -23,7 +23,6 @@ import ast
 import importlib.util
 import os
 import sys
-from pathlib import Path
 
 from grpo_math import __version__
 from grpo_math.errors import UserError, run_cli
@@ -63,7 +62,8 @@ def dispatch(argv: list[str]) -> None:
 
 def usage(module: str) -> str:
     """The module's docstring, without what importing it costs."""
-    return ast.get_docstring(ast.parse(Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")))
+    source = importlib.util.find_spec(module).loader.get_source(module)  # None where only .pyc files are installed
+    return ast.get_docstring(ast.parse(source)) if source else importlib.import_module(module).__doc__.strip()
 
 
 def run(verb: str) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from grpo_math.errors import UserError
@@ -214,12 +214,6 @@ class ServerEngine:
         return [from_vllm(c["token_ids"], c["finish_reason"], sampling, self.tokenizer) for c in choices]
 
 
-def generating(trainer) -> AbstractContextManager:
-    """Around all of a generation with transformers: float32 weights are rounded to 16 bits once and not token by token,
-    as each call of the model would do by itself."""
-    return nullcontext() if getattr(trainer, "use_vllm", False) else trainer.accelerator.autocast()
-
-
 @contextmanager
 def training_engine(trainer, model, tokenizer, batch_size: int) -> Iterator:
     """The engine that a training generates on, with the policy's weights of this moment; all processes enter together.
@@ -229,8 +223,7 @@ def training_engine(trainer, model, tokenizer, batch_size: int) -> Iterator:
     """
     vllm = getattr(trainer, "vllm_generation", None)
     if vllm is None:
-        with generating(trainer):
-            yield TransformersEngine(model, tokenizer, batch_size)
+        yield TransformersEngine(model, tokenizer, batch_size)
         return
     vllm.sync_weights()
     trainer.accelerator.wait_for_everyone()

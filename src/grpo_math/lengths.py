@@ -58,8 +58,10 @@ def kept_lengths(questions: list[str], template: PromptTemplate, tokenizer) -> l
     if len(questions) < MANY or not tokenizer.is_fast:  # a slow one does not say what it consists of
         return [len(ids) for ids in prompt_ids(questions, template, tokenizer)]
     file = file_of(questions, template, tokenizer)
-    with contextlib.suppress(OSError, ValueError):  # none, or a damaged one
-        return json.loads(file.read_text())
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # none, or a damaged one
+        kept = json.loads(file.read_text())
+        if isinstance(kept, list) and len(kept) == len(questions) and all(type(length) is int for length in kept):
+            return kept
     lengths = [len(ids) for ids in prompt_ids(questions, template, tokenizer)]
     with contextlib.suppress(OSError):  # no room: they are counted again
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,13 +13,9 @@ import torch
 from accelerate.utils import gather_object
 from torch.nn.functional import pad
 from trl import GRPOTrainer, SFTTrainer
-from trl.kernels import chunked_logprob
-from trl.trainer import utils
 
 from grpo_math.checkpoints import WholeCheckpoints
 from grpo_math.errors import UserError
-from grpo_math.generation import generating
-from grpo_math.memory import TILE_ON_CPU
 from grpo_math.rollouts import Rollouts
 from grpo_math.trackers import log_completions
 
@@ -46,8 +42,6 @@ class Trainer(WholeCheckpoints, GRPOTrainer):
 
     def __init__(self, *, rollouts: Rollouts, stop: tuple[str, ...] = (), baseline: str = "group", **arguments):
         super().__init__(**arguments)
-        if self.accelerator.device.type == "cpu":
-            chunked_logprob.TOKEN_CHUNK_SIZE, utils._CHUNKED_LOGPROB_CHUNK_SIZE = TILE_ON_CPU
         self.rollouts, self.stop, self.baseline = rollouts, stop, baseline
         self.seconds, self.tokens = Counter(), 0  # since the last log
         if self.use_vllm:  # which knows only the end tokens of the model it loaded itself
@@ -115,33 +109,31 @@ class Trainer(WholeCheckpoints, GRPOTrainer):
         self.tokens += self.state.num_input_tokens_seen - before
         return generated
 
-    def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **further
-    ):
-        """Pass by pass without the columns that only pad it: TRL pads all passes to the longest of their rollout."""
-        if self.pad_to_multiple_of:
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, **further
-            )
-        size, first_token = batch_size or len(input_ids), input_ids.size(1) - logits_to_keep
-        passes = []
-        for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
-            used = mask.any(dim=0).nonzero()
-            start, end = min(used[0].item(), first_token - 1), max(used[-1].item(), first_token) + 1
-            found = super()._get_per_token_logps_and_entropies(
-                model, ids[:, start:end], mask[:, start:end], end - first_token, **further
-            )
-            padding = (0, logits_to_keep - (end - first_token))
-            passes.append([pad(one, padding) if one is not None and one.dim() else one for one in found])
-        logps, entropies, aux_losses = zip(*passes, strict=True)
-        return (
-            torch.cat(logps),
-            None if entropies[0] is None else torch.cat(entropies),
-            None if aux_losses[0] is None else torch.stack(aux_losses).mean(),
-        )
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *rest, **further):
+        """Without the columns that only pad the pass: TRL pads all passes to the longest of their rollout.
+
+        As TRL does it where log-probabilities of different passes are compared: at another width 16-bit passes round
+        otherwise, and the policy would differ from itself.
+        """
+        logprobs = super()._get_per_token_logps_and_entropies
+        if self.compares or self.pad_to_multiple_of:
+            return logprobs(model, input_ids, attention_mask, logits_to_keep, *rest, **further)
+        used, first = attention_mask.any(dim=0).nonzero(), input_ids.size(1) - logits_to_keep  # `first` is sampled
+        start, end = min(used[0].item(), first - 1), max(used[-1].item(), first) + 1
+        ids, mask = input_ids[:, start:end], attention_mask[:, start:end]
+        found = logprobs(model, ids, mask, end - first, *rest, **further)
+        behind = (0, input_ids.size(1) - end)
+        return tuple(pad(one, behind) if one is not None and one.dim() else one for one in found)
+
+    @property
+    def compares(self) -> bool:
+        """Whether TRL computes the log-probabilities of a reference or of the policy that generated."""
+        every = self.args.steps_per_generation * self.num_iterations
+        corrects = self.use_vllm and self.vllm_importance_sampling_correction
+        return self.beta != 0 or corrects or self.args.gradient_accumulation_steps % every != 0
 
     def _generate_single_turn(self, *arguments, **keywords):
-        with self.step_seed(), generating(self):
+        with self.step_seed():
             completion_ids, logprobs = super()._generate_single_turn(*arguments, **keywords)
         return [self.sampled(ids) for ids in completion_ids] if self.stop else completion_ids, logprobs
 

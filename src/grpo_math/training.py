@@ -13,6 +13,7 @@ from grpo_math.contamination import contamination_filter
 from grpo_math.data import Keep, Problem, Problems, fingerprint, load_problems, mix
 from grpo_math.errors import RewardError, UserError, one_line
 from grpo_math.lengths import length_filter
+from grpo_math.memory import TILE_ON_CPU
 from grpo_math.models import widen
 from grpo_math.pass_rates import rate_filter
 from grpo_math.recipe import Recipe
@@ -191,6 +192,8 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
     """Train from the checkpoint (or the beginning) to the end, and return what results.json holds: steps, before,
     after, seconds; {} where it was stopped before. The seconds are this process's, and evaluating is not training."""
     from transformers import PrinterCallback
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
 
     from grpo_math.alarms import Alarms
     from grpo_math.callbacks import StopOnSignal, unfinished
@@ -198,6 +201,8 @@ def run(recipe: Recipe, trainer, problems: list[Problem], measured, checkpoint, 
     from grpo_math.progress import Progress
 
     trainer.remove_callback(PrinterCallback)  # Progress speaks instead
+    if trainer.accelerator.device.type == "cpu":
+        chunked_logprob.TOKEN_CHUNK_SIZE, utils._CHUNKED_LOGPROB_CHUNK_SIZE = TILE_ON_CPU
     if recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit"):
         widen(trainer.model, recipe.model["model_name_or_path"])
     measured.trainer = trainer
