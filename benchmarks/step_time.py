@@ -1,11 +1,12 @@
-"""A GRPO step of a real model: TRL's defaults beside this project's settings, one after the other, in turn.
+"""A GRPO step of a real model: TRL's defaults beside this project's settings.
 
 usage: python benchmarks/step_time.py MODEL [--steps 5] [--prompts 8] [--tokens 128] [--only CASE ...]
 
 Eight completions of each prompt, of at most so many tokens, eight completions a pass; the same model, problems and
-seed. `TRL's defaults` is benchmarks/bare_trl.py with GRPOConfig's own settings: transformers' generation, 16-bit
-passes, gradient checkpointing; every other row is `grpo_math.train`. Each run is a process of its own that makes one
-step of warm-up before those that count. Settings that this machine cannot run are left out.
+seed. The rows of TRL are benchmarks/bare_trl.py with GRPOConfig's own settings: transformers' generation, 16-bit
+passes and, by default, gradient checkpointing; the others are `grpo_math.train`. Each row is a process of its own,
+one after the other, that makes one step of warm-up before those that count; the spread is that of its steps. Rows
+that this machine cannot run are left out.
 """
 
 import argparse
@@ -17,13 +18,11 @@ from overhead import child, on_gpu, spread, write_data
 
 from grpo_math.vllm_engine import vllm_runs_here
 
-TRL = "TRL's defaults"
 OURS = {"gradient_checkpointing": False}
 VLLM = OURS | {"use_vllm": True, "vllm_importance_sampling_correction": False, "vllm_max_model_length": 512}
 CASES = {
-    TRL: {},
-    "with gradient checkpointing": {"gradient_checkpointing": True},
-    "float32": OURS | {"bf16": False},
+    "TRL's defaults": {},
+    "TRL without gradient checkpointing": {"gradient_checkpointing": False},
     "16-bit passes": OURS,
     "16-bit passes, vLLM": VLLM,
 }
@@ -52,7 +51,7 @@ def main() -> None:
         write_data(Path(folder))
         for number, case in enumerate(cases):
             job = {"model": options.model, "folder": folder, "arguments": common | CASES[case]}
-            found[case] = child("bare" if case == TRL else "ours", job, number)
+            found[case] = child("bare" if case.startswith("TRL") else "ours", job, number)
             print(f"{case}: {spread(found[case]['steps'][1:])} s", flush=True)
     print("\n| settings | a step, s | of the first | peak, GiB |\n|---|---|---|---|")
     first = statistics.median(found[cases[0]]["steps"][1:])
