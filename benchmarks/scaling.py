@@ -74,7 +74,7 @@ class Plan:
     batch: int = 1  # per_device_train_batch_size
     prompts: int = PROMPTS
     ahead: int = 1  # optimizer steps of one generation batch
-    cut: bool = True  # passes to their own longest completion (grpo_math/trainer.py); TRL pads to that of the rollout
+    correction: bool = True  # vllm_importance_sampling_correction, TRL's default
 
     @property
     def processes(self) -> int:
@@ -88,17 +88,23 @@ class Plan:
         return self.prompts * GROUP // (self.processes * self.batch)
 
     @property
-    def length(self) -> float:
-        """Tokens a completion takes in a pass, in the mean over passes, at most.
+    def compares(self) -> bool:
+        """Whether TRL wants log-probs of the policy that generated: then no pass is cut (grpo_math/trainer.py)."""
+        return self.correction or self.ahead > 1
 
-        The completions at work at the same moment, on all processes, take the time of the longest of them: processes
-        wait for each other after every pass, whatever the layout (TRL gathers the loss's metrics there). Of so many
-        exponential lengths the longest is MEAN times their harmonic number. On the cautious side: the cap comes after
-        the mean (about an eighth too long at most), and log-probs wait in every pass under ZeRO-3 and FSDP alone.
+    @property
+    def length(self) -> float:
+        """Tokens a completion takes in a pass: padded to the longest of the rollout, or cut to that of its own pass.
+
+        Cut, the completions at work at the same moment, on all processes, take the time of the longest of them:
+        processes wait for each other after every pass, whatever the layout (TRL gathers the loss's metrics there). Of
+        so many exponential lengths the longest is MEAN times their harmonic number, in the mean; the cap comes after
+        the mean, which makes it about an eighth too long at most.
         """
+        if self.compares:
+            return PROMPT + LONGEST
         at_work = self.batch * self.processes
-        longest = MEAN * sum(1 / count for count in range(1, at_work + 1))
-        return PROMPT + (min(longest, LONGEST) if self.cut else LONGEST)
+        return PROMPT + min(LONGEST, MEAN * sum(1 / count for count in range(1, at_work + 1)))
 
     @property
     def trained(self) -> int:
@@ -159,15 +165,16 @@ def seconds(plan: Plan) -> dict[str, float]:
     weights, engines = 2 * shape.parameters, 1 if plan.serving else plan.gpus // plan.tensor_parallel
     generate = decode(plan, plan.ahead * completions / engines, room(plan), MEAN, LONGEST, BEHIND) / plan.ahead
     once = completions / processes * plan.length * forward(shape, plan.length) / (FLOPS * TRAINING)
+    logprobs = once if plan.compares else 0.0
     train = once * (3 if plan.lora else 4)  # forward, forward again for its checkpoints, backward: 6PT, 8PT
     gather = transfer(weights, processes) if "weights" in PARTS[plan.layout] else 0.0
     reduce = transfer(2 * plan.trained, processes) * (plan.passes if PARTS[plan.layout] else 2)
     reduce += transfer(weights, processes) if plan.layout == "zero2" else 0.0
-    network = 3 * plan.passes * gather + reduce  # for log-probs, forward, backward
+    network = (2 + plan.compares) * plan.passes * gather + reduce  # for forward, backward, log-probs
     to_engine = HBM if not plan.serving else COLLECTIVE * (NVLINK if plan.gpus <= NODE else NETWORK)
     sync = (gather + weights / to_engine) / plan.ahead
-    step = generate + max(once + train, network) + sync
-    return {"generate": generate, "log-probs": once, "train": train, "network": network, "sync": sync, "step": step}
+    step = generate + max(logprobs + train, network) + sync
+    return {"generate": generate, "log-probs": logprobs, "train": train, "network": network, "sync": sync, "step": step}
 
 
 def best(model: str, gpus: int, lora: bool = False, served: bool = False) -> Plan | None:
@@ -193,6 +200,7 @@ def table(head: str, rows) -> None:
         print(f"| {' | '.join(map(str, row))} |")
 
 
+TIMES = ("generate", "log-probs", "train", "network", "step")
 SIZES = list(itertools.product(SHAPES, (8, 16, 64)))
 
 
@@ -207,7 +215,7 @@ def chosen(model: str, gpus: int, lora: bool) -> list[str]:
         return [what, "nothing fits", *["-"] * 10]
     parts, (training, generating) = seconds(plan), map(gib, phases(plan))
     vllm = f"{plan.tensor_parallel} GPUs an engine, {plan.share:.0%} of each"
-    times = [f"{parts[name]:.0f}" for name in ("generate", "log-probs", "train", "network", "step")]
+    times = [f"{parts[name]:.0f}" for name in TIMES]
     bound = max(("generate", "train", "network"), key=parts.get)
     row = [what, f"{plan.layout}, {DTYPES[plan.dtype]}", vllm, f"{training}, {generating}", *times, bound]
     return [*row, f"{parts['sync']:.1f}", f"{gpus * parts['step'] / 3600:.1f}"]
@@ -229,11 +237,11 @@ def levers(model: str, gpus: int):
         "per_device_train_batch_size: 4": {"batch": 4},
         "steps_per_generation: 4 x gradient_accumulation_steps": {"ahead": 4},
         "vllm_tensor_parallel_size: 1": {"tensor_parallel": 1},
-        "passes padded to the rollout's longest, as TRL alone": {"cut": False},
+        "vllm_importance_sampling_correction: false": {"correction": False},
     }.items():
         now = replace(plan, **change)
         parts = seconds(now)
-        times = [f"{parts[part]:.0f}" for part in ("generate", "network", "step")]
+        times = [f"{parts[part]:.0f}" for part in TIMES]
         each = parts["step"] / now.prompts
         yield name, now.passes, gib(phases(now)[0]), *times, f"{each * 1000 / GROUP:.0f}", f"{each / usual:.2f}"
 
@@ -270,7 +278,8 @@ HOLDS = "model | GPUs | zero2 | zero3, fsdp2 | the same, bfloat16 weights | LoRA
 CHOSEN = "model | GPUs | what | layout | vLLM, colocated | GiB training, generating | generate | log-probs | train"
 CHOSEN += " | network | step | longest | sync | GPU hours"
 SIDES = "model | GPUs | full, colocated | full, server | LoRA, colocated | LoRA, server"
-LEVERS = "change | passes | GiB training | generate | network | step | seconds per 1,000 completions | ratio"
+LEVERS = "change | passes | GiB training | generate | log-probs | train | network | step"
+LEVERS += " | seconds per 1,000 completions | ratio"
 
 
 def main() -> None:

@@ -54,18 +54,26 @@ def test_twice_the_gpus_never_hold_more_on_each(layout):
 
 @pytest.mark.parametrize(("gpus", "batch"), [(1, 1), (8, 1), (8, 4), (64, 1)])
 def test_a_pass_is_as_long_as_the_longest_of_its_drawn_completions_and_at_most_an_eighth_longer(gpus, batch):
-    plan, seeded = replace(PLAN, gpus=gpus, batch=batch), torch.Generator().manual_seed(0)
+    plan, seeded = replace(PLAN, gpus=gpus, batch=batch, correction=False), torch.Generator().manual_seed(0)
     lengths = torch.empty(20_000, gpus * batch).exponential_(1 / scaling.MEAN, generator=seeded)
     drawn = scaling.PROMPT + lengths.clamp(max=scaling.LONGEST).amax(dim=1).mean().item()
     assert drawn < plan.length < 9 / 8 * drawn
-    assert plan.length <= replace(plan, cut=False).length == scaling.PROMPT + scaling.LONGEST
+    assert plan.length <= replace(plan, correction=True).length == scaling.PROMPT + scaling.LONGEST
 
 
-def test_training_scales_with_the_gpus_but_waits_and_generation_not_below_its_longest_completion():
+def test_without_the_correction_there_are_no_logprobs_and_passes_are_cut_but_not_where_a_rollout_is_of_several_steps():
+    corrected, cut = (scaling.seconds(replace(PLAN, correction=correction)) for correction in (True, False))
+    assert corrected["log-probs"] == pytest.approx(corrected["train"] / 4)
+    assert cut["log-probs"] == 0
+    assert cut["train"] < corrected["train"]
+    assert cut["network"] < corrected["network"]
+    several = replace(PLAN, ahead=4)
+    assert scaling.seconds(replace(several, correction=False)) == scaling.seconds(several)
+
+
+def test_training_scales_with_the_gpus_and_generation_not_below_its_longest_completion():
     few, many = (scaling.seconds(replace(PLAN, gpus=gpus)) for gpus in (8, 64))
-    padded = [scaling.seconds(replace(PLAN, gpus=gpus, cut=False))["train"] for gpus in (8, 64)]
-    assert padded[1] == pytest.approx(padded[0] / 8)
-    assert few["train"] / 8 < many["train"] <= padded[1] < few["train"] / 4
+    assert many["train"] == pytest.approx(few["train"] / 8)
     floor = scaling.LONGEST * (2 * SEVEN.parameters / scaling.HBM / scaling.DECODE + scaling.SCHEDULE)
     assert floor < many["generate"] < few["generate"]
     assert scaling.seconds(replace(PLAN, gpus=1024))["generate"] == pytest.approx(floor, rel=0.01)
@@ -74,6 +82,11 @@ def test_training_scales_with_the_gpus_but_waits_and_generation_not_below_its_lo
 def test_generation_scales_with_the_completions_where_they_fill_the_cache():
     one, two = (scaling.seconds(replace(PLAN, prompts=prompts))["generate"] for prompts in (2**14, 2**15))
     assert two == pytest.approx(2 * one, rel=0.02)
+
+
+def test_where_passes_are_cut_more_gpus_wait_for_longer_completions():
+    few, many = (scaling.seconds(replace(PLAN, gpus=gpus, correction=False))["train"] for gpus in (8, 64))
+    assert few / 8 < many < few / 4
 
 
 def test_nothing_is_exchanged_by_one_gpu_and_a_second_node_is_no_quicker():
