@@ -24,7 +24,7 @@ CASES = {
     "TRL's defaults": {},
     "TRL without gradient checkpointing": {"gradient_checkpointing": False},
     "16-bit passes": OURS,
-    "16-bit passes, vLLM": VLLM,
+    "16-bit passes, vLLM without its correction": VLLM,
 }
 
 
