@@ -240,7 +240,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--prepare"]:
         prepare(*sys.argv[2:])
         return
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART")
     parser.add_argument("--model", metavar="FOLDER")
     options = parser.parse_args()
