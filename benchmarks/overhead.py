@@ -31,6 +31,7 @@ SETTINGS = {
 }
 ON_CPU = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False}
 WARM_UP = 2  # steps
+ENVIRONMENT = dict(os.environ)  # before the quickstart is imported, which asks for one thread
 CHEAP = ("--help", "train --help", "check --help", "evaluate --help", "launch --help", "quickstart --help")
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not options.model:
-            os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads only slow so small a model down
+            ENVIRONMENT.setdefault("OMP_NUM_THREADS", "1")  # more threads only slow so small a model down
         model = options.model or make_model(folder)
         write_data(folder)
         given = SETTINGS | ({} if on_gpu() else ON_CPU) | {"max_steps": options.steps}
@@ -100,7 +101,7 @@ def child(side: str, job: dict, run: int) -> dict:
     """One training in a process of its own, and what it measured."""
     folder = Path(job["folder"])
     found = folder / f"{side}-{run}.json"
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment = ENVIRONMENT | {"HF_HUB_OFFLINE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), environment.get("PYTHONPATH", "")])
     code = f"import time; begun = time.perf_counter(); import overhead; overhead.{side}(begun)"
     arguments = json.dumps(job | {"run": run, "found": str(found)})
