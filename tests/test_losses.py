@@ -264,3 +264,18 @@ def test_truncated_completions_can_be_left_out(steps):
 
     template = {"user": "Q: {question} A:", "chat": False}
     assert steps(look, prompt_template=template, mask_truncated_completions=True) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "rounded"), [({"bf16": True}, True), ({}, False), ({"bf16": True, "use_peft": True}, False)]
+)
+def test_all_weights_are_rounded_once_a_generation_and_frozen_ones_not_at_all(steps, monkeypatch, changes, rounded):
+    plain, seen = GRPOTrainer._generate_single_turn, []
+
+    def spy(*arguments):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return plain(*arguments)
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", spy)
+    steps(lambda *_: None, max_steps=1, **changes)
+    assert seen == [rounded]

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from grpo_math.errors import UserError
@@ -214,6 +214,16 @@ class ServerEngine:
         return [from_vllm(c["token_ids"], c["finish_reason"], sampling, self.tokenizer) for c in choices]
 
 
+def generating(trainer) -> AbstractContextManager:
+    """Around all of a generation: 16-bit passes then round the float32 weights once and not for every token.
+
+    Only of all weights: an adapter's frozen ones would be rounded for every token just because of this.
+    """
+    adapter = hasattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config")
+    elsewhere = getattr(trainer, "use_vllm", False)  # SFT has no such thing
+    return nullcontext() if adapter or elsewhere else trainer.accelerator.autocast()
+
+
 @contextmanager
 def training_engine(trainer, model, tokenizer, batch_size: int) -> Iterator:
     """The engine that a training generates on, with the policy's weights of this moment; all processes enter together.
@@ -223,7 +233,8 @@ def training_engine(trainer, model, tokenizer, batch_size: int) -> Iterator:
     """
     vllm = getattr(trainer, "vllm_generation", None)
     if vllm is None:
-        yield TransformersEngine(model, tokenizer, batch_size)
+        with generating(trainer):
+            yield TransformersEngine(model, tokenizer, batch_size)
         return
     vllm.sync_weights()
     trainer.accelerator.wait_for_everyone()

@@ -16,6 +16,7 @@ from trl import GRPOTrainer, SFTTrainer
 
 from grpo_math.checkpoints import WholeCheckpoints
 from grpo_math.errors import UserError
+from grpo_math.generation import generating
 from grpo_math.rollouts import Rollouts
 from grpo_math.trackers import log_completions
 
@@ -133,7 +134,7 @@ class Trainer(WholeCheckpoints, GRPOTrainer):
         return self.beta != 0 or corrects or self.args.gradient_accumulation_steps % every != 0
 
     def _generate_single_turn(self, *arguments, **keywords):
-        with self.step_seed():
+        with self.step_seed(), generating(self):
             completion_ids, logprobs = super()._generate_single_turn(*arguments, **keywords)
         return [self.sampled(ids) for ids in completion_ids] if self.stop else completion_ids, logprobs
 
