@@ -4,8 +4,8 @@ checkpoint each kill left.
 usage: python tests/killed.py RECIPE FOLDER KILLS SEED
 
 The trainings are forked from this process, which has imported everything: a resume costs a second and not ten. A
-killed one has up to the time in which the first one came to its first checkpoint, which it reaches sooner, so that the
-moments are spread over loading, steps, checkpoints and evaluations; where a run gets to its end, another is begun.
+killed one has up to one and a half times as long as the first one needed for its first checkpoint, so that the moments
+are spread over loading, steps, checkpoints and evaluations; where a run gets to its end, another is begun.
 """
 
 import json
@@ -57,7 +57,7 @@ def main(recipe: str, folder: str, kills: str, seed: str) -> None:
     reached, runs, moments = [], 1, random.Random(int(seed))
     while True:
         child = start(recipe, f"{folder}/killed-{runs}")
-        if ended(child, moments.uniform(0.3, 1.0) * loading if len(reached) < int(kills) else 600):
+        if ended(child, moments.uniform(0.3, 1.5) * loading if len(reached) < int(kills) else 600):
             if len(reached) == int(kills):
                 break
             runs += 1
