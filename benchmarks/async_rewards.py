@@ -9,10 +9,11 @@ spread.
 
 import asyncio
 import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
+
+from spread import spread
 
 from grpo_math.quickstart import make_warm_policy, write_problems
 from grpo_math.recipe import load_recipe
@@ -50,10 +51,6 @@ def recipe_of(folder: Path, completions: int, judge: str | None):
     return load_recipe(["--config", str(RECIPE), *words])
 
 
-def shown(values: list[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
-
-
 def main() -> None:
     lines = []
     with tempfile.TemporaryDirectory() as name:
@@ -68,7 +65,7 @@ def main() -> None:
             steps, rewards = ([row[key] for row in logged] for key in ("step_time", "time/rewards"))
             shares = [part / whole for part, whole in zip(rewards, steps, strict=True)]
             names = ", ".join(spec.name for spec in recipe.rewards)
-            cells = [f"{completions:,}", names, shown(steps, ".3f"), shown(rewards, ".3f"), shown(shares, ".1%")]
+            cells = [f"{completions:,}", names, spread(steps), spread(rewards), spread(shares, ".1%")]
             lines.append(f"| {' | '.join(cells)} |")
     print("\n| completions | rewards | a step, s (fastest-slowest) | rewards, s | share |\n|---|---|---|---|---|")
     print("\n".join(lines))

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 
+from spread import spread
+
 PROMPT = "Nora has 3 boxes with 4 pens each and buys {} more pens. How many pens does she have? Think step by step.\n"
 GROUP = 8  # completions of one prompt
 
@@ -122,7 +124,7 @@ def main() -> None:
         cells = [f"{median:,.0f} ({low:,.0f}-{high:,.0f})" for median, low, high in rates.values()]
         print(f"| {count} | {cells[0]} | {cells[1]} | {rates['vllm'][0] / rates['transformers'][0]:.2f} |")
     sync = found["vllm"]["sync"]
-    print(f"\nweight sync: {statistics.median(sync):.2f} s ({min(sync):.2f}-{max(sync):.2f})")
+    print(f"\nweight sync: {spread(sync, '.2f')} s")
 
 
 if __name__ == "__main__":

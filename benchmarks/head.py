@@ -10,6 +10,7 @@ import statistics
 import time
 
 import torch
+from spread import spread
 from trl.kernels import chunked_logprob
 
 from grpo_math.memory import TILE, TILE_ON_CPU
@@ -37,8 +38,7 @@ def main() -> None:
     print("| tokens x entries | seconds | of TRL's |\n|---|---|---|")
     for size, found in zip(SIZES, zip(*rounds, strict=True), strict=True):
         ratio = statistics.median(one / first[0] for one, first in zip(found, rounds, strict=True))
-        middle = statistics.median(found)
-        print(f"| {size[0]:,} x {size[1]:,} | {middle:.2f} ({min(found):.2f}-{max(found):.2f}) | {ratio:.2f} |")
+        print(f"| {size[0]:,} x {size[1]:,} | {spread(found, '.2f')} | {ratio:.2f} |")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Learning per hour: one key of a recipe changed at a time, three seeds each; a table and a plot of the accuracy.
 
-usage: python benchmarks/learning.py quickstart OUT [--seeds 3] [--only loss_type beta ...]
+usage: python benchmarks/learning.py quickstart OUT [--seeds 0 1 2] [--only loss_type beta ...]
        python benchmarks/learning.py MODEL OUT [...]     a real model, on sums of reasoning-gym's chain_sum
        python benchmarks/learning.py --plot PICTURE OUT  the table again, and the plot
 
@@ -13,13 +13,15 @@ of all seeds (grpo_math.figures); with so many comparisons, some p below 0.05 ar
 import argparse
 import math
 import os
+import shutil
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import yaml
 
 from grpo_math.figures import difference, mean
 from grpo_math.run_folder import append_rows, read_rows, read_table
@@ -33,6 +35,14 @@ STUDIES = {
     "learning_rate": [3e-5, 1e-4, 3e-4, 1e-3],
 }
 REAL_STUDIES = {"learning_rate": [1e-6, 1e-5, 3e-5, 1e-4], "beta": [0.0, 0.04]}
+DEFAULTS = {  # TRL's
+    "loss_type": "dapo",
+    "scale_rewards": "group",
+    "num_generations": 8,
+    "beta": 0.0,
+    "num_iterations": 1,
+    "learning_rate": 1e-6,
+}
 BESIDE = {("loss_type", "cispo"): {"epsilon_high": 5.0}}  # what a value wants as well
 REAL = {  # what a recipe for sums says of a real model
     "dataset": {"name": "reasoning_gym", "task": "chain_sum", "size": 400, "config": {"max_terms": 2, "max_digits": 1}},
@@ -81,31 +91,18 @@ def study(options) -> None:
             recipe = prepared(options.model, Path(name), seed)
             for key in options.only:
                 for value in studies.get(key, []):
-                    default = recipe.get(key, defaults()[key]) == value
+                    default = recipe.get(key, DEFAULTS[key]) == value
                     run = ("default", "", seed) if default else (key, value, seed)
                     if run not in done:
                         row = trained(recipe | {key: value} | BESIDE.get((key, value), {}), Path(name))
-                        row |= {"key": run[0], "value": run[1], "seed": seed, "defaults": defaults() | recipe}
+                        row |= {"key": run[0], "value": run[1], "seed": seed, "defaults": DEFAULTS | recipe}
                         append_rows([row], options.out)
                         done.add(run)
                         print(f"{key} {value} seed {seed}: {row['curve']} {row['seconds']:.0f} s", flush=True)
 
 
-def defaults() -> dict:
-    return {
-        "loss_type": "dapo",
-        "scale_rewards": "group",
-        "num_generations": 8,
-        "beta": 0.0,
-        "num_iterations": 1,
-        "learning_rate": 1e-6,
-    }
-
-
 def prepared(model: str, folder: Path, seed: int) -> dict:
     """The recipe of a seed, its problems and policy made."""
-    import yaml
-
     from grpo_math.prompts import TEMPLATES
     from grpo_math.quickstart import make_warm_policy, write_problems
 
@@ -123,10 +120,6 @@ def prepared(model: str, folder: Path, seed: int) -> dict:
 
 def trained(recipe: dict, folder: Path) -> dict:
     """Accuracy by step, whether each held-out problem is right at the end, and what it cost."""
-    import shutil
-
-    import yaml
-
     from grpo_math.recipe import load_recipe
     from grpo_math.train import train
 
@@ -143,7 +136,6 @@ def trained(recipe: dict, folder: Path) -> dict:
     return {
         "curve": {row["step"]: round(row["accuracy"], 4) for row in evaluations},
         "right": [int(one) for one in right],
-        "length": evaluations[-1]["length"],
         "seconds": cpu * results["seconds"]["train"] / wall,
     }
 
@@ -190,8 +182,6 @@ def plot(rows: list[dict], picture: Path) -> None:
         for value in sorted({base[0]["defaults"][key], *(row["value"] for row in rows if row["key"] == key)}):
             default = base[0]["defaults"][key] == value
             runs = base if default else [row for row in rows if (row["key"], row["value"]) == (key, value)]
-            if not runs:
-                continue
             steps = [int(step) for step in runs[0]["curve"]]
             curves = list(zip(*(run["curve"].values() for run in runs), strict=True))
             middle = [statistics.mean(values) for values in curves]
@@ -209,4 +199,4 @@ def plot(rows: list[dict], picture: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import yaml
+from spread import spread
 
 SETTINGS = {
     "per_device_train_batch_size": 64,
@@ -68,10 +69,6 @@ def on_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 
 def make_model(folder: Path) -> Path:

@@ -10,6 +10,8 @@ import random
 import statistics
 import time
 
+from spread import spread
+
 from grpo_math.prompts import TEMPLATES
 from grpo_math.rewards import REWARDS, RewardSpec, build_rewards
 
@@ -46,7 +48,7 @@ def main() -> None:
             start = time.process_time()
             reward(**columns)
             times.append(time.process_time() - start)
-        print(f"| {name} | {statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f}) |")
+        print(f"| {name} | {spread(times, '.2f')} |")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import psutil
 import yaml
 from grading import gsm8k_like, prose
+from spread import spread
 
 from grpo_math.quickstart import make_policy, make_tokenizer, write_problems
 from grpo_math.run_folder import read_rows
@@ -31,10 +32,6 @@ from grpo_math.run_folder import read_rows
 RUNS = 5
 RECIPE = yaml.safe_load((Path(__file__).parent.parent / "recipes" / "quickstart.yaml").read_text())
 HERE = Path(__file__).resolve()
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
 
 
 def times(function, runs: int = RUNS) -> list[float]:
@@ -84,7 +81,7 @@ def grading(folder: Path, model: str | None) -> None:
             grade_batch(*made, "boxed")
             tenths[place * 1_000 // size] += time.perf_counter() - start
         workers = sum(child.memory_info().rss for child in process.children(recursive=True))
-        each = spread([seconds / size * 1e7 for seconds in tenths], 0)
+        each = spread([seconds / size * 1e7 for seconds in tenths], ",.0f")
         print(f"| {size:,} | {each} | {process.memory_info().rss / 2**20:,.0f} | {workers / 2**20:,.0f} |", flush=True)
 
 
@@ -117,7 +114,7 @@ def data(folder: Path, model: str | None) -> None:
         seconds = [sum(one["seconds"].values()) for one in made]
         print(
             f"| {count:,} | {file.stat().st_size / 1e6:,.0f} | {seconds[0]:.1f} | {made[0]['seconds']['load']:.1f} "
-            f"| {spread(seconds[1:], 1)} | {max(one['gib'] for one in made):.1f} |",
+            f"| {spread(seconds[1:], ',.1f')} | {max(one['gib'] for one in made):.1f} |",
             flush=True,
         )
         print(" ".join(f"{part} {value:.1f}" for part, value in made[1]["seconds"].items()), file=sys.stderr)
@@ -184,7 +181,7 @@ def evaluation(folder: Path, model: str | None) -> None:
 
         found = times(once)
         each = statistics.median(found) / count / samples * 1e3
-        print(f"| {count:,} | {samples} | {spread(found)} | {each:.2f} |", flush=True)
+        print(f"| {count:,} | {samples} | {spread(found, ',.2f')} | {each:.2f} |", flush=True)
 
 
 def folder(folder: Path, model: str | None) -> None:
@@ -214,7 +211,10 @@ def folder(folder: Path, model: str | None) -> None:
         written = [1e3 * seconds for seconds in times(lambda: state.save_to_json(str(file)))]  # noqa: B023
         report = times(lambda: write_report([run]))
         size = [path.stat().st_size / 1e6 for path in (callback.path, file)]
-        print(f"| {steps:,} | {size[0]:,.1f} | {size[1]:.3f} | {spread(written)} | {spread(report, 1)} |", flush=True)
+        print(
+            f"| {steps:,} | {size[0]:,.1f} | {size[1]:.3f} | {spread(written, ',.2f')} | {spread(report, ',.1f')} |",
+            flush=True,
+        )
 
 
 def processes(folder: Path, model: str | None) -> None:
@@ -230,8 +230,8 @@ def processes(folder: Path, model: str | None) -> None:
         found[count] = [row["step_time"] for row in read_rows(run / "metrics.jsonl") if "step_time" in row][10:]
     one, two = (statistics.median(found[count]) for count in (1, 2))
     print("| processes | seconds a step | times faster | efficiency |\n|---|---|---|---|")
-    print(f"| 1 | {spread(found[1], 3)} | 1 | 100 % |")
-    print(f"| 2 | {spread(found[2], 3)} | {one / two:.2f} | {one / two / 2:.0%} |")
+    print(f"| 1 | {spread(found[1], ',.3f')} | 1 | 100 % |")
+    print(f"| 2 | {spread(found[2], ',.3f')} | {one / two:.2f} | {one / two / 2:.0%} |")
 
 
 PARTS = {part.__name__: part for part in (grading, data, evaluation, folder, processes)}

@@ -15,6 +15,7 @@ import time
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from spread import spread
 from transformers import TrainerCallback
 
 from grpo_math import train
@@ -93,8 +94,7 @@ def main() -> None:
     print(f"\n{len(steps)} steps of {whole:.3f} s\n\n| part | seconds (fastest-slowest) | share |\n|---|---|---|")
     for part in dict.fromkeys(part for step in steps for part in step):
         times = [step.get(part, 0.0) for step in steps]
-        middle = statistics.median(times)
-        print(f"| {part} | {middle:.3f} ({min(times):.3f}-{max(times):.3f}) | {middle / whole:.0%} |")
+        print(f"| {part} | {spread(times)} | {statistics.median(times) / whole:.0%} |")
     passes = statistics.median((step["forward"] + step["backward"]) / step["step"] for step in steps)
     print(f"\nforward and backward passes are {passes:.0%} of a step")
 

@@ -14,7 +14,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from overhead import child, on_gpu, spread, write_data
+from overhead import child, on_gpu, write_data
+from spread import spread
 
 from grpo_math.vllm_engine import vllm_runs_here
 

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 from grpo_math import audit_data, audit_machine, audit_rewards, audit_setup, batch
-from grpo_math.batch import is_main_process
 from grpo_math.data import ADAPTERS, Problems
 from grpo_math.errors import UserError
 from grpo_math.findings import Finding, Subject, error, note, warning
@@ -182,6 +181,6 @@ def dry_run(argv: list[str]) -> bool:
     flags = {"--dry_run", "--dry-run"}
     if not flags & set(argv):
         return False
-    if is_main_process():
+    if batch.is_main_process():
         main(["--layout", "none", *(word for word in argv if word not in flags)])
     return True
