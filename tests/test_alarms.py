@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from grpo_math.alarms import Alarms
+from grpo_math.callbacks import finite
 from grpo_math.errors import UserError
 from grpo_math.recipe import load_recipe
-from grpo_math.run_folder import read_rows
+from grpo_math.run_folder import read_rows, write_rows
 from grpo_math.train import train
 
 WELL = {
@@ -131,6 +132,25 @@ def test_a_resumed_run_forgets_what_was_said_after_its_checkpoint(watch):
     assert [step for step, _, _ in again] == [6]
     anew, _, _ = watch([WELL | {"kl": 2.0}] * 4, begin=2, alarms={"steps": 3})
     assert [step for step, _, _ in anew] == [5]
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        [WELL] * 4 + [WELL | {"completions/mean_length": 350.0}] * 4,
+        [WELL] * 3 + [WELL | {"kl": 4.0}] + [WELL | {"kl": 0.0}] * 4,
+        [WELL] * 4 + [WELL | {"reward_std": math.nan}] * 3 + [WELL],
+        [WELL | {"accuracy": 0.9}] * 4 + [WELL | ALIKE | {"accuracy": 0.0}] * 4,
+    ],
+    ids=["length", "kl", "nan", "reward"],
+)
+def test_a_run_resumed_anywhere_says_what_a_run_that_never_stopped_says(watch, tmp_path, logs):
+    whole, _, _ = watch(logs, alarms={"steps": 3})
+    assert len(whole) > 0
+    rows = [{"step": step, **{name: finite(value) for name, value in log.items()}} for step, log in enumerate(logs, 1)]
+    write_rows(rows, tmp_path / "run" / "metrics.jsonl")
+    for begin in range(len(logs)):
+        assert watch(logs[begin:], begin=begin, alarms={"steps": 3})[0] == whole
 
 
 SUDDEN = """

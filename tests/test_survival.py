@@ -79,7 +79,7 @@ def test_a_run_killed_at_20_random_moments_ends_as_if_it_had_not_been(write_reci
 
 def assert_same_run(whole: Path, killed: Path) -> None:
     assert sorted(path.name for path in whole.iterdir()) == sorted(path.name for path in killed.iterdir())
-    for name in ("metrics.jsonl", "eval.jsonl"):
+    for name in ("metrics.jsonl", "eval.jsonl", "alarms.jsonl"):
         assert timeless(read_rows(whole / name)) == timeless(read_rows(killed / name))
     tables = sorted(path.name for path in (whole / "completions").iterdir())
     assert tables == sorted(path.name for path in (killed / "completions").iterdir())

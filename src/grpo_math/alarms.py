@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
 from grpo_math.callbacks import is_step
@@ -41,27 +42,37 @@ class Alarms(TrainerCallback):
         self.stopped: str | None = None
 
     def on_train_begin(self, args, state, control, **_):
-        """After a resume, what was said up to its checkpoint is not said again."""
-        if state.is_world_process_zero and self.file.exists():
-            forget_after(state.global_step or -1, self.file)
-        self.sound = state.global_step
-        self.raised = {row["alarm"] for row in read_rows(self.file) if row["step"] <= (state.global_step or -1)}
+        """A resumed run knows what one that never stopped would: the alarms up to its checkpoint, the last logs before
+        it, and the run's beginning. All processes have it from the first, and so agree where one ends the run."""
+        self.sound, step = state.global_step, state.global_step or -1
+        if state.is_world_process_zero:
+            if self.file.exists():
+                self.raised = {row["alarm"] for row in forget_after(step, self.file)}
+            for row in read_rows(self.recipe.output_dir / "metrics.jsonl"):
+                if row["step"] <= step and "loss" in row:
+                    self.look({name: math.nan if value is None else value for name, value in row.items()})
+        self.raised, self.begin, self.window = broadcast_object_list([self.raised, self.begin, self.window])
 
     def on_log(self, args, state, control, logs=None, **_):
         if not is_step(logs) or "loss" not in logs:
             return
-        self.window.append(logs)
-        found = dict(self.lost(logs))
-        self.sound = self.sound if found else state.global_step
-        if not found and not self.recipe.sft and len(self.window) == self.spec.steps:
-            self.begin = self.begin or {name: self.mean(name) for name in BEGINNING}
-            found = dict(self.noticed())
+        found = self.look(logs)
+        self.sound = self.sound if "nan" in found else state.global_step
         for name, says in found.items():
             if name not in self.raised:
                 self.alarm(name, says, state)
             if name in self.spec.stop_on:
                 self.stopped = self.stopped or f"{name}: {says}"
         self.stop(control)
+
+    def look(self, logs: dict) -> dict[str, str]:
+        """Move the window to this log, and return what it then shows, by the alarm's name."""
+        self.window.append(logs)
+        found = dict(self.lost(logs))
+        if found or self.recipe.sft or len(self.window) < self.spec.steps:
+            return found
+        self.begin = self.begin or {name: self.mean(name) for name in BEGINNING}
+        return dict(self.noticed())
 
     def on_epoch_end(self, args, state, control, **_):
         self.stop(control)  # transformers may want to save here too
