@@ -17,6 +17,8 @@ import shutil
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -34,7 +36,11 @@ STUDIES = {
     "num_iterations": [1, 2, 4],
     "learning_rate": [3e-5, 1e-4, 3e-4, 1e-3],
 }
-REAL_STUDIES = {"learning_rate": [1e-6, 1e-5, 3e-5, 1e-4], "beta": [0.0, 0.04]}
+REAL_STUDIES = {
+    "learning_rate": [1e-6, 1e-5, 3e-5, 1e-4],
+    "beta": [0.0, 0.04],
+    "use_vllm": [False, True],
+}
 DEFAULTS = {  # TRL's
     "loss_type": "dapo",
     "scale_rewards": "group",
@@ -43,7 +49,15 @@ DEFAULTS = {  # TRL's
     "num_iterations": 1,
     "learning_rate": 1e-6,
 }
-BESIDE = {("loss_type", "cispo"): {"epsilon_high": 5.0}}  # what a value wants as well
+KEYS = list(STUDIES | REAL_STUDIES)
+BESIDE = {  # what a value wants as well
+    ("loss_type", "cispo"): {"epsilon_high": 5.0},
+    ("use_vllm", True): {
+        "vllm_importance_sampling_correction": False,
+        "vllm_max_model_length": 256,
+        "vllm_engine_kwargs": {"enforce_eager": True},
+    },
+}
 REAL = {  # what a recipe for sums says of a real model
     "dataset": {"name": "reasoning_gym", "task": "chain_sum", "size": 400, "config": {"max_terms": 2, "max_digits": 1}},
     "prompt_template": {
@@ -52,14 +66,15 @@ REAL = {  # what a recipe for sums says of a real model
         "user": "Question: What is 4 + 3?\nAnswer: 4 + 3 = \\boxed{7}\n\nQuestion: {question}\nAnswer:",
     },
     "rewards": {"correctness": {"weight": 1.0}, "format": {"weight": 0.5}},
-    "eval": {"before_after": True, "max_samples": 100, "batch_size": 100},
+    "eval": {"before_after": True, "every": 6, "max_samples": 100, "batch_size": 100},
     "num_generations": 8,
     "per_device_train_batch_size": 16,
     "max_completion_length": 16,
-    "max_steps": 10,
+    "max_steps": 24,
     "learning_rate": 1e-5,
     "lr_scheduler_type": "constant",
     "use_cpu": True,
+    "use_vllm": False,
     "gradient_checkpointing": False,
     "dataloader_pin_memory": False,
     "save_strategy": "no",
@@ -71,7 +86,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", default=list(STUDIES), choices=list(STUDIES))
+    parser.add_argument("--only", nargs="+", default=KEYS, choices=KEYS)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     if options.model:
@@ -94,11 +109,16 @@ def study(options) -> None:
                     default = recipe.get(key, DEFAULTS[key]) == value
                     run = ("default", "", seed) if default else (key, value, seed)
                     if run not in done:
-                        row = trained(recipe | {key: value} | BESIDE.get((key, value), {}), Path(name))
+                        changed = recipe | {key: value} | BESIDE.get((key, value), {})
+                        with ProcessPoolExecutor(1, get_context("spawn")) as alone:  # vLLM starts once a process
+                            row = alone.submit(trained, changed, Path(name)).result()
                         row |= {"key": run[0], "value": run[1], "seed": seed, "defaults": DEFAULTS | recipe}
                         append_rows([row], options.out)
                         done.add(run)
-                        print(f"{key} {value} seed {seed}: {row['curve']} {row['seconds']:.0f} s", flush=True)
+                        print(
+                            f"{key} {value} seed {seed}: {row['curve']}, boxed {row['boxed']}, {row['seconds']:.0f} s",
+                            flush=True,
+                        )
 
 
 def prepared(model: str, folder: Path, seed: int) -> dict:
@@ -135,6 +155,7 @@ def trained(recipe: dict, folder: Path) -> dict:
     right = [row["correct"] is True for row in read_table(output / "completions" / f"eval-{last:06d}.parquet")]
     return {
         "curve": {row["step"]: round(row["accuracy"], 4) for row in evaluations},
+        "boxed": [round(row["format_accuracy"], 4) for row in evaluations],
         "right": [int(one) for one in right],
         "seconds": cpu * results["seconds"]["train"] / wall,
     }
@@ -171,7 +192,7 @@ def plot(rows: list[dict], picture: Path) -> None:
     import matplotlib.pyplot as plt
 
     known = {row["key"] for row in rows}
-    keys = [key for key in STUDIES if key in known]
+    keys = [key for key in KEYS if key in known]
     across, down = min(3, len(keys)), math.ceil(len(keys) / 3)
     size = {"figsize": (4 * across, 3.2 * down), "squeeze": False, "layout": "constrained"}
     figure, panels = plt.subplots(down, across, sharex=True, sharey=True, **size)
