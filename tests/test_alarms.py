@@ -19,11 +19,12 @@ WELL = {
     "completions/mean_length": 100.0, "entropy": 1.0, "kl": 0.01,
 }  # fmt: skip
 ALIKE = {"reward_std": 0.0, "frac_reward_zero_std": 1.0}
+UNSCORED = {"reward_std": None, "reward": None}  # TRL's word for a log without one reward
 CAUSES = [
     ({**ALIKE, "grading/no_answer": 0.95}, "reward", "every completion earns the same, 3 logs long: 95% give no answer in style boxed: add rewards: {format: {weight: 0.2}}, a worked example to the prompt, or SFT first"),
     ({**ALIKE, "completions/clipped_ratio": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% are cut off: raise max_completion_length (8)"),
     ({**ALIKE, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
-    ({"reward_std": math.nan, "reward": math.nan, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
+    ({**UNSCORED, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
     ({**ALIKE, "accuracy": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% are right already: take harder problems, or dataset: {pass_rate: ...}"),
     ({**ALIKE, "accuracy": 0.0}, "reward", "every completion earns the same, 3 logs long: 0% are right: take easier problems, dataset: {pass_rate: ...}, or SFT first"),
     (ALIKE, "reward", "every completion earns the same, 3 logs long: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
@@ -139,10 +140,12 @@ def test_a_resumed_run_forgets_what_was_said_after_its_checkpoint(watch):
     [
         [WELL] * 4 + [WELL | {"completions/mean_length": 350.0}] * 4,
         [WELL] * 3 + [WELL | {"kl": 4.0}] + [WELL | {"kl": 0.0}] * 4,
-        [WELL] * 4 + [WELL | {"reward_std": math.nan}] * 3 + [WELL],
+        [WELL] * 4 + [WELL | UNSCORED] * 3 + [WELL],
+        [WELL | UNSCORED, *[WELL] * 4, WELL | UNSCORED, *[WELL | {"kl": 2.0}] * 3],
+        [WELL] * 2 + [WELL | {"loss": math.nan, "entropy": 9.0}] + [WELL] * 3 + [WELL | {"entropy": 0.3}] * 4,
         [WELL | {"accuracy": 0.9}] * 4 + [WELL | ALIKE | {"accuracy": 0.0}] * 4,
     ],
-    ids=["length", "kl", "nan", "reward"],
+    ids=["length", "kl", "unscored", "some unscored", "nan", "reward"],
 )
 def test_a_run_resumed_anywhere_says_what_a_run_that_never_stopped_says(watch, tmp_path, logs):
     whole, _, _ = watch(logs, alarms={"steps": 3})

@@ -20,6 +20,7 @@ from grpo_math.run_folder import append_rows, forget_after, read_rows
 
 MOST = {"zero_std": 0.7, "truncated": 0.3, "timeouts": 0.01}  # shares
 DRIFT = 3.0  # times the length of the beginning
+FINITE = ("loss", "grad_norm")
 BEGINNING = ("accuracy", "entropy", "completions/mean_length")
 COLLAPSE = 0.1  # of the entropy of the beginning
 ROUNDING = 1e-6  # of equal rewards' deviation, in float32
@@ -50,13 +51,13 @@ class Alarms(TrainerCallback):
                 self.raised = {row["alarm"] for row in forget_after(step, self.file)}
             for row in read_rows(self.recipe.output_dir / "metrics.jsonl"):
                 if row["step"] <= step and "loss" in row:
-                    self.look({name: math.nan if value is None else value for name, value in row.items()})
+                    self.see(row | {name: math.nan for name in FINITE if row.get(name, 0) is None})
         self.raised, self.begin, self.window = broadcast_object_list([self.raised, self.begin, self.window])
 
     def on_log(self, args, state, control, logs=None, **_):
         if not is_step(logs) or "loss" not in logs:
             return
-        found = self.look(logs)
+        found = self.see(logs) or (dict(self.noticed()) if self.full() else {})
         self.sound = self.sound if "nan" in found else state.global_step
         for name, says in found.items():
             if name not in self.raised:
@@ -65,14 +66,16 @@ class Alarms(TrainerCallback):
                 self.stopped = self.stopped or f"{name}: {says}"
         self.stop(control)
 
-    def look(self, logs: dict) -> dict[str, str]:
-        """Move the window to this log, and return what it then shows, by the alarm's name."""
+    def see(self, logs: dict) -> dict[str, str]:
+        """Move the window to this log, and return what is lost in it, by the alarm's name."""
         self.window.append(logs)
-        found = dict(self.lost(logs))
-        if found or self.recipe.sft or len(self.window) < self.spec.steps:
-            return found
-        self.begin = self.begin or {name: self.mean(name) for name in BEGINNING}
-        return dict(self.noticed())
+        lost = dict(self.lost(logs))
+        if self.full() and not lost:
+            self.begin = self.begin or {name: self.mean(name) for name in BEGINNING}
+        return lost
+
+    def full(self) -> bool:
+        return len(self.window) == self.spec.steps and not self.recipe.sft
 
     def on_epoch_end(self, args, state, control, **_):
         self.stop(control)  # transformers may want to save here too
@@ -102,14 +105,14 @@ class Alarms(TrainerCallback):
         return sum(found) / len(found) if found else None
 
     def lost(self, logs: dict) -> Iterator[tuple[str, str]]:
-        for name in ("loss", "grad_norm"):
+        for name in FINITE:
             if isinstance(logs.get(name), int | float) and not math.isfinite(logs[name]):
                 yield "nan", f"{name} is {logs[name]}: lower learning_rate or max_grad_norm, or set bf16: false"
 
     def noticed(self) -> Iterator[tuple[str, str]]:
         """What the last steps show, by the alarm's name."""
         zero, deviation = self.mean("frac_reward_zero_std"), self.mean("reward_std")
-        if deviation is not None and not deviation > ROUNDING:  # NaN where nothing could be scored
+        if "reward_std" in self.window[-1] and not (deviation or 0) > ROUNDING:  # None where nothing could be scored
             yield "reward", f"every completion earns the same, {self.spec.steps} logs long: {self.cause()}"
         elif zero is not None and zero > MOST["zero_std"]:
             yield "zero_std", f"in {zero:.0%} of the groups all completions earn the same: {self.cause()}"
