@@ -88,6 +88,11 @@ def test_resume_continues_where_the_last_complete_checkpoint_was(write_recipe, t
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_the_step_of_a_checkpoint_is_logged_at_the_end_of_an_epoch_too(write_recipe, tmp_path):
+    run(write_recipe(max_steps=9, logging_steps=3, save_strategy="epoch"))
+    assert [row["step"] for row in steps_of(tmp_path / "run")] == [3, 6, 8, 9]
+
+
 def test_a_finished_run_is_neither_trained_on_nor_replaced(write_recipe, tmp_path, capsys):
     recipe = write_recipe(save_steps=1)
     results = run(recipe)

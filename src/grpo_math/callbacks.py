@@ -65,6 +65,8 @@ class MetricsFile(TrainerCallback):
         """The step of a checkpoint is logged, so that no log spans it: a resumed run makes the same ones."""
         control.should_log |= control.should_save
 
+    on_epoch_end = on_step_end  # save_strategy: epoch
+
     def on_log(self, args, state, control, logs=None, **_):
         del state.log_history[:-1]  # transformers' own copy, all of which would stand in every checkpoint
         if not state.is_world_process_zero or "train_runtime" in logs:
