@@ -67,6 +67,20 @@ def test_advantages(steps, changes, expected):
     assert steps(look, **changes) == 2
 
 
+def test_groups_that_earn_the_same_in_sum_teach_nothing(steps, tmp_path):
+    (tmp_path / "two.py").write_text(
+        "def one(completions, **_):\n    return [1.0, 0.0] * 4 + [None] + [1.0] * 7 + [0.0, 1.0] * 4\n"
+        "def other(completions, **_):\n    return [0.0, 1.0] * 4 + [None] + [0.0] * 7 + [0.0, 1.0] * 4\n"
+    )
+
+    def look(trainer, model, batch, loss):
+        assert sum(advantage == 0 for advantage in batch["advantages"].tolist()) == 16
+        assert trainer._metrics["train"]["frac_reward_zero_std"] == [pytest.approx(2 / 3)]
+
+    rewards = {name: {"path": f"{tmp_path}/two.py:{name}", "weight": 0.2} for name in ("one", "other")}
+    steps(look, rewards=rewards, per_device_train_batch_size=24, num_generations=8)
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"scale_rewards": "batch"}, {"multi_objective_aggregation": "normalize_then_sum"}]
 )

@@ -20,6 +20,8 @@ from grpo_math.generation import generating
 from grpo_math.rollouts import Rollouts
 from grpo_math.trackers import log_completions
 
+ROUNDING = 1e-6  # of equal rewards, summed in float32
+
 
 class SupervisedTrainer(WholeCheckpoints, SFTTrainer):
     """With checkpoints that are whole."""
@@ -180,14 +182,20 @@ class Trainer(WholeCheckpoints, GRPOTrainer):
         return batch
 
     def level_groups(self) -> torch.Tensor:
-        """Whether each completion, of all processes, is of a group in which all earn the same.
+        """Whether each completion, of all processes, is of a group in which all that can be scored earn the same: by
+        every reward where TRL normalizes each, else in sum.
 
         TRL subtracts a mean that float32 has rounded: eight rewards of 0.2 then have advantages of 1.5e-4, which Adam
         makes steps of, and no group counts as one of zero deviation.
         """
-        counting = self.rewards_per_func[:, self.reward_weights.to(self.rewards_per_func.device) != 0]
-        groups = counting.nan_to_num(nan=torch.inf).unflatten(0, (-1, self.num_generations))
-        level = (groups == groups[:, :1]).flatten(1).all(dim=1)
+        scores = self.rewards_per_func[:, self.reward_weights.to(self.rewards_per_func.device) != 0]
+        if self.multi_objective_aggregation == "sum_then_normalize":
+            unscorable = self.rewards_per_func.isnan().all(dim=1)
+            scores = self.weighted_rewards().masked_fill(unscorable, torch.nan).unsqueeze(1)
+        groups = scores.unflatten(0, (-1, self.num_generations))
+        low = groups.masked_fill(groups.isnan(), torch.inf).amin(dim=1)
+        high = groups.masked_fill(groups.isnan(), -torch.inf).amax(dim=1)
+        level = (high - low <= ROUNDING * torch.maximum(high.abs(), low.abs())).all(dim=1)
         logged = self._metrics["train"]["frac_reward_zero_std"]
         logged[-1] = max(logged[-1], level.float().mean().item())
         return level.repeat_interleave(self.num_generations)
