@@ -213,7 +213,9 @@ def peak(parts: dict[str, float], setting: Setting) -> float:
     """The largest phase, in bytes, without vLLM."""
     passing = held(parts) + parts["16-bit copies of weights"] + parts["activations"] + parts["logits"]
     passing += parts["gradients"] if setting.passes > 1 else 0.0  # those of the pass before
-    generating = held(parts) + (parts["key-value cache"] if setting.vllm is None else 0.0)
+    generating = held(parts)
+    if setting.vllm is None:
+        generating += parts["16-bit copies of weights"] + parts["key-value cache"]
     return max(passing, held(parts) + parts["gradients"], generating)
 
 
