@@ -1,11 +1,11 @@
 """Learning per hour: one key of a recipe changed at a time, three seeds each; a table and a plot of the accuracy.
 
 usage: python benchmarks/learning.py quickstart OUT [--seeds 0 1 2] [--only loss_type beta ...]
-       python benchmarks/learning.py MODEL OUT [...]     a real model, on sums of reasoning-gym's chain_sum
+       python benchmarks/learning.py MODEL OUT [...]     a real model, on sums of reasoning-gym's chain_sum, each once
        python benchmarks/learning.py --plot PICTURE OUT  the table again, and the plot
 
 OUT is a file of JSON lines, one a run; what it holds already is not run again. Every seed has its own problems and,
-with the quickstart, its own policy. Seconds are CPU seconds of training, without evaluations, so that they mean
+with the quickstart, its own policy. Seconds are CPU seconds of steps, without evaluations, so that they mean
 something on a machine that has other work. `against the default` is the paired difference on the same held-out problems
 of all seeds (grpo_math.figures); with so many comparisons, some p below 0.05 are chance.
 """
@@ -13,6 +13,7 @@ of all seeds (grpo_math.figures); with so many comparisons, some p below 0.05 ar
 import argparse
 import math
 import os
+import random
 import shutil
 import statistics
 import tempfile
@@ -26,7 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import yaml
 
 from grpo_math.figures import difference, mean
-from grpo_math.run_folder import append_rows, read_rows, read_table
+from grpo_math.run_folder import append_rows, read_rows, read_table, write_rows
 
 STUDIES = {
     "loss_type": ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"],
@@ -37,7 +38,7 @@ STUDIES = {
     "learning_rate": [3e-5, 1e-4, 3e-4, 1e-3],
 }
 REAL_STUDIES = {
-    "learning_rate": [1e-6, 1e-5, 3e-5, 1e-4],
+    "learning_rate": [1e-6, 1e-5, 3e-5],
     "beta": [0.0, 0.04],
     "use_vllm": [False, True],
 }
@@ -50,6 +51,8 @@ DEFAULTS = {  # TRL's
     "learning_rate": 1e-6,
 }
 KEYS = list(STUDIES | REAL_STUDIES)
+SUMS = {"params": {"task": "chain_sum", "size": 2000}, "config": {"max_terms": 2, "max_digits": 1}}
+HELD_OUT = 100  # of 200 sums
 BESIDE = {  # what a value wants as well
     ("loss_type", "cispo"): {"epsilon_high": 5.0},
     ("use_vllm", True): {
@@ -59,14 +62,13 @@ BESIDE = {  # what a value wants as well
     },
 }
 REAL = {  # what a recipe for sums says of a real model
-    "dataset": {"name": "reasoning_gym", "task": "chain_sum", "size": 400, "config": {"max_terms": 2, "max_digits": 1}},
     "prompt_template": {
         "chat": False,
         "stop": ["\n\n"],
         "user": "Question: What is 4 + 3?\nAnswer: 4 + 3 = \\boxed{7}\n\nQuestion: {question}\nAnswer:",
     },
     "rewards": {"correctness": {"weight": 1.0}, "format": {"weight": 0.5}},
-    "eval": {"before_after": True, "every": 6, "max_samples": 100, "batch_size": 100},
+    "eval": {"before_after": True, "every": 6, "batch_size": 100},
     "num_generations": 8,
     "per_device_train_batch_size": 16,
     "max_completion_length": 16,
@@ -86,26 +88,28 @@ def main() -> None:
     parser.add_argument("model", nargs="?")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", default=KEYS, choices=KEYS)
+    parser.add_argument("--only", nargs="+", choices=KEYS)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     if options.model:
-        study(options)
+        studies = STUDIES if options.model == "quickstart" else REAL_STUDIES
+        if unknown := set(options.only or []) - set(studies):
+            parser.error(f"{', '.join(unknown)}: with this model there are {', '.join(studies)}")
+        study(options, {key: studies[key] for key in options.only or studies})
     rows = read_rows(options.out)
     tell(rows)
     if options.plot:
         plot(rows, options.plot)
 
 
-def study(options) -> None:
-    studies = STUDIES if options.model == "quickstart" else REAL_STUDIES
+def study(options, studies: dict[str, list]) -> None:
     done = {(row["key"], row["value"], row["seed"]) for row in read_rows(options.out)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as name:
             recipe = prepared(options.model, Path(name), seed)
-            for key in options.only:
-                for value in studies.get(key, []):
+            for key, values in studies.items():
+                for value in values:
                     default = recipe.get(key, DEFAULTS[key]) == value
                     run = ("default", "", seed) if default else (key, value, seed)
                     if run not in done:
@@ -127,7 +131,8 @@ def prepared(model: str, folder: Path, seed: int) -> dict:
     from grpo_math.quickstart import make_warm_policy, write_problems
 
     if model != "quickstart":
-        dataset = REAL["dataset"] | {"seed": 1000 * seed}  # of seeds 0 and 1 all problems but one are the same
+        write_sums(folder / "sums", seed)
+        dataset = {"name": "gsm8k", "path": str(folder / "sums")}
         return REAL | {"dataset": dataset, "model_name_or_path": model, "seed": seed}
     recipe = yaml.safe_load((Path(__file__).parent.parent / "recipes" / "quickstart.yaml").read_text())
     write_problems(folder / "arithmetic", seed)
@@ -138,18 +143,37 @@ def prepared(model: str, folder: Path, seed: int) -> dict:
     return recipe | {"seed": seed, "save_strategy": "no", "max_steps": 16}
 
 
+def write_sums(folder: Path, seed: int) -> None:
+    """In GSM8K's form; every sum once, and held out or not by the seed."""
+    from grpo_math.data import DatasetSpec, load_problems
+
+    sums = {
+        problem.question: problem.answer for problem in load_problems(DatasetSpec("reasoning_gym", **SUMS)).problems
+    }
+    rows = [{"question": question, "answer": f"#### {answer}"} for question, answer in sorted(sums.items())]
+    random.Random(seed).shuffle(rows)
+    folder.mkdir()
+    write_rows(rows[:HELD_OUT], folder / "test.jsonl")
+    write_rows(rows[HELD_OUT:], folder / "train.jsonl")
+
+
 def trained(recipe: dict, folder: Path) -> dict:
     """Accuracy by step, whether each held-out problem is right at the end, and what it cost."""
+    from grpo_math import train
     from grpo_math.recipe import load_recipe
-    from grpo_math.train import train
 
     output = folder / "run"
     shutil.rmtree(output, ignore_errors=True)
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe | {"output_dir": str(output), "completions": {"every": 1000}}))
-    before, wall = time.process_time(), time.perf_counter()
-    results = train(load_recipe(["--config", str(file), "--no_preflight"]))
-    cpu, wall = time.process_time() - before, time.perf_counter() - wall
+    clock, plain = make_clock(), train.run
+
+    def run(recipe, trainer, *rest):
+        trainer.add_callback(clock)
+        return plain(recipe, trainer, *rest)
+
+    train.run = run
+    train.train(load_recipe(["--config", str(file), "--no_preflight"]))
     evaluations = read_rows(output / "eval.jsonl")
     last = evaluations[-1]["step"]
     right = [row["correct"] is True for row in read_table(output / "completions" / f"eval-{last:06d}.parquet")]
@@ -157,8 +181,24 @@ def trained(recipe: dict, folder: Path) -> dict:
         "curve": {row["step"]: round(row["accuracy"], 4) for row in evaluations},
         "boxed": [round(row["format_accuracy"], 4) for row in evaluations],
         "right": [int(one) for one in right],
-        "seconds": cpu * results["seconds"]["train"] / wall,
+        "seconds": clock.seconds,
     }
+
+
+def make_clock():
+    """A callback that adds up the CPU seconds of steps, from a step's generation to its optimizer."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        seconds = 0.0
+
+        def on_step_begin(self, *_, **__):
+            self.begun = time.process_time()
+
+        def on_optimizer_step(self, *_, **__):
+            self.seconds += time.process_time() - self.begun
+
+    return Clock()
 
 
 def tell(rows: list[dict]) -> None:
@@ -166,8 +206,8 @@ def tell(rows: list[dict]) -> None:
     steps = list(base[0]["curve"])
     steps = [*steps[:3], steps[len(steps) // 2], steps[-1]] if len(steps) > 5 else steps
     head = " | ".join(f"step {step}" for step in steps)
-    print(f"\n| key | value | {head} (least-most of seeds) | 95 % | CPU s | against the default |")
-    print("|---|---|" + "---|" * (len(steps) + 3))
+    print(f"\n| key | value | {head} (least-most of seeds) | 95 % | boxed at both ends | CPU s | against the default |")
+    print("|---|---|" + "---|" * (len(steps) + 4))
     for key, value in dict.fromkeys((row["key"], row["value"]) for row in [*base, *rows]):
         runs = [row for row in rows if (row["key"], row["value"]) == (key, value)]
         values = [[run["curve"][step] for run in runs] for step in steps]
@@ -175,6 +215,7 @@ def tell(rows: list[dict]) -> None:
         cells[-1] += f" ({min(values[-1]):.3f}-{max(values[-1]):.3f})"
         pooled = mean([float(one) for run in runs for one in run["right"]])
         cells.append(f"{pooled.low:.3f}-{pooled.high:.3f}")
+        cells.append(" and ".join(f"{statistics.mean(run['boxed'][at] for run in runs):.2f}" for at in (0, -1)))
         cells.append(f"{statistics.median(run['seconds'] for run in runs):.3g}")
         beside = {row["seed"]: row for row in base}
         pairs = [(beside[run["seed"]]["right"], run["right"]) for run in runs if run["seed"] in beside]
