@@ -120,9 +120,9 @@ def main() -> None:
         rates = {}
         for engine, result in found.items():
             per_run = [int(count) * given.tokens / run for run in result["generate"][count]]
-            rates[engine] = statistics.median(per_run), min(per_run), max(per_run)
-        cells = [f"{median:,.0f} ({low:,.0f}-{high:,.0f})" for median, low, high in rates.values()]
-        print(f"| {count} | {cells[0]} | {cells[1]} | {rates['vllm'][0] / rates['transformers'][0]:.2f} |")
+            rates[engine] = per_run
+        ratio = statistics.median(rates["vllm"]) / statistics.median(rates["transformers"])
+        print(f"| {count} | {' | '.join(spread(found, ',.0f') for found in rates.values())} | {ratio:.2f} |")
     sync = found["vllm"]["sync"]
     print(f"\nweight sync: {spread(sync, '.2f')} s")
 

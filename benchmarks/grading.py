@@ -18,6 +18,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from spread import spread
+
 from grpo_math.grading import grade_batch
 from grpo_math.grading.equal import known, settle
 from grpo_math.grading.pool import pool
@@ -122,14 +124,10 @@ def speed_table() -> None:
         for grader, count in ((ours, size), (trl, size // 4)):
             grader(golds[:count], texts[:count])
             times = [cpu_seconds(grader, golds[:count], texts[:count]) for _ in range(RUNS)]
-            rates[grader] = sorted(count / seconds for seconds in times)
+            rates[grader] = [count / seconds for seconds in times]
         ratio = statistics.median(rates[ours]) / statistics.median(rates[trl])
         exact = 1 - ours(golds, texts)["math_verify"] / size
-        print(f"| {name} | {spread(rates[ours])} | {spread(rates[trl])} | {ratio:.0f}x | {exact:.1%} |")
-
-
-def spread(rates: list[float]) -> str:
-    return f"{statistics.median(rates):,.0f} ({rates[0]:,.0f}-{rates[-1]:,.0f})"
+        print(f"| {name} | {spread(rates[ours], ',.0f')} | {spread(rates[trl], ',.0f')} | {ratio:.0f}x | {exact:.1%} |")
 
 
 def tier_table(folder: Path) -> None:

@@ -37,12 +37,14 @@ CHEAP = ("--help", "train --help", "check --help", "evaluate --help", "launch --
 
 
 def main() -> None:
+    from grpo_math.recipe_file import StrictLoader  # the bare runs import this file, and nothing of ours
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     options, further = parser.parse_known_args()
-    values = [yaml.safe_load(value) for value in further[1::2]]
+    values = [yaml.load(value, StrictLoader) for value in further[1::2]]
     keys = [key.removeprefix("--") for key in further[::2]]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

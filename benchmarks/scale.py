@@ -102,7 +102,8 @@ def data(folder: Path, model: str | None) -> None:
     recipe = write_recipe(folder, model, eval={})
     # A training's tokenizer uses all cores; the quickstart, which is imported here, asks for one.
     environment = {**os.environ, "HF_HOME": str(folder / "cache"), "TOKENIZERS_PARALLELISM": "true"}
-    print("| rows | MB | first time, s | of it the lengths | second time, s | GiB at most |\n|---|---|---|---|---|---|")
+    print("| rows | MB | first time, s | of it reading, with lengths | second time, s | GiB at most |")
+    print("|---|---|---|---|---|---|")
     for count in (10_000, 100_000, 1_000_000):
         file = folder / f"{count}.jsonl"
         write_rows(file, count)

@@ -24,8 +24,8 @@ VLLM = OURS | {"use_vllm": True, "vllm_importance_sampling_correction": False, "
 CASES = {
     "TRL's defaults": {},
     "TRL without gradient checkpointing": {"gradient_checkpointing": False},
-    "16-bit passes": OURS,
-    "16-bit passes, vLLM without its correction": VLLM,
+    "grpo-math, transformers": OURS,
+    "grpo-math, vLLM without its correction": VLLM,
 }
 
 
