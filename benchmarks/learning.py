@@ -110,7 +110,7 @@ def study(options, studies: dict[str, list]) -> None:
             recipe = prepared(options.model, Path(name), seed)
             for key, values in studies.items():
                 for value in values:
-                    default = recipe.get(key, DEFAULTS[key]) == value
+                    default = recipe.get(key, DEFAULTS.get(key)) == value
                     run = ("default", "", seed) if default else (key, value, seed)
                     if run not in done:
                         changed = recipe | {key: value} | BESIDE.get((key, value), {})
