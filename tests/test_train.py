@@ -135,6 +135,24 @@ def test_a_run_that_failed_before_its_first_step_does_not_block_the_next(write_r
     assert run(write_recipe(max_steps=1))["steps"] == 1
 
 
+def test_a_resume_under_other_settings_says_so_and_refuses_what_the_optimizer_would_not_take(
+    write_recipe, tmp_path, capsys
+):
+    recipe = write_recipe(max_steps=1, save_steps=1)
+    run(recipe)
+    again = ("--resume_from_checkpoint", "auto", "--max_steps", "2")
+    said = (
+        r"learning_rate: the run began with .*, and its checkpoint's optimizer stays with that, not 0.5: restore it, or "
+        r"begin another run with --model_name_or_path .*/checkpoint-1 and its own --output_dir"
+    )
+    with pytest.raises(UserError, match=said):
+        run(recipe, *again, "--learning_rate", "0.5")
+    run(recipe, *again, "--rewards.format.weight", "0.75")
+    told = "checkpoint-1 with other settings: max_steps 2 (it was 1), rewards.format.weight 0.75 (it was "
+    assert told in (tmp_path / "run" / "training.log").read_text()
+    assert told in capsys.readouterr().out
+
+
 def test_resume_from_a_named_checkpoint_that_is_not_there(write_recipe, tmp_path):
     with pytest.raises(UserError, match=r"checkpoint-7 is no complete checkpoint \(there: none\)"):
         run(write_recipe(), "--resume_from_checkpoint", "checkpoint-7")

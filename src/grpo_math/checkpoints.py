@@ -14,8 +14,10 @@ from pathlib import Path
 from grpo_math.batch import is_main_process
 from grpo_math.errors import UserError
 from grpo_math.recipe import Recipe
+from grpo_math.recipe_file import dotted, read_yaml
 from grpo_math.run_folder import is_running, to_disk
 
+KEPT = ("optim", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")  # by an optimizer's state
 ASIDE = ".unfinished"  # in the run folder: checkpoints being written or deleted
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 WRITER = re.compile("I/O error|iostream error|inline_container")  # safetensors' and torch's word for any of them
@@ -177,9 +179,31 @@ def whole(file: Path) -> bool:
 def find_checkpoint(recipe: Recipe) -> Path | None:
     """The checkpoint that `resume_from_checkpoint` means: `auto` (or true) is the last whole one, if any.
 
-    Raises UserError for a checkpoint that is not there, and rather than overwrite a run: one that nobody asked to
-    continue, or a finished one that has nothing to continue from.
+    Raises UserError for a checkpoint that is not there, for settings that its optimizer would not take over, and rather
+    than overwrite a run: one that nobody asked to continue, or a finished one that has nothing to continue from.
     """
+    checkpoint = wanted_checkpoint(recipe)
+    for key, (before, now) in other_settings(recipe, checkpoint).items():
+        if key in KEPT:
+            raise UserError(
+                f"{key}: the run began with {before}, and its checkpoint's optimizer stays with that, not {now}: "
+                f"restore it, or begin another run with --model_name_or_path {checkpoint} and its own --output_dir"
+            )
+    return checkpoint
+
+
+def other_settings(recipe: Recipe, checkpoint: Path | None) -> dict[str, tuple]:
+    """What the run of this checkpoint was last told otherwise: before and now, by the key with its dots."""
+    file = checkpoint and checkpoint.parent / "recipe.yaml"
+    if not file or not file.exists():
+        return {}
+    before, now = (dict(dotted(raw)) for raw in (read_yaml(file), recipe.raw))
+    keys = [key for key in before | now if key not in ("output_dir", "resume_from_checkpoint")]
+    changed = [key for key in keys if before.get(key) != now.get(key)]
+    return {key: (before.get(key, "its default"), now.get(key, "its default")) for key in changed}
+
+
+def wanted_checkpoint(recipe: Recipe) -> Path | None:
     folder, wanted = recipe.output_dir, recipe.trainer.get("resume_from_checkpoint")
     if is_main_process() and folder.exists() and is_running(folder):
         raise UserError(f"output_dir: a training is at work in {folder}: wait for it, end it, or name another folder")

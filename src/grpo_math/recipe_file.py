@@ -1,6 +1,7 @@
 """A recipe file, what it extends, and the command line, as one plain mapping. What the keys mean is recipe.py's."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -85,6 +86,15 @@ def merge(base: dict, top: dict) -> dict:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def dotted(raw: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The keys as the command line has them, `dataset.path`, with their values."""
+    for key, value in raw.items():
+        if isinstance(value, dict) and value:
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:

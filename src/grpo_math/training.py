@@ -238,6 +238,10 @@ def begin(recipe: Recipe, trainer, problems: list[Problem], checkpoint: Path | N
     """Make the folder that of a run from this checkpoint on, and return what environment.json holds."""
     folder = recipe.output_dir
     step = checkpoints.checkpoint_step(checkpoint)
+    if checkpoint:
+        others = checkpoints.other_settings(recipe, checkpoint).items()
+        told = ", ".join(f"{key} {now} (it was {before})" for key, (before, now) in others)
+        logger.info("continuing from %s%s", checkpoint, f" with other settings: {told}" if told else "")
     environment = run_folder.write_facts(recipe, fingerprint(problems))
     checkpoints.set_aside(folder, step)
     (folder / "results.json").unlink(missing_ok=True)  # it says that the run is finished
