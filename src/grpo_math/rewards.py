@@ -155,7 +155,7 @@ class Reward:
                 what = f"took longer than its timeout of {self.timeout:g} s"
             raise RewardError(
                 f"reward {self.name}: {what}; first of its {len(completions)} completions: "
-                f"{completion_text(completions[0])!r:.200}. Mend the function, or take it out of rewards"
+                f"{completions[0]!r:.200}. Mend the function, or take it out of rewards"
             ) from error
 
     def batch_of(self, prompts: list, completions: list, columns: dict, error: BaseException) -> dict:
