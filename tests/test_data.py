@@ -254,6 +254,8 @@ def test_without_network_the_error_asks_for_a_local_path():
         UserError, match=r"'openai/gsm8k' is no local file or folder.*give the folder, dataset.path: FOLDER"
     ):
         load_problems(DatasetSpec("gsm8k"))
+    with pytest.raises(UserError, match=r"mine.py:load is a function, and gsm8k wants files: set dataset.name: null"):
+        load_problems(DatasetSpec(name="gsm8k", path="mine.py:load"))
 
 
 def test_max_samples_shuffle_seed_and_a_filter(tmp_path):

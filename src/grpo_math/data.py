@@ -299,6 +299,8 @@ def raw_rows(spec: DatasetSpec) -> Iterable:
     if Path(path).expanduser().exists():
         files = local_files(Path(path).expanduser(), spec.split, spec.config)
         return (row for file in files for row in read_rows(file))
+    if ".py:" in path:
+        raise UserError(f"dataset.path: {path} is a function, and {spec.name} wants files: set dataset.name: null")
     return hub_rows(path, (spec.config,) if spec.config else adapter.configs, spec.split)
 
 
