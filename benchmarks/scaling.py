@@ -276,7 +276,7 @@ def checks():
 
 HOLDS = "model | GPUs | zero2 | zero3, fsdp2 | the same, bfloat16 weights | LoRA, multi_gpu | LoRA, fsdp2"
 CHOSEN = "model | GPUs | what | layout | vLLM, colocated | GiB training, generating | generate | log-probs | train"
-CHOSEN += " | network | step | longest | sync | GPU hours"
+CHOSEN += " | network | step | longest phase | sync | GPU hours a step"
 SIDES = "model | GPUs | full, colocated | full, server | LoRA, colocated | LoRA, server"
 LEVERS = "change | passes | GiB training | generate | log-probs | train | network | step"
 LEVERS += " | seconds per 1,000 completions | ratio"

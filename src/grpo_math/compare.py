@@ -39,7 +39,9 @@ def read_evaluation(path: Path) -> dict[Key, list[dict]]:
     """The graded rows of every problem, in the order of their samples."""
     file = path / "completions.jsonl" if path.is_dir() else path
     if not file.exists():
-        raise UserError(f"{path}: no completions.jsonl there: name a folder of grpo-math evaluate")
+        raise UserError(
+            f"{path}: no completions.jsonl there: name a folder of grpo-math evaluate (runs: grpo-math report)"
+        )
     problems: dict[tuple[str, int], list[dict]] = {}
     for row in read_table(file):
         if "correct" not in row:

@@ -1,9 +1,9 @@
 """The main job on a plain CPU in about two minutes: `make quickstart`.
 
 There is no model hub to ask, so the policy is made here: a 0.6M-parameter Llama and a tokenizer, both from nothing.
-Two-step word problems in GSM8K's form are written to `DIR/data`. SFT on worked solutions teaches the model to reason;
-a short second phase of SFT on bare answers makes it blurt by habit, which it does badly. GRPO then has something
-real to discover from the correctness reward alone: writing out the working pays. The GRPO run is
+Two-step word problems in GSM8K's form are written to `DIR/arithmetic`. SFT on worked solutions teaches the model to
+reason; a short second phase of SFT on bare answers makes it blurt by habit, which it does badly. GRPO then has
+something real to discover from the correctness reward alone: writing out the working pays. The GRPO run is
 `grpo_math.train` on recipes/quickstart.yaml, the code and the rewards that train any other model.
 
 usage: grpo-math quickstart [--seed 0] [--output_dir runs/quickstart]
