@@ -7,7 +7,8 @@ usage: python benchmarks/learning.py quickstart OUT [--seeds 0 1 2] [--only loss
 OUT is a file of JSON lines, one a run; what it holds already is not run again. Every seed has its own problems and,
 with the quickstart, its own policy. Seconds are CPU seconds of steps, without evaluations, so that they mean
 something on a machine that has other work. `against the default` is the paired difference on the same held-out problems
-of all seeds (grpo_math.figures); with so many comparisons, some p below 0.05 are chance.
+of all seeds (grpo_math.figures): its interval knows what problems differ by, not what runs do, which `by seed` shows.
+With so many comparisons, some p below 0.05 are chance.
 """
 
 import argparse
@@ -221,7 +222,8 @@ def tell(rows: list[dict]) -> None:
         pairs = [(beside[run["seed"]]["right"], run["right"]) for run in runs if run["seed"] in beside]
         first, second = ([float(one) for pair in pairs for one in pair[side]] for side in (0, 1))
         found = difference(first, second, False)
-        cells.append("" if key == "default" else f"{found.verdict}: {found}")
+        seeds = ", ".join(f"{statistics.mean(after) - statistics.mean(before):+.3f}" for before, after in pairs)
+        cells.append("" if key == "default" else f"{found.verdict}: {found}; by seed {seeds}")
         print(f"| {key} | {value} | {' | '.join(cells)} |")
 
 
