@@ -26,6 +26,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import yaml
+from watched import watch
 
 from grpo_math.figures import difference, mean
 from grpo_math.run_folder import append_rows, read_rows, read_table, write_rows
@@ -160,21 +161,16 @@ def write_sums(folder: Path, seed: int) -> None:
 
 def trained(recipe: dict, folder: Path) -> dict:
     """Accuracy by step, whether each held-out problem is right at the end, and what it cost."""
-    from grpo_math import train
     from grpo_math.recipe import load_recipe
+    from grpo_math.train import train
 
     output = folder / "run"
     shutil.rmtree(output, ignore_errors=True)
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe | {"output_dir": str(output), "completions": {"every": 1000}}))
-    clock, plain = make_clock(), train.run
-
-    def run(recipe, trainer, *rest):
-        trainer.add_callback(clock)
-        return plain(recipe, trainer, *rest)
-
-    train.run = run
-    train.train(load_recipe(["--config", str(file), "--no_preflight"]))
+    clock = make_clock()
+    watch(lambda trainer: clock)
+    train(load_recipe(["--config", str(file), "--no_preflight"]))
     evaluations = read_rows(output / "eval.jsonl")
     last = evaluations[-1]["step"]
     right = [row["correct"] is True for row in read_table(output / "completions" / f"eval-{last:06d}.parquet")]

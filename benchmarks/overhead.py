@@ -22,6 +22,7 @@ from pathlib import Path
 
 import yaml
 from spread import spread
+from watched import watch
 
 SETTINGS = {
     "per_device_train_batch_size": 64,
@@ -123,7 +124,7 @@ def bare(begun: float) -> None:
 def ours(begun: float) -> None:
     from grpo_math import train
 
-    job, plain, clocks = json.loads(sys.argv[1]), train.run, []
+    job, clock = json.loads(sys.argv[1]), make_clock(begun)
     recipe = {
         "dataset": {"name": "gsm8k", "path": f"{job['folder']}/gsm8k"},
         "rewards": {"constant": {"path": "bare_trl:constant"}},
@@ -134,14 +135,9 @@ def ours(begun: float) -> None:
     file = Path(job["folder"]) / "ours.yaml"
     file.write_text(yaml.safe_dump(recipe | job["arguments"]))
 
-    def run(recipe, trainer, *rest):
-        clocks.append(make_clock(begun))
-        trainer.add_callback(clocks[0])
-        return plain(recipe, trainer, *rest)
-
-    train.run = run
+    watch(lambda trainer: clock)
     train.main(["--config", str(file)])
-    clocks[0].tell(job)
+    clock.tell(job)
 
 
 def make_clock(begun: float):

@@ -17,9 +17,10 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from spread import spread
 from transformers import TrainerCallback
+from watched import watch
 
-from grpo_math import train
 from grpo_math.recipe import load_recipe
+from grpo_math.train import train
 from grpo_math.trainer import Trainer
 
 WARM_UP = 2
@@ -75,19 +76,17 @@ def main() -> None:
     clock = Clock()
     for part, (owner, name) in PARTS.items():
         setattr(owner, name, clock.timed(part, getattr(owner, name)))
-    plain = train.run
 
-    def run(recipe, trainer, *rest):
+    def steps_of(trainer) -> Steps:
         if trainer.use_vllm:
             engine = trainer.vllm_generation
             engine.sync_weights = clock.timed("weight sync", engine.sync_weights)
-        trainer.add_callback(Steps(clock))
-        return plain(recipe, trainer, *rest)
+        return Steps(clock)
 
-    train.run = run
+    watch(steps_of)
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--max_steps", "8", *sys.argv[1:], "--output_dir", f"{folder}/run", "--save_strategy", "no"]
-        train.train(load_recipe(arguments))
+        train(load_recipe(arguments))
 
     steps = clock.steps[WARM_UP:]
     whole = statistics.median(step["step"] for step in steps)

@@ -1,0 +1,16 @@
+"""A benchmark's own callback in the trainings that grpo_math.train makes."""
+
+from collections.abc import Callable
+
+
+def watch(callback: Callable) -> None:
+    """From now on every training adds what `callback` makes of its trainer."""
+    from grpo_math import train
+
+    plain = train.run
+
+    def run(recipe, trainer, *rest):
+        trainer.add_callback(callback(trainer))
+        return plain(recipe, trainer, *rest)
+
+    train.run = run
