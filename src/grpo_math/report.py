@@ -16,6 +16,7 @@ from pathlib import Path
 from grpo_math import run_folder
 from grpo_math.batch import is_main_process
 from grpo_math.errors import UserError
+from grpo_math.recipe_file import dotted
 from grpo_math.report_data import Run, changed, goes_on, read_completions, read_run
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -124,19 +125,14 @@ def against_first(first: Run, other: Run):
 
 def recipe_diff(runs: list[Run]) -> dict[str, list[str]]:
     """The keys on which the recipes differ, each with its value in every run."""
-    flat = [dict(leaves(run.recipe)) for run in runs]
+    flat = [{key: as_yaml(value) for key, value in dotted(run.recipe) if key != "output_dir"} for run in runs]
     keys = dict.fromkeys(key for recipe in flat for key in recipe)
     rows = {key: [recipe.get(key, "default") for recipe in flat] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 
-def leaves(value, key: str = "") -> Iterator[tuple[str, str]]:
-    """rewards.format.weight: 0.2"""
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from leaves(inner, f"{key}.{name}" if key else str(name))
-    elif key != "output_dir":
-        yield key, {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))  # as YAML has it
+def as_yaml(value) -> str:
+    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
 def tell(runs: list[Run], page: Path) -> None:
