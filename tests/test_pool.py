@@ -154,7 +154,7 @@ def test_a_worker_killed_between_batches_is_replaced():
 
 
 def test_memory_is_capped():
-    code = "import grpo_math.grading.equal as e; e.verify = lambda g, a: g == '1' or [0] * 10**9"
+    code = "import grpo_math.grading.verify as v; v.verify = lambda g, a: g == '1' or [0] * 10**9"
     assert of_a_worker(f"{code}; NURSERY(20, 1)", ("4", "4"))[0] == b""  # gone
 
 

@@ -1,4 +1,4 @@
-"""Whether an answer is worth the same as the gold, in tiers. The only file that names math_verify.
+"""Whether an answer is worth the same as the gold, in tiers.
 
 Every tier but the last is exact, takes microseconds and runs in this process:
 
@@ -119,19 +119,6 @@ def choice(text: str) -> str | None:
     if not found or re.search(r"\b[A-J]\b|\b(?:or|and|not)\b", rest):
         return None
     return found[1] or found[3] or found[4]
-
-
-def verify(gold: str, answer: str) -> bool | None:
-    """math_verify's verdict, None when it cannot read the gold. Only for a worker: it may take for ever."""
-    import math_verify
-
-    wanted, given = (math_verify.parse(f"${readable(text)}$", parsing_timeout=None) for text in (gold, answer))
-    return math_verify.verify(wanted, given, timeout_seconds=None) if wanted else None
-
-
-def readable(text: str) -> str:
-    """As math_verify understands it: degrees in radians."""
-    return normalise(text).replace(r"\degree", r"\cdot\frac{\pi}{180}")
 
 
 known: OrderedDict[tuple[str, str], tuple[bool, str]] = OrderedDict()  # the workers' verdicts, the oldest first

@@ -27,7 +27,7 @@ def nursery(door: socket.socket, timeout: float, memory_gib: float) -> None:
     logging.disable(logging.CRITICAL)
     cap = int(memory_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (cap, cap))
-    from grpo_math.grading.equal import verify
+    from grpo_math.grading.verify import verify
 
     verify("1", "1")  # loads all it needs: the clock of the first job must not pay for it
     door.sendall(NUMBER.pack(os.getpid()))
@@ -80,7 +80,7 @@ def end(worker: int) -> None:
 
 def work(master: socket.socket, timeout: float) -> None:
     """The life of a worker: one verdict a line, until its input ends."""
-    from grpo_math.grading.equal import verify
+    from grpo_math.grading.verify import verify
 
     jobs = master.makefile("rb")
     while spoken_to(master) and (line := jobs.readline()):
