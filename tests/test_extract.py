@@ -42,7 +42,7 @@ from grpo_math.grading.extract import last_boxed
         # thinking does not count
         (r"<think>maybe \boxed{3}</think> \boxed{4}", "boxed", "4"),
         (r"<think>\boxed{3}</think> nothing", "boxed", None),
-        (r"<think>\boxed{3}", "boxed", "3"),
+        (r"<think>\boxed{3}", "boxed", None),
         ("5*2=10\n#### 10", "hash", "10"),
         ("so #### 1,234 \n", "hash", "1,234"),
         ("#### ", "hash", None),

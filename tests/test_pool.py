@@ -50,14 +50,14 @@ def fresh_pool():
 
 
 def workers_alive() -> int:
-    """The nursery of this process and its workers, zombies included."""
+    """The process that forks workers and the workers of this process, zombies included."""
     return len(family(os.getpid()))
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """The nurseries of a process, and all that these have begun."""
-    nurseries = [child for child in psutil.Process(pid).children() if "grpo_math.grading.worker" in command(child)]
-    return nurseries + [worker for nursery in nurseries for worker in nursery.children(recursive=True)]
+    """The processes that fork workers for a process, and their workers."""
+    parents = [child for child in psutil.Process(pid).children() if "grpo_math.grading.worker" in command(child)]
+    return parents + [worker for parent in parents for worker in parent.children(recursive=True)]
 
 
 def command(process: psutil.Process) -> list[str]:
@@ -124,11 +124,12 @@ def test_threads_may_grade_at_the_same_time():
 def test_a_late_worker_is_killed_and_replaced_and_the_next_answer_is_graded():
     configure(PoolSettings(workers=1, timeout=2))
     assert pool().run([EASY]) == [(True, "math_verify")]
-    (first,) = pool().workers
+    parent, first = family(os.getpid())
     assert pool().run([("4", SLOW), EASY]) == [(False, "timeout"), (True, "math_verify")]
-    (second,) = pool().workers
-    assert not psutil.pid_exists(first.pid)
-    assert second.pid != first.pid
+    same_parent, second = family(os.getpid())
+    assert same_parent == parent
+    assert not first.is_running()
+    assert second != first
 
 
 def test_a_timeout_is_not_remembered():
@@ -140,7 +141,7 @@ def test_a_timeout_is_not_remembered():
 def test_a_worker_that_dies_counts_as_crashed():
     configure(PoolSettings(workers=1, timeout=30))
     assert pool().run([EASY]) == [(True, "math_verify")]
-    victim = pool().workers[0].pid
+    victim = family(os.getpid())[1].pid
     threading.Timer(0.5, os.kill, (victim, signal.SIGKILL)).start()
     assert pool().run([("4", SLOW), EASY]) == [(False, "crashed"), (True, "math_verify")]
 
@@ -148,32 +149,36 @@ def test_a_worker_that_dies_counts_as_crashed():
 def test_a_worker_killed_between_batches_is_replaced():
     configure(PoolSettings(workers=1))
     assert pool().run([EASY]) == [(True, "math_verify")]
-    os.kill(pool().workers[0].pid, signal.SIGKILL)
+    os.kill(family(os.getpid())[1].pid, signal.SIGKILL)
     time.sleep(0.2)
     assert pool().run([EASY]) == [(True, "math_verify")]
 
 
 def test_memory_is_capped():
     code = "import grpo_math.grading.verify as v; v.verify = lambda g, a: g == '1' or [0] * 10**9"
-    assert of_a_worker(f"{code}; NURSERY(20, 1)", ("4", "4"))[0] == b""  # gone
+    assert of_a_worker(f"{code}; SERVE(20, 1)", ("4", "4"))[0] == b"crashed"
+
+
+def test_an_exception_of_math_verify_costs_one_answer():
+    code = "import grpo_math.grading.verify as v; v.verify = lambda g, a: g == '1' or 1 / 0"
+    assert of_a_worker(f"{code}; SERVE(20, 1)", ("4", "4"))[0] == b"crashed"
 
 
 def of_a_worker(code: str, job: tuple[str, str]) -> tuple[bytes, bytes]:
-    """What the worker of a nursery answers, and the nursery's stderr; `code` begins it by the word NURSERY."""
-    ours, theirs = socket.socketpair()
-    begin = f"__import__('grpo_math.grading.worker').grading.worker.nursery(socket.socket(fileno={theirs.fileno()}),"
-    code = f"import socket, sys; {code.replace('NURSERY(', begin)}"
-    nursery = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
-    assert len(ours.recv(4)) == 4
-    end, other = socket.socketpair()
-    socket.send_fds(ours, [bytes(4)], [other.fileno()])
+    """What a worker answers, and the stderr of the process that forked it; `code` begins that by the word SERVE."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    begin = f"__import__('grpo_math.grading.worker').grading.worker.serve(socket.socket(fileno={theirs.fileno()}),"
+    code = f"import socket, sys; {code.replace('SERVE(', begin)}"
+    parent = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+    assert ours.recv(16) == b"ready"
+    end, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    socket.send_fds(ours, [b"new"], [other.fileno()])
     other.close()
-    assert len(ours.recv(4)) == 4
-    end.sendall(json.dumps(job).encode() + b"\n")
+    end.send(json.dumps(job).encode())
     said = end.recv(16)
     ours.close()
     theirs.close()
-    return said, nursery.communicate(timeout=20)[1]
+    return said, parent.communicate(timeout=20)[1]
 
 
 def test_a_worker_that_cannot_start_is_one_line(monkeypatch):
@@ -229,15 +234,15 @@ def test_ctrl_c_in_the_middle_leaves_a_pool_that_works():
 
 def test_a_worker_imports_neither_torch_nor_trl():
     listing = "print([m for m in ('torch', 'trl', 'transformers') if m in sys.modules], file=sys.stderr)"
-    assert of_a_worker(f"NURSERY(2, 2); {listing}", EASY) == (b"true\n", b"[]\n")
+    assert of_a_worker(f"SERVE(2, 2); {listing}", EASY) == (b"true", b"[]\n")
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5])
-def test_a_nursery_killed_before_or_in_a_batch_is_replaced_and_its_workers_end(seconds):
+def test_a_parent_of_workers_killed_before_or_in_a_batch_is_replaced_and_its_workers_end(seconds):
     configure(PoolSettings(workers=2, timeout=4))
     assert pool().run([EASY, EASY]) == [(True, "math_verify")] * 2
-    nursery, *orphans = family(os.getpid())
-    threading.Timer(seconds, nursery.kill).start()
+    parent, *orphans = family(os.getpid())
+    threading.Timer(seconds, parent.kill).start()
     time.sleep(0.2)
     verdicts = pool().run([("4", SLOW), ("4", SLOW), EASY, EASY])
     assert verdicts == [(False, "timeout")] * 2 + [(True, "math_verify")] * 2

@@ -5,7 +5,7 @@ Imports neither torch nor trl nor transformers; math_verify is imported only by 
 
 from dataclasses import dataclass
 
-from grpo_math.grading.equal import describe, equal_all
+from grpo_math.grading.equal import describe, equal, equal_all, sums_up
 from grpo_math.grading.extract import STYLES, answers, extract, well_formed
 from grpo_math.grading.pool import PoolSettings, configure
 
@@ -49,7 +49,7 @@ def grade(completion: str, gold: str, style: str) -> Grade:
 
 def grade_batch(completions: list[str], golds: list[str], style: str) -> list[Grade]:
     """One `Grade` a completion, in order. What needs a worker process is spread over all of them."""
-    found = [answers(completion, style) for completion in completions]
+    found = [answers(completion, style) for completion in completions]  # TODO
     golds_and_answers = [(gold, parts) for gold, parts in zip(golds, found, strict=True)]
     pairs = [(gold, text) for gold, parts in golds_and_answers for text in (*parts, ", ".join(parts)) if text]
     verdicts = dict(zip(pairs, equal_all(pairs), strict=True))
@@ -63,8 +63,7 @@ def decide(gold: str, parts: list[str], verdicts: dict) -> Grade:
         return Grade(None, False, "no_answer") if gold.strip() else Grade(None, None, "unparsable_gold")
     whole = ", ".join(parts)
     singly = [verdicts[gold, part] for part in parts]
-    summed_up = set(parts[:-1]) <= {item.strip() for item in parts[-1].split(",")}  # one by one, and then all of them
-    if summed_up or all(correct for correct, _ in singly):
+    if sums_up(parts) or all(correct for correct, _ in singly):
         return Grade(whole, *singly[-1])
     return Grade(whole, *verdicts[gold, whole])
 

@@ -3,29 +3,38 @@ r"""Exact values for answers: ratios of integer polynomials in named atoms.
 An atom is a symbol (`x`, `\pi`), the square root of a prime (`√5`) or the imaginary unit (`√-1`). Squares of roots are
 multiplied out at once, and the roots of different squarefree numbers are linearly independent over the rationals
 (Besicovitch 1940), so a/b = c/d exactly when the polynomials ad and bc are the same. What is not a rational function
-(a sine, a cube root, 2^n) becomes an `opaque` atom under its own name: then equal polynomials still mean equal values,
-and different ones mean nothing.
+(a sine, a cube root, 2^n) becomes an `opaque` atom under its own name. Equal polynomials in opaque atoms still mean
+equal values. Different ones prove nothing, unless the values already differ in double precision: floats can refuse an
+answer here, and never accept one.
 """
 
+import cmath
 import hashlib
 import math
 import re
 from dataclasses import dataclass, replace
 from functools import cache
 
-MAX_BITS = 14_000  # of one coefficient: 2^2005 fits, 9^(9^9) does not, and Python writes 4,300 digits at most
+MAX_BITS = 32_000  # of one coefficient: 2^2005 and 2025! fit, 9^(9^9) does not
+MAX_PRINTED = 14_000  # bits of an integer that is written in decimal digits (Python's limit is 4,300 digits)
 MAX_TERMS = 2_000  # of products of two polynomials
 MAX_EXPONENT = 1_000  # of a polynomial
-MAX_FACTORIAL = 500
+MAX_FACTORIAL = 2_500
 MAX_NAME = 200  # of an opaque atom, in characters
-CONSTANTS = {r"\pi", "e", r"\infty", r"\degree"}
+CLOSE = 1e-6  # relative difference of two floats from which their values differ for certain
+CONSTANTS = {r"\pi": math.pi, "e": math.e, r"\infty": math.inf, r"\degree": None}
+Value = float | complex | None  # None: not a number, or out of range
 VARIABLE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z(])|\\(?:theta|alpha|beta|phi|lambda)")
 
 Poly = dict[tuple[tuple[str, int], ...], int]  # monomial, as sorted (atom, exponent) pairs -> coefficient, never 0
 
 
 class Unreadable(Exception):
-    """Not an answer that this grader can read."""
+    """Not in the language that this grader reads."""
+
+
+class Meaningless(Exception):
+    """Read, and never an answer: a statement that is false, or true of everything."""
 
 
 class TooBig(Exception):
@@ -34,17 +43,17 @@ class TooBig(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """numerator / denominator; `opaque` when an atom in it may hide a relation to the others."""
+    """numerator / denominator. `opaque` maps the atoms that may hide a relation to others to their values."""
 
     numerator: Poly
     denominator: Poly
-    opaque: bool = False
+    opaque: dict[str, Value] | None = None
 
     def __add__(self, other: "Ratio") -> "Ratio":
         if self.denominator == other.denominator:
-            return Ratio(plus(self.numerator, other.numerator), self.denominator, self.opaque or other.opaque)
+            return Ratio(plus(self.numerator, other.numerator), self.denominator, self.both(other))
         left, right = times(self.numerator, other.denominator), times(other.numerator, self.denominator)
-        return Ratio(plus(left, right), times(self.denominator, other.denominator), self.opaque or other.opaque)
+        return Ratio(plus(left, right), times(self.denominator, other.denominator), self.both(other))
 
     def __neg__(self) -> "Ratio":
         return Ratio({monomial: -factor for monomial, factor in self.numerator.items()}, self.denominator, self.opaque)
@@ -53,14 +62,14 @@ class Ratio:
         return self + -other
 
     def __mul__(self, other: "Ratio") -> "Ratio":
-        return Ratio(
-            times(self.numerator, other.numerator),
-            times(self.denominator, other.denominator),
-            self.opaque or other.opaque,
-        )
+        top, bottom = times(self.numerator, other.numerator), times(self.denominator, other.denominator)
+        return Ratio(top, bottom, self.both(other))
 
     def __truediv__(self, other: "Ratio") -> "Ratio":
         return self * other.inverse()
+
+    def both(self, other: "Ratio") -> dict[str, Value] | None:
+        return {**self.opaque, **other.opaque} if self.opaque and other.opaque else self.opaque or other.opaque
 
     def inverse(self) -> "Ratio":
         if not self.numerator:
@@ -73,6 +82,23 @@ class Ratio:
             return self.numerator.get((), 0), self.denominator[()]
         return None
 
+    def near(self) -> Value:
+        """The value in double precision; None with a symbol in it or out of range."""
+        try:
+            top, bottom = (
+                sum(factor * math.prod(self.at(name) ** power for name, power in monomial) for monomial, factor in part)
+                for part in (self.numerator.items(), self.denominator.items())
+            )
+            value = top / bottom
+        except (ArithmeticError, TypeError):  # a symbol has no value
+            return None
+        return value.real if isinstance(value, complex) and abs(value.imag) <= CLOSE**2 * abs(value) else value
+
+    def at(self, name: str) -> Value:
+        if name[0] == "√":
+            return math.sqrt(int(name[1:])) if name[1] != "-" else 1j
+        return CONSTANTS[name] if name in CONSTANTS else (self.opaque or {}).get(name)
+
     def constant(self) -> bool:
         r"""Whether it holds no symbol but \pi and e, and nothing opaque."""
         monomials = [*self.numerator, *self.denominator]
@@ -82,8 +108,8 @@ class Ratio:
 
     def variables(self) -> set[str]:
         """The letters it depends on: x of sin(x), none of f(2) and \\pi."""
-        names = {name for monomial in (*self.numerator, *self.denominator) for name, _ in monomial} - CONSTANTS
-        return {letter for name in names for letter in VARIABLE.findall(name)} - CONSTANTS
+        names = {name for monomial in (*self.numerator, *self.denominator) for name, _ in monomial} - CONSTANTS.keys()
+        return {letter for name in names for letter in VARIABLE.findall(name)} - CONSTANTS.keys()
 
     def replaced(self, name: str, by: "Ratio") -> "Ratio":
         """With `by` in the place of every first power of an atom."""
@@ -119,7 +145,8 @@ def written(poly: Poly, divisor: int) -> str:
     for monomial, factor in sorted(poly.items()):
         powers = [name if exponent == 1 else f"{name}^{exponent}" for name, exponent in monomial]
         factor //= divisor
-        terms.append("*".join([str(factor), *powers] if factor != 1 or not powers else powers))
+        shown = f"{factor:x}h" if factor.bit_length() > MAX_PRINTED else str(factor)
+        terms.append("*".join([shown, *powers] if factor != 1 or not powers else powers))
     return " + ".join(terms) or "0"
 
 
@@ -127,11 +154,16 @@ def number(numerator: int, denominator: int = 1) -> Ratio:
     return Ratio({(): numerator} if numerator else {}, {(): denominator})
 
 
-def opaque(name: str) -> Ratio:
-    """What is not a rational function, under its own name; a long name is shortened to its fingerprint."""
+def opaque(name: str, compute=lambda *_: None, *arguments: Ratio) -> Ratio:
+    """What is not a rational function, under its own name; a long name is shortened to its fingerprint. `compute` is
+    its function on floats."""
     if len(name) > MAX_NAME:
         name = f"{name[:20]}...{hashlib.sha256(name.encode(errors='replace')).hexdigest()}"
-    return Ratio({((name, 1),): 1}, {(): 1}, opaque=True)
+    try:
+        value = compute(*(argument.near() for argument in arguments))
+    except (ArithmeticError, TypeError, ValueError):
+        value = None
+    return Ratio({((name, 1),): 1}, {(): 1}, opaque={name: value})
 
 
 def atom(name: str) -> Ratio:
@@ -179,7 +211,7 @@ def power(base: Ratio, exponent: Ratio) -> Ratio:
     """base ^ exponent; opaque unless the exponent is a multiple of 1/2."""
     ratio = exponent.fraction()
     if ratio is None:
-        return opaque(f"({base})^({exponent})")
+        return opaque(f"({base})^({exponent})", pow, base, exponent)
     shared = math.gcd(*ratio)
     top, bottom = ratio[0] // shared, ratio[1] // shared
     if bottom < 0:
@@ -209,14 +241,14 @@ def power(base: Ratio, exponent: Ratio) -> Ratio:
 def root(base: Ratio, degree: int) -> Ratio:
     """The principal root. Square roots of rational numbers are exact; other roots only of perfect powers."""
     if (ratio := base.fraction()) is None:
-        return opaque(f"root{degree}({base})")
+        return opaque(f"root{degree}({base})", lambda value: value ** (1 / degree), base)
     numerator, denominator = ratio
     if degree == 2:
         outside, inside = squarefree(numerator * denominator)
         result = number(outside, abs(denominator))
         for prime in inside:
             factor = atom(f"√{prime}")
-            result = result * (replace(factor, opaque=True) if prime > 1_000_000 else factor)
+            result = result * (replace(factor, opaque={f"√{prime}": None}) if prime > 1_000_000 else factor)
         return result
     if degree % 2 and numerator * denominator < 0:
         return -root(-base, degree)
@@ -224,7 +256,7 @@ def root(base: Ratio, degree: int) -> Ratio:
         tops = perfect_root(numerator, degree), perfect_root(denominator, degree)
         if None not in tops:
             return number(*tops)
-    return opaque(f"root{degree}({base})")
+    return opaque(f"root{degree}({base})", lambda value: value ** (1 / degree), base)
 
 
 @cache
@@ -266,7 +298,12 @@ def equal(gold: Ratio, answer: Ratio) -> bool | None:
         return one[0] * other[1] == other[0] * one[1]
     if times(gold.numerator, answer.denominator) == times(answer.numerator, gold.denominator):
         return True
-    return None if gold.opaque or answer.opaque else False
+    return None if (gold.opaque or answer.opaque) and not apart(gold.near(), answer.near()) else False
+
+
+def apart(one: Value, other: Value) -> bool:
+    """Whether two values differ for certain, by far more than double precision rounds."""
+    return None not in (one, other) and abs(one - other) > CLOSE * min(max(abs(one), abs(other), 1e-3), 1e300)
 
 
 def proportional(gold: Ratio, answer: Ratio) -> int:

@@ -13,85 +13,96 @@ A list of several values is never worth a single one, an equation that says noth
 answer too big to evaluate is `too_long`, and wrong.
 """
 
+import logging
 import re
 from collections import OrderedDict
 from functools import lru_cache
 
-from grpo_math.grading.algebra import TooBig
+from grpo_math.grading.algebra import Meaningless, TooBig, Unreadable
 from grpo_math.grading.algebra import equal as same_ratio
 from grpo_math.grading.compare import same, tier
-from grpo_math.grading.extract import extract
+from grpo_math.grading.extract import MAX_ANSWER, extract, without_boxes
 from grpo_math.grading.pool import pool
-from grpo_math.grading.reader import read, unknown, wordy
-from grpo_math.grading.tokens import normalise
-from grpo_math.grading.values import Expression
+from grpo_math.grading.reader import MAX_CHARACTERS, read, unknown, wordy
+from grpo_math.grading.tokens import has_content, normalise, tokens, written
+from grpo_math.grading.values import Expression, Several
 
 MAX_KNOWN = 2**16
-MAX_RAW = 4_000  # characters of an answer that are worth a look
+logger = logging.getLogger(__name__)
 CHOICE = re.compile(
     r"(?:(?i:option|choice|answer|graph)\s*)?(?:\(([A-J])\)(?:[.:]?\s(?P<rest>.*))?|([A-J])[.:)]?|([A-J])[.:)]\s(?P<more>.*))",
     re.DOTALL,
 )
-WORKER_MACROS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\mathbb", r"\setminus", r"\cap"}
+WORKER_MACROS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\setminus", r"\cap"}
 HEAVY = re.compile(r"\^[{(\s]*\d+\s*\^|\^[{(\s]*\d{4}|\d{4}[)}\s]*!|![)}\s]*!|\d{100}|.{300}", re.DOTALL)
-UNEVALUATED = re.compile(r"\\(?:sum|prod|i*int|lim|[lc]?dots)(?![a-zA-Z])|\.\.\.")
 
 
 @lru_cache(maxsize=2**16)
 def settle(gold: str, answer: str) -> tuple[bool | None, str]:
     """The verdict of the exact tiers and the tier's name; None and `math_verify` when they leave it open."""
-    if gold.strip() == answer.strip() != "":
+    if gold.strip() == answer.strip() and gold.isalnum():
         return True, "exact"
-    if len(answer) > MAX_RAW:
+    if len(answer) > MAX_ANSWER:
         return False, "too_long"
-    gold, answer = normalise(unboxed(gold)), normalise(unboxed(answer) if answer.startswith("\\boxed") else answer)
-    if gold == answer != "":
+    gold, answer = readable(extract(gold, "boxed") or gold if "\\boxed" in gold else gold), readable(answer)
+    if not has_content(gold):
+        return None, "unparsable_gold"
+    if not has_content(answer):
+        return False, "no_answer"
+    if gold == answer:
         return True, "exact"
     if (letter := choice(gold)) and letter == choice(answer):
         return True, "text"
     try:
         wanted = read(gold)
-    except TooBig:
+    except Meaningless:
         return None, "unparsable_gold"
+    except TooBig:
+        if len(gold) > MAX_CHARACTERS:
+            return None, "unparsable_gold"
+        return written(tokens(gold)) == written(tokens(answer)), "text"  # right in these words alone
     try:
         given = read(answer)
         if wanted is None or given is None:
-            return settle_unread(gold, answer)
+            return settle_unread(gold, answer, wanted, given)
         correct = decimal_comma(wanted, answer) or same(wanted, given)
         return correct, "math_verify" if correct is None else tier(wanted, given)
     except TooBig:
         return False, "too_long"
+    except Meaningless:
+        return False, "algebra"
+    except Unreadable:
+        return False, "structure"
 
 
-def unboxed(text: str) -> str:
-    r"""A gold column may hold a whole solution with its `\boxed{}`."""
-    return extract(text, "boxed") or text if "\\boxed" in text else text
+def readable(text: str) -> str:
+    return normalise(without_boxes(text) if "box" in text else text)
 
 
 def describe(text: str) -> str:
     """What the exact tiers read an answer as, for people."""
-    text = normalise(unboxed(text))
+    text = readable(text)
     try:
         value = read(text)
     except TooBig:
         return "too big to evaluate"
+    except Meaningless:
+        return f"{text!r}, a statement that is false or says nothing"
     return f"{text!r}, not in the exact tiers' language" if value is None else f"{type(value).__name__} {value}"
 
 
-def settle_unread(gold: str, answer: str) -> tuple[bool | None, str]:
+def settle_unread(gold: str, answer: str, wanted: object, given: object) -> tuple[bool | None, str]:
     """One of the two is not in the reader's language. math_verify picks numbers out of anything, so it gets only what
-    it is known to understand; words, broken syntax and sums that nobody has added up are what they are."""
+    it is known to understand; words, broken syntax and sums that nobody has added up are compared as text."""
     if without_blanks(gold) == without_blanks(answer):
         return True, "exact"
-    wanted, given = read(gold), read(answer)
-    unbalanced = gold.count("{") != gold.count("}")
-    if not gold or unbalanced or (wanted is None and not unknown(gold) and not wordy(gold)):
+    if gold.count("{") != gold.count("}"):
         return None, "unparsable_gold"
     if wanted is None and wordy(gold) and plain_words(gold) == plain_words(answer):
         return True, "text"
-    macros = unknown(gold) | unknown(answer)
     number = isinstance(wanted, Expression) and wanted.value.fraction()
-    if number or wordy(gold) or wordy(answer) or not macros <= WORKER_MACROS or (given is None and not unknown(answer)):
+    broken = any(value is None and not unknown(text) for text, value in ((gold, wanted), (answer, given)))
+    if number or broken or wordy(gold) or wordy(answer) or not unknown(gold) | unknown(answer) <= WORKER_MACROS:
         return False, "text"
     return (False, "too_long") if HEAVY.search(answer) else (None, "math_verify")
 
@@ -121,6 +132,15 @@ def choice(text: str) -> str | None:
     return found[1] or found[3] or found[4]
 
 
+def sums_up(parts: list[str]) -> bool:
+    """Whether the last of several answers lists all the others, so that it alone counts."""
+    try:
+        *before, last = (read(readable(part)) for part in parts)
+        return isinstance(last, Several) and all(any(same(item, one) for item in last.items) for one in before)
+    except (TooBig, Meaningless, Unreadable):
+        return False
+
+
 known: OrderedDict[tuple[str, str], tuple[bool, str]] = OrderedDict()  # the workers' verdicts, the oldest first
 
 
@@ -137,7 +157,7 @@ def equal(gold: str, answer: str) -> tuple[bool | None, str]:
 
 def equal_all(pairs: list[tuple[str, str]]) -> list[tuple[bool | None, str]]:
     """`equal` for each (gold, answer), in order. What the exact tiers leave open goes to the workers, a pair once."""
-    verdicts = {pair: settle(*pair) for pair in dict.fromkeys(pairs)}
+    verdicts = {pair: settled(pair) for pair in dict.fromkeys(pairs)}
     verdicts |= {pair: known[pair] for pair, (correct, _) in verdicts.items() if correct is None and pair in known}
     open_ = [pair for pair, (correct, how) in verdicts.items() if correct is None and how == "math_verify"]
     if open_:
@@ -146,3 +166,12 @@ def equal_all(pairs: list[tuple[str, str]]) -> list[tuple[bool | None, str]]:
             if verdict[1] == "math_verify":
                 remember(pair, verdict)
     return [verdicts[pair] for pair in pairs]
+
+
+def settled(pair: tuple[str, str]) -> tuple[bool | None, str]:
+    """`settle`, and a fault of ours as the verdict `crashed`: it must cost this completion its reward, not the run."""
+    try:
+        return settle(*pair)
+    except Exception:
+        logger.exception("grading crashed on gold %.200r and answer %.200r: counted as wrong, please report it", *pair)
+        return False, "crashed"

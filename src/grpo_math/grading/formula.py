@@ -1,10 +1,11 @@
 """Formulas: recursive descent from tokens to an exact `Ratio`."""
 
+import cmath
 import math
 import re
 
 from grpo_math.grading.algebra import MAX_FACTORIAL, Ratio, TooBig, Unreadable, atom, number, opaque, power, root
-from grpo_math.grading.tokens import FUNCTIONS, Token
+from grpo_math.grading.tokens import ACCENTS, FUNCTIONS, Token
 
 MAX_DEPTH = 30
 DEGREE = atom(r"\degree")
@@ -13,7 +14,13 @@ ATOMS = {
     r"\alpha", r"\beta", r"\gamma", r"\delta", r"\epsilon", r"\varepsilon", r"\zeta", r"\eta", r"\theta", r"\kappa",
     r"\lambda", r"\mu", r"\nu", r"\xi", r"\rho", r"\sigma", r"\tau", r"\phi", r"\chi", r"\psi", r"\omega", r"\Gamma",
     r"\Delta", r"\Theta", r"\Lambda", r"\Sigma", r"\Phi", r"\Psi", r"\Omega", r"\ell", r"\pi", r"\infty",
-    r"\varnothing",
+}  # fmt: skip
+VALUES = {  # of functions, in double precision; \log without a base has none: it means base 10 to some, e to others
+    r"\sin": cmath.sin, r"\cos": cmath.cos, r"\tan": cmath.tan, r"\ln": cmath.log, r"\arcsin": cmath.asin,
+    r"\arccos": cmath.acos, r"\arctan": cmath.atan, r"\sinh": cmath.sinh, r"\cosh": cmath.cosh, r"\tanh": cmath.tanh,
+    r"\log_10": cmath.log10, r"\log_2": lambda value: cmath.log(value, 2), r"\log_3": lambda value: cmath.log(value, 3),
+    r"\cot": lambda value: 1 / cmath.tan(value), r"\sec": lambda value: 1 / cmath.cos(value),
+    r"\csc": lambda value: 1 / cmath.sin(value),
 }  # fmt: skip
 
 
@@ -22,6 +29,7 @@ class Parser:
 
     def __init__(self, cut: list[Token]):
         self.tokens, self.at, self.depth = list(cut), 0, 0
+        self.raised = False  # whether the last factor ended with an exponent or !, so that a number can follow
 
     def peek(self) -> str:
         return self.tokens[self.at].text if self.at < len(self.tokens) else ""
@@ -54,6 +62,8 @@ class Parser:
             sign = self.take().text
             right = self.product()
             value = value + right if sign == "+" else value - right
+        if self.peek() in OVER:
+            value = OVER[self.take().text](value, self.sum())
         self.depth -= 1
         return value
 
@@ -70,7 +80,7 @@ class Parser:
             elif self.peek() == "/":
                 self.take()
                 value = value / self.signed()
-            elif self.starts_atom():
+            elif self.starts_atom() or (self.raised and self.kind() == "number"):
                 value = value * self.power()
             else:
                 return value
@@ -86,13 +96,14 @@ class Parser:
         return kind == "symbol" or text in GROUPS or (kind == "macro" and text in STARTS)
 
     def power(self) -> Ratio:
-        value = self.atom()
+        value, self.raised = self.atom(), False
         while self.peek() in ("^", "!", r"\degree"):
             sign = self.take().text
             if sign == r"\degree":
                 value = value * DEGREE
                 continue
             value = factorial(value) if sign == "!" else power(value, self.exponent())
+            self.raised = True
         return value
 
     def exponent(self) -> Ratio:
@@ -115,7 +126,7 @@ class Parser:
                 raise Unreadable
             self.tokens[self.at : self.at + 1] = [token._replace(text=token.text[1:])] if token.text[1:] else []
             return number(int(token.text[0]))
-        return self.atom()
+        return literal(self.take().text) if self.kind() == "number" else self.atom()
 
     def group(self, closing: str) -> Ratio:
         self.take()
@@ -129,7 +140,7 @@ class Parser:
             return self.number()
         if text in GROUPS:
             return self.group(GROUPS[text])
-        if kind == "symbol" or text in ATOMS:
+        if kind == "symbol" or text in ATOMS or text in ACCENTS:
             return self.symbol()
         if text == "|":
             return self.absolute()
@@ -157,7 +168,7 @@ class Parser:
                 break
             digits += self.take().text
         value = number(int(digits))
-        if self.peek() == r"\frac":
+        if self.peek() == r"\frac" or (self.peek() == "{" and self.following(1) == r"\frac"):
             part = self.atom()
             return value + proper(part) if part.fraction() else value * part
         if self.kind() == "number":
@@ -175,6 +186,8 @@ class Parser:
 
     def symbol(self) -> Ratio:
         name = self.take().text
+        if name in ACCENTS:
+            name += f"{{{self.raw()}}}"
         if self.peek() == "_":
             self.take()
             name += "_" + self.raw()
@@ -199,7 +212,7 @@ class Parser:
         value = self.group("|")
         if ratio := value.fraction():
             return number(abs(ratio[0]), abs(ratio[1]))
-        return opaque(f"|{value}|")
+        return opaque(f"|{value}|", abs, value)
 
     def root(self) -> Ratio:
         degree = 2
@@ -224,14 +237,16 @@ class Parser:
             while self.kind() == "symbol" or self.peek() in ATOMS:
                 value = value * self.power()
         value = value.replaced(r"\degree", RADIANS)
-        result = opaque(f"{name}({value})")
+        if name in (r"\exp", r"\log_e"):
+            name, value = (r"\ln", value) if name == r"\log_e" else ("", power(atom("e"), value))
         if exponent is not None and exponent.fraction() == (-1, 1):
-            return opaque(f"{name.replace(chr(92), chr(92) + 'arc', 1)}({value})")
+            name, exponent = name.replace("\\", r"\arc", 1), None
+        result = opaque(f"{name}({value})", VALUES.get(name, unknown), value) if name else value
         return result if exponent is None else power(result, exponent)
 
 
 GROUPS = {"(": ")", "[": "]", "{": "}"}
-STARTS = ATOMS | FUNCTIONS | {r"\frac", r"\sqrt", r"\binom", r"\dbinom", r"\tbinom"}
+STARTS = ATOMS | ACCENTS | FUNCTIONS | {r"\frac", r"\sqrt", r"\binom", r"\dbinom", r"\tbinom"}
 
 
 def proper(part: Ratio) -> Ratio:
@@ -251,6 +266,10 @@ def literal(text: str) -> Ratio:
         raise TooBig
     digits = int(whole + part)
     return number(digits * 10**shift) if shift >= 0 else number(digits, 10**-shift)
+
+
+def unknown(value) -> None:
+    """The value of a function that has no entry in VALUES."""
 
 
 def factorial(value: Ratio) -> Ratio:
@@ -273,3 +292,6 @@ def binomial(above: Ratio, below: Ratio) -> Ratio:
     if n[0] // n[1] > MAX_FACTORIAL:
         raise TooBig
     return number(math.comb(n[0] // n[1], k[0] // k[1]))
+
+
+OVER = {r"\over": Ratio.__truediv__, r"\choose": binomial}  # what TeX writes between two parts of a group

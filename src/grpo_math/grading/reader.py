@@ -1,82 +1,105 @@
 """Reading an answer, LaTeX or plain, into a value: formula, list, set, point, interval, matrix, equation, words.
 
-Nothing is ever evaluated as code. `read` gives None for what is not in this small language, and raises `TooBig` for
-what would take too much time or memory.
+Nothing is ever evaluated as code. `read` gives None for what is not in this small language. It raises `TooBig` for what
+would take too much time or memory, and `Meaningless` for a statement that is false or says nothing.
 """
 
 import re
 from dataclasses import replace
-from functools import lru_cache
-from itertools import product
+from functools import lru_cache, reduce
+from itertools import pairwise, product
 
-from grpo_math.grading.algebra import Ratio, TooBig, Unreadable, atom, number
-from grpo_math.grading.formula import ATOMS, STARTS, Parser, literal
-from grpo_math.grading.quantity import STOP, is_sum, read_expression
+from grpo_math.grading.algebra import Meaningless, Ratio, TooBig, Unreadable, apart, number
+from grpo_math.grading.algebra import equal as same_ratio
+from grpo_math.grading.formula import ATOMS, OVER, STARTS, Parser, literal
+from grpo_math.grading.intervals import REALS, RealSet, as_set, combined, half_line, interval
+from grpo_math.grading.quantity import is_sum, read_expression
 from grpo_math.grading.tokens import (
+    ACCENTS,
     CLOSING,
     JOINERS,
     LETTERS,
     OPENING,
     PLAIN,
     PLAIN_MACROS,
-    UNITS,
     Token,
     tokens,
     wrapped,
     written,
 )
+from grpo_math.grading.units import STOP, UNITS
 from grpo_math.grading.values import (
     BaseNumber,
     Clock,
+    EmptySet,
     Equation,
     Expression,
     Inequality,
     Matrix,
-    Nothing,
     Proportion,
     Several,
     Text,
     Tuple,
-    constant,
 )
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
+MAX_CASES = 2  # plus-minus signs in one value
 MATRIX = re.compile(r"\\begin\{([pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 WORDY = re.compile(r"[^\d\\=<>|^_+]*")
 BASE = re.compile(
-    r"(-?)\(?\"?([0-9A-F]+(?:\.[0-9A-F]+)?)\"?\)?\s*(?:_\s*\{?\s*\(?\"?\s*(?:base )?\s*|\"?\(?\s*base\s*\"?)"
+    r"(-?)\(?\"?([0-9a-fA-F]+(?:\.[0-9a-fA-F]+)?)\"?\)?\s*(?:_\s*\{?\s*\(?\"?\s*(?:base\"?\s)?\s*|\"?\(?\s*base\s*\"?)"
     r"\{?\s*(\d+|[a-z]+)\s*\"?\)?\s*\}?\"?\)?"
 )
+CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?|(noon|midnight))?", re.IGNORECASE)
+RATIO = re.compile(r'\d+(?: ?"?(?:to|比)"? ?\d+)+')
 NUMBERS = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
     "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16,
 }  # fmt: skip
-REALS = re.compile(r'"?(?:all )?real(?: number)?s"?|\\mathbb ?\{?R\}?')
-CALLED = tuple("fghpqFGHPQESTV")  # names of functions
-NAMING = ATOMS | {r"\angle", r"\triangle", r"\overline", r"\overrightarrow", r"\measuredangle"}
-MAX_CASES = 2  # plus-minus signs in one value
-CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
-
-
+EMPTY = re.compile(r"(?:the )?(?:empty|null) set|no (?:real )?solutions?")
+REAL_NUMBERS = re.compile(r'"?(?:all )?real(?: number)?s"?|\\mathbb ?\{?R\}?')
+NAMING = ATOMS | ACCENTS | {r"\angle", r"\triangle", r"\measuredangle"}
+NAME = re.compile(  # of a value, with its signs unspaced: what is no letter with decorations, and names it all the same
+    r"[a-zA-Z](?:_(?:\{[^{}]*\}|.)|')*\(-?(?:[a-zA-Z\d]+|\\[a-z]+)(?:,(?:[a-zA-Z\d]|\\[a-z]+))*\)"  # s(t), y(0)
+    r"|[fghpqFGHPQESTV](?:_(?:\{[^{}]*\}|.)|')*(?:\^\{?-1\}?)?[(\[].*[)\]]"  # f(x+1), P(A or B), E[X]
+    r'|(?:\\mathbb\{[EPV]\}|\\(?:det|dim|deg|gcd|max|min|lim|sup|inf|arg|ker|Pr|Re|Im)|"(?:[a-zA-Z]+)"(?=[(\[])).+'
+    r"|\\frac\{(?:d|\\partial)[^{}]*\}\{(?:d|\\partial)[^{}]*\}.*"  # a derivative
+    r"|\\(?:vec|overrightarrow)(?:\{\w+\}|\w)\\(?:cdot|times)\\(?:vec|overrightarrow)(?:\{\w+\}|\w)"
+    r"|\[[A-Z]+\]|\\\|.+\\\||[a-zA-Z](?::[a-zA-Z])+"  # an area, a norm, a ratio
+    r"|\([a-zA-Z\\][\w\\{}]*(?:,[a-zA-Z\\][\w\\{}]*)+\)|\\langle[\w,]+\\rangle"  # a point, an inner product
+    r"|(?:[nP]\(|\|)[A-Z](?:\\c[au]p[A-Z])+[)|]|\|\\(?:vec|overrightarrow)\{?\w+\}?\|"  # sizes of sets and vectors
+    r"|\\(?:sin|cos|tan|cot|sec|csc)\(?(?:[A-Z]|\\(?!c|s|t[^h]|l|f)[a-z]+|\\angle[A-Z]+)\)?"  # of an angle
+    r"|[A-Z]\^\{?(?:-1|T|n)\}?|\([a-zA-Z]\\circ[a-zA-Z]\)\(.*\)|\\nabla[a-zA-Z](?:\(.*\))?"
+)
 CLOSES = {"(": ")", "[": "]"}
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx"}
-STRUCTURE = RELATIONS | {",", ";", ":", r"\cup", r"\in", r"\pm", r"\mp", ")", "]", r"\}"}
+SET_SIGNS = {
+    r"\cup": lambda one, other: one or other,
+    r"\cap": lambda one, other: one and other,
+    r"\setminus": lambda one, other: one and not other,
+}
+STRUCTURE = (
+    RELATIONS | SET_SIGNS.keys() | {",", ";", ":", r"\in", r"\pm", r"\mp", ")", "]", r"\}", r"\varnothing", r"\mathbb"}
+)
+INFINITE = {float("inf"), float("-inf")}
 TURNED = {">": "<", r"\ge": r"\le", "=": "="}
-ROUNDING = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil"}
+CALCULATIONS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\bmod", r"\mod", r"\cdots", r"\ldots", r"\dots"}
 UNEVALUATED = {r"\sum", r"\prod", r"\int", r"\lim"}
-KNOWN = STARTS | RELATIONS | OPENING | CLOSING | {r"\cdot", r"\pm", r"\mp", r"\cup", r"\in", r"\degree"}
-INFINITY = atom(r"\infty")
+KNOWN = (
+    STARTS | RELATIONS | OPENING | CLOSING | OVER.keys() | {r"\cdot", r"\pm", r"\mp", r"\cup", r"\in", r"\degree"}
+)  # fmt: skip
+Cut = list[Token]
 
 
-def split(cut: list[Token], at: set[str]) -> tuple[list[list[Token]], list[str]]:
+def split(cut: Cut, at: set[str]) -> tuple[list[Cut], list[str]]:
     """The parts between the separators that stand outside all brackets, and the separators."""
     parts, found, depth = [[]], [], 0
     for token in cut:
         depth += (token.text in OPENING) - (token.text in CLOSING)
-        if not depth and token.kind != "symbol" and (token.text in at or token.text.strip(" ,").lower() in at):
+        if not depth and token.kind != "symbol" and (token.text in at or joiner(token) in at):
             parts.append([])
-            found.append(token.text)
+            found.append(token.text if token.text in at else joiner(token))
         else:
             parts[-1].append(token)
     if depth:
@@ -84,9 +107,13 @@ def split(cut: list[Token], at: set[str]) -> tuple[list[list[Token]], list[str]]
     return parts, found
 
 
+def joiner(token: Token) -> str:
+    return token.text.strip(" ,").lower() if token.kind == "text" else ""
+
+
 @lru_cache(maxsize=2**15)
 def read(text: str) -> object | None:
-    """The value of a normalised answer, None where it is not in the language; raises TooBig."""
+    """The value of a normalised answer, None where it is not in the language; raises TooBig and Meaningless."""
     if len(text) > MAX_CHARACTERS:
         raise TooBig
     try:
@@ -107,39 +134,46 @@ def wordy(text: str) -> bool:
 
 
 def read_whole(text: str) -> object:
-    if not text:
-        raise Unreadable
     if plain := PLAIN.fullmatch(text):  # the short way
         value = literal(plain[2])
-        return Expression(-value if plain[1] else value, decimals=len(plain[3]) if plain[3] else None)
-    if REALS.fullmatch(text):
-        return Tuple("(", (Expression(-INFINITY), Expression(INFINITY)), ")")
+        return Expression(-value if plain[1] else value, decimals=len(plain[3] or ""))
+    if REAL_NUMBERS.fullmatch(text):
+        return REALS
     least = 3 if re.search("[-*/]", text) else 2  # letters of a word: ab - c is a formula
     if WORDY.fullmatch(text) and not LETTERS.fullmatch(text) and re.search(f"[A-Za-z]{{{least}}}", text):
         runs = re.findall("[A-Za-z]+", text)
         if not (any(run in PLAIN_MACROS for run in runs) or re.fullmatch("[b-df-hj-np-tv-z]{2,3}", text)):
             return read_words(text)
-    if ratio := re.fullmatch(r'(\d+) ?"?to"? ?(\d+)', text):
-        return Proportion((Expression(number(int(ratio[1]))), Expression(number(int(ratio[2])))))
+    if RATIO.fullmatch(text):
+        return Proportion(tuple(Expression(number(int(part))) for part in re.findall(r"\d+", text)))
     if (based := BASE.fullmatch(text)) and (based[3].isdigit() or based[3] in NUMBERS):
-        return BaseNumber(based[1] + based[2], NUMBERS.get(based[3]) or int(based[3]))
-    if clock := CLOCK.fullmatch(text.replace('"', "")):
-        hour, minute, second, half = clock.groups()
-        return Clock(int(hour), int(minute), int(second) if second else None, half and half.lower())
+        digits = based[2].upper().lstrip("0") or "0"
+        return BaseNumber(based[1] + digits, NUMBERS.get(based[3]) or int(based[3]))
+    if (clock := CLOCK.fullmatch(text.replace('"', ""))) and any(clock.groups()[1:]):
+        hour, minute, second, half, named = clock.groups()
+        half = half.lower() if half else {"noon": "p", "midnight": "a"}.get((named or "").lower())
+        return Clock(int(hour), int(minute or 0), int(second or 0), half)
     if r"\begin" in text:
         return read_matrix(text)
     cut = tokens(text)
     if len(cut) == 1 and cut[0].kind == "text":
         return read_words(cut[0].text)
-    return read_list(cut)
+    return read_list(list(cut))
 
 
 def read_words(text: str) -> Text | Expression:
     words = re.sub(r"[^\w*/-]+", " ", text).strip().lower()
-    return Expression(number(NUMBERS[words])) if words in NUMBERS else Text(words)
+    if words in NUMBERS:
+        return Expression(number(NUMBERS[words]))
+    if words in ("noon", "midnight"):
+        return Clock(12, 0, 0, "p" if words == "noon" else "a")
+    return EmptySet() if EMPTY.fullmatch(words) else Text(words)
 
 
 def read_matrix(text: str) -> object:
+    last = text.rpartition("=")[2]
+    if "=" in text and r"\begin" not in last:  # its determinant, or another name that it is part of
+        return read_list(list(tokens(last)))
     found = MATRIX.search(text)
     if not found:
         raise Unreadable
@@ -147,13 +181,13 @@ def read_matrix(text: str) -> object:
     if "=" in before:
         name, _, before = before.rpartition("=")
         before = before.strip()
-        if not is_name(tokens(name)):
+        if not is_name(list(tokens(name))):
             raise Unreadable
     if bracketed := (before, after) in {("(", ")"), ("[", "]")}:
         before = ""
     if after and not bracketed:
         raise Unreadable
-    scale = tokens("-1" if before == "-" else before or "1")
+    scale = list(tokens("-1" if before == "-" else before or "1"))
     if is_sum(scale):
         raise Unreadable
     factor = Parser(scale).whole()
@@ -164,39 +198,54 @@ def read_matrix(text: str) -> object:
 
 
 def read_cell(cell: str, factor: Ratio) -> Expression:
-    value = read_list(tokens(cell.strip()))
+    value = read_list(list(tokens(cell.strip())))
     if not isinstance(value, Expression):
         raise Unreadable
     return replace(value, value=value.value * factor)
 
 
-def is_structured(cut: list[Token]) -> bool:
-    return not cut or any(
-        token.text in STRUCTURE or (token.kind == "text" and token.text.strip(" ,").lower() in JOINERS) for token in cut
-    )
+def is_structured(cut: Cut) -> bool:
+    return any(token.text in STRUCTURE or joiner(token) in JOINERS for token in cut)
 
 
-def read_list(cut: list[Token]) -> object:
-    if not is_structured(cut) and cut[0].text not in OPENING:
+def read_list(cut: Cut) -> object:
+    """Values between commas, semicolons, `and` and `or`; a single one is itself."""
+    if not is_structured(cut) and cut and cut[0].text not in OPENING:
         return read_expression(cut)
-    parts, commas = split(cut, {",", ";", *JOINERS})
-    if not commas:
+    parts, joins = split(cut, {",", ";", *JOINERS})
+    if not joins:
         return read_relation(cut)
-    values = [read_relation(part) for part in parts if part]
+    parts = [part for part, after in zip(parts, [*joins, ","], strict=True) if part or after not in JOINERS]  # ", and"
+    values = list(map(read_relation, parts))
     names = {value.name for value in values if isinstance(value, Equation)}
     if len(names) == len(values) > 1 and None not in names:
         usual = names <= {"x", "y", "z"}
         return Several(tuple(sorted(values, key=lambda value: value.name) if usual else values), "named")
-    inequalities = all(any(token.text in RELATIONS - {"="} for token in part) for part in parts if part)
-    union = inequalities and set(commas) == {"or"}
-    return several(map(value_of, values), "union" if union else "list")
+    if any(isinstance(value, RealSet) for value in values):
+        return read_conditions(values, parts, set(joins))
+    return several(map(value_of, values))
+
+
+def read_conditions(values: list, parts: list[Cut], joins: set[str]) -> object:
+    """Inequalities of one variable: either of them, or all. A comma also stands for `or` where both cannot hold."""
+    sets = list(map(as_set, values))
+    letters = {token.text for part in parts for token in part if token.kind == "symbol"}
+    if None in sets or len(letters) > 1 or ("or" in joins and len(joins) > 1):
+        return several(map(value_of, values))
+    if "or" not in joins:
+        try:
+            return reduce(lambda one, other: combined(SET_SIGNS[r"\cap"], one, other), sets)
+        except Unreadable:
+            if "and" in joins:
+                raise Meaningless from None
+    return reduce(lambda one, other: combined(SET_SIGNS[r"\cup"], one, other), sets)
 
 
 def several(items, kind: str = "list") -> Several:
     """The items, with lists among them opened."""
     flat = []
     for item in items:
-        flat += item.items if isinstance(item, Several) and item.kind == "list" else [item]
+        flat += item.items if isinstance(item, Several) and item.kind in ("list", "cases") else [item]
     return Several(tuple(flat), kind)
 
 
@@ -205,135 +254,179 @@ def value_of(value: object) -> object:
     return value.right if isinstance(value, Equation) and value.name else value
 
 
-def read_relation(cut: list[Token]) -> object:
+def read_relation(cut: Cut) -> object:
     member, _ = split(cut, {r"\in"})
     if len(member) == 2 and is_name(member[0]):
-        return read_relation(member[1])
+        value = read_relation(member[1])
+        return interval(value) or value if isinstance(value, Tuple) else value
     parts, relations = split(cut, RELATIONS)
     if not relations:
-        return read_union(cut)
+        return read_set(cut)
     if r"\approx" in relations:
-        at = relations.index(r"\approx")
-        exact = split(cut, {r"\approx"})[0][0]
-        return read_union(parts[1]) if at == 0 and is_name(exact) else read_relation(exact)
+        return read_approximation(split(cut, {r"\approx"})[0])
     if set(relations) == {"="}:
         return read_equation(parts)
     return read_inequality(parts, relations)
 
 
-def is_name(cut: list[Token]) -> bool:
+def read_approximation(parts: list[Cut]) -> object:
+    """Of a chain of approximations the exact side, if the decimals beside it are its own; of a name its value."""
+    parts = parts[1:] if is_name(parts[0]) else parts
+    values = list(map(read_relation, parts))
+    numbers = list(map(value_of, values))
+    if not all(isinstance(value, Expression) for value in numbers):
+        raise Unreadable
+    exact = next((place for place, value in enumerate(numbers) if value.decimals is None), 0)
+    if not all(agrees(numbers[exact], value) for value in numbers[:exact] + numbers[exact + 1 :]):
+        raise Meaningless
+    return values[exact]
+
+
+def agrees(exact: Expression, rounded: Expression) -> bool:
+    """Whether a decimal is the exact value rounded or cut off behind its last place."""
+    value, near = exact.value.near(), rounded.value.near()
+    if rounded.decimals is None or value is None or isinstance(value, complex):
+        raise Unreadable
+    if "%" in rounded.units and "%" not in exact.units:
+        value *= 100
+    elif rounded.units and rounded.units != exact.units:
+        return False
+    excess, unit = (abs(near) - abs(value)) * 10**rounded.decimals, 1 + 1e-9
+    return near * value >= 0 and -unit < excess <= unit / 2
+
+
+def is_name(cut: Cut) -> bool:
     """Whether it can only name a value: x, x_1, f(x), P(X = 2), (x, y), AB, some words; no arithmetic."""
-    if wrapped(cut) and cut[0].text == "(":
-        texts = written(cut[1:-1])
-        kinds = all(token.kind in ("symbol", "number") or token.text in ATOMS | set(",_{}") for token in cut[1:-1])
-        return kinds and "," in texts
-    text = " ".join(written(cut))
-    if text[:1] in CALLED:
-        text = text.replace("^ { - 1 } ", "")
-        text = text[0] if re.fullmatch(r". (?:_ \S+ )?(?:' )*\(.*\)", text) else text
-    outside = re.sub(r"_ ?(?:\{[^{}]*\}|\S+)", "", text)  # but for subscripts
-    for token in cut:
-        if token.kind == "macro" and token.text not in NAMING and token.text in outside:
-            return False
-        if token.kind == "text" and STOP & set(token.text.lower().split()):
-            return False
+    if any(token.kind == "text" and STOP & set(token.text.lower().split()) for token in cut):
+        return False
+    if NAME.fullmatch("".join(f'"{token.text}"' if token.kind == "text" else token.text for token in cut)):
+        return True
+    outside = re.sub(r"_ ?(?:\{[^{}]*\}|\S+)", "", " ".join(written(cut)))  # but for subscripts
+    if any(token.kind == "macro" and token.text not in NAMING and token.text in outside for token in cut):
+        return False
+    if outside == r"\pi":
+        return False
     letters = [word for word in outside.split() if word in ATOMS or (len(word) == 1 and word.islower())]
     if len(letters) > (0 if "|" in outside else 1):  # AB is a segment, ab a product
         return False
     return bool(cut) and not re.search(r"[-+/^!?=<>,;%()\d]", outside)
 
 
-def read_equation(parts: list[list[Token]]) -> object:
+def read_equation(parts: list[Cut]) -> object:
     if not parts[0]:  # = 5
-        return read_equation(parts[1:]) if len(parts) > 2 else read_union(parts[1])
-    right, left = read_union(parts[-1]), None
-    for part in parts[-2::-1]:
+        return read_equation(parts[1:]) if len(parts) > 2 else read_set(parts[1])
+    if len(parts) == 2 and is_name(parts[1]) and not is_name(parts[0]):  # 5 = x
+        parts = parts[::-1]
+    right, sides = read_set(parts[-1]), []
+    for place, part in enumerate(parts[:-1]):
+        if written(part) == written(parts[-1]):
+            raise Meaningless
         try:
-            left = read_union(part)
+            sides.append(read_set(part))
         except Unreadable:
-            left = None
+            sides.append(None)
             continue
-        numbers = constant(left) and constant(right)
-        if written(part) == written(parts[-1]) or (numbers and not same_constant(left, right)):
-            return Nothing()
+        letter = place == 0 and len(part) == 1 and part[0].kind == "symbol"  # also e and i name a value
+        if not letter and differ(sides[-1], right):
+            raise Meaningless
     name = "".join(written(parts[0])) if is_name(parts[0]) else None
-    return Equation(name, is_known(parts[0], left), left, right)
+    return Equation(name, is_known(parts[0], sides[0]), (*sides, right))
 
 
-def is_known(cut: list[Token], left: object) -> bool:
+def differ(left: object, right: object) -> bool:
+    """Whether two sides are numbers, and not the same."""
+    if not (isinstance(left, Expression) and isinstance(right, Expression)):
+        return False
+    plain = left.value.constant() and right.value.constant() and not same_ratio(left.value, right.value)
+    return plain or apart(left.value.near(), right.value.near())
+
+
+def is_known(cut: Cut, left: object) -> bool:
     """Whether a left side holds no variable, so that it is a calculation: f(2) + f(3), or 20% * 90, or a sum."""
     if isinstance(left, Expression):
         return not left.value.variables()
-    texts = {word for token in cut if token.kind == "text" for word in token.text.split()}
-    macros = {token.text for token in cut if token.kind == "macro"}
     if cut[0].text in UNEVALUATED:
         return True
-    return any(token.kind == "number" for token in cut) and not (
-        any(token.kind == "symbol" for token in cut) or texts - UNITS.keys() or macros - KNOWN - ROUNDING
+    texts = {word for token in cut if token.kind == "text" for word in token.text.split()}
+    macros = {token.text for token in cut if token.kind == "macro"}
+    return any(token.kind == "number" or token.text in (r"\pi", "e") for token in cut) and not (
+        any(token.kind == "symbol" and token.text not in "ei" for token in cut)
+        or texts - UNITS.keys() - {"mod"}
+        or macros - KNOWN - CALCULATIONS
     )
 
 
-def same_constant(left: Expression, right: Expression) -> bool:
-    return not (left.value - right.value).numerator
-
-
-def read_inequality(parts: list[list[Token]], relations: list[str]) -> object:
+def read_inequality(parts: list[Cut], relations: list[str]) -> object:
     if any(relation in (">", r"\ge") for relation in relations):
         if not all(relation in TURNED for relation in relations):
             raise Unreadable
         parts, relations = parts[::-1], [TURNED[relation] for relation in relations[::-1]]
-    values = [read_union(part) for part in parts]
+    values = [read_set(part) for part in parts]
     if not all(isinstance(value, Expression) for value in values):
         raise Unreadable
-    if len(values) > 2:
-        ends = constant(values[0]) and constant(values[-1])
-        if len(values) > 3 or not ends or len(parts[1]) > 1 or r"\ne" in relations or "=" in relations:
-            return Tuple(" ".join(relations), tuple(values), "")
-        opening, closing = ("[" if relation == r"\le" else "(" for relation in relations)
-        return Tuple(opening, (values[0], values[2]), CLOSES[closing])
-    value = values[1].value - values[0].value
-    return interval(value, relations[0]) or Inequality(value, relations[0])
+    steps = [
+        (right.value - left.value, sign)
+        for (left, right), sign in zip(pairwise(values), relations, strict=True)
+        if INFINITE.isdisjoint((left.value.near(), right.value.near()))
+    ]
+    sets = [solved(value, relation) for value, relation in steps]
+    if None not in sets:
+        return reduce(lambda one, other: combined(SET_SIGNS[r"\cap"], one, other), sets)
+    return Inequality(*steps[0]) if len(steps) == 1 else Tuple(" ".join(relations), tuple(values), "")
 
 
-def interval(value: Ratio, relation: str) -> Tuple | None:
-    """The x with value > 0 (or >= 0), where value is a*x + b with numbers a and b: x > 3 is (3, infinity)."""
+def solved(value: Ratio, relation: str) -> RealSet | None:
+    """The x with value > 0 (>= 0, or not 0), where value is a*x + b with numbers a and b; None if it is not."""
     symbols = {name for monomial in (*value.numerator, *value.denominator) for name, _ in monomial}
-    symbols = {name for name in symbols if not atom(name).constant()}
-    if len(symbols) != 1 or relation == r"\ne" or value.opaque:
+    symbols = {name for name in symbols if value.at(name) is None}
+    if len(symbols) != 1 or symbols & (value.opaque or {}).keys() or relation == "=":
         return None
     linear = ((symbols.pop(), 1),)
-    rest = Ratio({monomial: factor for monomial, factor in value.numerator.items() if monomial != linear}, {(): 1})
+    rest = Ratio(
+        {monomial: factor for monomial, factor in value.numerator.items() if monomial != linear}, {(): 1}, value.opaque
+    )
     slope = value.numerator.get(linear, 0) * value.denominator.get((), 0)
-    if not slope or not rest.constant() or value.denominator.keys() != {()}:
+    if not slope or rest.near() is None or value.denominator.keys() != {()}:
         return None
-    end = Expression(-rest / number(value.numerator[linear]))
-    if slope > 0:
-        return Tuple("[" if relation == r"\le" else "(", (end, Expression(INFINITY)), ")")
-    return Tuple("(", (Expression(-INFINITY), end), "]" if relation == r"\le" else ")")
+    return half_line(-rest / number(value.numerator[linear]), relation, slope > 0)
 
 
-def read_union(cut: list[Token]) -> object:
-    parts, _ = split(cut, {r"\cup"})
-    if len(parts) > 1:
-        return several((read_item(part) for part in parts), "union")
-    return read_item(cut)
+def read_set(cut: Cut) -> object:
+    r"""Sets between \cup, \cap and \setminus."""
+    parts, signs = split(cut, SET_SIGNS.keys())
+    if not signs:
+        return read_item(cut)
+    values = list(map(read_item, parts))
+    sets = list(map(as_set, values))
+    if None not in sets:
+        found = sets[0]
+        for sign, one in zip(signs, sets[1:], strict=True):
+            found = combined(SET_SIGNS[sign], found, one)
+        return found
+    if set(signs) != {r"\cup"}:
+        raise Unreadable
+    return several(values, "union")
 
 
-def read_item(cut: list[Token]) -> object:
+def read_item(cut: Cut) -> object:
+    text = "".join(written(cut))
+    if text == r"\varnothing":
+        return EmptySet()
+    if text == r"\mathbb{R}":
+        return REALS
     signs = sum(token.text in (r"\pm", r"\mp") for token in cut)
     if signs and not (wrapped(cut) and cut[0].text == r"\{"):
-        return several(read_item(case) for case in cases(cut, signs))
+        return several((read_item(case) for case in cases(cut, signs)), "cases")
     if wrapped(cut):
         opening, inner, closing = cut[0].text, cut[1:-1], cut[-1].text
         if opening == "{":
             return read_list(inner)
         if opening == r"\{":
             such, bar = split(inner, {"|", ":"})
-            if len(bar) == 1 and is_name(such[0]):  # the x such that
-                return read_list(such[1])
+            if len(bar) == 1:
+                return read_builder(*such)
             parts, _ = split(inner, {",", ";", *JOINERS})
-            items = several((value_of(read_relation(part)) for part in parts if part), "set")
-            return items.items[0] if len(items.items) == 1 else items
+            return several((value_of(read_relation(part)) for part in parts), "set")
         parts, commas = split(inner, {",", ";"})
         if commas:
             opening, closing = ("(", ")") if opening == r"\langle" else (opening, closing)
@@ -344,7 +437,19 @@ def read_item(cut: list[Token]) -> object:
     return read_expression(cut)
 
 
-def cases(cut: list[Token], signs: int) -> list[list[Token]]:
+def read_builder(variable: Cut, condition: Cut) -> object:
+    r"""\{x : x > 2\} and \{x \in \mathbb{R} \mid x > 2\}."""
+    found = read_list(condition)
+    if is_name(variable):
+        return found
+    name, *base = split(variable, {r"\in"})[0]
+    sets = [as_set(found), *(as_set(read_item(part)) for part in base)]
+    if not is_name(name) or None in sets:
+        raise Unreadable
+    return reduce(lambda one, other: combined(SET_SIGNS[r"\cap"], one, other), sets)
+
+
+def cases(cut: Cut, signs: int) -> list[Cut]:
     r"""What plus-minus signs stand for: each \pm is free, unless a \mp ties them together."""
     if any(token.text == r"\mp" for token in cut):
         choices = [{r"\pm": "+", r"\mp": "-"}, {r"\pm": "-", r"\mp": "+"}]

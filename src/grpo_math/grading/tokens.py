@@ -1,82 +1,129 @@
-r"""From an answer as written to tokens: `normalise` removes what never changes the value, `tokens` cuts."""
+r"""From an answer as written to tokens: `normalise` removes what never changes the value, `tokens` splits the rest."""
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import NamedTuple
 
+from grpo_math.grading.units import CJK, SCALES, UNITS
+
 UNICODE = {
-    "−": "-", "–": "-", "‑": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "√": r"\sqrt ",
-    "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ",
-    "∪": r"\cup ", "∈": r"\in ", "≈": r"\approx ", "’": "'", "“": '"', "”": '"', "¢": " cents",
-    "€": " ", "£": " ", "¥": " ", "₹": " ",
+    "−": "-", "–": "-", "‑": "-", "—": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ",
+    "•": r"\cdot ", "‐": "-", "∣": "|", "˚": r"^\circ ", "÷": "/", "∕": "/", "⁄": "/", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ",
+    "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ",
+    "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F",
+    "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "∈": r"\in ", "∅": r"\varnothing ", "≈": r"\approx ",
+    "≃": r"\approx ", "∴": r"\therefore ", "⇒": r"\Rightarrow ", "→": r"\to ", "∧": r"\land ", "∨": r"\lor ",
+    "∠": r"\angle ", "△": r"\triangle ", "’": "'", "′": "'", "″": "''", "“": '"', "”": '"', "。": ".", "、": ",",
+    "∶": ":", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}",
+    "ℂ": r"\mathbb{C}", "‰": ' "permille" ', "¢": " cents",
+    "€": ' "euros" ', "£": ' "pounds" ', "¥": ' "yen" ', "₹": ' "rupees" ',
 }  # fmt: skip
 PLAIN = re.compile(r"(-?)((?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d+))?)")  # most answers of GSM8K
-STYLES = re.compile(
-    r"\\(?:tiny|small|normalsize|[lL]arge|LARGE|[hH]uge|rm|bf|it|tt|sf|underline|vec|(?:display|text)style|limits)(?![a-zA-Z])"
-    r"|\\(?:text)?color\{[^{}]*\}|\\(?:black)?square(?![a-zA-Z])|(?<![a-zA-Z])\{\}|\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?"
+DEGREES = r"(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degrees?(?![a-zA-Z]))"
+TEXT = r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mbox|hbox|math(?:rm|bf|it|sf)|boldsymbol|bm|operatorname\*?)"
+ALIGNED = re.compile(
+    r"\\begin\{(?:(aligned|align\*?|gathered|split|equation\*?)\}(.*?)\\end\{\1|cases\}([^&]*?)\\end\{cases)\}",
+    re.DOTALL,
 )
-SPACES = re.compile(r"(?<!\\)\\[,;:> ]|~|\\(?:q?quad|enspace)(?![a-zA-Z])|\\hspace\{[^{}]*\}|&nbsp;")
-DOLLARS = re.compile(r"\bUS(?=\s*\\?\$)|(?<!\\)\$|(?<!\\)\\[()\[\]]|\b(?:USD|Rs\.?) (?=\d)")
-FRACTIONS = re.compile(r"\\(?:[dtc]|nice)frac")
-ROWS = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:mm|cm|in|pt|em|ex)\s*\]")
+CHOOSE = re.compile(  # {}_{10}C_3, {}^{10}C_3, C_{10}^3, C(10,3), 10C3
+    r"(?:\{\}|(?<![\w}]))\s*[_^]\s*\{?(\d+)\}?\s*C\s*_\s*\{?(\d+)\}?"
+    r"|(?<![\w\\])(?:C\s*_\s*\{?(\d+)\}?\s*\^\s*\{?(\d+)\}?|C\((\d+),\s*(\d+)\)|(\d+)C(\d+))(?!\w)"
+)
+ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[lcr|]*\})?")
+REPEATING = re.compile(
+    r"(?<![\d.])(\d{0,20})\.(\d{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))"
+)
+DECIMALS = [
+    (REPEATING, lambda found: repeating(*found.groups())),
+    (re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,9}?)(\d{1,9}?)\3{2,}(?:\\[lc]?dots|\.\.\.)"), lambda found: repeating(*found.groups())),
+]  # fmt: skip
+REWRITES = [  # of LaTeX, in this order
+    (re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:mm|cm|in|pt|em|ex)\s*\]"), r"\\\\"),  # space between rows
+    (ALIGNED, lambda found: aligned(found[2] or found[3] or "")),
+    (re.compile(r"\\(?:tiny|small|normalsize|[lL]arge|LARGE|[hH]uge|rm|bf|it|tt|sf|underline|(?:display|text)style|limits"
+                r"|left|right|middle|[bB]igg?[lr]?)(?![a-zA-Z])\.?"
+                r"|\\(?:text)?color(?:box)?\s*\{[^{}]*\}|\\(?:black)?square(?![a-zA-Z])|\\[hv]?phantom\s*\{[^{}]*\}"), ""),
+    (re.compile(r"(?<!\\)\\[,;:> ]|~|\\(?:q?quad|enspace|null)(?![a-zA-Z])|\\hspace\s*\{[^{}]*\}|&nbsp;"), " "),
+    (re.compile(r"\\(?:[dtcs]|nice|x)frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(DEGREES + r"\s*(?:" + TEXT + r"\s*\{\s*([CF])\s*\}|([CF])\b)"), lambda found: rf' \degree "{found[1] or found[2]}" '),
+    (re.compile(DEGREES), r" \\degree "),
+    (re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?"), r"\\overline{\1\2\3}"),
+    *DECIMALS,
+    (re.compile(r"\\(?:hat|vec|bar|mathbf|boldsymbol|bm)\s*\{?\s*(?:\\(?:mathbf|hat)\s*\{?\s*)?\\?([ijk])(?:math)?\s*\}{1,2}(?![a-zA-Z])"), r" \1 "),
+    (re.compile(r"\\(?:mathbf|boldsymbol|bm)\s*\{\s*([a-z])\s*\}"), r"\\vec{\1}"),
+    (re.compile(TEXT + r"\s*\{([^{}\"]*)\}"), lambda found: words(found[1])),
+    (re.compile(TEXT + r"(?![a-zA-Z])"), ""),
+    (CHOOSE, lambda found: r"\binom{%s}{%s}" % tuple(filter(None, found.groups()))),
+    (re.compile(r"\{:\}"), ":"),
+    (re.compile(r'\\frac\s*\{\s*"([^"]*)"\s*\}\s*\{\s*"([^"]*)"\s*\}'), r' "\1" / "\2" '),
+    (re.compile(r"\^\s*\{?\s*(?:\\ast|\\star|\*)\s*\}?"), r"_{\\star}"),  # x^*
+    (re.compile(r'\\mu\s*"([a-zA-Z]+)"'), r' "µ\1" '),
+    (re.compile(r"(\\mathbb\s*\{?R\}?)\s*(?:\\backslash|-)\s*(?=\\\{)"), r"\1\\setminus "),
+    (re.compile(r"\\\{\s*\\\}"), r"\\varnothing "),
+    (re.compile(r"(?<![a-zA-Z])\{\}"), ""),
+]  # fmt: skip
 THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})|\\!")
-DEGREES = re.compile(
-    r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))(?:\s*(?:\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|[CF]\b))?"
-    r"|\\degrees?(?![a-zA-Z])"
-)
-REPEATING = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))")
-WORDS = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|boldsymbol|operatorname)"
-    r"\s*\{([^{}\"]*)\}"
-)
+DOLLARS = re.compile(r"\bUS(?=\s*\\?\$)|(?<!\\)\$|(?<!\\)\\[()\[\]]")
+TIMES_TEN = re.compile(r'(?<=\d)\s*"?[xX]"?\s*(?=10\s*\^)')
+ORDINAL = re.compile(r'(?<![\w/.}])(\d+)\s?\^?\s?\{?\s?"?(?:st|nd|rd|th)"?\s?\}?(?![a-zA-Z])')
 QUOTE = r"(?:\"(?!dollars))?"
 LEAD = re.compile(
     rf"(?i)(?:{QUOTE}(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|total|result|value)"
-    rf"(?: is| are|\s*[:=])+\s*{QUOTE}\s*(?=\S)|(?:\\approx|{QUOTE}(?:approximately|about|roughly|therefore)\b\"?)\s*)+"
+    rf"(?: is| are|\s*[:=])+\s*{QUOTE}\s*(?=\S)|(?:\\approx|{QUOTE}(?:approximately|about|roughly|therefore)\b\"?)\s*"
+    rf"|\\(?:therefore|implies|(?:long|Long)?[rR]ightarrow)(?![a-zA-Z])\s*|{QUOTE}答案(?:是|为|為|[:：])\s*{QUOTE}\s*(?=\S))+"
 )
 LETTERS = re.compile(r"\(?[A-Za-z]\)?(?:(?:\s*(?:,|;|and\b|or\b))+\s*\(?[A-Za-z]\)?)+|\([A-Za-z]\)")
 SYNONYMS = {
-    r"\lt": "<", r"\gt": ">", r"\leq": r"\le", r"\leqslant": r"\le", r"\geq": r"\ge", r"\geqslant": r"\ge",
-    r"\neq": r"\ne", r"\times": r"\cdot", r"\ast": r"\cdot", r"\div": "/", r"\lbrace": r"\{", r"\rbrace": r"\}",
-    r"\lbrack": "[", r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\mid": "|", r"\colon": ":",
-    r"\varphi": r"\phi", r"\%": "%", "*": r"\cdot", "<=": r"\le", ">=": r"\ge", "!=": r"\ne", "==": "=",
-    r"\land": "and", r"\wedge": "and", r"\lor": "or", r"\vee": "or", r"\sim": r"\approx", r"\simeq": r"\approx",
-    r"\emptyset": r"\varnothing", r"\#": "#", r"\&": "and", r"\union": r"\cup", "**": "^",
+    r"\lt": "<", r"\gt": ">", r"\leq": r"\le", r"\leqslant": r"\le", r"\leqq": r"\le", r"\geq": r"\ge",
+    r"\geqslant": r"\ge", r"\geqq": r"\ge", r"\neq": r"\ne", r"\times": r"\cdot", r"\ast": r"\cdot", r"\div": "/",
+    r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[", r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|",
+    r"\vert": "|", r"\mid": "|", r"\colon": ":", r"\varphi": r"\phi", r"\%": "%", "*": r"\cdot", "<=": r"\le",
+    ">=": r"\ge", "!=": r"\ne", "==": "=", r"\land": "and", r"\wedge": "and", r"\lor": "or", r"\vee": "or",
+    r"\sim": r"\approx", r"\simeq": r"\approx", r"\emptyset": r"\varnothing", r"\#": "#", r"\&": "and",
+    r"\union": r"\cup", "**": "^", r"\bar": r"\overline", r"\dbinom": r"\binom", r"\tbinom": r"\binom",
+    "或": "or", "和": "and", "且": "and",
 }  # fmt: skip
 FUNCTIONS = {
     r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc", r"\arcsin", r"\arccos", r"\arctan", r"\arccot", r"\arcsec",
-    r"\arccsc", r"\sinh", r"\cosh", r"\tanh", r"\ln", r"\log", r"\exp", r"\gcd", r"\max", r"\min",
+    r"\arccsc", r"\sinh", r"\cosh", r"\tanh", r"\ln", r"\log", r"\exp", r"\gcd", r"\lcm", r"\max", r"\min",
 }  # fmt: skip
+ACCENTS = {
+    r"\overline",
+    r"\hat",
+    r"\widehat",
+    r"\vec",
+    r"\overrightarrow",
+    r"\tilde",
+    r"\dot",
+    r"\ddot",
+    r"\mathbb",
+    r"\mathcal",
+}
 PLAIN_MACROS = {macro[1:]: macro for macro in FUNCTIONS} | {
     "sqrt": r"\sqrt", "pi": r"\pi", "infty": r"\infty", "infinity": r"\infty", "inf": r"\infty", "oo": r"\infty",
-    "frac": r"\frac", "theta": r"\theta", "percent": "%", "percentage": "%", "pct": "%",
+    "frac": r"\frac", "theta": r"\theta",
 }  # fmt: skip
 TOKEN = re.compile(
-    r"""(?P<space>\s*)(?:
-      (?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)
+    rf"""(?P<space>\s*)(?:
+      (?P<number>(?:[1-9]\d{{0,2}}(?:,\d{{3}})+(?!,?\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)
     | (?P<macro>\\[a-zA-Z]+|\\.)
     | "(?P<text>[^"]*)"
+    | (?P<cjk>{CJK}+)
     | (?P<letters>[a-zA-Z]+)
     | (?P<operator><=|>=|!=|==|\*\*|\S)
     )""",
     re.VERBOSE | re.DOTALL,
 )
-UNITS = {
-    alias: names.split()[0]
-    for names in (
-        "cm centimeter centimeters centimetre centimetres", "mm millimeter millimeters millimetre millimetres",
-        "m meter meters metre metres", "km kilometer kilometers kilometre kilometres", "inch inches in",
-        "foot feet ft", "yard yards yd yds", "mile miles mi", "gram grams g", "kg kilogram kilograms kgs",
-        "mg milligram milligrams", "liter liters litre litres L l", "ml milliliter milliliters mL", "ounce ounces oz",
-        "pound pounds lb lbs", "second seconds sec secs s", "minute minutes min mins", "hour hours hr hrs h",
-        "day days", "week weeks", "month months", "year years yr yrs", "dollar dollars USD usd", "cent cents",
-        "mph", "kph", "degree degrees", "radian radians", "gallon gallons gal", "euro euros EUR", "am", "pm",
-    )
-    for alias in names.split()
-}  # fmt: skip
 JOINERS = {"and", "or"}
 SHORT = {"of", "at", "on", "an", "up", "by", "to", "is", "if", "am", "pm"}  # words of two letters
 OPENING, CLOSING = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
+
+NO_UNIT_AFTER = {"(", "[", "+", "-", "=", "^", "_", r"\frac", r"\sqrt", r"\cdot"}
+NO_CONTENT = OPENING | CLOSING | {  # macros that hold no value themselves
+    r"\cdot", r"\pm", r"\mp", r"\in", r"\le", r"\ge", r"\ne", r"\approx", r"\cup", r"\cap", r"\setminus", r"\frac",
+    r"\sqrt", r"\binom", r"\over", r"\choose", "\\\\", r"\dots", r"\ldots", r"\cdots", r"\ ", r"\_",
+}  # fmt: skip
 
 
 class Token(NamedTuple):
@@ -85,6 +132,7 @@ class Token(NamedTuple):
     spaced: bool  # a blank before it
 
 
+@lru_cache(maxsize=2**14)
 def normalise(text: str) -> str:
     """Remove what never changes the value: styles, sizes, dollar signs, blanks that separate nothing, a last period."""
     if PLAIN.fullmatch(text):
@@ -93,15 +141,17 @@ def normalise(text: str) -> str:
         text = "".join(UNICODE.get(character) or plain(character) for character in text)
         text = text.replace("}^{", "").replace("}_{", "")  # of several raised digits
     text = THOUSANDS.sub("", text)
-    if "\\" in text or "~" in text or "{}" in text or "&" in text:
-        text = ROWS.sub(r"\\\\", text)
-        text = STYLES.sub("", text)
-        text = SPACES.sub(" ", text)
-        text = FRACTIONS.sub(r"\\frac", text)
-        text = DEGREES.sub(r" \\degree ", text)
-        text = REPEATING.sub(repeating, text)
-        text = WORDS.sub(lambda found: words(found[1]), text)
+    if re.search(r"[\\~{&*C]", text):
+        for pattern, replacement in REWRITES:
+            text = pattern.sub(replacement, text)
+    elif "." in text:
+        for pattern, replacement in DECIMALS:
+            text = pattern.sub(replacement, text)
+    if "$" in text:
+        single = len(re.findall(r"(?<!\\)\$", text)) == 1  # no pair around a formula
+        text = text.replace("$", r"\$") if single and "\\$" not in text else text
     text = DOLLARS.sub(" ", text).replace(r"\$", ' "dollars" ')
+    text = ORDINAL.sub(r"\1", TIMES_TEN.sub(r" \\cdot ", text))
     text = re.sub(r"\s+", " ", text).strip()
     if text[:1] in ("*", "`") or text[-1:] in ("*", "`"):  # Markdown
         text = text.strip("*` ")
@@ -122,31 +172,40 @@ def plain(character: str) -> str:
     if kind.startswith("<sub>"):
         return f"_{{{normal}}}"
     if "\u2044" in normal:
-        return " " + normal.replace("\u2044", "/")
-    if (name := unicodedata.name(normal[:1] or " ", "")).startswith("GREEK SMALL LETTER "):
-        return f"\\{name.rpartition(' ')[2].lower()} "
+        return r"\frac{%s}{%s}" % tuple(normal.split("\u2044"))
+    if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(normal[:1] or " ", "")):
+        return f"\\{greek[2].lower() if greek[1] == 'SMALL' else greek[2].capitalize()} "
     return "" if unicodedata.category(character) == "Cf" else normal
 
 
-def repeating(found: re.Match) -> str:
+def aligned(rows: str) -> str:
+    """The rows of an aligned formula as one line; a row that begins with a relation continues the one before."""
+    rows = re.sub(r"\\\\\s*(?=[=<>]|\\(?:[lg]e|approx))", " ", rows.replace("&", " ").strip().rstrip("\\"))
+    return rows.replace(r"\\", " , ")
+
+
+def repeating(whole: str, before: str, *again: str | None) -> str:
     r"""0.1\overline{6} as a fraction."""
-    whole, before, again = found[1] or "0", found[2], found[3] or found[4]
-    top = int(whole + before + again) - int(whole + before)
+    again = next(filter(None, again))
+    top = int((whole or "0") + before + again) - int((whole or "0") + before)
     return rf"\frac{{{top}}}{{{(10 ** len(again) - 1) * 10 ** len(before)}}}"
 
 
 def words(content: str) -> str:
-    """What a text macro holds: quoted, or as it is where there is something to read in it, such as 5 cm or A, B."""
-    bare = content.strip()
-    if bare in UNITS:
+    """What a text macro holds: quoted, or unchanged where there is something to read in it, such as 5 cm or A, B."""
+    bare = re.sub(r"\\mu\s*", "µ", content).strip()
+    if bare in PLAIN_MACROS or re.fullmatch(r"\\[a-zA-Z]+", bare):
+        return f" {PLAIN_MACROS.get(bare, bare)} "
+    if bare in UNITS or bare in SCALES:
         return f' "{bare}" '
     if len(bare) < 2 or bare in JOINERS or re.search(r"[\d%$]", bare) or LETTERS.fullmatch(bare):
         return f" {content} "
     return f' "{bare}" '
 
 
-def tokens(text: str) -> list[Token]:
-    """Cut a normalised text; letters become single symbols, or words where they can be nothing else."""
+@lru_cache(maxsize=2**14)
+def tokens(text: str) -> tuple[Token, ...]:
+    """Split a normalised text; letters become single symbols, or words where they can be nothing else."""
     result: list[Token] = []
     depth = 0
     for found in TOKEN.finditer(text):
@@ -167,15 +226,25 @@ def tokens(text: str) -> list[Token]:
                 Token("operator" if part == "," else kind, part, spaced) for part in re.split("(,)", found[kind])
             ]
         elif kind != "space":
-            result.append(Token(kind, found[kind], spaced))
-    return result
+            result.append(Token("text" if kind == "cjk" else kind, SYNONYMS.get(found[kind], found[kind]), spaced))
+    return tuple(result)
 
 
-def written(cut: list[Token]) -> list[str]:
+def has_content(text: str) -> bool:
+    """Whether a normalised text holds anything but brackets, separators, signs and words that join."""
+    return any(
+        token.kind in ("number", "symbol")
+        or (token.kind == "text" and token.text.strip(" ,").lower() not in JOINERS and re.search(r"\w", token.text))
+        or (token.kind == "macro" and token.text not in NO_CONTENT)
+        for token in tokens(ENVIRONMENT.sub("", text))
+    )
+
+
+def written(cut: tuple[Token, ...]) -> list[str]:
     return [token.text for token in cut]
 
 
-def wrapped(cut: list[Token]) -> bool:
+def wrapped(cut: tuple[Token, ...]) -> bool:
     """Whether the first bracket closes at the very end."""
     depth = 0
     for index, token in enumerate(cut):
@@ -188,10 +257,11 @@ def wrapped(cut: list[Token]) -> bool:
 def letters(run: str, spaced: bool, before: list[Token]) -> list[Token]:
     lower = run.lower()
     if macro := PLAIN_MACROS.get(lower if len(run) > 2 else run):
-        return [Token("macro" if macro[0] == "\\" else "operator", macro, spaced)]
+        return [Token("macro", macro, spaced)]
     behind = spaced and bool(before) and before[-1].kind in ("number", "text") and not set(lower) <= set("abcdxyz")
     article = run == "a" and spaced and bool(before) and before[-1].kind == "text"
-    word = len(run) > 3 or (len(run) > 1 and run in UNITS) or (behind and (len(run) == 3 or lower in SHORT))
+    unit = len(run) > 1 and run in UNITS and (not before or before[-1].text not in NO_UNIT_AFTER)
+    word = len(run) > 3 or unit or (behind and (len(run) == 3 or lower in SHORT))
     if word or article or lower in JOINERS:
         return [Token("text", run, spaced)]
     return [Token("symbol", letter, spaced and not index) for index, letter in enumerate(run)]
