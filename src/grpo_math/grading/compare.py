@@ -127,6 +127,8 @@ def same_item(gold: object, answer: object) -> bool | None:
 
 def components(value: Ratio, size: int) -> tuple[Expression, ...] | None:
     """Of a i + b j + c k the a, b and c."""
+    if not any(("j", 1) in monomial for monomial in value.numerator):
+        return None
     parts = []
     for name in BASIS[:size]:
         part = value
