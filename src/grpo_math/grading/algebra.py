@@ -8,10 +8,10 @@ equal values. Different ones prove nothing, unless the values already differ in 
 answer here, and never accept one.
 """
 
-import cmath
 import hashlib
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -66,15 +66,12 @@ class Ratio:
         return Ratio(top, bottom, self.both(other))
 
     def __truediv__(self, other: "Ratio") -> "Ratio":
-        return self * other.inverse()
+        if not other.numerator:
+            raise Unreadable("division by zero")
+        return self * Ratio(other.denominator, other.numerator, other.opaque)
 
     def both(self, other: "Ratio") -> dict[str, Value] | None:
         return {**self.opaque, **other.opaque} if self.opaque and other.opaque else self.opaque or other.opaque
-
-    def inverse(self) -> "Ratio":
-        if not self.numerator:
-            raise Unreadable("division by zero")
-        return Ratio(self.denominator, self.numerator, self.opaque)
 
     def fraction(self) -> tuple[int, int] | None:
         """(numerator, denominator) of a rational number, else None."""
@@ -99,13 +96,6 @@ class Ratio:
             return math.sqrt(int(name[1:])) if name[1] != "-" else 1j
         return CONSTANTS[name] if name in CONSTANTS else (self.opaque or {}).get(name)
 
-    def constant(self) -> bool:
-        r"""Whether it holds no symbol but \pi and e, and nothing opaque."""
-        monomials = [*self.numerator, *self.denominator]
-        return not self.opaque and all(
-            atom[0] == "√" or atom in CONSTANTS for monomial in monomials for atom, _ in monomial
-        )
-
     def variables(self) -> set[str]:
         """The letters it depends on: x of sin(x), none of f(2) and \\pi."""
         names = {name for monomial in (*self.numerator, *self.denominator) for name, _ in monomial} - CONSTANTS.keys()
@@ -116,10 +106,13 @@ class Ratio:
         if not any((name, 1) in monomial for monomial in (*self.numerator, *self.denominator)):
             return self
         top, bottom = (
-            sum_of(
-                Ratio({tuple(item for item in monomial if item != (name, 1)): factor}, {(): 1})
-                * (by if (name, 1) in monomial else number(1))
-                for monomial, factor in part.items()
+            sum(
+                (
+                    Ratio({tuple(item for item in monomial if item != (name, 1)): factor}, {(): 1})
+                    * (by if (name, 1) in monomial else number(1))
+                    for monomial, factor in part.items()
+                ),
+                number(0),
             )
             for part in (self.numerator, self.denominator)
         )
@@ -131,13 +124,6 @@ class Ratio:
         shared = -shared if self.denominator[min(self.denominator)] < 0 else shared
         top, bottom = (written(part, shared) for part in (self.numerator, self.denominator))
         return top if bottom == "1" else f"({top})/({bottom})" if len(top + bottom) > 12 else f"{top}/{bottom}"
-
-
-def sum_of(ratios) -> Ratio:
-    total = number(0)
-    for ratio in ratios:
-        total = total + ratio
-    return total
 
 
 def written(poly: Poly, divisor: int) -> str:
@@ -154,13 +140,13 @@ def number(numerator: int, denominator: int = 1) -> Ratio:
     return Ratio({(): numerator} if numerator else {}, {(): denominator})
 
 
-def opaque(name: str, compute=lambda *_: None, *arguments: Ratio) -> Ratio:
+def opaque(name: str, compute: Callable | None = None, *arguments: Ratio) -> Ratio:
     """What is not a rational function, under its own name; a long name is shortened to its fingerprint. `compute` is
-    its function on floats."""
+    its function on floats, if there is one."""
     if len(name) > MAX_NAME:
         name = f"{name[:20]}...{hashlib.sha256(name.encode(errors='replace')).hexdigest()}"
     try:
-        value = compute(*(argument.near() for argument in arguments))
+        value = compute(*(argument.near() for argument in arguments)) if compute else None
     except (ArithmeticError, TypeError, ValueError):
         value = None
     return Ratio({((name, 1),): 1}, {(): 1}, opaque={name: value})
@@ -217,17 +203,15 @@ def power(base: Ratio, exponent: Ratio) -> Ratio:
     if bottom < 0:
         top, bottom = -top, -bottom
     if bottom > 1:
-        root_of = root(base, bottom)
-        return power(root_of, number(top))
+        return power(root(base, bottom), number(top))
     if top < 0:
-        base, top = base.inverse(), -top
+        base, top = number(1) / base, -top
     bits = max(abs(factor).bit_length() for part in (base.numerator, base.denominator) for factor in part.values())
-    plain = base.fraction() is not None
+    plain = base.fraction()
     if bits * top > MAX_BITS or (top > MAX_EXPONENT and not plain):
         raise TooBig
     if plain:
-        numerator, denominator = base.fraction()
-        return number(numerator**top, denominator**top)
+        return number(plain[0] ** top, plain[1] ** top)
     result = number(1)
     while top:
         if top & 1:
@@ -240,8 +224,9 @@ def power(base: Ratio, exponent: Ratio) -> Ratio:
 
 def root(base: Ratio, degree: int) -> Ratio:
     """The principal root. Square roots of rational numbers are exact; other roots only of perfect powers."""
+    name = f"root{degree}({base})"
     if (ratio := base.fraction()) is None:
-        return opaque(f"root{degree}({base})", lambda value: value ** (1 / degree), base)
+        return opaque(name, lambda value: value ** (1 / degree), base)
     numerator, denominator = ratio
     if degree == 2:
         outside, inside = squarefree(numerator * denominator)
@@ -256,7 +241,7 @@ def root(base: Ratio, degree: int) -> Ratio:
         tops = perfect_root(numerator, degree), perfect_root(denominator, degree)
         if None not in tops:
             return number(*tops)
-    return opaque(f"root{degree}({base})", lambda value: value ** (1 / degree), base)
+    return opaque(name, lambda value: value ** (1 / degree), base)
 
 
 @cache

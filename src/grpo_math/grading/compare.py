@@ -4,45 +4,25 @@ import math
 
 from grpo_math.grading.algebra import Ratio, TooBig, atom, number, proportional
 from grpo_math.grading.algebra import equal as same_ratio
-from grpo_math.grading.intervals import RealSet, as_set, is_interval, same_set
-from grpo_math.grading.values import (
-    BaseNumber,
-    Clock,
-    EmptySet,
-    Equation,
-    Expression,
-    Inequality,
-    Matrix,
-    Proportion,
-    Several,
-    Text,
-    Tuple,
-)
+from grpo_math.grading.intervals import BRACKETS, RealSet, as_set, is_interval, same_set
+from grpo_math.grading.values import BaseNumber, Clock, EmptySet, Equation, Expression, Group, Inequality, Text
 
 MIN_DECIMALS, MIN_DIGITS = 6, 4  # of a decimal that may stand for a fraction without a finite one
 MAX_ITEMS = 50  # of an unordered list
+UNORDERED = {"list", "set", "cases"}
 BASIS = ("√-1", "j", "k")  # of vectors; i is read as the imaginary unit
 TEMPERATURES = {"celsius", "fahrenheit"}  # both are degrees
 UNSAID = {"the", "a", "an", "only", "and"}  # words that change no answer in words
 
 
-def tier(gold: object, answer: object) -> str:
-    """Which tier compares the two: that of the less simple one."""
-    kinds = [kind(gold), kind(answer)]
-    return next(name for name in ("text", "structure", "algebra", "number") if name in kinds)
-
-
-def kind(value: object) -> str:
-    match value:
-        case Expression():
-            return "number" if value.value.fraction() else "algebra"
-        case Equation():
-            return kind(value.right)
-        case Inequality():
-            return "algebra"
-        case Text():
-            return "text"
-    return "structure"
+def tier(*values: object) -> str:
+    """Which tier compares values: that of the least simple one."""
+    plain = [value.right if isinstance(value, Equation) else value for value in values]
+    if any(isinstance(value, Text) for value in plain):
+        return "text"
+    if not all(isinstance(value, Expression | Inequality) for value in plain):
+        return "structure"
+    return "number" if all(isinstance(value, Expression) and value.value.fraction() for value in plain) else "algebra"
 
 
 def same(gold: object, answer: object) -> bool | None:
@@ -52,8 +32,11 @@ def same(gold: object, answer: object) -> bool | None:
 
 
 def alone(value: object) -> object:
-    if isinstance(value, Several) and value.kind == "set" and len(value.items) == 1:
-        return value if isinstance(value.items[0], Several | EmptySet) else value.items[0]
+    match value:
+        case Group(kind="set", items=(Group(kind="set") | EmptySet(),)):
+            return value
+        case Group(kind="set", items=(one,)):
+            return one
     return value
 
 
@@ -69,80 +52,60 @@ def same_item(gold: object, answer: object) -> bool | None:
             return same(gold.right, answer) if gold.name else False
         case Expression(), Expression():
             return same_expression(gold, answer)
-        case EmptySet(), EmptySet():
-            return True
         case (RealSet(), _) | (_, RealSet()):
-            if not all(isinstance(one, Tuple) or is_interval(one) for one in (gold, answer)):
-                return False
-            sets = as_set(gold), as_set(answer)
-            return same_set(*sets) if None not in sets else False
+            return same_intervals(gold, answer)
+        case (Group(kind=":"), _) | (_, Group(kind=":")):
+            return same_proportion(gold, answer)
+        case Group(), Group():
+            return same_group(gold, answer)
+        case (Group(kind="()" | "[]", items=items), Expression()) | (
+            Expression(),
+            Group(kind="()" | "[]", items=items),
+        ):
+            vector = components(gold if isinstance(gold, Expression) else answer, len(items))
+            return vector is not None and same_row(items, vector)
+        case (Group(kind="list" | "cases", items=items), one) | (one, Group(kind="list" | "cases", items=items)):
+            return conjunction(same_item(one, item) for item in items)
         case Inequality(), Inequality():
             return same_inequality(gold, answer)
-        case Several(kind="named"), Several(kind="named"):
-            wanted, given = ({equation.name: equation.right for equation in one.items} for one in (gold, answer))
-            if wanted.keys() != given.keys():
-                return False
-            return conjunction(same_item(wanted[name], given[name]) for name in wanted)
-        case (Several(kind="named"), Tuple(items=items)) | (Tuple(items=items), Several(kind="named")):
-            return same_row(rights(gold) if isinstance(gold, Several) else rights(answer), items)
-        case Several(kind="named"), Several():
-            return same_row(rights(gold), answer.items)
-        case Several(), Several(kind="named"):
-            return same_items(rights(gold), rights(answer))
-        case Several(), Several():
-            kinds = {gold.kind, answer.kind}
-            return (
-                same_items(gold.items, answer.items) if kinds <= {"list", "set", "cases"} or len(kinds) == 1 else False
-            )
-        case (Several(kind="list"), Tuple()) | (Tuple(), Several(kind="list")):
-            point = gold if isinstance(gold, Tuple) else answer
-            return same_row(gold.items, answer.items) if point.opening + point.closing == "()" else False
-        case Tuple(), Tuple():
-            brackets = (gold.opening, gold.closing) == (answer.opening, answer.closing)
-            return same_row(gold.items, answer.items) if brackets else False
-        case Matrix(), Matrix():
-            shapes = [[len(row) for row in matrix.rows] for matrix in (gold, answer)]
-            return same_row(sum(gold.rows, ()), sum(answer.rows, ())) if shapes[0] == shapes[1] else False
-        case (Matrix(), Tuple(items=items)) | (Tuple(items=items), Matrix()):
-            rows = gold.rows if isinstance(gold, Matrix) else answer.rows
-            return same_row(sum(rows, ()), items) if 1 in (len(rows), len(rows[0])) else False
-        case (Tuple(items=items), Expression(value=sum_)) | (Expression(value=sum_), Tuple(items=items)):
-            return same_row(items, components(sum_, len(items)) or (EmptySet(),))
-        case (Several(kind="list" | "cases"), _) | (_, Several(kind="list" | "cases")):
-            several, single = (gold, answer) if isinstance(gold, Several) else (answer, gold)
-            return conjunction(same_item(single, item) for item in several.items)
         case Clock(), Clock():
             return same_clock(gold, answer)
-        case (Clock(second=0, half=None), Proportion()) | (Proportion(), Clock(second=0, half=None)):
-            clock, other = (gold, answer) if isinstance(gold, Clock) else (answer, gold)
-            return same_row((Expression(number(clock.hour)), Expression(number(clock.minute))), other.items)
-        case (Proportion(), _) | (_, Proportion()):
-            return same_proportion(gold, answer)
-        case (BaseNumber(), _) | (_, BaseNumber()):
-            return same_digits(gold, answer)
+        case BaseNumber(), BaseNumber():
+            return gold == answer
+        case (BaseNumber(digits=digits), Expression() as plain) | (
+            Expression() as plain,
+            BaseNumber(digits=digits, base=10),
+        ):
+            return str(plain.value) == digits  # 204_5 is 204, but no decimal number is in another base
         case Text(), Text():
             return said(gold) == said(answer)
-    return False
+    return isinstance(gold, EmptySet) and isinstance(answer, EmptySet)
 
 
-def components(value: Ratio, size: int) -> tuple[Expression, ...] | None:
-    """Of a i + b j + c k the a, b and c."""
-    if not any(("j", 1) in monomial for monomial in value.numerator):
-        return None
-    parts = []
-    for name in BASIS[:size]:
-        part = value
-        for other in BASIS:
-            part = part.replaced(other, number(int(other == name)))
-        parts.append(part)
-    whole = number(0)
-    for name, part in zip(BASIS, parts, strict=False):
-        whole = whole + part * atom(name)
-    return tuple(map(Expression, parts)) if size > 1 and same_ratio(whole, value) is True else None
+def same_group(gold: Group, answer: Group) -> bool | None:
+    kinds = {gold.kind, answer.kind}
+    if kinds == {"named"}:
+        wanted, given = ({equation.name: equation.right for equation in one.items} for one in (gold, answer))
+        return wanted.keys() == given.keys() and conjunction(same_item(wanted[name], given[name]) for name in wanted)
+    if "named" in kinds:
+        left, right = rights(gold), rights(answer)
+        return same_items(left, right) if gold.kind in UNORDERED else same_row(left, right)
+    if kinds <= UNORDERED or kinds == {"union"}:
+        return same_items(gold.items, answer.items)
+    vector = kinds & {"()", "[]"} and any(kind.startswith("1x") or kind.endswith("x1") for kind in kinds)
+    return bool(len(kinds) == 1 or kinds == {"list", "()"} or vector) and same_row(gold.items, answer.items)
 
 
-def rights(several: Several) -> tuple:
-    return tuple(item.right if isinstance(item, Equation) and item.name else item for item in several.items)
+def rights(group: Group) -> tuple:
+    return tuple(item.right if isinstance(item, Equation) and item.name else item for item in group.items)
+
+
+def same_intervals(gold: object, answer: object) -> bool:
+    """A pair in brackets is an interval if the other side is one; of a list of pairs one must be no point."""
+    if not all(is_interval(one) or (isinstance(one, Group) and one.kind in BRACKETS) for one in (gold, answer)):
+        return False
+    sets = as_set(gold), as_set(answer)
+    return None not in sets and same_set(*sets)
 
 
 def conjunction(verdicts) -> bool | None:
@@ -152,9 +115,7 @@ def conjunction(verdicts) -> bool | None:
 
 
 def same_row(gold: tuple, answer: tuple) -> bool | None:
-    if len(gold) != len(answer):
-        return False
-    return conjunction(map(same_item, gold, answer))
+    return len(gold) == len(answer) and conjunction(map(same_item, gold, answer))
 
 
 def same_items(gold: tuple, answer: tuple) -> bool | None:
@@ -173,6 +134,20 @@ def same_items(gold: tuple, answer: tuple) -> bool | None:
         else:
             return False
     return None if open_ else True
+
+
+def components(vector: Expression, size: int) -> tuple[Expression, ...] | None:
+    """Of a i + b j + c k the a, b and c."""
+    if size < 2 or not any(("j", 1) in monomial for monomial in vector.value.numerator):
+        return None
+    parts, whole = [], number(0)
+    for name in BASIS[:size]:
+        part = vector.value
+        for other in BASIS:
+            part = part.replaced(other, number(int(other == name)))
+        parts.append(Expression(part))
+        whole = whole + part * atom(name)
+    return tuple(parts) if same_ratio(whole, vector.value) else None
 
 
 def same_expression(gold: Expression, answer: Expression) -> bool | None:
@@ -233,8 +208,7 @@ def same_equation(gold: Equation, answer: Equation) -> bool | None:
         return same(gold.right, answer.right)
     if not all(isinstance(side, Expression) for side in (*gold.sides, *answer.sides)):
         return None
-    wanted, given = (one.sides[0].value - one.right.value for one in (gold, answer))
-    return bool(proportional(wanted, given)) or (None if wanted.opaque or given.opaque else False)
+    return proportion_of(*(one.sides[0].value - one.right.value for one in (gold, answer)), signed=False)
 
 
 def symbol(equation: Equation) -> bool:
@@ -243,59 +217,35 @@ def symbol(equation: Equation) -> bool:
 
 
 def same_inequality(gold: Inequality, answer: Inequality) -> bool | None:
-    if gold.relation != answer.relation:
-        return False
-    sign = proportional(gold.value, answer.value)
-    if sign > 0 or (sign and gold.relation == r"\ne"):
-        return True
-    return None if gold.value.opaque or answer.value.opaque else False
+    signed = gold.relation != r"\ne"
+    return gold.relation == answer.relation and proportion_of(gold.value, answer.value, signed)
+
+
+def proportion_of(gold: Ratio, answer: Ratio, signed: bool) -> bool | None:
+    """Whether one is the other times a constant; `signed`: a positive one."""
+    sign = proportional(gold, answer)
+    return sign > 0 or (sign != 0 and not signed) or (None if gold.opaque or answer.opaque else False)
 
 
 def same_clock(gold: Clock, answer: Clock) -> bool:
     """15:30 is 3:30 p.m.; a missing am or pm is not held against the answer."""
-    if (gold.minute, gold.second) != (answer.minute, answer.second):
-        return False
-    hours = [
-        one.hour % 12 + 12 * (one.half == "p") if one.half and one.hour < 13 else one.hour for one in (gold, answer)
-    ]
     sure = all(one.half or one.hour > 12 for one in (gold, answer))
-    return hours[0] == hours[1] if sure else gold.hour == answer.hour
+    hours = [one.hour % 12 + 12 * (one.half == "p") if sure and one.half else one.hour for one in (gold, answer)]
+    late = any(one.half == "a" and one.hour > 12 for one in (gold, answer))
+    return not late and (hours[0], gold.minute, gold.second) == (hours[1], answer.minute, answer.second)
 
 
 def same_proportion(gold: object, answer: object) -> bool | None:
-    """3:2 is 6:4 and 3/2; a whole number is no proportion."""
+    """3:2 is 6:4 and 3/2; a whole number is no proportion, and a number n the proportion n:1."""
     if isinstance(gold, Expression) and (ratio := gold.value.fraction()) and ratio[0] % ratio[1] == 0:
         return False
-    rows = [ratio_items(one) for one in (gold, answer)]
-    if len(rows[0]) != len(rows[1]) or not rows[0]:
+    whole = Expression(number(1))
+    rows = [one.items if getattr(one, "kind", "") == ":" else (one, whole) for one in (gold, answer)]
+    if len(rows[0]) != len(rows[1]) or not all(isinstance(item, Expression) for item in rows[0] + rows[1]):
         return False
-    (first, *others), (second, *more) = rows
-    return conjunction(same_ratio(one * second, two * first) for one, two in zip(others, more, strict=True))
-
-
-def ratio_items(value: object) -> list[Ratio]:
-    """The numbers of a proportion; a plain number n is n:1, and nothing else is one."""
-    match value:
-        case Expression():
-            return [value.value, number(1)]
-        case Proportion() if all(isinstance(item, Expression) for item in value.items):
-            return [item.value for item in value.items]
-    return []
-
-
-def same_digits(gold: object, answer: object) -> bool:
-    """204_5 is 204_5 and 204; another base is another answer, since the question asked for one."""
-    digits = []
-    for one in (gold, answer):
-        if isinstance(one, BaseNumber):
-            digits.append(one.digits)
-        elif isinstance(one, Expression) and (ratio := one.value.fraction()) and ratio[1] == 1 and ratio[0] >= 0:
-            digits.append(str(ratio[0]))
-        else:
-            return False
-    bases = {one.base for one in (gold, answer) if isinstance(one, BaseNumber)}
-    plain = isinstance(gold, Expression) and bases != {10}  # a decimal number is in no other base
-    return digits[0] == digits[1] and len(bases) == 1 and not plain
+    first, second = rows[0][0].value, rows[1][0].value
+    pairs = list(zip(*rows, strict=True))[1:]
+    return conjunction(same_ratio(one.value * second, two.value * first) for one, two in pairs)
 
 
 def said(text: Text) -> list[str]:

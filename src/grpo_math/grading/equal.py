@@ -25,7 +25,7 @@ from grpo_math.grading.extract import MAX_ANSWER, extract, without_boxes
 from grpo_math.grading.pool import pool
 from grpo_math.grading.reader import MAX_CHARACTERS, read, unknown, wordy
 from grpo_math.grading.tokens import has_content, normalise, tokens, written
-from grpo_math.grading.values import Expression, Several
+from grpo_math.grading.values import Expression, Group
 
 MAX_KNOWN = 2**16
 logger = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ HEAVY = re.compile(r"\^[{(\s]*\d+\s*\^|\^[{(\s]*\d{4}|\d{4}[)}\s]*!|![)}\s]*!|\d
 @lru_cache(maxsize=2**16)
 def settle(gold: str, answer: str) -> tuple[bool | None, str]:
     """The verdict of the exact tiers and the tier's name; None and `math_verify` when they leave it open."""
-    if gold.strip() == answer.strip() and gold.isalnum():
+    copied = gold.strip() == answer.strip()
+    if copied and gold.isalnum():
         return True, "exact"
     if len(answer) > MAX_ANSWER:
         return False, "too_long"
@@ -49,7 +50,7 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
         return None, "unparsable_gold"
     if not has_content(answer):
         return False, "no_answer"
-    if gold == answer:
+    if copied or gold == answer:
         return True, "exact"
     if (letter := choice(gold)) and letter == choice(answer):
         return True, "text"
@@ -136,7 +137,7 @@ def sums_up(parts: list[str]) -> bool:
     """Whether the last of several answers lists all the others, so that it alone counts."""
     try:
         *before, last = (read(readable(part)) for part in parts)
-        return isinstance(last, Several) and all(any(same(item, one) for item in last.items) for one in before)
+        return isinstance(last, Group) and all(any(same(item, one) for item in last.items) for one in before)
     except (TooBig, Meaningless, Unreadable):
         return False
 
@@ -173,5 +174,5 @@ def settled(pair: tuple[str, str]) -> tuple[bool | None, str]:
     try:
         return settle(*pair)
     except Exception:
-        logger.exception("grading crashed on gold %.200r and answer %.200r: counted as wrong, please report it", *pair)
+        logger.warning("grading crashed on gold %.200r, answer %.200r (counted as wrong): please report it", *pair)
         return False, "crashed"

@@ -31,8 +31,8 @@ class Parser:
         self.tokens, self.at, self.depth = list(cut), 0, 0
         self.raised = False  # whether the last factor ended with an exponent or !, so that a number can follow
 
-    def peek(self) -> str:
-        return self.tokens[self.at].text if self.at < len(self.tokens) else ""
+    def peek(self, ahead: int = 0) -> str:
+        return self.tokens[self.at + ahead].text if self.at + ahead < len(self.tokens) else ""
 
     def kind(self) -> str:
         return self.tokens[self.at].kind if self.at < len(self.tokens) else ""
@@ -42,10 +42,6 @@ class Parser:
             raise Unreadable("it ends too early")
         self.at += 1
         return self.tokens[self.at - 1]
-
-    def expect(self, text: str) -> None:
-        if self.take().text != text:
-            raise Unreadable(f"{text} is missing")
 
     def whole(self) -> Ratio:
         value = self.sum()
@@ -69,9 +65,7 @@ class Parser:
 
     def product(self) -> Ratio:
         if self.peek() in ("+", "-"):
-            sign = self.take().text
-            value = self.product()
-            return -value if sign == "-" else value
+            return -self.product() if self.take().text == "-" else self.product()
         value = self.power()
         while True:
             if self.peek() == r"\cdot":
@@ -131,7 +125,8 @@ class Parser:
     def group(self, closing: str) -> Ratio:
         self.take()
         value = self.sum()
-        self.expect(closing)
+        if self.take().text != closing:
+            raise Unreadable(f"{closing} is missing")
         return value
 
     def atom(self) -> Ratio:
@@ -149,7 +144,7 @@ class Parser:
             return self.argument(one_digit=True) / self.argument(one_digit=True)
         if text == r"\sqrt":
             return self.root()
-        if text in (r"\binom", r"\dbinom", r"\tbinom"):
+        if text == r"\binom":
             return binomial(self.argument(one_digit=True), self.argument(one_digit=True))
         if text in FUNCTIONS:
             return self.function(text)
@@ -163,26 +158,20 @@ class Parser:
             if self.kind() == "number":
                 raise Unreadable("two numbers in a row")
             return literal(digits)
-        while len(token.text) < 4 and re.fullmatch(r"\d{3}", self.peek()) and self.following(1) != "/":
+        while len(token.text) < 4 and re.fullmatch(r"\d{3}", self.peek()) and self.peek(1) != "/":
             if not self.tokens[self.at].spaced:
                 break
             digits += self.take().text
         value = number(int(digits))
-        if self.peek() == r"\frac" or (self.peek() == "{" and self.following(1) == r"\frac"):
+        if self.peek() == r"\frac" or (self.peek() == "{" and self.peek(1) == r"\frac"):
             part = self.atom()
             return value + proper(part) if part.fraction() else value * part
         if self.kind() == "number":
-            over = self.take().text
-            self.expect("/")
-            under = self.take().text
-            if not (over.isdigit() and under.isdigit() and int(under)):
+            over, slash, under = (self.take().text for _ in range(3))
+            if not (over.isdigit() and slash == "/" and under.isdigit() and int(under)):
                 raise Unreadable("two numbers in a row")
             return value + proper(number(int(over), int(under)))
         return value
-
-    def following(self, distance: int) -> str:
-        at = self.at + distance
-        return self.tokens[at].text if at < len(self.tokens) else ""
 
     def symbol(self) -> Ratio:
         name = self.take().text
@@ -199,14 +188,10 @@ class Parser:
 
     def raw(self) -> str:
         """The text of an argument, unread."""
-        if self.peek() != "{":
-            return self.take().text
-        self.take()
-        texts = []
-        while self.peek() != "}":
-            texts.append(self.take().text)
-        self.take()
-        return "".join(texts)
+        text = self.take().text
+        if text != "{":
+            return text
+        return "".join(iter(lambda: self.take().text, "}"))
 
     def absolute(self) -> Ratio:
         value = self.group("|")
@@ -217,10 +202,9 @@ class Parser:
     def root(self) -> Ratio:
         degree = 2
         if self.peek() == "[":
-            found = self.group("]").fraction()
-            if not found or found[0] % found[1] or not 2 <= found[0] // found[1] <= 100:
+            degree = natural(self.group("]")) or 0
+            if not 2 <= degree <= 100:
                 raise Unreadable
-            degree = found[0] // found[1]
         return root(self.argument(), degree)
 
     def function(self, name: str) -> Ratio:
@@ -241,12 +225,12 @@ class Parser:
             name, value = (r"\ln", value) if name == r"\log_e" else ("", power(atom("e"), value))
         if exponent is not None and exponent.fraction() == (-1, 1):
             name, exponent = name.replace("\\", r"\arc", 1), None
-        result = opaque(f"{name}({value})", VALUES.get(name, unknown), value) if name else value
+        result = opaque(f"{name}({value})", VALUES.get(name), value) if name else value
         return result if exponent is None else power(result, exponent)
 
 
 GROUPS = {"(": ")", "[": "]", "{": "}"}
-STARTS = ATOMS | ACCENTS | FUNCTIONS | {r"\frac", r"\sqrt", r"\binom", r"\dbinom", r"\tbinom"}
+STARTS = ATOMS | ACCENTS | FUNCTIONS | {r"\frac", r"\sqrt", r"\binom"}
 
 
 def proper(part: Ratio) -> Ratio:
@@ -268,30 +252,25 @@ def literal(text: str) -> Ratio:
     return number(digits * 10**shift) if shift >= 0 else number(digits, 10**-shift)
 
 
-def unknown(value) -> None:
-    """The value of a function that has no entry in VALUES."""
+def natural(value: Ratio) -> int | None:
+    """A whole number of at most MAX_FACTORIAL, None for a formula. Raises Unreadable for other numbers."""
+    if (ratio := value.fraction()) is None:
+        return None
+    if ratio[0] % ratio[1] or ratio[0] // ratio[1] < 0:
+        raise Unreadable("no whole number")
+    if ratio[0] // ratio[1] > MAX_FACTORIAL:
+        raise TooBig
+    return ratio[0] // ratio[1]
 
 
 def factorial(value: Ratio) -> Ratio:
-    ratio = value.fraction()
-    if ratio is None:
-        return opaque(f"({value})!")
-    if ratio[0] % ratio[1] or ratio[0] // ratio[1] < 0:
-        raise Unreadable
-    if ratio[0] // ratio[1] > MAX_FACTORIAL:
-        raise TooBig
-    return number(math.factorial(ratio[0] // ratio[1]))
+    n = natural(value)
+    return opaque(f"({value})!") if n is None else number(math.factorial(n))
 
 
 def binomial(above: Ratio, below: Ratio) -> Ratio:
-    n, k = above.fraction(), below.fraction()
-    if n is None or k is None:
-        return opaque(f"binomial({above},{below})")
-    if n[0] % n[1] or k[0] % k[1] or n[0] // n[1] < 0 or k[0] // k[1] < 0:
-        raise Unreadable
-    if n[0] // n[1] > MAX_FACTORIAL:
-        raise TooBig
-    return number(math.comb(n[0] // n[1], k[0] // k[1]))
+    n, k = natural(above), natural(below)
+    return opaque(f"binomial({above},{below})") if n is None or k is None else number(math.comb(n, k))
 
 
 OVER = {r"\over": Ratio.__truediv__, r"\choose": binomial}  # what TeX writes between two parts of a group

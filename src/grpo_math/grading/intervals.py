@@ -1,13 +1,21 @@
 r"""Sets of real numbers, so that every way to write one is the same value: `x < 2 or x > 3`, `(-\infty,2) \cup (3,\infty)`
 and `\mathbb{R} \setminus [2,3]`. Ends are exact; double precision only orders them, and refuses where it cannot."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
+from math import inf
 
 from grpo_math.grading.algebra import Ratio, Unreadable, apart, atom, equal
-from grpo_math.grading.values import Equation, Expression, Several, Tuple, refuse_empty
+from grpo_math.grading.values import Equation, Expression, Group, refuse_empty
 
 INFINITY = atom(r"\infty")
+BRACKETS = ("()", "[]", "(]", "[)")
+SIGNS = {  # whether a number in one set, and in the other, is in both together
+    r"\cup": lambda one, other: one or other,
+    r"\cap": lambda one, other: one and other,
+    r"\setminus": lambda one, other: one and not other,
+}
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,16 @@ class RealSet:
         refuse_empty(any(self.cells))
 
     def __repr__(self) -> str:
-        marks = [
-            "".join(".x"[cell] for cell in self.cells[place : place + 2]) for place in range(0, len(self.cells), 2)
-        ]
-        return "real line: " + " ".join(f"{mark}{end}" for mark, end in zip(marks, [*self.ends, ""], strict=True))
+        return f"cut at {', '.join(map(str, self.ends))}: {''.join('-x'[cell] for cell in self.cells)}"
+
+    def on(self, ends: list[Ratio]) -> list[bool]:
+        """The cells on a line that is cut at more ends."""
+        at, cells = 0, [self.cells[0]]
+        for end in ends:
+            own = at < len(self.ends) and not below(end, self.ends[at])
+            cells += self.cells[2 * at + 1 : 2 * at + 3] if own else [self.cells[2 * at]] * 2
+            at += own
+        return cells
 
 
 REALS = RealSet((), (True,))
@@ -41,33 +55,24 @@ def below(one: Ratio, other: Ratio) -> bool:
     return left < right
 
 
-def combined(keep: Callable[[bool, bool], bool], one: RealSet, other: RealSet) -> RealSet:
-    """The set of the numbers for which `keep(in one, in other)` holds. Raises Unreadable if it is empty."""
+def combined(sign: str, sets: Iterable[RealSet]) -> RealSet:
+    """The union, intersection or difference of sets. Raises Unreadable if it is empty."""
+    return reduce(lambda one, other: combine(sign, one, other), sets)
+
+
+def combine(sign: str, one: RealSet, other: RealSet) -> RealSet:
     ends, left, right = [], list(one.ends), list(other.ends)
-    while left or right:
-        if not left or not right:
-            ends.append((left or right).pop(0))
-        elif below(left[0], right[0]):
-            ends.append(left.pop(0))
-        else:
-            if not below(right[0], left[0]):
-                left.pop(0)
-            ends.append(right.pop(0))
-    cells = list(map(keep, spread(one, ends), spread(other, ends)))
-    for place in range(len(ends) - 1, -1, -1):
+    while left and right:
+        first = left if below(left[0], right[0]) else right
+        if first is right and not below(right[0], left[0]):
+            left.pop(0)  # the same end
+        ends.append(first.pop(0))
+    ends += left + right
+    cells = list(map(SIGNS[sign], one.on(ends), other.on(ends)))
+    for place in reversed(range(len(ends))):
         if cells[2 * place] == cells[2 * place + 1] == cells[2 * place + 2]:  # nothing changes at this end
             del ends[place], cells[2 * place : 2 * place + 2]
     return RealSet(tuple(ends), tuple(cells))
-
-
-def spread(one: RealSet, ends: list[Ratio]) -> list[bool]:
-    """The cells of a set on a line that is cut at more ends."""
-    at, cells = 0, [one.cells[0]]
-    for end in ends:
-        own = at < len(one.ends) and not below(end, one.ends[at])
-        cells += one.cells[2 * at + 1 : 2 * at + 3] if own else [one.cells[2 * at]] * 2
-        at += own
-    return cells
 
 
 def same_set(gold: RealSet, answer: RealSet) -> bool:
@@ -76,24 +81,20 @@ def same_set(gold: RealSet, answer: RealSet) -> bool:
 
 def half_line(end: Ratio, relation: str, upwards: bool) -> RealSet:
     r"""x > end or, where not `upwards`, x < end; with its end if the relation is \le; all but the end if it is \ne."""
-    if relation == r"\ne":
-        return RealSet((end,), (True, False, True))
-    return RealSet((end,), (not upwards, relation == r"\le", upwards))
+    return RealSet((end,), (True, False, True) if relation == r"\ne" else (not upwards, relation == r"\le", upwards))
 
 
-def interval(value: Tuple) -> RealSet | None:
-    """A pair between brackets as an interval; None if it is none."""
-    if value.opening not in ("(", "[") or value.closing not in (")", "]") or len(value.items) != 2:
-        return None
-    if not all(isinstance(item, Expression) and item.value.near() is not None for item in value.items):
-        return None
-    low, high = (item.value for item in value.items)
-    found = REALS
-    if low.near() != float("-inf"):
-        found = half_line(low, r"\le" if value.opening == "[" else "<", True)
-    if high.near() != float("inf"):
-        found = combined(lambda a, b: a and b, found, half_line(high, r"\le" if value.closing == "]" else "<", False))
-    return found
+def interval(kind: str, low: Ratio, high: Ratio) -> RealSet:
+    lines = [
+        half_line(end, r"\le" if bracket in "[]" else "<", upwards)
+        for end, bracket, upwards in ((low, kind[0], True), (high, kind[1], False))
+        if not infinite(end)
+    ]
+    return combined(r"\cap", [REALS, *lines])
+
+
+def infinite(value: Ratio) -> bool:
+    return value.near() in (inf, -inf)
 
 
 def as_set(value: object) -> RealSet | None:
@@ -101,32 +102,24 @@ def as_set(value: object) -> RealSet | None:
     match value:
         case RealSet():
             return value
-        case Tuple():
-            return interval(value)
-        case Several(kind="set" | "list" | "union"):
-            sets = [as_set(item) for item in value.items]
-            if None in sets:
-                return None
-            found = sets[0]
-            for one in sets[1:]:
-                found = combined(lambda a, b: a or b, found, one)
-            return found
-        case Equation(name=str(), right=Expression() as right):
-            return as_set(right)
-        case Expression():
-            near = value.value.near()
-            real = not (near is None or isinstance(near, complex) or near in (float("inf"), float("-inf")))
-            return RealSet((value.value,), (False, True, False)) if real else None
+        case Group(kind=kind, items=(Expression(value=low), Expression(value=high))) if kind in BRACKETS:
+            return interval(kind, low, high) if None not in (low.near(), high.near()) else None
+        case Group(kind="set" | "list" | "union"):
+            sets = list(map(as_set, value.items))
+            return combined(r"\cup", sets) if None not in sets else None
+        case Equation(name=str()):
+            return as_set(value.right)
+        case Expression(value=number) if isinstance(number.near(), float) and not infinite(number):
+            return RealSet((number,), (False, True, False))
     return None
 
 
 def is_interval(value: object) -> bool:
-    """Whether brackets or infinite ends show that a pair, or a list of pairs, is no point."""
-    if isinstance(value, Several):
+    """Whether a pair, or one of a list, is shown to be no point by its brackets or an infinite end."""
+    if isinstance(value, Group) and value.kind not in BRACKETS:
         return any(map(is_interval, value.items))
-    if not isinstance(value, Tuple) or len(value.items) != 2:
-        return isinstance(value, RealSet)
-    infinite = any(
-        isinstance(item, Expression) and item.value.near() in (float("inf"), float("-inf")) for item in value.items
-    )
-    return infinite or value.opening + value.closing in ("(]", "[)")
+    if isinstance(value, Group):
+        return value.kind in ("(]", "[)") or any(
+            isinstance(end, Expression) and infinite(end.value) for end in value.items
+        )
+    return isinstance(value, RealSet)

@@ -70,7 +70,9 @@ class Pool:
                     working.unregister(key.fileobj)
                     verdict = self.verdict(key.fileobj, time.monotonic() - start)
                     if verdict[1] == "crashed" and self.process.poll() is not None:
-                        waiting.append(job)  # the process that forks workers was killed, perhaps before it forked this one
+                        waiting.append(
+                            job
+                        )  # the process that forks workers was killed, perhaps before it forked this one
                     else:
                         verdicts[job] = verdict
         return [verdicts[job] for job in range(len(pairs))]

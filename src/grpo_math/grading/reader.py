@@ -6,41 +6,17 @@ would take too much time or memory, and `Meaningless` for a statement that is fa
 
 import re
 from dataclasses import replace
-from functools import lru_cache, reduce
+from functools import lru_cache
 from itertools import pairwise, product
 
+from grpo_math.grading import tokens as tk
 from grpo_math.grading.algebra import Meaningless, Ratio, TooBig, Unreadable, apart, number
-from grpo_math.grading.algebra import equal as same_ratio
 from grpo_math.grading.formula import ATOMS, OVER, STARTS, Parser, literal
-from grpo_math.grading.intervals import REALS, RealSet, as_set, combined, half_line, interval
+from grpo_math.grading.intervals import BRACKETS, REALS, SIGNS, RealSet, as_set, combined, half_line, infinite
 from grpo_math.grading.quantity import is_sum, read_expression
-from grpo_math.grading.tokens import (
-    ACCENTS,
-    CLOSING,
-    JOINERS,
-    LETTERS,
-    OPENING,
-    PLAIN,
-    PLAIN_MACROS,
-    Token,
-    tokens,
-    wrapped,
-    written,
-)
+from grpo_math.grading.tokens import CLOSING, JOINERS, OPENING, Token, tokens, wrapped, written
 from grpo_math.grading.units import STOP, UNITS
-from grpo_math.grading.values import (
-    BaseNumber,
-    Clock,
-    EmptySet,
-    Equation,
-    Expression,
-    Inequality,
-    Matrix,
-    Proportion,
-    Several,
-    Text,
-    Tuple,
-)
+from grpo_math.grading.values import BaseNumber, Clock, EmptySet, Equation, Expression, Group, Inequality, Text
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
 MAX_CASES = 2  # plus-minus signs in one value
@@ -51,7 +27,7 @@ BASE = re.compile(
     r"(-?)\(?\"?([0-9a-fA-F]+(?:\.[0-9a-fA-F]+)?)\"?\)?\s*(?:_\s*\{?\s*\(?\"?\s*(?:base\"?\s)?\s*|\"?\(?\s*base\s*\"?)"
     r"\{?\s*(\d+|[a-z]+)\s*\"?\)?\s*\}?\"?\)?"
 )
-CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?|(noon|midnight))?", re.IGNORECASE)
+CLOCK = re.compile(r"(\d{1,2})(?: ?: ?(\d\d))?(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?|(noon|midnight))?", re.IGNORECASE)
 RATIO = re.compile(r'\d+(?: ?"?(?:to|比)"? ?\d+)+')
 NUMBERS = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
@@ -59,7 +35,7 @@ NUMBERS = {
 }  # fmt: skip
 EMPTY = re.compile(r"(?:the )?(?:empty|null) set|no (?:real )?solutions?")
 REAL_NUMBERS = re.compile(r'"?(?:all )?real(?: number)?s"?|\\mathbb ?\{?R\}?')
-NAMING = ATOMS | ACCENTS | {r"\angle", r"\triangle", r"\measuredangle"}
+NAMING = ATOMS | tk.ACCENTS | {r"\angle", r"\triangle", r"\measuredangle"}
 NAME = re.compile(  # of a value, with its signs unspaced: what is no letter with decorations, and names it all the same
     r"[a-zA-Z](?:_(?:\{[^{}]*\}|.)|')*\(-?(?:[a-zA-Z\d]+|\\[a-z]+)(?:,(?:[a-zA-Z\d]|\\[a-z]+))*\)"  # s(t), y(0)
     r"|[fghpqFGHPQESTV](?:_(?:\{[^{}]*\}|.)|')*(?:\^\{?-1\}?)?[(\[].*[)\]]"  # f(x+1), P(A or B), E[X]
@@ -72,23 +48,14 @@ NAME = re.compile(  # of a value, with its signs unspaced: what is no letter wit
     r"|\\(?:sin|cos|tan|cot|sec|csc)\(?(?:[A-Z]|\\(?!c|s|t[^h]|l|f)[a-z]+|\\angle[A-Z]+)\)?"  # of an angle
     r"|[A-Z]\^\{?(?:-1|T|n)\}?|\([a-zA-Z]\\circ[a-zA-Z]\)\(.*\)|\\nabla[a-zA-Z](?:\(.*\))?"
 )
-CLOSES = {"(": ")", "[": "]"}
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx"}
-SET_SIGNS = {
-    r"\cup": lambda one, other: one or other,
-    r"\cap": lambda one, other: one and other,
-    r"\setminus": lambda one, other: one and not other,
-}
 STRUCTURE = (
-    RELATIONS | SET_SIGNS.keys() | {",", ";", ":", r"\in", r"\pm", r"\mp", ")", "]", r"\}", r"\varnothing", r"\mathbb"}
+    {",", ";", ":", r"\in", r"\pm", r"\mp", ")", "]", r"\}", r"\varnothing", r"\mathbb"} | RELATIONS | SIGNS.keys()
 )
-INFINITE = {float("inf"), float("-inf")}
 TURNED = {">": "<", r"\ge": r"\le", "=": "="}
 CALCULATIONS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\bmod", r"\mod", r"\cdots", r"\ldots", r"\dots"}
 UNEVALUATED = {r"\sum", r"\prod", r"\int", r"\lim"}
-KNOWN = (
-    STARTS | RELATIONS | OPENING | CLOSING | OVER.keys() | {r"\cdot", r"\pm", r"\mp", r"\cup", r"\in", r"\degree"}
-)  # fmt: skip
+KNOWN = STARTS | RELATIONS | OPENING | CLOSING | OVER.keys() | {r"\cdot", r"\pm", r"\mp", r"\cup", r"\in", r"\degree"}
 Cut = list[Token]
 
 
@@ -134,18 +101,18 @@ def wordy(text: str) -> bool:
 
 
 def read_whole(text: str) -> object:
-    if plain := PLAIN.fullmatch(text):  # the short way
+    if plain := tk.PLAIN.fullmatch(text):  # the short way
         value = literal(plain[2])
         return Expression(-value if plain[1] else value, decimals=len(plain[3] or ""))
     if REAL_NUMBERS.fullmatch(text):
         return REALS
     least = 3 if re.search("[-*/]", text) else 2  # letters of a word: ab - c is a formula
-    if WORDY.fullmatch(text) and not LETTERS.fullmatch(text) and re.search(f"[A-Za-z]{{{least}}}", text):
+    if WORDY.fullmatch(text) and not tk.LETTERS.fullmatch(text) and re.search(f"[A-Za-z]{{{least}}}", text):
         runs = re.findall("[A-Za-z]+", text)
-        if not (any(run in PLAIN_MACROS for run in runs) or re.fullmatch("[b-df-hj-np-tv-z]{2,3}", text)):
+        if not (any(run in tk.PLAIN_MACROS for run in runs) or re.fullmatch("[b-df-hj-np-tv-z]{2,3}", text)):
             return read_words(text)
     if RATIO.fullmatch(text):
-        return Proportion(tuple(Expression(number(int(part))) for part in re.findall(r"\d+", text)))
+        return Group(":", tuple(Expression(number(int(part))) for part in re.findall(r"\d+", text)))
     if (based := BASE.fullmatch(text)) and (based[3].isdigit() or based[3] in NUMBERS):
         digits = based[2].upper().lstrip("0") or "0"
         return BaseNumber(based[1] + digits, NUMBERS.get(based[3]) or int(based[3]))
@@ -172,36 +139,30 @@ def read_words(text: str) -> Text | Expression:
 
 def read_matrix(text: str) -> object:
     last = text.rpartition("=")[2]
-    if "=" in text and r"\begin" not in last:  # its determinant, or another name that it is part of
+    if "=" in text and r"\begin" not in last:  # its determinant, or something else that it is part of
         return read_list(list(tokens(last)))
     found = MATRIX.search(text)
     if not found:
         raise Unreadable
     before, after = text[: found.start()].strip(), text[found.end() :].strip()
     if "=" in before:
-        name, _, before = before.rpartition("=")
-        before = before.strip()
+        name, _, before = map(str.strip, before.rpartition("="))
         if not is_name(list(tokens(name))):
             raise Unreadable
     if bracketed := (before, after) in {("(", ")"), ("[", "]")}:
         before = ""
-    if after and not bracketed:
-        raise Unreadable
     scale = list(tokens("-1" if before == "-" else before or "1"))
-    if is_sum(scale):
+    if (after and not bracketed) or is_sum(scale):
         raise Unreadable
     factor = Parser(scale).whole()
     rows = [row.split("&") for row in found[2].split(r"\\") if row.strip()]
-    if any(len(row) != len(rows[0]) for row in rows):
+    cells = [read_list(list(tokens(cell.strip()))) for row in rows for cell in row]
+    if any(len(row) != len(rows[0]) for row in rows) or not all(isinstance(cell, Expression) for cell in cells):
         raise Unreadable
-    return Matrix(tuple(tuple(read_cell(cell, factor) for cell in row) for row in rows))
-
-
-def read_cell(cell: str, factor: Ratio) -> Expression:
-    value = read_list(list(tokens(cell.strip())))
-    if not isinstance(value, Expression):
-        raise Unreadable
-    return replace(value, value=value.value * factor)
+    return Group(
+        f"{len(rows)}x{len(cells) // max(1, len(rows))}",
+        tuple(replace(cell, value=cell.value * factor) for cell in cells),
+    )
 
 
 def is_structured(cut: Cut) -> bool:
@@ -220,10 +181,10 @@ def read_list(cut: Cut) -> object:
     names = {value.name for value in values if isinstance(value, Equation)}
     if len(names) == len(values) > 1 and None not in names:
         usual = names <= {"x", "y", "z"}
-        return Several(tuple(sorted(values, key=lambda value: value.name) if usual else values), "named")
+        return Group("named", tuple(sorted(values, key=lambda value: value.name) if usual else values))
     if any(isinstance(value, RealSet) for value in values):
         return read_conditions(values, parts, set(joins))
-    return several(map(value_of, values))
+    return group("list", map(value_of, values))
 
 
 def read_conditions(values: list, parts: list[Cut], joins: set[str]) -> object:
@@ -231,22 +192,21 @@ def read_conditions(values: list, parts: list[Cut], joins: set[str]) -> object:
     sets = list(map(as_set, values))
     letters = {token.text for part in parts for token in part if token.kind == "symbol"}
     if None in sets or len(letters) > 1 or ("or" in joins and len(joins) > 1):
-        return several(map(value_of, values))
-    if "or" not in joins:
-        try:
-            return reduce(lambda one, other: combined(SET_SIGNS[r"\cap"], one, other), sets)
-        except Unreadable:
-            if "and" in joins:
-                raise Meaningless from None
-    return reduce(lambda one, other: combined(SET_SIGNS[r"\cup"], one, other), sets)
+        return group("list", map(value_of, values))
+    try:
+        return combined(r"\cup" if "or" in joins else r"\cap", sets)
+    except Unreadable:
+        if "and" in joins:
+            raise Meaningless from None
+        return combined(r"\cup", sets)
 
 
-def several(items, kind: str = "list") -> Several:
-    """The items, with lists among them opened."""
-    flat = []
-    for item in items:
-        flat += item.items if isinstance(item, Several) and item.kind in ("list", "cases") else [item]
-    return Several(tuple(flat), kind)
+def group(kind: str, values) -> Group:
+    """With lists among the values opened."""
+    items = []
+    for value in values:
+        items += value.items if isinstance(value, Group) and value.kind in ("list", "cases") else [value]
+    return Group(kind, tuple(items))
 
 
 def value_of(value: object) -> object:
@@ -258,7 +218,7 @@ def read_relation(cut: Cut) -> object:
     member, _ = split(cut, {r"\in"})
     if len(member) == 2 and is_name(member[0]):
         value = read_relation(member[1])
-        return interval(value) or value if isinstance(value, Tuple) else value
+        return as_set(value) or value if isinstance(value, Group) and value.kind in BRACKETS else value
     parts, relations = split(cut, RELATIONS)
     if not relations:
         return read_set(cut)
@@ -335,10 +295,8 @@ def read_equation(parts: list[Cut]) -> object:
 
 def differ(left: object, right: object) -> bool:
     """Whether two sides are numbers, and not the same."""
-    if not (isinstance(left, Expression) and isinstance(right, Expression)):
-        return False
-    plain = left.value.constant() and right.value.constant() and not same_ratio(left.value, right.value)
-    return plain or apart(left.value.near(), right.value.near())
+    numbers = isinstance(left, Expression) and isinstance(right, Expression)
+    return numbers and apart(left.value.near(), right.value.near())
 
 
 def is_known(cut: Cut, left: object) -> bool:
@@ -367,12 +325,12 @@ def read_inequality(parts: list[Cut], relations: list[str]) -> object:
     steps = [
         (right.value - left.value, sign)
         for (left, right), sign in zip(pairwise(values), relations, strict=True)
-        if INFINITE.isdisjoint((left.value.near(), right.value.near()))
+        if not (infinite(left.value) or infinite(right.value))
     ]
     sets = [solved(value, relation) for value, relation in steps]
     if None not in sets:
-        return reduce(lambda one, other: combined(SET_SIGNS[r"\cap"], one, other), sets)
-    return Inequality(*steps[0]) if len(steps) == 1 else Tuple(" ".join(relations), tuple(values), "")
+        return combined(r"\cap", sets or [REALS])
+    return Inequality(*steps[0]) if len(steps) == 1 else Group(" ".join(relations), tuple(values))
 
 
 def solved(value: Ratio, relation: str) -> RealSet | None:
@@ -393,19 +351,19 @@ def solved(value: Ratio, relation: str) -> RealSet | None:
 
 def read_set(cut: Cut) -> object:
     r"""Sets between \cup, \cap and \setminus."""
-    parts, signs = split(cut, SET_SIGNS.keys())
-    if not signs:
-        return read_item(cut)
+    parts, signs = split(cut, SIGNS.keys())
     values = list(map(read_item, parts))
+    if not signs:
+        return values[0]
     sets = list(map(as_set, values))
     if None not in sets:
         found = sets[0]
         for sign, one in zip(signs, sets[1:], strict=True):
-            found = combined(SET_SIGNS[sign], found, one)
+            found = combined(sign, [found, one])
         return found
     if set(signs) != {r"\cup"}:
         raise Unreadable
-    return several(values, "union")
+    return group("union", values)
 
 
 def read_item(cut: Cut) -> object:
@@ -416,7 +374,7 @@ def read_item(cut: Cut) -> object:
         return REALS
     signs = sum(token.text in (r"\pm", r"\mp") for token in cut)
     if signs and not (wrapped(cut) and cut[0].text == r"\{"):
-        return several((read_item(case) for case in cases(cut, signs)), "cases")
+        return group("cases", map(read_item, cases(cut, signs)))
     if wrapped(cut):
         opening, inner, closing = cut[0].text, cut[1:-1], cut[-1].text
         if opening == "{":
@@ -426,15 +384,13 @@ def read_item(cut: Cut) -> object:
             if len(bar) == 1:
                 return read_builder(*such)
             parts, _ = split(inner, {",", ";", *JOINERS})
-            return several((value_of(read_relation(part)) for part in parts), "set")
+            return group("set", (value_of(read_relation(part)) for part in parts))
         parts, commas = split(inner, {",", ";"})
         if commas:
-            opening, closing = ("(", ")") if opening == r"\langle" else (opening, closing)
-            return Tuple(opening, tuple(value_of(read_relation(part)) for part in parts), closing)
+            kind = "()" if opening == r"\langle" else opening + closing
+            return Group(kind, tuple(value_of(read_relation(part)) for part in parts))
     parts, colons = split(cut, {":"})
-    if colons:
-        return Proportion(tuple(read_expression(part) for part in parts))
-    return read_expression(cut)
+    return Group(":", tuple(map(read_expression, parts))) if colons else read_expression(cut)
 
 
 def read_builder(variable: Cut, condition: Cut) -> object:
@@ -446,7 +402,7 @@ def read_builder(variable: Cut, condition: Cut) -> object:
     sets = [as_set(found), *(as_set(read_item(part)) for part in base)]
     if not is_name(name) or None in sets:
         raise Unreadable
-    return reduce(lambda one, other: combined(SET_SIGNS[r"\cap"], one, other), sets)
+    return combined(r"\cap", sets)
 
 
 def cases(cut: Cut, signs: int) -> list[Cut]:

@@ -88,18 +88,9 @@ FUNCTIONS = {
     r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc", r"\arcsin", r"\arccos", r"\arctan", r"\arccot", r"\arcsec",
     r"\arccsc", r"\sinh", r"\cosh", r"\tanh", r"\ln", r"\log", r"\exp", r"\gcd", r"\lcm", r"\max", r"\min",
 }  # fmt: skip
-ACCENTS = {
-    r"\overline",
-    r"\hat",
-    r"\widehat",
-    r"\vec",
-    r"\overrightarrow",
-    r"\tilde",
-    r"\dot",
-    r"\ddot",
-    r"\mathbb",
-    r"\mathcal",
-}
+ACCENTS = {  # macros that make a symbol of their argument
+    r"\overline", r"\hat", r"\widehat", r"\vec", r"\overrightarrow", r"\tilde", r"\dot", r"\mathbb", r"\mathcal",
+}  # fmt: skip
 PLAIN_MACROS = {macro[1:]: macro for macro in FUNCTIONS} | {
     "sqrt": r"\sqrt", "pi": r"\pi", "infty": r"\infty", "infinity": r"\infty", "inf": r"\infty", "oo": r"\infty",
     "frac": r"\frac", "theta": r"\theta",

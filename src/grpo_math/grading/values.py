@@ -1,12 +1,12 @@
-"""What an answer can be, once it has been read. No value is without content: the constructors refuse to make one."""
+"""What an answer can be, once it has been read. No value is without content: making one raises Unreadable."""
 
 from dataclasses import dataclass, field
 
 from grpo_math.grading.algebra import Ratio, Unreadable
 
 
-def refuse_empty(*parts) -> None:
-    if not all(parts):
+def refuse_empty(content: object) -> None:
+    if not content:
         raise Unreadable("a value without content")
 
 
@@ -14,9 +14,9 @@ def refuse_empty(*parts) -> None:
 class Expression:
     """A number or formula with its units.
 
-    `units` maps units to their powers (`%` and currencies are units), `words` says that other words follow.
-    `other_reading` is the expression in which the letters behind the number are units. `decimals` counts the places of a
-    number written in digits alone, and `sum` says that it is written as a sum.
+    `units` maps units to their powers (`%` and currencies are units), and `words` says that other words follow.
+    `other_reading` is the expression in which the letters behind the number are units. `decimals` counts the places of
+    a number written in digits alone, and `sum` says that it is written as a sum.
     """
 
     value: Ratio
@@ -27,51 +27,28 @@ class Expression:
     sum: bool = False
 
     def __repr__(self) -> str:
-        return " ".join(
-            [str(self.value), *(f"{unit}^{power}" if power != 1 else unit for unit, power in self.units.items())]
-        )
+        return " ".join([str(self.value), *(f"{unit}^{power}" for unit, power in self.units.items())])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several values. In no order: a `list`, a `set`, the `cases` of a plus-minus sign, a `union`. In order, by their
+    brackets: `()`, `[]`, `(]`, `[)`; a `2x3` matrix, row by row; a proportion, `:`; a chain of relations, such as `< <`.
+    Equations that name different values are `named`."""
+
+    kind: str
+    items: tuple
+
+    def __post_init__(self):
+        refuse_empty(self.items)
+
+    def __repr__(self) -> str:
+        return f"{self.kind} {', '.join(map(repr, self.items))}"
 
 
 @dataclass(frozen=True)
 class EmptySet:
     pass
-
-
-@dataclass(frozen=True)
-class Several:
-    """Values in no order: a `list`, a `set`, the parts of a `union`, the `cases` of a plus-minus sign; or `named` equations, x = 1, y = 2, in the order of their names."""
-
-    items: tuple
-    kind: str = "list"
-
-    def __post_init__(self):
-        refuse_empty(self.items)
-
-    def __repr__(self) -> str:
-        return ", ".join(map(repr, self.items))
-
-
-@dataclass(frozen=True)
-class Tuple:
-    """Values in order between brackets: a point, a vector, or an interval; or between signs: a < b < c."""
-
-    opening: str
-    items: tuple
-    closing: str
-
-    def __post_init__(self):
-        refuse_empty(self.items)
-
-    def __repr__(self) -> str:
-        return f"{self.opening}{', '.join(map(repr, self.items))}{self.closing}"
-
-
-@dataclass(frozen=True)
-class Matrix:
-    rows: tuple[tuple, ...]
-
-    def __post_init__(self):
-        refuse_empty(self.rows, *self.rows)
 
 
 @dataclass(frozen=True)
@@ -97,18 +74,8 @@ class Inequality:
 
 
 @dataclass(frozen=True)
-class Proportion:
-    """3:2, as expressions."""
-
-    items: tuple
-
-    def __post_init__(self):
-        refuse_empty(self.items)
-
-
-@dataclass(frozen=True)
 class Clock:
-    """A time of day, or a proportion that looks like one: 3:30. `half` is a for am and p for pm, and None if unsaid."""
+    """A time of day, or a proportion that looks like one: 3:30. `half` is a for am, p for pm, None if unsaid."""
 
     hour: int
     minute: int
@@ -120,9 +87,6 @@ class Clock:
 class BaseNumber:
     digits: str
     base: int
-
-    def __post_init__(self):
-        refuse_empty(self.digits)
 
 
 @dataclass(frozen=True)

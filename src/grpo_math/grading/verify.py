@@ -1,16 +1,34 @@
 """math_verify's verdict on two answers. The only file that imports math_verify, and only worker processes call it."""
 
+import re
+
 from grpo_math.grading.tokens import normalise
+
+DIGITS = 1_100  # of numeric comparisons: more than an answer can write down, so that no approximation passes
+BARE = [  # arguments without braces, which math_verify misreads
+    (re.compile(r"\\frac\s*(\\[a-zA-Z]+|\w)"), r"\\frac{\1}"),
+    (re.compile(r"\\frac(\{[^{}]*\})\s*(\\[a-zA-Z]+|\w)"), r"\\frac\1{\2}"),
+]
 
 
 def verify(gold: str, answer: str) -> bool | None:
     """Whether math_verify takes the two for equal, None when it cannot read the gold. It may never return."""
     import math_verify
 
-    wanted, given = (math_verify.parse(f"${readable(text)}$", parsing_timeout=None) for text in (gold, answer))
-    return math_verify.verify(wanted, given, timeout_seconds=None) if wanted else None
+    wanted, given = parse(gold), parse(answer)
+    settings = {"timeout_seconds": None, "numeric_precision": DIGITS, "float_rounding": DIGITS}
+    return math_verify.verify(wanted, given, **settings) if wanted else None
 
 
-def readable(text: str) -> str:
-    """As math_verify understands it: degrees in radians."""
-    return normalise(text).replace(r"\degree", r"\cdot\frac{\pi}{180}")
+def parse(text: str) -> list:
+    """The text as one formula, with degrees in radians and i as the imaginary unit; nothing is picked out of it."""
+    from math_verify import LatexExtractionConfig
+    from math_verify import parse as read
+    from sympy import Basic, I
+
+    text = normalise(text).replace(r"\degree", r"\cdot\frac{\pi}{180}")
+    for pattern, replacement in BARE:
+        text = pattern.sub(replacement, text)
+    found = read(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
+    symbols = {symbol: I for one in found if isinstance(one, Basic) for symbol in one.free_symbols if str(symbol) == "i"}
+    return [one.subs(symbols) if isinstance(one, Basic) else one for one in found]
