@@ -18,9 +18,18 @@ from itertools import islice
 from pathlib import Path
 
 from grpo_math.errors import UserError, one_line
-from grpo_math.grading import STYLES, PoolSettings, configure, explain, grade_batch
+from grpo_math.grading import STYLES, PoolSettings, configure, grade, grade_batch
+from grpo_math.grading.algebra import Meaningless, TooBig
+from grpo_math.grading.equal import readable
+from grpo_math.grading.reader import read
 
 CHUNK = 4096  # rows graded at a time
+REASONS = {
+    "too_long": "the answer is too long or too big to evaluate: wrong",
+    "timeout": "the answer took longer than the deadline: wrong",
+    "crashed": "the grader failed on the answer, or a worker ran out of memory: wrong",
+    "unparsable_gold": "the gold cannot be read: not scored",
+}
 
 
 def main(argv: list[str]) -> None:
@@ -43,6 +52,36 @@ def main(argv: list[str]) -> None:
         print("\n".join(explain(options.completion, options.gold, options.style)))
     else:
         grade_file(options.file, options.out, options.style)
+
+
+def explain(completion: str, gold: str, style: str) -> list[str]:
+    """Why `grade` gives its verdict, one line a step."""
+    verdict = grade(completion, gold, style)
+    if verdict.answer is None:
+        return [f"answer: none in style {style}", f"verdict: {verdict.correct} ({verdict.how})"]
+    lines = [f"answer: {shortened(verdict.answer)}"]
+    for name, text in (("gold", gold), ("answer", verdict.answer)):
+        lines.append(f"{name} as read: {shortened(describe(text))}")
+    lines.append("exact: " + ("the same text" if verdict.how == "exact" else "different texts"))
+    if verdict.how != "exact":
+        lines.append(f"{verdict.how}: {REASONS.get(verdict.how, 'equal' if verdict.correct else 'not equal')}")
+    return [*lines, f"verdict: {verdict.correct} ({verdict.how})"]
+
+
+def describe(text: str) -> str:
+    """What the exact tiers read an answer as."""
+    text = readable(text)
+    try:
+        value = read(text)
+    except TooBig:
+        return "too big to evaluate"
+    except Meaningless:
+        return f"{text!r}, a statement that is false or says nothing"
+    return f"{text!r}, not in the exact tiers' language" if value is None else f"{type(value).__name__} {value}"
+
+
+def shortened(text: str, width: int = 200) -> str:
+    return text if len(text) <= width else f"{text[:width]}... ({len(text):,} characters)"
 
 
 class Arguments(argparse.ArgumentParser):

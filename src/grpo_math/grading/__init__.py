@@ -1,86 +1,65 @@
-"""From a completion to a verdict: find the answer, compare it with the gold, keep the evidence.
+r"""From a completion to a verdict: find the answer, compare it with the gold, keep the evidence.
 
-Imports neither torch nor trl nor transformers; math_verify is imported only by the worker processes.
+>>> from grpo_math.grading import grade
+>>> grade(r"12 of 16 are left, so \boxed{\frac{12}{16}}", gold="0.75", style="boxed")
+Grade(answer='\\frac{12}{16}', correct=True, how='number')
+
+Completions, golds and styles go in; a `Grade` for each completion comes out. Imports nothing else of grpo_math but its
+errors, and neither torch nor trl nor transformers; math_verify is imported by the worker processes alone.
 """
 
 from dataclasses import dataclass
 
-from grpo_math.grading.equal import describe, equal, equal_all, sums_up
+from grpo_math.grading.equal import equal, equal_all, guarded, sums_up
 from grpo_math.grading.extract import STYLES, answers, extract, well_formed
 from grpo_math.grading.pool import PoolSettings, configure
+from grpo_math.grading.tokens import has_content, normalise
 
 __all__ = [
-    "STYLES",
-    "Grade",
-    "PoolSettings",
-    "configure",
-    "explain",
-    "extract",
-    "grade",
-    "grade_batch",
-    "well_formed",
-]
-
-REASONS = {
-    "too_long": "the answer is too long or too big to evaluate: wrong",
-    "timeout": "the answer took longer than the deadline: wrong",
-    "crashed": "the answer took more memory than a worker may use: wrong",
-    "unparsable_gold": "the gold cannot be read: not scored",
-}
+    "STYLES", "Grade", "PoolSettings", "configure", "equal", "equal_all", "extract", "grade", "grade_batch", "well_formed",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Grade:
-    """One verdict. `correct` is None when the gold itself cannot be read; `how` names what decided.
-
-    `how` is a tier of `equal` (exact, number, algebra, structure, text, math_verify), or no_answer, too_long,
-    unparsable_gold, timeout, crashed.
-    """
+    """One verdict. `answer` is what was extracted. `correct` is None when the gold cannot be read. `how` names what
+    decided: a tier of `equal` (exact, number, algebra, structure, text, math_verify), or no_answer, too_long, timeout,
+    crashed, unparsable_gold."""
 
     answer: str | None
     correct: bool | None
     how: str
 
 
-def grade(completion: str, gold: str, style: str) -> Grade:
+def grade(completion: str, gold: str, style: str = "boxed") -> Grade:
     """Grade one completion against the gold, looking for the answer where `style` puts it (a key of `STYLES`)."""
     return grade_batch([completion], [gold], style)[0]
 
 
-def grade_batch(completions: list[str], golds: list[str], style: str) -> list[Grade]:
-    """One `Grade` a completion, in order. What needs a worker process is spread over all of them."""
-    found = [answers(completion, style) for completion in completions]  # TODO
-    golds_and_answers = [(gold, parts) for gold, parts in zip(golds, found, strict=True)]
-    pairs = [(gold, text) for gold, parts in golds_and_answers for text in (*parts, ", ".join(parts)) if text]
+def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") -> list[Grade]:
+    """One `Grade` per completion, in order. Nothing in a completion or a gold raises: what fails is graded `crashed`.
+
+    Everything that needs a worker process is spread over all of them, once per pair of gold and answer.
+    """
+    found = [guarded(answers, completion, style) for completion in completions]
+    pairs = [(gold, text) for gold, parts in zip(golds, found, strict=True) for text in whole_and_parts(parts or [])]
     verdicts = dict(zip(pairs, equal_all(pairs), strict=True))
-    return [decide(gold, parts, verdicts) for gold, parts in golds_and_answers]
+    return [decide(gold, parts, verdicts) for gold, parts in zip(golds, found, strict=True)]
 
 
-def decide(gold: str, parts: list[str], verdicts: dict) -> Grade:
+def whole_and_parts(parts: list[str]) -> list[str]:
+    return [*parts, ", ".join(parts)] if len(parts) > 1 else parts
+
+
+def decide(gold: str, parts: list[str] | None, verdicts: dict) -> Grade:
     """Right if every answer of the completion is, or if their list is; without an answer wrong, unless there was
     nothing to be right about."""
+    if parts is None:
+        return Grade(None, False, "crashed")
     if not parts:
-        return Grade(None, False, "no_answer") if gold.strip() else Grade(None, None, "unparsable_gold")
-    whole = ", ".join(parts)
-    singly = [verdicts[gold, part] for part in parts]
-    if sums_up(parts) or all(correct for correct, _ in singly):
+        nothing = not has_content(normalise(gold))
+        return Grade(None, None, "unparsable_gold") if nothing else Grade(None, False, "no_answer")
+    whole, singly = ", ".join(parts), [verdicts[gold, part] for part in parts]
+    if all(correct for correct, _ in singly) or guarded(sums_up, parts):
         return Grade(whole, *singly[-1])
     return Grade(whole, *verdicts[gold, whole])
-
-
-def explain(completion: str, gold: str, style: str) -> list[str]:
-    """Why `grade` says what it says, a line a step."""
-    verdict = grade(completion, gold, style)
-    if verdict.answer is None:
-        return [f"answer: none in style {style}", f"verdict: {verdict.correct} ({verdict.how})"]
-    lines = [f"answer: {shortened(verdict.answer)}"]
-    for name, text in (("gold", gold), ("answer", verdict.answer)):
-        lines.append(f"{name} as read: {shortened(describe(text))}")
-    lines.append("exact: " + ("the same text" if verdict.how == "exact" else "different texts"))
-    if verdict.how != "exact":
-        lines.append(f"{verdict.how}: {REASONS.get(verdict.how, 'equal' if verdict.correct else 'not equal')}")
-    return [*lines, f"verdict: {verdict.correct} ({verdict.how})"]
-
-
-def shortened(text: str, width: int = 200) -> str:
-    return text if len(text) <= width else f"{text[:width]}... ({len(text):,} characters)"

@@ -5,7 +5,7 @@ import math
 from grpo_math.grading.algebra import Ratio, TooBig, atom, number, proportional
 from grpo_math.grading.algebra import equal as same_ratio
 from grpo_math.grading.intervals import BRACKETS, RealSet, as_set, is_interval, same_set
-from grpo_math.grading.values import BaseNumber, Clock, EmptySet, Equation, Expression, Group, Inequality, Text
+from grpo_math.grading.values import BaseNumber, Clock, Equation, Expression, Group, Inequality, Text
 
 MIN_DECIMALS, MIN_DIGITS = 6, 4  # of a decimal that may stand for a fraction without a finite one
 MAX_ITEMS = 50  # of an unordered list
@@ -33,8 +33,8 @@ def same(gold: object, answer: object) -> bool | None:
 
 def alone(value: object) -> object:
     match value:
-        case Group(kind="set", items=(Group(kind="set") | EmptySet(),)):
-            return value
+        case Group(kind="set", items=(Group(kind="set") | Text(),)):
+            return value  # the set of the empty set is not empty
         case Group(kind="set", items=(one,)):
             return one
     return value
@@ -79,7 +79,7 @@ def same_item(gold: object, answer: object) -> bool | None:
             return str(plain.value) == digits  # 204_5 is 204, but no decimal number is in another base
         case Text(), Text():
             return said(gold) == said(answer)
-    return isinstance(gold, EmptySet) and isinstance(answer, EmptySet)
+    return False
 
 
 def same_group(gold: Group, answer: Group) -> bool | None:
@@ -92,6 +92,8 @@ def same_group(gold: Group, answer: Group) -> bool | None:
         return same_items(left, right) if gold.kind in UNORDERED else same_row(left, right)
     if kinds <= UNORDERED or kinds == {"union"}:
         return same_items(gold.items, answer.items)
+    if kinds == {"list", "()"} and conjunction(same_item(gold.items[0], item) for item in gold.items):
+        return False  # 0, 0 says 0 twice
     vector = kinds & {"()", "[]"} and any(kind.startswith("1x") or kind.endswith("x1") for kind in kinds)
     return bool(len(kinds) == 1 or kinds == {"list", "()"} or vector) and same_row(gold.items, answer.items)
 

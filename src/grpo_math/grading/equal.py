@@ -15,7 +15,7 @@ answer too big to evaluate is `too_long`, and wrong.
 
 import logging
 import re
-from collections import OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
 
 from grpo_math.grading.algebra import Meaningless, TooBig, Unreadable
@@ -24,7 +24,7 @@ from grpo_math.grading.compare import same, tier
 from grpo_math.grading.extract import MAX_ANSWER, extract, without_boxes
 from grpo_math.grading.pool import pool
 from grpo_math.grading.reader import MAX_CHARACTERS, read, unknown, wordy
-from grpo_math.grading.tokens import has_content, normalise, tokens, written
+from grpo_math.grading.tokens import has_content, normalise, tokens
 from grpo_math.grading.values import Expression, Group
 
 MAX_KNOWN = 2**16
@@ -61,7 +61,7 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
     except TooBig:
         if len(gold) > MAX_CHARACTERS:
             return None, "unparsable_gold"
-        return written(tokens(gold)) == written(tokens(answer)), "text"  # right in these words alone
+        return same_tokens(gold, answer), "text"  # too big to evaluate, and right as a copy alone
     try:
         given = read(answer)
         if wanted is None or given is None:
@@ -80,22 +80,10 @@ def readable(text: str) -> str:
     return normalise(without_boxes(text) if "box" in text else text)
 
 
-def describe(text: str) -> str:
-    """What the exact tiers read an answer as, for people."""
-    text = readable(text)
-    try:
-        value = read(text)
-    except TooBig:
-        return "too big to evaluate"
-    except Meaningless:
-        return f"{text!r}, a statement that is false or says nothing"
-    return f"{text!r}, not in the exact tiers' language" if value is None else f"{type(value).__name__} {value}"
-
-
 def settle_unread(gold: str, answer: str, wanted: object, given: object) -> tuple[bool | None, str]:
     """One of the two is not in the reader's language. math_verify picks numbers out of anything, so it gets only what
     it is known to understand; words, broken syntax and sums that nobody has added up are compared as text."""
-    if without_blanks(gold) == without_blanks(answer):
+    if same_tokens(gold, answer):
         return True, "exact"
     if gold.count("{") != gold.count("}"):
         return None, "unparsable_gold"
@@ -112,8 +100,8 @@ def plain_words(text: str) -> list[str]:
     return re.findall(r"[\w.]+|[-+*/^<>=]", text.lower())
 
 
-def without_blanks(text: str) -> str:
-    return re.sub(r"(?<!\w) | (?!\w)", "", text)
+def same_tokens(gold: str, answer: str) -> bool:
+    return [token.text for token in tokens(gold)] == [token.text for token in tokens(answer)]
 
 
 def decimal_comma(gold: object, answer: str) -> bool:
@@ -142,13 +130,7 @@ def sums_up(parts: list[str]) -> bool:
         return False
 
 
-known: OrderedDict[tuple[str, str], tuple[bool, str]] = OrderedDict()  # the workers' verdicts, the oldest first
-
-
-def remember(pair: tuple[str, str], verdict: tuple[bool, str]) -> None:
-    known[pair] = verdict
-    if len(known) > MAX_KNOWN:
-        known.popitem(last=False)
+known: dict[tuple[str, str], tuple[bool, str]] = {}  # the workers' verdicts, the oldest first
 
 
 def equal(gold: str, answer: str) -> tuple[bool | None, str]:
@@ -158,21 +140,22 @@ def equal(gold: str, answer: str) -> tuple[bool | None, str]:
 
 def equal_all(pairs: list[tuple[str, str]]) -> list[tuple[bool | None, str]]:
     """`equal` for each (gold, answer), in order. What the exact tiers leave open goes to the workers, a pair once."""
-    verdicts = {pair: settled(pair) for pair in dict.fromkeys(pairs)}
+    verdicts = {pair: guarded(settle, *pair) or (False, "crashed") for pair in dict.fromkeys(pairs)}
     verdicts |= {pair: known[pair] for pair, (correct, _) in verdicts.items() if correct is None and pair in known}
     open_ = [pair for pair, (correct, how) in verdicts.items() if correct is None and how == "math_verify"]
     if open_:
-        for pair, verdict in zip(open_, pool().run(open_), strict=True):
-            verdicts[pair] = verdict
-            if verdict[1] == "math_verify":
-                remember(pair, verdict)
+        found = dict(zip(open_, pool().run(open_), strict=True))
+        verdicts |= found
+        known.update({pair: verdict for pair, verdict in found.items() if verdict[1] == "math_verify"})
+        for pair in list(known)[: max(0, len(known) - MAX_KNOWN)]:
+            del known[pair]
     return [verdicts[pair] for pair in pairs]
 
 
-def settled(pair: tuple[str, str]) -> tuple[bool | None, str]:
-    """`settle`, and a fault of ours as the verdict `crashed`: it must cost this completion its reward, not the run."""
+def guarded(function: Callable, *arguments):
+    """What the function returns, None if it raises: a fault of the grader costs one completion its reward, not the run."""
     try:
-        return settle(*pair)
-    except Exception:
-        logger.warning("grading crashed on gold %.200r, answer %.200r (counted as wrong): please report it", *pair)
-        return False, "crashed"
+        return function(*arguments)
+    except Exception as error:
+        logger.warning("grading crashed (%r) on %.300r: counted as wrong, please report it", error, arguments)
+        return None

@@ -69,10 +69,8 @@ class Pool:
                     job, start = key.data
                     working.unregister(key.fileobj)
                     verdict = self.verdict(key.fileobj, time.monotonic() - start)
-                    if verdict[1] == "crashed" and self.process.poll() is not None:
-                        waiting.append(
-                            job
-                        )  # the process that forks workers was killed, perhaps before it forked this one
+                    if verdict[1] == "crashed" and self.process.poll() is not None:  # killed, before it forked this one
+                        waiting.append(job)
                     else:
                         verdicts[job] = verdict
         return [verdicts[job] for job in range(len(pairs))]
@@ -83,7 +81,8 @@ class Pool:
         while self.idle:
             worker = self.idle.pop()
             if not select.select([worker], [], [], 0)[0]:  # one that lives has nothing to say
-                worker.send(message)
+                with contextlib.suppress(OSError):
+                    worker.send(message)
                 return worker
             worker.close()
         if not self.process or self.process.poll() is not None:

@@ -1,7 +1,6 @@
 """A formula with what may stand around it: a currency before it, percent signs, units and words behind it."""
 
 import re
-from collections import Counter
 from dataclasses import replace
 
 from grpo_math.grading.algebra import Unreadable, number
@@ -10,50 +9,36 @@ from grpo_math.grading.tokens import CLOSING, OPENING, Token, wrapped
 from grpo_math.grading.units import CJK, CURRENCIES, RAW, UNITS, read_units
 from grpo_math.grading.values import Expression, Text
 
-NO_UNITS = Counter()
-
 
 def read_expression(cut: list[Token]) -> Expression | Text:
     """A formula with its currency and units, or words. Raises Unreadable."""
     if cut and all(token.kind == "text" for token in cut):
         return Text(" ".join(token.text.strip().lower() for token in cut))
     first = 1 if len(cut) > 1 and cut[0].text == "-" else 0
-    currency = UNITS.get(cut[first].text, NO_UNITS) if len(cut) > first and cut[first].kind == "text" else NO_UNITS
+    currency = dict(UNITS.get(cut[first].text, {})) if len(cut) > first and cut[first].kind == "text" else {}
     if currency.keys() & CURRENCIES:
         cut = cut[:first] + cut[first + 1 :]
     end = next((index for index in range(first + 1, len(cut)) if is_unit(cut, index)), len(cut))
-    formula, behind = cut[:end], spelled(cut[end:])
     if any(token.kind == "symbol" and token.text not in UNITS for token in cut[end:]):
         raise Unreadable("a symbol behind a unit")
-    found = expression(formula, behind, currency)
-    letters = next((index for index, token in enumerate(formula) if token.text in RAW), 0)
-    if (
-        letters
-        and cut[letters - 1].kind == "number"
-        and all(token.text in RAW or token.text in "/^{}23" for token in cut[letters:])
-    ):
-        return replace(
-            found, other_reading=expression(cut[:letters], spelled(cut[letters:]).replace("K", "k"), currency)
-        )
-    if behind.strip().startswith("dozen"):  # how many dozens?
-        return replace(found, other_reading=expression(formula, "", currency))
+    found = expression(cut[:end], spelled(cut[end:]), currency)
+    at = next((index for index, token in enumerate(cut[:end]) if token.text in RAW), 0)
+    if at and cut[at - 1].kind == "number" and all(token.text in RAW or token.text in "/^{}23" for token in cut[at:]):
+        return replace(found, other_reading=expression(cut[:at], spelled(cut[at:]).replace("K", "k"), currency))
+    if spelled(cut[end:]).strip().startswith("dozen"):  # how many dozens?
+        return replace(found, other_reading=expression(cut[:end], "", currency))
     return found
 
 
-def expression(formula: list[Token], behind: str, currency: Counter) -> Expression:
+def expression(formula: list[Token], behind: str, currency: dict[str, int]) -> Expression:
     value = Parser(formula).whole()
     scale, powers, words = read_units(behind)
-    if (plain := value.replaced(r"\degree", number(1))) is not value:
-        powers["degree"] = 1
+    plain = value.replaced(r"\degree", number(1))
+    units = {**currency, **powers} if plain is value else {**powers, "degree": 1}
     last = formula[-1].text if len(formula) == 1 or (len(formula) == 2 and formula[0].text == "-") else ""
-    return Expression(
-        plain * number(*scale.as_integer_ratio()) if scale != 1 else plain,
-        {**currency, **powers},
-        words,
-        None,
-        len(last.partition(".")[2]) if re.fullmatch(r"[\d,]*\.?\d+", last) else None,
-        is_sum(formula),
-    )
+    decimals = len(last.partition(".")[2]) if re.fullmatch(r"[\d,]*\.?\d+", last) else None
+    scaled = plain * number(*scale.as_integer_ratio()) if scale != 1 else plain
+    return Expression(scaled, units, words, None, decimals, is_sum(formula))
 
 
 def is_sum(formula: list[Token]) -> bool:

@@ -16,7 +16,7 @@ from grpo_math.grading.intervals import BRACKETS, REALS, SIGNS, RealSet, as_set,
 from grpo_math.grading.quantity import is_sum, read_expression
 from grpo_math.grading.tokens import CLOSING, JOINERS, OPENING, Token, tokens, wrapped, written
 from grpo_math.grading.units import STOP, UNITS
-from grpo_math.grading.values import BaseNumber, Clock, EmptySet, Equation, Expression, Group, Inequality, Text
+from grpo_math.grading.values import BaseNumber, Clock, Equation, Expression, Group, Inequality, Text
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
 MAX_CASES = 2  # plus-minus signs in one value
@@ -33,7 +33,8 @@ NUMBERS = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
     "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16,
 }  # fmt: skip
-EMPTY = re.compile(r"(?:the )?(?:empty|null) set|no (?:real )?solutions?")
+NO_ELEMENTS = re.compile(r"(?:the )?(?:empty|null) set|no (?:real )?solutions?")
+EMPTY_SET = Text("empty set")
 REAL_NUMBERS = re.compile(r'"?(?:all )?real(?: number)?s"?|\\mathbb ?\{?R\}?')
 NAMING = ATOMS | tk.ACCENTS | {r"\angle", r"\triangle", r"\measuredangle"}
 NAME = re.compile(  # of a value, with its signs unspaced: what is no letter with decorations, and names it all the same
@@ -134,7 +135,7 @@ def read_words(text: str) -> Text | Expression:
         return Expression(number(NUMBERS[words]))
     if words in ("noon", "midnight"):
         return Clock(12, 0, 0, "p" if words == "noon" else "a")
-    return EmptySet() if EMPTY.fullmatch(words) else Text(words)
+    return EMPTY_SET if NO_ELEMENTS.fullmatch(words) else Text(words)
 
 
 def read_matrix(text: str) -> object:
@@ -369,7 +370,7 @@ def read_set(cut: Cut) -> object:
 def read_item(cut: Cut) -> object:
     text = "".join(written(cut))
     if text == r"\varnothing":
-        return EmptySet()
+        return EMPTY_SET
     if text == r"\mathbb{R}":
         return REALS
     signs = sum(token.text in (r"\pm", r"\mp") for token in cut)

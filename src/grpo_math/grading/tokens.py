@@ -5,20 +5,9 @@ import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
-from grpo_math.grading.units import CJK, SCALES, UNITS
+from grpo_math.grading.units import CJK, SCALES, TABLES, UNITS
 
-UNICODE = {
-    "−": "-", "–": "-", "‑": "-", "—": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ",
-    "•": r"\cdot ", "‐": "-", "∣": "|", "˚": r"^\circ ", "÷": "/", "∕": "/", "⁄": "/", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ",
-    "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ",
-    "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F",
-    "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "∈": r"\in ", "∅": r"\varnothing ", "≈": r"\approx ",
-    "≃": r"\approx ", "∴": r"\therefore ", "⇒": r"\Rightarrow ", "→": r"\to ", "∧": r"\land ", "∨": r"\lor ",
-    "∠": r"\angle ", "△": r"\triangle ", "’": "'", "′": "'", "″": "''", "“": '"', "”": '"', "。": ".", "、": ",",
-    "∶": ":", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}",
-    "ℂ": r"\mathbb{C}", "‰": ' "permille" ', "¢": " cents",
-    "€": ' "euros" ', "£": ' "pounds" ', "¥": ' "yen" ', "₹": ' "rupees" ',
-}  # fmt: skip
+UNICODE, SYNONYMS = TABLES["unicode"], TABLES["synonyms"]
 PLAIN = re.compile(r"(-?)((?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d+))?)")  # most answers of GSM8K
 DEGREES = r"(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degrees?(?![a-zA-Z]))"
 TEXT = r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mbox|hbox|math(?:rm|bf|it|sf)|boldsymbol|bm|operatorname\*?)"
@@ -74,16 +63,6 @@ LEAD = re.compile(
     rf"|\\(?:therefore|implies|(?:long|Long)?[rR]ightarrow)(?![a-zA-Z])\s*|{QUOTE}答案(?:是|为|為|[:：])\s*{QUOTE}\s*(?=\S))+"
 )
 LETTERS = re.compile(r"\(?[A-Za-z]\)?(?:(?:\s*(?:,|;|and\b|or\b))+\s*\(?[A-Za-z]\)?)+|\([A-Za-z]\)")
-SYNONYMS = {
-    r"\lt": "<", r"\gt": ">", r"\leq": r"\le", r"\leqslant": r"\le", r"\leqq": r"\le", r"\geq": r"\ge",
-    r"\geqslant": r"\ge", r"\geqq": r"\ge", r"\neq": r"\ne", r"\times": r"\cdot", r"\ast": r"\cdot", r"\div": "/",
-    r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[", r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|",
-    r"\vert": "|", r"\mid": "|", r"\colon": ":", r"\varphi": r"\phi", r"\%": "%", "*": r"\cdot", "<=": r"\le",
-    ">=": r"\ge", "!=": r"\ne", "==": "=", r"\land": "and", r"\wedge": "and", r"\lor": "or", r"\vee": "or",
-    r"\sim": r"\approx", r"\simeq": r"\approx", r"\emptyset": r"\varnothing", r"\#": "#", r"\&": "and",
-    r"\union": r"\cup", "**": "^", r"\bar": r"\overline", r"\dbinom": r"\binom", r"\tbinom": r"\binom",
-    "或": "or", "和": "and", "且": "and",
-}  # fmt: skip
 FUNCTIONS = {
     r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc", r"\arcsin", r"\arccos", r"\arctan", r"\arccot", r"\arcsec",
     r"\arccsc", r"\sinh", r"\cosh", r"\tanh", r"\ln", r"\log", r"\exp", r"\gcd", r"\lcm", r"\max", r"\min",

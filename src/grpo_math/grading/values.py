@@ -47,11 +47,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class EmptySet:
-    pass
-
-
-@dataclass(frozen=True)
 class Equation:
     """left = ... = right. `name` is the left side if it only names the value: x, f(x), P(A), some words; `known` says
     that the left side holds no variable, as in f(2) + f(3) = 5. A side that cannot be read is None, never the last."""

@@ -30,5 +30,7 @@ def parse(text: str) -> list:
     for pattern, replacement in BARE:
         text = pattern.sub(replacement, text)
     found = read(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
-    symbols = {symbol: I for one in found if isinstance(one, Basic) for symbol in one.free_symbols if str(symbol) == "i"}
+    symbols = {
+        symbol: I for one in found if isinstance(one, Basic) for symbol in one.free_symbols if str(symbol) == "i"
+    }
     return [one.subs(symbols) if isinstance(one, Basic) else one for one in found]
