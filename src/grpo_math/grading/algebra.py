@@ -22,7 +22,7 @@ MAX_EXPONENT = 1_000  # of a polynomial
 MAX_FACTORIAL = 2_500
 MAX_NAME = 200  # of an opaque atom, in characters
 CLOSE = 1e-6  # relative difference of two floats from which their values differ for certain
-CONSTANTS = {r"\pi": math.pi, "e": math.e, r"\infty": math.inf, r"\degree": None}
+CONSTANTS = {r"\pi": math.pi, "e": math.e, r"\infty": math.inf}
 Value = float | complex | None  # None: not a number, or out of range
 VARIABLE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z(])|\\(?:theta|alpha|beta|phi|lambda)")
 
@@ -100,23 +100,6 @@ class Ratio:
         """The letters it depends on: x of sin(x), none of f(2) and \\pi."""
         names = {name for monomial in (*self.numerator, *self.denominator) for name, _ in monomial} - CONSTANTS.keys()
         return {letter for name in names for letter in VARIABLE.findall(name)} - CONSTANTS.keys()
-
-    def replaced(self, name: str, by: "Ratio") -> "Ratio":
-        """With `by` in the place of every first power of an atom."""
-        if not any((name, 1) in monomial for monomial in (*self.numerator, *self.denominator)):
-            return self
-        top, bottom = (
-            sum(
-                (
-                    Ratio({tuple(item for item in monomial if item != (name, 1)): factor}, {(): 1})
-                    * (by if (name, 1) in monomial else number(1))
-                    for monomial, factor in part.items()
-                ),
-                number(0),
-            )
-            for part in (self.numerator, self.denominator)
-        )
-        return replace(top / bottom, opaque=self.opaque)
 
     def __str__(self) -> str:
         """Readable, and the same for the same ratio of polynomials up to a polynomial factor."""

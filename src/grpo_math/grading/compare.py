@@ -2,7 +2,7 @@
 
 import math
 
-from grpo_math.grading.algebra import Ratio, TooBig, atom, number, proportional
+from grpo_math.grading.algebra import Ratio, TooBig, number, proportional
 from grpo_math.grading.algebra import equal as same_ratio
 from grpo_math.grading.intervals import BRACKETS, RealSet, as_set, is_interval, same_set
 from grpo_math.grading.values import BaseNumber, Clock, Equation, Expression, Group, Inequality, Text
@@ -140,16 +140,13 @@ def same_items(gold: tuple, answer: tuple) -> bool | None:
 
 def components(vector: Expression, size: int) -> tuple[Expression, ...] | None:
     """Of a i + b j + c k the a, b and c."""
-    if size < 2 or not any(("j", 1) in monomial for monomial in vector.value.numerator):
-        return None
-    parts, whole = [], number(0)
-    for name in BASIS[:size]:
-        part = vector.value
-        for other in BASIS:
-            part = part.replaced(other, number(int(other == name)))
-        parts.append(Expression(part))
-        whole = whole + part * atom(name)
-    return tuple(parts) if same_ratio(whole, vector.value) else None
+    parts, denominator = [{} for _ in range(size)], vector.value.denominator
+    for monomial, factor in vector.value.numerator.items():
+        places = [BASIS.index(name) for name, exponent in monomial if name in BASIS and exponent == 1]
+        if len(places) != 1 or places[0] >= size or denominator.keys() != {()}:
+            return None
+        parts[places[0]][tuple(item for item in monomial if item[0] not in BASIS)] = factor
+    return tuple(Expression(Ratio(part, denominator)) for part in parts) if any(parts[1:]) else None
 
 
 def same_expression(gold: Expression, answer: Expression) -> bool | None:

@@ -25,7 +25,7 @@ from grpo_math.grading.extract import MAX_ANSWER, extract, without_boxes
 from grpo_math.grading.pool import pool
 from grpo_math.grading.reader import MAX_CHARACTERS, read, unknown, wordy
 from grpo_math.grading.tokens import has_content, normalise, tokens
-from grpo_math.grading.values import Expression, Group
+from grpo_math.grading.values import BaseNumber, Expression, Group
 
 MAX_KNOWN = 2**16
 logger = logging.getLogger(__name__)
@@ -52,8 +52,9 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
         return False, "no_answer"
     if copied or gold == answer:
         return True, "exact"
-    if (letter := choice(gold)) and letter == choice(answer):
-        return True, "text"
+    (letter, meant), (chosen, said) = choice(gold), choice(answer)
+    if letter and (letter == chosen or (meant and not chosen)):  # (C) 12 is C, and (C) 12, and 12
+        return settle(meant, said or answer) if meant and (said or not chosen) else (True, "text")
     try:
         wanted = read(gold)
     except Meaningless:
@@ -66,7 +67,7 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
         given = read(answer)
         if wanted is None or given is None:
             return settle_unread(gold, answer, wanted, given)
-        correct = decimal_comma(wanted, answer) or same(wanted, given)
+        correct = respelled(wanted, answer) or same(wanted, given)
         return correct, "math_verify" if correct is None else tier(wanted, given)
     except TooBig:
         return False, "too_long"
@@ -104,21 +105,23 @@ def same_tokens(gold: str, answer: str) -> bool:
     return [token.text for token in tokens(gold)] == [token.text for token in tokens(answer)]
 
 
-def decimal_comma(gold: object, answer: str) -> bool:
-    """Whether the gold is a decimal and the answer has the same digits behind a comma: 2,74."""
+def respelled(gold: object, answer: str) -> bool:
+    """Whether the answer has the same digits as a number in a base, 3A, or as a decimal, behind a comma: 2,74."""
+    if isinstance(gold, BaseNumber):
+        return answer.strip('"').upper() == gold.digits
     if not (isinstance(gold, Expression) and gold.decimals and re.fullmatch(r"-?\d+,(?!\d{3}$)\d+", answer)):
         return False
     given = read(answer.replace(",", "."))
     return gold.value.fraction() is not None and same_ratio(gold.value, given.value) is True
 
 
-def choice(text: str) -> str | None:
-    """The letter of a multiple-choice answer: B, (B), B. 72, (B) 72; None for several letters."""
+def choice(text: str) -> tuple[str | None, str]:
+    """The letter of a multiple-choice answer and what follows it: B, (B), B. 72, (B) 72; None for several letters."""
     found = CHOICE.fullmatch(text.replace('"', " ").strip()) if not text[:1].isdigit() else None
     rest = found and (found["rest"] or found["more"] or "")
     if not found or re.search(r"\b[A-J]\b|\b(?:or|and|not)\b", rest):
-        return None
-    return found[1] or found[3] or found[4]
+        return None, ""
+    return found[1] or found[3] or found[4], rest
 
 
 def sums_up(parts: list[str]) -> bool:

@@ -5,16 +5,10 @@ import math
 import re
 
 from grpo_math.grading.algebra import MAX_FACTORIAL, Ratio, TooBig, Unreadable, atom, number, opaque, power, root
-from grpo_math.grading.tokens import ACCENTS, FUNCTIONS, Token
+from grpo_math.grading.tokens import ACCENTS, ATOMS, FUNCTIONS, Token
 
 MAX_DEPTH = 30
-DEGREE = atom(r"\degree")
 RADIANS = atom(r"\pi") / number(180)
-ATOMS = {
-    r"\alpha", r"\beta", r"\gamma", r"\delta", r"\epsilon", r"\varepsilon", r"\zeta", r"\eta", r"\theta", r"\kappa",
-    r"\lambda", r"\mu", r"\nu", r"\xi", r"\rho", r"\sigma", r"\tau", r"\phi", r"\chi", r"\psi", r"\omega", r"\Gamma",
-    r"\Delta", r"\Theta", r"\Lambda", r"\Sigma", r"\Phi", r"\Psi", r"\Omega", r"\ell", r"\pi", r"\infty",
-}  # fmt: skip
 VALUES = {  # of functions, in double precision; \log without a base has none: it means base 10 to some, e to others
     r"\sin": cmath.sin, r"\cos": cmath.cos, r"\tan": cmath.tan, r"\ln": cmath.log, r"\arcsin": cmath.asin,
     r"\arccos": cmath.acos, r"\arctan": cmath.atan, r"\sinh": cmath.sinh, r"\cosh": cmath.cosh, r"\tanh": cmath.tanh,
@@ -30,6 +24,8 @@ class Parser:
     def __init__(self, cut: list[Token]):
         self.tokens, self.at, self.depth = list(cut), 0, 0
         self.raised = False  # whether the last factor ended with an exponent or !, so that a number can follow
+        self.functions = 0  # whose argument is being read: degrees in it are turned into radians
+        self.degrees = False  # whether there are degrees outside functions
 
     def peek(self, ahead: int = 0) -> str:
         return self.tokens[self.at + ahead].text if self.at + ahead < len(self.tokens) else ""
@@ -94,7 +90,7 @@ class Parser:
         while self.peek() in ("^", "!", r"\degree"):
             sign = self.take().text
             if sign == r"\degree":
-                value = value * DEGREE
+                value, self.degrees = (value * RADIANS, self.degrees) if self.functions else (value, True)
                 continue
             value = factorial(value) if sign == "!" else power(value, self.exponent())
             self.raised = True
@@ -214,13 +210,14 @@ class Parser:
                 name += "_" + self.raw()
             else:
                 exponent = self.argument()
+        self.functions += 1
         if self.peek() in GROUPS:
             value = self.group(GROUPS[self.peek()])
         else:
             value = self.power()
             while self.kind() == "symbol" or self.peek() in ATOMS:
                 value = value * self.power()
-        value = value.replaced(r"\degree", RADIANS)
+        self.functions -= 1
         if name in (r"\exp", r"\log_e"):
             name, value = (r"\ln", value) if name == r"\log_e" else ("", power(atom("e"), value))
         if exponent is not None and exponent.fraction() == (-1, 1):

@@ -31,13 +31,13 @@ def read_expression(cut: list[Token]) -> Expression | Text:
 
 
 def expression(formula: list[Token], behind: str, currency: dict[str, int]) -> Expression:
-    value = Parser(formula).whole()
+    parser = Parser(formula)
+    value = parser.whole()
     scale, powers, words = read_units(behind)
-    plain = value.replaced(r"\degree", number(1))
-    units = {**currency, **powers} if plain is value else {**powers, "degree": 1}
+    units = {**currency, **powers} | ({"degree": 1} if parser.degrees else {})
     last = formula[-1].text if len(formula) == 1 or (len(formula) == 2 and formula[0].text == "-") else ""
     decimals = len(last.partition(".")[2]) if re.fullmatch(r"[\d,]*\.?\d+", last) else None
-    scaled = plain * number(*scale.as_integer_ratio()) if scale != 1 else plain
+    scaled = value * number(*scale.as_integer_ratio()) if scale != 1 else value
     return Expression(scaled, units, words, None, decimals, is_sum(formula))
 
 

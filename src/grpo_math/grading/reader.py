@@ -11,11 +11,11 @@ from itertools import pairwise, product
 
 from grpo_math.grading import tokens as tk
 from grpo_math.grading.algebra import Meaningless, Ratio, TooBig, Unreadable, apart, number
-from grpo_math.grading.formula import ATOMS, OVER, STARTS, Parser, literal
+from grpo_math.grading.formula import OVER, STARTS, Parser, literal
 from grpo_math.grading.intervals import BRACKETS, REALS, SIGNS, RealSet, as_set, combined, half_line, infinite
 from grpo_math.grading.quantity import is_sum, read_expression
 from grpo_math.grading.tokens import CLOSING, JOINERS, OPENING, Token, tokens, wrapped, written
-from grpo_math.grading.units import STOP, UNITS
+from grpo_math.grading.units import STOP, TABLES, UNITS
 from grpo_math.grading.values import BaseNumber, Clock, Equation, Expression, Group, Inequality, Text
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
@@ -29,26 +29,11 @@ BASE = re.compile(
 )
 CLOCK = re.compile(r"(\d{1,2})(?: ?: ?(\d\d))?(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?|(noon|midnight))?", re.IGNORECASE)
 RATIO = re.compile(r'\d+(?: ?"?(?:to|比)"? ?\d+)+')
-NUMBERS = {
-    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
-    "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16,
-}  # fmt: skip
-NO_ELEMENTS = re.compile(r"(?:the )?(?:empty|null) set|no (?:real )?solutions?")
+NUMBERS = TABLES["numbers"]
+REAL_NUMBERS, NO_ELEMENTS = TABLES["real_numbers"].split("|"), TABLES["empty_set"].split("|")
 EMPTY_SET = Text("empty set")
-REAL_NUMBERS = re.compile(r'"?(?:all )?real(?: number)?s"?|\\mathbb ?\{?R\}?')
-NAMING = ATOMS | tk.ACCENTS | {r"\angle", r"\triangle", r"\measuredangle"}
-NAME = re.compile(  # of a value, with its signs unspaced: what is no letter with decorations, and names it all the same
-    r"[a-zA-Z](?:_(?:\{[^{}]*\}|.)|')*\(-?(?:[a-zA-Z\d]+|\\[a-z]+)(?:,(?:[a-zA-Z\d]|\\[a-z]+))*\)"  # s(t), y(0)
-    r"|[fghpqFGHPQESTV](?:_(?:\{[^{}]*\}|.)|')*(?:\^\{?-1\}?)?[(\[].*[)\]]"  # f(x+1), P(A or B), E[X]
-    r'|(?:\\mathbb\{[EPV]\}|\\(?:det|dim|deg|gcd|max|min|lim|sup|inf|arg|ker|Pr|Re|Im)|"(?:[a-zA-Z]+)"(?=[(\[])).+'
-    r"|\\frac\{(?:d|\\partial)[^{}]*\}\{(?:d|\\partial)[^{}]*\}.*"  # a derivative
-    r"|\\(?:vec|overrightarrow)(?:\{\w+\}|\w)\\(?:cdot|times)\\(?:vec|overrightarrow)(?:\{\w+\}|\w)"
-    r"|\[[A-Z]+\]|\\\|.+\\\||[a-zA-Z](?::[a-zA-Z])+"  # an area, a norm, a ratio
-    r"|\([a-zA-Z\\][\w\\{}]*(?:,[a-zA-Z\\][\w\\{}]*)+\)|\\langle[\w,]+\\rangle"  # a point, an inner product
-    r"|(?:[nP]\(|\|)[A-Z](?:\\c[au]p[A-Z])+[)|]|\|\\(?:vec|overrightarrow)\{?\w+\}?\|"  # sizes of sets and vectors
-    r"|\\(?:sin|cos|tan|cot|sec|csc)\(?(?:[A-Z]|\\(?!c|s|t[^h]|l|f)[a-z]+|\\angle[A-Z]+)\)?"  # of an angle
-    r"|[A-Z]\^\{?(?:-1|T|n)\}?|\([a-zA-Z]\\circ[a-zA-Z]\)\(.*\)|\\nabla[a-zA-Z](?:\(.*\))?"
-)
+NAMING = tk.ATOMS | tk.ACCENTS | {r"\angle", r"\triangle", r"\measuredangle"}
+NAME = re.compile("|".join(TABLES["names"].values()))
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx"}
 STRUCTURE = (
     {",", ";", ":", r"\in", r"\pm", r"\mp", ")", "]", r"\}", r"\varnothing", r"\mathbb"} | RELATIONS | SIGNS.keys()
@@ -105,7 +90,7 @@ def read_whole(text: str) -> object:
     if plain := tk.PLAIN.fullmatch(text):  # the short way
         value = literal(plain[2])
         return Expression(-value if plain[1] else value, decimals=len(plain[3] or ""))
-    if REAL_NUMBERS.fullmatch(text):
+    if text.strip('"') in REAL_NUMBERS:
         return REALS
     least = 3 if re.search("[-*/]", text) else 2  # letters of a word: ab - c is a formula
     if WORDY.fullmatch(text) and not tk.LETTERS.fullmatch(text) and re.search(f"[A-Za-z]{{{least}}}", text):
@@ -135,7 +120,7 @@ def read_words(text: str) -> Text | Expression:
         return Expression(number(NUMBERS[words]))
     if words in ("noon", "midnight"):
         return Clock(12, 0, 0, "p" if words == "noon" else "a")
-    return EMPTY_SET if NO_ELEMENTS.fullmatch(words) else Text(words)
+    return EMPTY_SET if words in NO_ELEMENTS else Text(words)
 
 
 def read_matrix(text: str) -> object:
@@ -181,11 +166,16 @@ def read_list(cut: Cut) -> object:
     values = list(map(read_relation, parts))
     names = {value.name for value in values if isinstance(value, Equation)}
     if len(names) == len(values) > 1 and None not in names:
-        usual = names <= {"x", "y", "z"}
-        return Group("named", tuple(sorted(values, key=lambda value: value.name) if usual else values))
+        return named(values)
     if any(isinstance(value, RealSet) for value in values):
         return read_conditions(values, parts, set(joins))
     return group("list", map(value_of, values))
+
+
+def named(equations: list[Equation]) -> Group:
+    """Values by their names; x, y and z in this order, others as they come."""
+    usual = {equation.name for equation in equations} <= {"x", "y", "z"}
+    return Group("named", tuple(sorted(equations, key=lambda one: one.name) if usual else equations))
 
 
 def read_conditions(values: list, parts: list[Cut], joins: set[str]) -> object:
@@ -267,7 +257,7 @@ def is_name(cut: Cut) -> bool:
         return False
     if outside == r"\pi":
         return False
-    letters = [word for word in outside.split() if word in ATOMS or (len(word) == 1 and word.islower())]
+    letters = [word for word in outside.split() if word in tk.ATOMS or (len(word) == 1 and word.islower())]
     if len(letters) > (0 if "|" in outside else 1):  # AB is a segment, ab a product
         return False
     return bool(cut) and not re.search(r"[-+/^!?=<>,;%()\d]", outside)
@@ -279,6 +269,7 @@ def read_equation(parts: list[Cut]) -> object:
     if len(parts) == 2 and is_name(parts[1]) and not is_name(parts[0]):  # 5 = x
         parts = parts[::-1]
     right, sides = read_set(parts[-1]), []
+    name = "".join(written(parts[0])) if is_name(parts[0]) else None
     for place, part in enumerate(parts[:-1]):
         if written(part) == written(parts[-1]):
             raise Meaningless
@@ -287,10 +278,11 @@ def read_equation(parts: list[Cut]) -> object:
         except Unreadable:
             sides.append(None)
             continue
-        letter = place == 0 and len(part) == 1 and part[0].kind == "symbol"  # also e and i name a value
-        if not letter and differ(sides[-1], right):
+        if not (name and place == 0) and differ(sides[-1], right):
             raise Meaningless
-    name = "".join(written(parts[0])) if is_name(parts[0]) else None
+    if isinstance(right, Group) and name and name[0] == "(" and "," in name:  # (x,y) = (1,2)
+        names = name.strip("()").split(",")
+        return named([Equation(one, False, (None, value)) for one, value in zip(names, right.items, strict=False)])
     return Equation(name, is_known(parts[0], sides[0]), (*sides, right))
 
 

@@ -7,51 +7,29 @@ from typing import NamedTuple
 
 from grpo_math.grading.units import CJK, SCALES, TABLES, UNITS
 
-UNICODE, SYNONYMS = TABLES["unicode"], TABLES["synonyms"]
+UNICODE = {sign: latex for latex, signs in TABLES["unicode"].items() for sign in signs}
+SYNONYMS = {other: token for token, others in TABLES["synonyms"].items() for other in others.split()}
+ATOMS, FUNCTIONS, ACCENTS, EMPTY_MACROS = (
+    set(TABLES["macros"][kind].split()) for kind in ("symbols", "functions", "accents", "empty")
+)
+PLAIN_MACROS = {macro[1:]: macro for macro in FUNCTIONS} | TABLES["plain_macros"]
+BEFORE_TEXT, AFTER_TEXT = (
+    [(re.compile(pattern), replacement) for pattern, replacement in TABLES["rewrites"][place]]
+    for place in ("before_text", "after_text")
+)
 PLAIN = re.compile(r"(-?)((?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d+))?)")  # most answers of GSM8K
-DEGREES = r"(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degrees?(?![a-zA-Z]))"
-TEXT = r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mbox|hbox|math(?:rm|bf|it|sf)|boldsymbol|bm|operatorname\*?)"
+TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mbox|hbox|math(?:rm|bf|it|sf)|boldsymbol|bm|operatorname\*?)(?:\s*\{([^{}\"]*)\}|(?![a-zA-Z]))"
+)
 ALIGNED = re.compile(
     r"\\begin\{(?:(aligned|align\*?|gathered|split|equation\*?)\}(.*?)\\end\{\1|cases\}([^&]*?)\\end\{cases)\}",
     re.DOTALL,
 )
-CHOOSE = re.compile(  # {}_{10}C_3, {}^{10}C_3, C_{10}^3, C(10,3), 10C3
-    r"(?:\{\}|(?<![\w}]))\s*[_^]\s*\{?(\d+)\}?\s*C\s*_\s*\{?(\d+)\}?"
-    r"|(?<![\w\\])(?:C\s*_\s*\{?(\d+)\}?\s*\^\s*\{?(\d+)\}?|C\((\d+),\s*(\d+)\)|(\d+)C(\d+))(?!\w)"
-)
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[lcr|]*\})?")
-REPEATING = re.compile(
-    r"(?<![\d.])(\d{0,20})\.(\d{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))"
+REPEATING = re.compile(  # 0.1\overline{6}, 0.1(6), 0.1666...
+    r"(?<![\d.])(?P<whole>\d{0,20})\.(?:(?P<before>\d{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))"
+    r"|(?P<first>\d{0,9}?)(\d{1,9}?)\7{2,}(?:\\[lc]?dots|\.\.\.))"
 )
-DECIMALS = [
-    (REPEATING, lambda found: repeating(*found.groups())),
-    (re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,9}?)(\d{1,9}?)\3{2,}(?:\\[lc]?dots|\.\.\.)"), lambda found: repeating(*found.groups())),
-]  # fmt: skip
-REWRITES = [  # of LaTeX, in this order
-    (re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:mm|cm|in|pt|em|ex)\s*\]"), r"\\\\"),  # space between rows
-    (ALIGNED, lambda found: aligned(found[2] or found[3] or "")),
-    (re.compile(r"\\(?:tiny|small|normalsize|[lL]arge|LARGE|[hH]uge|rm|bf|it|tt|sf|underline|(?:display|text)style|limits"
-                r"|left|right|middle|[bB]igg?[lr]?)(?![a-zA-Z])\.?"
-                r"|\\(?:text)?color(?:box)?\s*\{[^{}]*\}|\\(?:black)?square(?![a-zA-Z])|\\[hv]?phantom\s*\{[^{}]*\}"), ""),
-    (re.compile(r"(?<!\\)\\[,;:> ]|~|\\(?:q?quad|enspace|null)(?![a-zA-Z])|\\hspace\s*\{[^{}]*\}|&nbsp;"), " "),
-    (re.compile(r"\\(?:[dtcs]|nice|x)frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(DEGREES + r"\s*(?:" + TEXT + r"\s*\{\s*([CF])\s*\}|([CF])\b)"), lambda found: rf' \degree "{found[1] or found[2]}" '),
-    (re.compile(DEGREES), r" \\degree "),
-    (re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?"), r"\\overline{\1\2\3}"),
-    *DECIMALS,
-    (re.compile(r"\\(?:hat|vec|bar|mathbf|boldsymbol|bm)\s*\{?\s*(?:\\(?:mathbf|hat)\s*\{?\s*)?\\?([ijk])(?:math)?\s*\}{1,2}(?![a-zA-Z])"), r" \1 "),
-    (re.compile(r"\\(?:mathbf|boldsymbol|bm)\s*\{\s*([a-z])\s*\}"), r"\\vec{\1}"),
-    (re.compile(TEXT + r"\s*\{([^{}\"]*)\}"), lambda found: words(found[1])),
-    (re.compile(TEXT + r"(?![a-zA-Z])"), ""),
-    (CHOOSE, lambda found: r"\binom{%s}{%s}" % tuple(filter(None, found.groups()))),
-    (re.compile(r"\{:\}"), ":"),
-    (re.compile(r'\\frac\s*\{\s*"([^"]*)"\s*\}\s*\{\s*"([^"]*)"\s*\}'), r' "\1" / "\2" '),
-    (re.compile(r"\^\s*\{?\s*(?:\\ast|\\star|\*)\s*\}?"), r"_{\\star}"),  # x^*
-    (re.compile(r'\\mu\s*"([a-zA-Z]+)"'), r' "µ\1" '),
-    (re.compile(r"(\\mathbb\s*\{?R\}?)\s*(?:\\backslash|-)\s*(?=\\\{)"), r"\1\\setminus "),
-    (re.compile(r"\\\{\s*\\\}"), r"\\varnothing "),
-    (re.compile(r"(?<![a-zA-Z])\{\}"), ""),
-]  # fmt: skip
 THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})|\\!")
 DOLLARS = re.compile(r"\bUS(?=\s*\\?\$)|(?<!\\)\$|(?<!\\)\\[()\[\]]")
 TIMES_TEN = re.compile(r'(?<=\d)\s*"?[xX]"?\s*(?=10\s*\^)')
@@ -59,21 +37,10 @@ ORDINAL = re.compile(r'(?<![\w/.}])(\d+)\s?\^?\s?\{?\s?"?(?:st|nd|rd|th)"?\s?\}?
 QUOTE = r"(?:\"(?!dollars))?"
 LEAD = re.compile(
     rf"(?i)(?:{QUOTE}(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|total|result|value)"
-    rf"(?: is| are|\s*[:=])+\s*{QUOTE}\s*(?=\S)|(?:\\approx|{QUOTE}(?:approximately|about|roughly|therefore)\b\"?)\s*"
+    rf"(?: is| are|\s*[:=])+\s*{QUOTE}\s*(?=\S)|(?:\\approx|{QUOTE}(?:approximately|about|roughly|therefore|the(?= \d))\b\"?)\s*"
     rf"|\\(?:therefore|implies|(?:long|Long)?[rR]ightarrow)(?![a-zA-Z])\s*|{QUOTE}答案(?:是|为|為|[:：])\s*{QUOTE}\s*(?=\S))+"
 )
 LETTERS = re.compile(r"\(?[A-Za-z]\)?(?:(?:\s*(?:,|;|and\b|or\b))+\s*\(?[A-Za-z]\)?)+|\([A-Za-z]\)")
-FUNCTIONS = {
-    r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc", r"\arcsin", r"\arccos", r"\arctan", r"\arccot", r"\arcsec",
-    r"\arccsc", r"\sinh", r"\cosh", r"\tanh", r"\ln", r"\log", r"\exp", r"\gcd", r"\lcm", r"\max", r"\min",
-}  # fmt: skip
-ACCENTS = {  # macros that make a symbol of their argument
-    r"\overline", r"\hat", r"\widehat", r"\vec", r"\overrightarrow", r"\tilde", r"\dot", r"\mathbb", r"\mathcal",
-}  # fmt: skip
-PLAIN_MACROS = {macro[1:]: macro for macro in FUNCTIONS} | {
-    "sqrt": r"\sqrt", "pi": r"\pi", "infty": r"\infty", "infinity": r"\infty", "inf": r"\infty", "oo": r"\infty",
-    "frac": r"\frac", "theta": r"\theta",
-}  # fmt: skip
 TOKEN = re.compile(
     rf"""(?P<space>\s*)(?:
       (?P<number>(?:[1-9]\d{{0,2}}(?:,\d{{3}})+(?!,?\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+)
@@ -89,11 +56,8 @@ JOINERS = {"and", "or"}
 SHORT = {"of", "at", "on", "an", "up", "by", "to", "is", "if", "am", "pm"}  # words of two letters
 OPENING, CLOSING = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
 
+EMPTY_MACROS |= OPENING | CLOSING
 NO_UNIT_AFTER = {"(", "[", "+", "-", "=", "^", "_", r"\frac", r"\sqrt", r"\cdot"}
-NO_CONTENT = OPENING | CLOSING | {  # macros that hold no value themselves
-    r"\cdot", r"\pm", r"\mp", r"\in", r"\le", r"\ge", r"\ne", r"\approx", r"\cup", r"\cap", r"\setminus", r"\frac",
-    r"\sqrt", r"\binom", r"\over", r"\choose", "\\\\", r"\dots", r"\ldots", r"\cdots", r"\ ", r"\_",
-}  # fmt: skip
 
 
 class Token(NamedTuple):
@@ -112,11 +76,14 @@ def normalise(text: str) -> str:
         text = text.replace("}^{", "").replace("}_{", "")  # of several raised digits
     text = THOUSANDS.sub("", text)
     if re.search(r"[\\~{&*C]", text):
-        for pattern, replacement in REWRITES:
+        text = ALIGNED.sub(lambda found: aligned(found[2] or found[3] or ""), text)
+        for pattern, replacement in BEFORE_TEXT:
             text = pattern.sub(replacement, text)
-    elif "." in text:
-        for pattern, replacement in DECIMALS:
+        text = TEXT.sub(lambda found: words(found[1]) if found[1] else "", text)
+        for pattern, replacement in AFTER_TEXT:
             text = pattern.sub(replacement, text)
+    if "." in text:
+        text = REPEATING.sub(repeating, text)
     if "$" in text:
         single = len(re.findall(r"(?<!\\)\$", text)) == 1  # no pair around a formula
         text = text.replace("$", r"\$") if single and "\\$" not in text else text
@@ -154,20 +121,21 @@ def aligned(rows: str) -> str:
     return rows.replace(r"\\", " , ")
 
 
-def repeating(whole: str, before: str, *again: str | None) -> str:
+def repeating(found: re.Match) -> str:
     r"""0.1\overline{6} as a fraction."""
-    again = next(filter(None, again))
-    top = int((whole or "0") + before + again) - int((whole or "0") + before)
+    whole, before = found["whole"] or "0", found["before"] or found["first"] or ""
+    again = next(filter(None, (found[place] for place in (3, 4, 5, 7))))
+    top = int(whole + before + again) - int(whole + before)
     return rf"\frac{{{top}}}{{{(10 ** len(again) - 1) * 10 ** len(before)}}}"
 
 
 def words(content: str) -> str:
     """What a text macro holds: quoted, or unchanged where there is something to read in it, such as 5 cm or A, B."""
     bare = re.sub(r"\\mu\s*", "µ", content).strip()
-    if bare in PLAIN_MACROS or re.fullmatch(r"\\[a-zA-Z]+", bare):
-        return f" {PLAIN_MACROS.get(bare, bare)} "
     if bare in UNITS or bare in SCALES:
         return f' "{bare}" '
+    if bare in PLAIN_MACROS or re.fullmatch(r"\\[a-zA-Z]+", bare):
+        return f" {PLAIN_MACROS.get(bare, bare)} "
     if len(bare) < 2 or bare in JOINERS or re.search(r"[\d%$]", bare) or LETTERS.fullmatch(bare):
         return f" {content} "
     return f' "{bare}" '
@@ -205,7 +173,7 @@ def has_content(text: str) -> bool:
     return any(
         token.kind in ("number", "symbol")
         or (token.kind == "text" and token.text.strip(" ,").lower() not in JOINERS and re.search(r"\w", token.text))
-        or (token.kind == "macro" and token.text not in NO_CONTENT)
+        or (token.kind == "macro" and token.text not in EMPTY_MACROS)
         for token in tokens(ENVIRONMENT.sub("", text))
     )
 

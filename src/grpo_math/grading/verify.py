@@ -5,7 +5,8 @@ import re
 from grpo_math.grading.tokens import normalise
 
 DIGITS = 1_100  # of numeric comparisons: more than an answer can write down, so that no approximation passes
-BARE = [  # arguments without braces, which math_verify misreads
+SPELLED = [  # arguments without braces, which math_verify misreads, and decimals, which it rounds
+    (re.compile(r"(\d*)\.(\d+)"), lambda found: rf"\frac{{{found[1]}{found[2]}}}{{1{'0' * len(found[2])}}}"),
     (re.compile(r"\\frac\s*(\\[a-zA-Z]+|\w)"), r"\\frac{\1}"),
     (re.compile(r"\\frac(\{[^{}]*\})\s*(\\[a-zA-Z]+|\w)"), r"\\frac\1{\2}"),
 ]
@@ -27,7 +28,7 @@ def parse(text: str) -> list:
     from sympy import Basic, I
 
     text = normalise(text).replace(r"\degree", r"\cdot\frac{\pi}{180}")
-    for pattern, replacement in BARE:
+    for pattern, replacement in SPELLED:
         text = pattern.sub(replacement, text)
     found = read(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
     symbols = {
