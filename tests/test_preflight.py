@@ -1,6 +1,7 @@
 """Preflight: what is wrong is said in one line before a model is loaded, and what is right passes."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -218,6 +219,53 @@ def tokens(completion_ids, **_):
 def first_word(completions, **_):
     return [float(len(one[0]["content"].split()[0])) for one in completions]
 """
+
+
+def test_an_own_reward_that_pays_for_nothing_is_an_error(findings, tmp_path):
+    """`all` of an empty list is true; a reward of lengths knows no gold, and what fails on nonsense is named too."""
+    (tmp_path / "own.py").write_text(HOLLOW_REWARDS)
+    for name, line in (("all_parts", "rewards.all_parts: 6 answers without content are right, such as '{}' for the golds '2' and '4'"),
+                       ("first_part", "reward first_part: raised IndexError"), ("careful", None), ("short", None)):  # fmt: skip
+        found = findings(rewards={"correctness": {}, name: {"path": f"{tmp_path}/own.py:{name}"}})
+        errors = [text for _, level, text in found if level == "error"]
+        assert [text[: len(line or "")] for text in errors] == ([line] if line else []), errors
+    assert errors == []
+
+
+HOLLOW_REWARDS = """
+import re
+
+def parts(completions):
+    texts = [one[0]["content"] for one in completions]
+    boxes = [re.search(r"boxed.(.*).", text) for text in texts]
+    return [[part for part in re.split(r"[{,}]", box[1]) if part] if box else [""] for box in boxes]
+
+def all_parts(completions, solution, **_):
+    return [float(all(part == gold for part in some)) for some, gold in zip(parts(completions), solution)]
+
+def first_part(completions, solution, **_):
+    return [float(some[0] == gold) for some, gold in zip(parts(completions), solution)]
+
+def careful(completions, solution, **_):
+    return [float(some == [gold]) for some, gold in zip(parts(completions), solution)]
+
+def short(completions, **_):
+    return [-len(one[0]["content"]) for one in completions]
+"""
+
+
+def test_a_grader_that_pays_for_nothing_is_an_error(findings, monkeypatch):
+    """As the grader once did: every comparison of an empty list was all right, and an empty matrix raised."""
+    def once(gold, answer):
+        if "matrix" in answer:
+            raise IndexError
+        return (True, "structure") if not re.search(r"[^{},]", answer) else (gold == answer, "exact")
+
+    monkeypatch.setattr(sys.modules["grpo_math.grading.equal"], "settle", once)
+    monkeypatch.setattr(sys.modules["grpo_math.grading.extract"], "has_content", lambda text: True)
+    errors = [text for name, level, text in findings() if level == "error" and name == "golds"]
+    assert errors[0].startswith("the grader: 6 answers without content are right, such as '{}' for the golds '2' and '3'")
+    assert errors[1].startswith("the grader fails on 5 answers without content, such as")
 
 
 def test_duplicates_are_named_with_their_rows(findings, tmp_path):

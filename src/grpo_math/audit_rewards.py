@@ -103,11 +103,17 @@ def hedged(right: Problem, wrong: Problem, template: PromptTemplate) -> str:
 
 def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subject) -> float:
     """Over the problems, a group of the same completion each; what cannot be scored counts 0, as in TRL's sum."""
+    group = subject.recipe.trainer.get("num_generations", 8)
+    texts, rows = ([one for one in some for _ in range(group)] for some in (texts, rows))
+    scores = scores_of(reward, texts, rows, subject)
+    return sum(score or 0.0 for score in scores) / len(scores)
+
+
+def scores_of(reward: Reward, texts: list[str], rows: list[dict], subject: Subject) -> list[float | None]:
+    """What the reward gives to each text as the completion of the prompt in its row, in one call as TRL makes it."""
     from transformers import TrainerState
 
-    given = subject.recipe.trainer
-    group, steps = given.get("num_generations", 8), max(1, given.get("max_steps", 0))
-    texts, rows = ([one for one in some for _ in range(group)] for some in (texts, rows))
+    steps = max(1, subject.recipe.trainer.get("max_steps", 0))
     state = TrainerState(max_steps=steps, num_train_epochs=1, epoch=0.0)
     end = subject.tokenizer.eos_token_id
     ids = [[*subject.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]
@@ -115,8 +121,7 @@ def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subj
     said = [[{"role": "assistant", "content": text}] for text in texts] if chat else texts
     columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
     silent = {"trainer_state": state, "log_metric": lambda *_: None, "log_extra": lambda *_: None}
-    scores = reward(prompts=[row["prompt"] for row in rows], completions=said, completion_ids=ids, **columns, **silent)
-    return sum(score or 0.0 for score in scores) / len(scores)
+    return reward(prompts=[row["prompt"] for row in rows], completions=said, completion_ids=ids, **columns, **silent)
 
 
 def table(names: list[str], scores: dict[str, list[float]], totals: dict[str, float]) -> list[str]:

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from grpo_math import audit_data, audit_machine, audit_rewards, audit_setup, batch
+from grpo_math import audit_data, audit_grader, audit_machine, audit_rewards, audit_setup, batch
 from grpo_math.data import ADAPTERS, Problems
 from grpo_math.errors import UserError
 from grpo_math.findings import Finding, Subject, error, note, warning
@@ -35,8 +35,8 @@ Check = Callable[[Subject], Iterator[Finding]]
 CHECKS: dict[str, tuple[Check, ...]] = {
     "recipe": (audit_setup.keys, audit_setup.values),
     "data": (audit_data.rows,),
-    "golds": (audit_data.golds,),
-    "rewards": (audit_rewards.audit,),
+    "golds": (audit_data.golds, audit_grader.grader),
+    "rewards": (audit_rewards.audit, audit_grader.own_rewards),
     "prompt": (audit_setup.template,),
     "batch": (audit_machine.batch,),
     "memory": (audit_machine.memory_estimate,),
@@ -44,7 +44,14 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "contamination": (audit_data.contamination,),
 }
 PATIENCE = 5  # seconds for the Hub to answer
-QUICK = (audit_setup.values, audit_data.golds, audit_rewards.audit, audit_setup.template)
+QUICK = (
+    audit_setup.values,
+    audit_data.golds,
+    audit_grader.grader,
+    audit_rewards.audit,
+    audit_grader.own_rewards,
+    audit_setup.template,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -112,13 +119,16 @@ def hub_answers() -> bool:
 def run_checks(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> Iterator[tuple[int, str, Finding]]:
     """Number, name and finding, as they are made. What several checks stumble over is said once."""
     said: set[str] = set()
+    shown: set[tuple[int, str]] = set()
     for number, (name, parts) in enumerate(checks.items(), 1):
         for check in parts:
             for finding in findings_of(check, subject):
                 if finding.level == "error" and finding.says in said:
                     finding = note("not checked: see the error above")
+                if (number, finding.says) not in shown:
+                    yield number, name, finding
                 said.add(finding.says)
-                yield number, name, finding
+                shown.add((number, finding.says))
 
 
 def findings_of(check: Check, subject: Subject) -> Iterator[Finding]:

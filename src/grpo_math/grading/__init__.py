@@ -10,14 +10,12 @@ errors, and neither torch nor trl nor transformers; math_verify is imported by t
 
 from dataclasses import dataclass
 
-from grpo_math.grading.equal import equal, equal_all, guarded, sums_up
+from grpo_math.grading.equal import equal_all, guarded, sums_up
 from grpo_math.grading.extract import STYLES, answers, extract, well_formed
 from grpo_math.grading.pool import PoolSettings, configure
 from grpo_math.grading.tokens import has_content, normalise
 
-__all__ = [
-    "STYLES", "Grade", "PoolSettings", "configure", "equal", "equal_all", "extract", "grade", "grade_batch", "well_formed",
-]  # fmt: skip
+__all__ = ["STYLES", "Grade", "PoolSettings", "configure", "extract", "grade", "grade_batch", "well_formed"]
 
 
 @dataclass(frozen=True)
