@@ -1,12 +1,17 @@
-"""Grading: completions per CPU second beside TRL's accuracy_reward, the share of each tier, and a hostile batch.
+"""Grading: completions per CPU second and wrong verdicts compared with math-verify and TRL's accuracy_reward; the share of
+each tier; a hostile batch.
 
-usage: python benchmarks/grading.py
+usage: python benchmarks/grading.py [--cases FILE.jsonl ...] [--show] [--errors-only]
 
-Both graders get the same completions in the same process; each figure is the median of 5 runs after a warm-up, with the
-slowest and the fastest, and no verdict is remembered from run to run. Set GRPO_MATH_TEST_DATA to a folder with
-gsm8k/ and math500/ to add the tier shares on their real golds and worked solutions.
+Speed: all graders get the same completions in the same process; each figure is the median of 5 runs after a warm-up, with
+the slowest and the fastest, and no verdict is remembered from run to run. Errors: false positives (wrong, and rewarded) and
+false negatives (right, and not rewarded) on tests/equal.txt and on every --cases file, rows of {gold, completion, style,
+expect}; --show prints a line for every verdict that differs from the label. The peers read boxed answers only, and get the
+gold in dollar signs (TRL) or as LaTeX (math-verify). Set GRPO_MATH_TEST_DATA to a folder with gsm8k/ and math500/ to add
+the tier shares on their real golds and worked solutions.
 """
 
+import argparse
 import json
 import os
 import random
@@ -24,6 +29,7 @@ from grpo_math.grading import grade_batch
 from grpo_math.grading.equal import known, settle
 from grpo_math.grading.pool import pool
 from grpo_math.grading.reader import read
+from grpo_math.grading.tokens import normalise, tokens
 
 RUNS = 5
 WORDS = ["so", "then", "the", "first", "number", "of", "apples", "is", "added", "to", "half", "what", "remains", "we"]
@@ -101,8 +107,8 @@ def cpu_seconds(function, *arguments) -> float:
 
 
 def ours(golds: list[str], texts: list[str]) -> Counter:
-    settle.cache_clear()
-    read.cache_clear()
+    for remembered in (settle, read, normalise, tokens):
+        remembered.cache_clear()
     known.clear()
     grades = grade_batch(texts, golds, "boxed")
     pool().close()
@@ -176,8 +182,78 @@ def hostile_table() -> None:
     print(json.dumps(Counter(grade.how for grade in grades)))
 
 
+def table_cases() -> list[dict]:
+    """The cases of tests/equal.txt as boxed completions."""
+    found = []
+    for line in (Path(__file__).parents[1] / "tests" / "equal.txt").read_text(encoding="utf-8").splitlines():
+        for sign, right in ((" ⇔ ", True), (" ⇎ ", False)):
+            if sign in line and not line.startswith("#"):
+                gold, _, answer = line.partition(" -- ")[0].partition(sign)
+                completion = answer if "\\boxed" in answer else f"\\boxed{{{answer}}}"
+                found.append({"gold": gold, "completion": completion, "style": "boxed", "expect": right})
+    return found
+
+
+def ours_verdicts(cases: list[dict]) -> list[bool | None]:
+    return [grade_batch([case["completion"]], [case["gold"]], case["style"])[0].correct for case in cases]
+
+
+def math_verify_verdicts(cases: list[dict]) -> list[bool | None]:
+    from math_verify import parse, verify
+
+    return [verify(parse(f"${case['gold']}$"), parse(case["completion"])) for case in cases]
+
+
+def trl_verdicts(cases: list[dict]) -> list[bool | None]:
+    from trl.rewards import accuracy_reward
+
+    completions = [[{"role": "assistant", "content": case["completion"]}] for case in cases]
+    scores = [accuracy_reward([one], [f"${case['gold']}$"])[0] for one, case in zip(completions, cases, strict=True)]
+    return [None if score is None else score == 1.0 for score in scores]
+
+
+def error_table(files: list[Path], show: bool) -> None:
+    """False positives and negatives of each grader. An exception counts as neither, and in a column of its own."""
+    sets = {"tests/equal.txt": table_cases()}
+    sets |= {path.name: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in files}
+    print(
+        "\n| cases | right, wrong | grader | false positives | false negatives | exceptions |\n|---|---|---|---|---|---|"
+    )
+    lines = []
+    for name, cases in sets.items():
+        for grader in (ours_verdicts, math_verify_verdicts, trl_verdicts):
+            wrong, who = Counter(), grader.__name__.removesuffix("_verdicts")
+            for case in cases:
+                try:
+                    (verdict,) = grader([case])
+                except Exception:
+                    wrong["exceptions"] += 1
+                    continue
+                kind = {(False, True): "false positive", (True, False): "false negative"}.get(
+                    (case["expect"], verdict is True)
+                )
+                wrong[kind] += 1
+                if kind:
+                    lines.append(
+                        f"{name}: {who}: {kind}: gold {case['gold']!r}, completion {case['completion'][:200]!r}"
+                    )
+            right = sum(case["expect"] for case in cases)
+            print(
+                f"| {name} | {right}, {len(cases) - right} | {who} | {wrong['false positive']} | {wrong['false negative']} "
+                f"| {wrong['exceptions']} |"
+            )
+    print("\n".join(lines) if show else "", end="")
+
+
 if __name__ == "__main__":
-    speed_table()
-    if "GRPO_MATH_TEST_DATA" in os.environ:
-        tier_table(Path(os.environ["GRPO_MATH_TEST_DATA"]))
-    hostile_table()
+    parser = argparse.ArgumentParser(description="Grading: speed and wrong verdicts, compared with the peers")
+    parser.add_argument("--cases", type=Path, nargs="*", default=[], help="labelled cases, besides tests/equal.txt")
+    parser.add_argument("--show", action="store_true", help="a line for every wrong verdict")
+    parser.add_argument("--errors-only", action="store_true", help="no timing")
+    options = parser.parse_args()
+    if not options.errors_only:
+        speed_table()
+        if "GRPO_MATH_TEST_DATA" in os.environ:
+            tier_table(Path(os.environ["GRPO_MATH_TEST_DATA"]))
+        hostile_table()
+    error_table(options.cases, options.show)

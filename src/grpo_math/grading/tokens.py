@@ -14,7 +14,7 @@ ATOMS, FUNCTIONS, ACCENTS, EMPTY_MACROS = (
 )
 PLAIN_MACROS = {macro[1:]: macro for macro in FUNCTIONS} | TABLES["plain_macros"]
 BEFORE_TEXT, AFTER_TEXT = (
-    [(re.compile(pattern), replacement) for pattern, replacement in TABLES["rewrites"][place]]
+    [(sign, re.compile(pattern), replacement) for sign, pattern, replacement in TABLES["rewrites"][place]]
     for place in ("before_text", "after_text")
 )
 PLAIN = re.compile(r"(-?)((?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d+))?)")  # most answers of GSM8K
@@ -25,15 +25,12 @@ ALIGNED = re.compile(
     r"\\begin\{(?:(aligned|align\*?|gathered|split|equation\*?)\}(.*?)\\end\{\1|cases\}([^&]*?)\\end\{cases)\}",
     re.DOTALL,
 )
+DIGIT = re.compile(r"\d")
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[lcr|]*\})?")
 REPEATING = re.compile(  # 0.1\overline{6}, 0.1(6), 0.1666...
     r"(?<![\d.])(?P<whole>\d{0,20})\.(?:(?P<before>\d{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))"
     r"|(?P<first>\d{0,9}?)(\d{1,9}?)\7{2,}(?:\\[lc]?dots|\.\.\.))"
 )
-THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})|\\!")
-DOLLARS = re.compile(r"\bUS(?=\s*\\?\$)|(?<!\\)\$|(?<!\\)\\[()\[\]]")
-TIMES_TEN = re.compile(r'(?<=\d)\s*"?[xX]"?\s*(?=10\s*\^)')
-ORDINAL = re.compile(r'(?<![\w/.}])(\d+)\s?\^?\s?\{?\s?"?(?:st|nd|rd|th)"?\s?\}?(?![a-zA-Z])')
 QUOTE = r"(?:\"(?!dollars))?"
 LEAD = re.compile(
     rf"(?i)(?:{QUOTE}(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|total|result|value)"
@@ -74,21 +71,14 @@ def normalise(text: str) -> str:
     if not text.isascii():
         text = "".join(UNICODE.get(character) or plain(character) for character in text)
         text = text.replace("}^{", "").replace("}_{", "")  # of several raised digits
-    text = THOUSANDS.sub("", text)
-    if re.search(r"[\\~{&*C]", text):
+    if "\\begin" in text:
         text = ALIGNED.sub(lambda found: aligned(found[2] or found[3] or ""), text)
-        for pattern, replacement in BEFORE_TEXT:
-            text = pattern.sub(replacement, text)
-        text = TEXT.sub(lambda found: words(found[1]) if found[1] else "", text)
-        for pattern, replacement in AFTER_TEXT:
-            text = pattern.sub(replacement, text)
-    if "." in text:
-        text = REPEATING.sub(repeating, text)
-    if "$" in text:
-        single = len(re.findall(r"(?<!\\)\$", text)) == 1  # no pair around a formula
-        text = text.replace("$", r"\$") if single and "\\$" not in text else text
-    text = DOLLARS.sub(" ", text).replace(r"\$", ' "dollars" ')
-    text = ORDINAL.sub(r"\1", TIMES_TEN.sub(r" \\cdot ", text))
+    text = rewritten(text, BEFORE_TEXT)
+    text = TEXT.sub(lambda found: words(found[1]) if found[1] else "", text) if "\\" in text else text
+    text = REPEATING.sub(repeating, text) if "." in text else text
+    if "$" in text and "\\$" not in text and text.count("$") == 1:  # no pair around a formula
+        text = text.replace("$", r"\$")
+    text = rewritten(text, AFTER_TEXT)
     text = re.sub(r"\s+", " ", text).strip()
     if text[:1] in ("*", "`") or text[-1:] in ("*", "`"):  # Markdown
         text = text.strip("*` ")
@@ -98,6 +88,12 @@ def normalise(text: str) -> str:
     text = text if ".." in text[len(end) :] else end
     lead = LEAD.match(text)
     return text[lead.end() :].strip() if lead else text
+
+
+def rewritten(text: str, rules: list) -> str:
+    for sign, pattern, replacement in rules:
+        text = pattern.sub(replacement, text) if sign in text else text
+    return text
 
 
 def plain(character: str) -> str:
@@ -170,7 +166,7 @@ def tokens(text: str) -> tuple[Token, ...]:
 
 def has_content(text: str) -> bool:
     """Whether a normalised text holds anything but brackets, separators, signs and words that join."""
-    return any(
+    return DIGIT.search(text) is not None or any(
         token.kind in ("number", "symbol")
         or (token.kind == "text" and token.text.strip(" ,").lower() not in JOINERS and re.search(r"\w", token.text))
         or (token.kind == "macro" and token.text not in EMPTY_MACROS)

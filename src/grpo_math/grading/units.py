@@ -56,8 +56,13 @@ class Units(NamedTuple):
     words: bool
 
 
+NO_UNITS = Units(Fraction(1), Counter(), False)
+
+
 def read_units(text: str) -> Units:
     """The units that a text names. Raises Unreadable for anything that is no noun, unit, power or quotient of those."""
+    if not text:
+        return NO_UNITS
     scale, found, words = Fraction(1), Counter(), False
     sign = raised = 1
     last, at = Counter(), 0
