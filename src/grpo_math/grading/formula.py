@@ -8,6 +8,7 @@ from grpo_math.grading.algebra import MAX_FACTORIAL, Ratio, TooBig, Unreadable, 
 from grpo_math.grading.tokens import ACCENTS, ATOMS, FUNCTIONS, Token
 
 MAX_DEPTH = 30
+END = Token("", "", False)
 RADIANS = atom(r"\pi") / number(180)
 VALUES = {  # of functions, in double precision; \log without a base has none: it means base 10 to some, e to others
     r"\sin": cmath.sin, r"\cos": cmath.cos, r"\tan": cmath.tan, r"\ln": cmath.log, r"\arcsin": cmath.asin,
@@ -22,26 +23,27 @@ class Parser:
     """Recursive descent over tokens: sum -> product -> power -> atom. Every method returns a `Ratio`."""
 
     def __init__(self, cut: list[Token]):
-        self.tokens, self.at, self.depth = list(cut), 0, 0
+        self.tokens, self.at, self.depth = [*cut, END, END], 0, 0
         self.raised = False  # whether the last factor ended with an exponent or !, so that a number can follow
         self.functions = 0  # whose argument is being read: degrees in it are turned into radians
         self.degrees = False  # whether there are degrees outside functions
 
     def peek(self, ahead: int = 0) -> str:
-        return self.tokens[self.at + ahead].text if self.at + ahead < len(self.tokens) else ""
+        return self.tokens[self.at + ahead].text
 
     def kind(self) -> str:
-        return self.tokens[self.at].kind if self.at < len(self.tokens) else ""
+        return self.tokens[self.at].kind
 
     def take(self) -> Token:
-        if self.at >= len(self.tokens):
+        token = self.tokens[self.at]
+        if token is END:
             raise Unreadable("it ends too early")
         self.at += 1
-        return self.tokens[self.at - 1]
+        return token
 
     def whole(self) -> Ratio:
         value = self.sum()
-        if self.at < len(self.tokens):
+        if self.tokens[self.at] is not END:
             raise Unreadable(f"{self.peek()} has no place")
         return value
 

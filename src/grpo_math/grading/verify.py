@@ -25,13 +25,11 @@ def parse(text: str) -> list:
     """The text as one formula, with degrees in radians and i as the imaginary unit; nothing is picked out of it."""
     from math_verify import LatexExtractionConfig
     from math_verify import parse as read
-    from sympy import Basic, I
+    from sympy import Expr, I
 
     text = normalise(text).replace(r"\degree", r"\cdot\frac{\pi}{180}")
     for pattern, replacement in SPELLED:
         text = pattern.sub(replacement, text)
     found = read(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
-    symbols = {
-        symbol: I for one in found if isinstance(one, Basic) for symbol in one.free_symbols if str(symbol) == "i"
-    }
-    return [one.subs(symbols) if isinstance(one, Basic) else one for one in found]
+    symbols = {symbol: I for one in found if isinstance(one, Expr) for symbol in one.free_symbols if str(symbol) == "i"}
+    return [one.subs(symbols) if isinstance(one, Expr) else one for one in found]
