@@ -1,14 +1,16 @@
-"""Grading: completions per CPU second and wrong verdicts compared with math-verify and TRL's accuracy_reward; the share of
-each tier; a hostile batch.
+"""Grading, compared with math-verify and TRL's accuracy_reward: completions per CPU second, and wrong verdicts; also
+the share of each tier, and a hostile batch.
 
 usage: python benchmarks/grading.py [--cases FILE.jsonl ...] [--show] [--errors-only]
 
-Speed: all graders get the same completions in the same process; each figure is the median of 5 runs after a warm-up, with
-the slowest and the fastest, and no verdict is remembered from run to run. Errors: false positives (wrong, and rewarded) and
-false negatives (right, and not rewarded) on tests/equal.txt and on every --cases file, rows of {gold, completion, style,
-expect}; --show prints a line for every verdict that differs from the label. The peers read boxed answers only, and get the
-gold in dollar signs (TRL) or as LaTeX (math-verify). Set GRPO_MATH_TEST_DATA to a folder with gsm8k/ and math500/ to add
-the tier shares on their real golds and worked solutions.
+Speed: all graders get the same completions in the same process. Each figure is the median of 5 runs after a warm-up,
+with the slowest and the fastest; no verdict is remembered from run to run.
+
+Errors: false positives (wrong, and rewarded) and false negatives (right, and not rewarded) on tests/equal.txt and on
+the rows {gold, completion, style, expect} of every --cases file. --show prints a line for every verdict that differs
+from the label. The peers get the gold in dollar signs, and the whole completion.
+
+Set GRPO_MATH_TEST_DATA to a folder with gsm8k/ and math500/ to add the tier shares on their golds and worked solutions.
 """
 
 import argparse
@@ -212,36 +214,29 @@ def trl_verdicts(cases: list[dict]) -> list[bool | None]:
     return [None if score is None else score == 1.0 for score in scores]
 
 
+KINDS = {(False, True): "false positive", (True, False): "false negative"}
+
+
 def error_table(files: list[Path], show: bool) -> None:
     """False positives and negatives of each grader. An exception counts as neither, and in a column of its own."""
     sets = {"tests/equal.txt": table_cases()}
     sets |= {path.name: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in files}
-    print(
-        "\n| cases | right, wrong | grader | false positives | false negatives | exceptions |\n|---|---|---|---|---|---|"
-    )
+    print("\n| cases (right, wrong) | grader | false positives | false negatives | exceptions |\n|---|---|---|---|---|")
     lines = []
     for name, cases in sets.items():
+        right = sum(case["expect"] for case in cases)
         for grader in (ours_verdicts, math_verify_verdicts, trl_verdicts):
-            wrong, who = Counter(), grader.__name__.removesuffix("_verdicts")
+            counts, who = Counter(), grader.__name__.removesuffix("_verdicts")
             for case in cases:
                 try:
                     (verdict,) = grader([case])
+                    kind = KINDS.get((case["expect"], verdict is True))
                 except Exception:
-                    wrong["exceptions"] += 1
-                    continue
-                kind = {(False, True): "false positive", (True, False): "false negative"}.get(
-                    (case["expect"], verdict is True)
-                )
-                wrong[kind] += 1
-                if kind:
-                    lines.append(
-                        f"{name}: {who}: {kind}: gold {case['gold']!r}, completion {case['completion'][:200]!r}"
-                    )
-            right = sum(case["expect"] for case in cases)
-            print(
-                f"| {name} | {right}, {len(cases) - right} | {who} | {wrong['false positive']} | {wrong['false negative']} "
-                f"| {wrong['exceptions']} |"
-            )
+                    kind = "exception"
+                counts[kind] += 1
+                lines += [f"{name}: {who}: {kind}: {case['gold']!r}, {case['completion'][:200]!r}"] if kind else []
+            found = " | ".join(str(counts[kind]) for kind in (*KINDS.values(), "exception"))
+            print(f"| {name} ({right}, {len(cases) - right}) | {who} | {found} |")
     print("\n".join(lines) if show else "", end="")
 
 

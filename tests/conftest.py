@@ -88,3 +88,12 @@ def write_recipe(tmp_path, policy_folder, problem_folder):
         return path
 
     return write
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How much the property tests tried."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", []):
+                if name == "tried" and report.when == "call":
+                    terminalreporter.write_line(f"{report.nodeid}: {value}")

@@ -256,6 +256,7 @@ def short(completions, **_):
 
 def test_a_grader_that_pays_for_nothing_is_an_error(findings, monkeypatch):
     """As the grader once did: every comparison of an empty list was all right, and an empty matrix raised."""
+
     def once(gold, answer):
         if "matrix" in answer:
             raise IndexError
@@ -264,7 +265,9 @@ def test_a_grader_that_pays_for_nothing_is_an_error(findings, monkeypatch):
     monkeypatch.setattr(sys.modules["grpo_math.grading.equal"], "settle", once)
     monkeypatch.setattr(sys.modules["grpo_math.grading.extract"], "has_content", lambda text: True)
     errors = [text for name, level, text in findings() if level == "error" and name == "golds"]
-    assert errors[0].startswith("the grader: 6 answers without content are right, such as '{}' for the golds '2' and '3'")
+    assert errors[0].startswith(
+        "the grader: 6 answers without content are right, such as '{}' for the golds '2' and '3'"
+    )
     assert errors[1].startswith("the grader fails on 5 answers without content, such as")
 
 

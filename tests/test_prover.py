@@ -1,18 +1,20 @@
 """What a policy does to the grader for a million steps: look for one answer that is right for different problems.
 
 Answers are made from the grader's own grammar: random tokens, every construct with nothing or next to nothing in it, and
-mutations of real answers. None of them may be right for two golds, raise an exception, or depend on the batch it is in.
+mutations of real answers. None of them may be right for two golds, raise an exception, or get another verdict in a batch
+than alone.
 """
 
 import random
-import time
+import re
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from grpo_math.grading import grade, grade_batch
-from grpo_math.grading.equal import equal_all, settle
+from grpo_math.grading.equal import equal, equal_all, settle
 from grpo_math.grading.formula import STARTS
-from grpo_math.grading.reader import KNOWN, NAME
+from grpo_math.grading.reader import KNOWN
 from grpo_math.grading.tokens import SYNONYMS, UNICODE
 from grpo_math.grading.units import SCALES, STOP, UNITS
 
@@ -33,14 +35,18 @@ y=4x+9 | x^2+y^2=36 | 3x+5y=7 | x=\frac{17}{19} | \frac{x^2}{9}+\frac{y^2}{4}=1 
 """
 chance = random.Random(17)
 GSM8K_GOLDS = [str(n) for n in chance.sample([n for n in range(-40, 20_000) if abs(n) > 400 or n > 80], 90)]
-GSM8K_GOLDS += [f"{n},{m:03}" for n, m in zip(chance.sample(range(21, 900), 20), chance.sample(range(1_000), 20), strict=True)]
-GSM8K_GOLDS += [f"{n}.{m}" for n, m in zip(chance.sample(range(100, 400), 30), chance.sample(range(11, 99, 2), 30), strict=True)]
+GSM8K_GOLDS += [
+    f"{n},{m:03}" for n, m in zip(chance.sample(range(21, 900), 20), chance.sample(range(1_000), 20), strict=True)
+]
+GSM8K_GOLDS += [
+    f"{n}.{m}" for n, m in zip(chance.sample(range(100, 400), 30), chance.sample(range(11, 99, 2), 30), strict=True)
+]
 GSM8K_GOLDS += ["0", "1", "2", "0.5", "-7", "0.07"]
 GOLDS = [gold.strip() for line in MATH_GOLDS.splitlines() for gold in line.split(" | ") if gold.strip()] + GSM8K_GOLDS
 
 NOTHINGS = ["", " ", "{}", "{,}", "{;}", ",", ";", ":", "&", r"\\", r"\land", r"\lor", r"\&", "and", "or", r"\text{}", r"\text{ and }",
             r"\ ", r"\quad", r"\phantom{2}", r"\square", "?", "...", r"\ldots", r"\cdot", "=", r"\approx", "-", "+", r"\pm", "/", "^", "_", "!",
-            "%", r"\%", "$", r"\$", r"^\circ", "'", '"', "|", r"\mid", "(", ")", r"\{", r"\}", "[", "]", r"\varnothing", "\u200b", "。", "，"]  # fmt: skip
+            "%", r"\%", "$", r"\$", r"^\circ", "'", '"', "|", r"\mid", "(", ")", r"\{", r"\}", "[", "]", r"\varnothing", "\u200b", "。", "\uff0c"]  # fmt: skip
 CONSTRUCTS = [r"{%s}", r"(%s)", r"[%s]", r"\{%s\}", r"\left(%s\right)", r"\langle %s\rangle", r"|%s|", r"\lfloor %s\rfloor", r"(%s,%s)", r"[%s,%s)",
               r"]%s,%s[", r"\{%s,%s\}", r"%s,%s", r"%s;%s", r"%s \text{ and } %s", r"%s \text{ or } %s", r"%s\cup %s", r"%s\cap %s", r"%s\setminus %s",
               r"%s\land %s", r"%s\in %s", r"%s=%s", r"x=%s", r"%s=x", r"x\ne %s", r"x<%s", r"%s<x<%s", r"%s\le %s", r"%s\approx %s", r"%s\sim %s",
@@ -51,78 +57,134 @@ CONSTRUCTS = [r"{%s}", r"(%s)", r"[%s]", r"\{%s\}", r"\left(%s\right)", r"\langl
               r"\begin{pmatrix}%s\end{pmatrix}", r"\begin{bmatrix}%s\\%s\end{bmatrix}", r"\begin{array}{c}%s\end{array}", r"\begin{vmatrix}%s&%s\end{vmatrix}",
               r"\begin{aligned}%s&=%s\end{aligned}", r"\begin{cases}%s\\%s\end{cases}", r"\{x : %s\}", r"\{x\in %s \mid %s\}", r"\det %s=%s", r"\sum_{%s} %s",
               r"\lim_{%s}%s", r"\int_{%s}^{%s} x", r"\vec{%s}", r"%s\mathbf{i}+%s\mathbf{j}", r"%s \implies %s", r"\therefore %s", r"%s \pmod{%s}"]  # fmt: skip
-TOKENS = sorted(STARTS | KNOWN | SYNONYMS.keys() | {m for m in UNITS if m.isascii()} | SCALES.keys() | STOP | UNICODE.keys())
-TOKENS += ["0", "1", "2", "5", "10", "0.5", "x", "y", "n", "i", "e", "k", "A", "B", "{", "}", "(", ")", "\\text{", "}", "_", "^", ",", "="] * 12
+TOKENS = sorted(
+    STARTS | KNOWN | SYNONYMS.keys() | {m for m in UNITS if m.isascii()} | SCALES.keys() | STOP | UNICODE.keys()
+)
+TOKENS += [
+    "0",
+    "1",
+    "2",
+    "5",
+    "10",
+    "0.5",
+    "x",
+    "y",
+    "n",
+    "i",
+    "e",
+    "k",
+    "A",
+    "B",
+    "{",
+    "}",
+    "(",
+    ")",
+    "\\text{",
+    "}",
+    "_",
+    "^",
+    ",",
+    "=",
+] * 12
 
 
-def leaf(rng: random.Random) -> str:
-    return rng.choice(NOTHINGS) if rng.random() < 0.6 else rng.choice(TOKENS)
+NOTHING, TOKEN = st.sampled_from(NOTHINGS), st.sampled_from(TOKENS)
 
 
-def construct(rng: random.Random, depth: int) -> str:
-    """A construct whose parts are empty, single tokens or further constructs."""
-    form = rng.choice(CONSTRUCTS)
-    parts = [construct(rng, depth - 1) if depth and rng.random() < 0.4 else leaf(rng) for _ in range(form.count("%s"))]
-    return form % tuple(parts)
+def filled(part):
+    """A construct with such parts in its places."""
+    form = st.sampled_from(CONSTRUCTS)
+    return form.flatmap(lambda form: st.tuples(*[part] * len(re.findall("%s", form))).map(lambda parts: form % parts))
 
 
 def pieces(text: str) -> list[str]:
-    found, at = [], 0
-    for at, character in enumerate(text):
-        if character == "\\" or not (found and found[-1][0] == "\\" and character.isalpha()):
-            found.append(character)
-        else:
-            found[-1] += character
-    return found
+    """Macros and single characters."""
+    return re.findall(r"\\[a-zA-Z]+|.", text, re.DOTALL)
 
 
-def mutation(rng: random.Random) -> str:
-    """A real answer with tokens lost, doubled, replaced or inserted; or two real answers spliced."""
-    cut = pieces(rng.choice(GOLDS))
-    if rng.random() < 0.3:
-        other = pieces(rng.choice(GOLDS))
-        cut = cut[: rng.randint(0, len(cut))] + other[rng.randint(0, len(other)) :]
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randint(0, len(cut))
-        cut[at : at + rng.randint(0, 2)] = rng.choice([[], [leaf(rng)], cut[at : at + 1] * 2])
-    text = "".join(cut)
-    return rng.choice(CONSTRUCTS[:30]).replace("%s", text, 1).replace("%s", leaf(rng)).replace("%%", "%") if rng.random() < 0.2 else text
+@st.composite
+def mutated(draw) -> str:
+    """A real answer with pieces lost, doubled, replaced or inserted; sometimes spliced with another."""
+    cut = pieces(draw(st.sampled_from(GOLDS)))
+    if draw(st.booleans()):
+        other = pieces(draw(st.sampled_from(GOLDS)))
+        cut = cut[: draw(st.integers(0, len(cut)))] + other[draw(st.integers(0, len(other))) :]
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(cut)))
+        piece = draw(
+            st.just([]) | NOTHING.map(lambda one: [one]) | TOKEN.map(lambda one: [one]) | st.just(cut[at : at + 1] * 2)
+        )
+        cut[at : at + draw(st.integers(0, 2))] = piece
+    return "".join(cut)
 
 
-def tokens(rng: random.Random) -> str:
-    return rng.choice(["", " "]).join(rng.choice(TOKENS) for _ in range(rng.randint(1, 9)))
+RANDOM = st.tuples(st.sampled_from(["", " "]), st.lists(TOKEN, max_size=9)).map(lambda drawn: drawn[0].join(drawn[1]))
+CONSTRUCT = st.recursive(NOTHING | NOTHING | TOKEN, filled, max_leaves=4)
+ANSWERS = (
+    filled(NOTHING) | CONSTRUCT | CONSTRUCT.flatmap(lambda text: filled(st.just(text) | NOTHING)) | mutated() | RANDOM
+)
 
 
-def answers(seed: int):
-    rng = random.Random(seed)
-    makers = [lambda: construct(rng, 2), lambda: mutation(rng), lambda: tokens(rng), lambda: rng.choice(NOTHINGS) + rng.choice(NOTHINGS)]
-    while True:
-        yield rng.choice(makers)()
+def check(answer: str, workers: int, rng: random.Random) -> None:
+    """Against all golds. What the exact tiers leave open, math_verify is asked about, for so many golds."""
+    verdicts = {gold: settle(gold, answer) for gold in GOLDS}
+    open_ = [gold for gold, (correct, how) in verdicts.items() if correct is None and how == "math_verify"]
+    asked = rng.sample(open_, min(workers, len(open_)))
+    verdicts |= dict(zip(asked, equal_all([(gold, answer) for gold in asked]), strict=True))
+    right = [gold for gold, (correct, _) in verdicts.items() if correct]
+    assert len(right) < 2, f"{answer!r} is right for {right}"
+    assert "crashed" not in {how for _, how in verdicts.values()}, repr(answer)
+    alone = rng.sample(GOLDS, 3) + asked[:1]
+    assert [equal(gold, answer) for gold in alone] == equal_all([(gold, answer) for gold in alone])
+    assert all(settle(gold, answer) == verdicts[gold] for gold in alone[:3] if gold not in asked)
 
 
-def attack(seed: int, seconds: float, workers: int) -> str:
-    """Grade answers for so many seconds against all golds; of what the exact tiers leave open, `workers` golds each."""
-    rng, tried, opened, end = random.Random(seed), 0, 0, time.monotonic() + seconds
-    for answer in answers(seed):
-        if time.monotonic() > end:
-            break
-        tried += 1
-        verdicts = {gold: settle(gold, answer) for gold in GOLDS}
-        open_ = [gold for gold, (correct, how) in verdicts.items() if correct is None and how == "math_verify"]
-        asked = rng.sample(open_, min(workers, len(open_)))
-        opened += len(asked)
-        verdicts |= dict(zip(asked, equal_all([(gold, answer) for gold in asked]), strict=True))
-        right = [gold for gold, (correct, _) in verdicts.items() if correct]
-        assert len(right) < 2, f"{answer!r} is right for {right}"
-    return f"{tried:,} answers against {len(GOLDS)} golds, {opened:,} of the pairs by math_verify"
+def count(node, answers: int) -> None:
+    node.user_properties[:] = [("tried", f"{answers:,} answers tried on {len(GOLDS)} golds")]
 
 
 def test_the_golds_are_different():
-    same = [(one, two) for at, one in enumerate(GOLDS) for two in GOLDS[:at] if settle(one, two)[0] or settle(two, one)[0]]
-    assert not same
+    pairs = [(one, two) for at, one in enumerate(GOLDS) for two in GOLDS[:at]]
+    assert not [pair for pair in pairs if settle(*pair)[0] or settle(*pair[::-1])[0]]
     assert len(GOLDS) > 250
     assert all(settle(gold, gold)[0] for gold in GOLDS)
 
 
-def test_no_answer_is_right_for_two_golds(record_property):
-    record_property("tried", attack(seed=0, seconds=8, workers=1))
+def test_nothing_in_any_construct_is_right_for_two_golds(request):
+    """Each construct with the same nothing in all its places."""
+    answers = {
+        form.replace("%s", nothing).replace("%%", "%") for form in CONSTRUCTS for nothing in [*NOTHINGS[::4], ""]
+    }
+    for answer in sorted(answers | set(NOTHINGS)):
+        check(answer, 0, random.Random(0))
+    count(request.node, len(answers))
+
+
+SILENT = [
+    HealthCheck.too_slow,
+    HealthCheck.function_scoped_fixture,
+    HealthCheck.filter_too_much,
+    HealthCheck.data_too_large,
+]
+
+
+@settings(max_examples=1_000, deadline=None, suppress_health_check=SILENT)
+@given(answer=ANSWERS, rng=st.randoms(use_true_random=False))
+def test_no_answer_is_right_for_two_golds(request, tried, answer, rng):
+    check(answer, 0, rng)
+    tried.append(answer)
+    count(request.node, len(tried))
+
+
+@pytest.mark.slow
+@settings(max_examples=40_000, deadline=None, suppress_health_check=SILENT)
+@given(answer=ANSWERS, rng=st.randoms(use_true_random=False))
+def test_no_answer_of_very_many_is_right_for_two_golds(request, tried, answer, rng):
+    check(answer, 2, rng)
+    tried.append(answer)
+    count(request.node, len(tried))
+
+
+@pytest.fixture(scope="module")
+def tried() -> list[str]:
+    return []

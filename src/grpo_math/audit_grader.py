@@ -4,6 +4,7 @@ A policy tries such answers by the million. The recipe's own golds are asked her
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 from grpo_math.audit_rewards import EQUAL, mean_score, scores_of
 from grpo_math.data import Problem
@@ -17,15 +18,16 @@ GOLDS = 100  # different ones that the grader is asked about
 PROBLEMS = 3  # that a person's own reward is asked about
 PARTS = ("", "{,}", ";", r"\land", r"\text{}")
 FORMS = (
-    "{%s}", "(%s)", "{{%s}}", r"\{%s\}", "(%s,%s)", "[%s,%s)", "%s,%s", r"%s\lor %s", r"%s\cup %s", "%s=%s", "x=%s", r"%s\&%s",
-    r"%s\approx %s", "%s:%s", r"\frac{%s}{%s}", r"\sqrt{%s}", "%s^{%s}", r"\pm %s", r"%s\%", r"\begin{pmatrix}%s\end{pmatrix}",
-    r"\begin{array}{c}%s\\%s\end{array}", "and%s",
+    "{%s}", "(%s)", "{{%s}}", r"\{%s\}", "(%s,%s)", "[%s,%s)", "%s,%s", r"%s\lor %s", r"%s\cup %s", "%s=%s", "x=%s",
+    r"%s\&%s", r"%s\approx %s", "%s:%s", r"\frac{%s}{%s}", r"\sqrt{%s}", "%s^{%s}", r"\pm %s", r"%s\%", "and%s",
+    r"\begin{pmatrix}%s\end{pmatrix}", r"\begin{array}{c}%s\\%s\end{array}",
 )  # fmt: skip
 EMPTY_ANSWERS = tuple(dict.fromkeys(form.replace("%s", part) for part in PARTS for form in FORMS))
 
 
 def grader(subject: Subject) -> Iterator[Finding]:
-    """The grader on the recipe's golds: one that is right for two different golds, or on which it fails, is an error."""
+    """The grader on the recipe's golds. An answer that is right for two different golds is an error, and so is a
+    crash."""
     template, golds = subject.recipe.template, different(subject.problems, GOLDS)
     failed, paid = [], {}
     for answer in EMPTY_ANSWERS:
@@ -38,7 +40,7 @@ def grader(subject: Subject) -> Iterator[Finding]:
 
 
 def own_rewards(subject: Subject) -> Iterator[Finding]:
-    """Every own reward that tells golds apart, on the same answers: paying for one as for the right answer is an error."""
+    """Own rewards that tell golds apart, on the same answers: to pay for them as for the right answer is an error."""
     template, problems = subject.recipe.template, different(subject.problems, PROBLEMS)
     own = [one for one in zip(subject.recipe.rewards, subject.rewards, strict=True) if one[0].path]
     if subject.recipe.sft or len(problems) < 2 or not own:
@@ -57,7 +59,7 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
             continue  # `audit` reports what fails on right answers
         try:
             every = [row for row, some in zip(rows, texts, strict=True) for _ in some]
-            scores = [score or 0.0 for score in scores_of(reward, sum(texts, []), every, subject)]
+            scores = [score or 0.0 for score in scores_of(reward, list(chain.from_iterable(texts)), every, subject)]
         except RewardError as mistake:
             yield error(f"{mistake} (seen with answers without content)")
             continue

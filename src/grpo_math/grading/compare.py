@@ -150,7 +150,7 @@ def components(vector: Expression, size: int) -> tuple[Expression, ...] | None:
 
 
 def same_expression(gold: Expression, answer: Expression) -> bool | None:
-    """With letters behind a number as symbols, or as units; as units of a gold only where the answer names units too."""
+    """Letters behind a number are symbols or units; those of a gold are units only where the answer names units too."""
     readings = [one for one in (answer, answer.other_reading) if one]
     pairs = [(gold, one) for one in readings]
     if gold.other_reading:

@@ -156,7 +156,7 @@ def equal_all(pairs: list[tuple[str, str]]) -> list[tuple[bool | None, str]]:
 
 
 def guarded(function: Callable, *arguments):
-    """What the function returns, None if it raises: a fault of the grader costs one completion its reward, not the run."""
+    """What the function returns, None if it raises: a fault of the grader costs one completion its reward, no run."""
     try:
         return function(*arguments)
     except Exception as error:

@@ -1,37 +1,22 @@
 r"""Where the answer of a completion stands, by answer style.
 
 Several answers are one answer, the list of them, repeated ones once: `\boxed{3} ... \boxed{4}` answers "3, 4", which is
-right for a problem with these two solutions and wrong for any other, so hedging does not pay. A box without content, such
-as one that the question asked to fill, is none. Only what stands behind the last `</think>` counts, and nothing behind a
+right for a problem with these two solutions and wrong for any other, so hedging does not pay. A box without content,
+such as one that the question asked to fill, is none. Only what follows the last `</think>` counts, and nothing after a
 `<think>` that never closes. All functions take time linear in the length of the text.
 """
 
 import re
 
 from grpo_math.grading.tokens import has_content, normalise
+from grpo_math.grading.units import TABLES
 
 MAX_ANSWER = 4_000  # characters of an answer that are worth a look
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?<=\s)(\d[\w.,]*\b))|\\.|[{}]", re.DOTALL)
 BOXED_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{?|\\.|[{}]", re.DOTALL)
 HASH = re.compile(r"####[ \t]*(\S[^\n]*)")
 TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-SENTENCE = re.compile(
-    r"(?:(?i:answer)(?:(?=\s{1,9}(?:isn't|is not|can't|cannot|could not|must not))|\s{1,9}(?:is|equals|must be|should be)\b|\s{0,9}[:=])"
-    r"|答案(?:是|为|為|[:：]))"
-    r"\s{0,9}[:：]?\s{0,9}([^\s。](?:[^.\n。]|\.(?!\s|$))*)"
-)
-REASON = re.compile(
-    r"\s*(?:,\s*(?:as|so|which|where|for|and so)\b|,?\s*\b(?:because|since)\b|\((?!or\b|not\b)[a-z -]+\)).*", re.DOTALL
-)
-EXPRESSION = re.compile(  # the last one is the answer where nothing announces it: a formula, a number, a choice
-    r"\$\$?(?! )(?P<tex>[^$\n]{0,200}?(?:\d|=|\\(?:infty|pi|sqrt|frac|emptyset|varnothing))[^$\n]{0,200}?)(?<! )\$\$?(?!\d)"
-    r"|\\[(\[](?P<display>[^$\n]{1,400}?)\\[)\]]"
-    r"|(?i:\b(?:option|choice))(?:\s{1,9}is)?:?\s{0,9}\(?(?P<option>[A-J])\)?(?!\w)|^[ \t]{0,9}\(?(?P<letter>[A-J])\)?\.?[ \t]{0,9}$"
-    r"|(?i:\b(?:step|problem|question|page|line|case|part|example|equation|section))\s{1,9}\(?\d+(?P<label>)"
-    r"|(?P<number>(?<![\w.^])-?[$€£]?(?:\d+\s\d+/\d+|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?(?:/\d+)?%?)(?![\w^])"
-    r"|(?<![\w.])-?\.\d+)",
-    re.MULTILINE,
-)
+SENTENCE, REASON, EXPRESSION = map(re.compile, TABLES["fallback"].values())
 
 
 def boxes(text: str) -> list[str]:
@@ -76,7 +61,8 @@ def tags(text: str) -> list[str]:
 
 
 def fallback(text: str) -> list[str]:
-    """For models that were never taught a format: boxes, else `####`, else "the answer is", else the last expression."""
+    """For models that were never taught a format: boxes, else `####`, else "the answer is", else the last
+    expression."""
     text = text.replace("**", "").replace("\N{MINUS SIGN}", "-")  # Markdown's bold, and the Unicode minus
     if found := boxes(text) or hashes(text):
         return found

@@ -1,5 +1,7 @@
-r"""Sets of real numbers, so that every way to write one is the same value: `x < 2 or x > 3`, `(-\infty,2) \cup (3,\infty)`
-and `\mathbb{R} \setminus [2,3]`. Ends are exact; double precision only orders them, and refuses where it cannot."""
+r"""Sets of real numbers, so that all ways to write one are the same value: `x < 2 or x > 3`,
+`(-\infty,2) \cup (3,\infty)`, `\mathbb{R} \setminus [2,3]`. Ends are exact; double precision only orders them, and
+refuses where it cannot.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -37,8 +37,8 @@ class PoolSettings:
 
 
 class Pool:
-    """Workers, forked as they are needed by a process that has loaded math_verify. Safe to call from any thread, one batch
-    at a time."""
+    """Workers, forked as they are needed by a process that has loaded math_verify. Any thread may call it; batches are
+    graded one after the other."""
 
     def __init__(self, settings: PoolSettings):
         self.settings = settings

@@ -28,15 +28,11 @@ ALIGNED = re.compile(
 DIGIT = re.compile(r"\d")
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[lcr|]*\})?")
 REPEATING = re.compile(  # 0.1\overline{6}, 0.1(6), 0.1666...
-    r"(?<![\d.])(?P<whole>\d{0,20})\.(?:(?P<before>\d{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))"
+    r"(?<![\d.])(?P<whole>\d{0,20})\."
+    r"(?:(?P<before>\d{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))"
     r"|(?P<first>\d{0,9}?)(\d{1,9}?)\7{2,}(?:\\[lc]?dots|\.\.\.))"
 )
-QUOTE = r"(?:\"(?!dollars))?"
-LEAD = re.compile(
-    rf"(?i)(?:{QUOTE}(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|total|result|value)"
-    rf"(?: is| are|\s*[:=])+\s*{QUOTE}\s*(?=\S)|(?:\\approx|{QUOTE}(?:approximately|about|roughly|therefore|the(?= \d))\b\"?)\s*"
-    rf"|\\(?:therefore|implies|(?:long|Long)?[rR]ightarrow)(?![a-zA-Z])\s*|{QUOTE}答案(?:是|为|為|[:：])\s*{QUOTE}\s*(?=\S))+"
-)
+LEAD = re.compile(TABLES["lead"]["pattern"])
 LETTERS = re.compile(r"\(?[A-Za-z]\)?(?:(?:\s*(?:,|;|and\b|or\b))+\s*\(?[A-Za-z]\)?)+|\([A-Za-z]\)")
 TOKEN = re.compile(
     rf"""(?P<space>\s*)(?:
@@ -105,7 +101,8 @@ def plain(character: str) -> str:
     if kind.startswith("<sub>"):
         return f"_{{{normal}}}"
     if "\u2044" in normal:
-        return r"\frac{%s}{%s}" % tuple(normal.split("\u2044"))
+        over, under = normal.split("\u2044")
+        return rf"\frac{{{over}}}{{{under}}}"
     if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(normal[:1] or " ", "")):
         return f"\\{greek[2].lower() if greek[1] == 'SMALL' else greek[2].capitalize()} "
     return "" if unicodedata.category(character) == "Cf" else normal

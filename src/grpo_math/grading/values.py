@@ -32,9 +32,9 @@ class Expression:
 
 @dataclass(frozen=True)
 class Group:
-    """Several values. In no order: a `list`, a `set`, the `cases` of a plus-minus sign, a `union`. In order, by their
-    brackets: `()`, `[]`, `(]`, `[)`; a `2x3` matrix, row by row; a proportion, `:`; a chain of relations, such as `< <`.
-    Equations that name different values are `named`."""
+    """Several values. Without an order: a `list`, a `set`, the `cases` of a plus-minus sign, a `union`. With an
+    order: `()`, `[]`, `(]` and `[)` by their brackets; a `2x3` matrix, row by row; a proportion `:`; a chain of
+    relations such as `< <`. Equations that name different values are `named`."""
 
     kind: str
     items: tuple

@@ -1,9 +1,9 @@
-"""The processes behind the pool. `python -m grpo_math.grading.worker FD SECONDS GIB` imports math_verify once, and forks a
-worker in milliseconds for every descriptor that comes through the socket FD.
+"""The processes behind the pool. `python -m grpo_math.grading.worker FD SECONDS GIB` imports math_verify once, and
+forks a worker in milliseconds for every descriptor that comes through the socket FD.
 
-It is a fresh interpreter: without CUDA and threads, without torch and trl. A worker reads a gold and an answer, one JSON
-message a job, and answers with one of LINES. Its own alarm ends it where a job takes longer than SECONDS, so that none
-outlives its deadline whatever happens to its parents, and a job that needs more than GIB of memory fails.
+It is a fresh interpreter: without CUDA and threads, without torch and trl. A worker reads a gold and an answer, one
+JSON message per job, and replies with one of LINES. Its own alarm ends it when a job takes longer than SECONDS, so
+that no worker outlives its deadline, whatever happens to its parents. A job that needs more than GIB of memory fails.
 """
 
 import json
@@ -21,7 +21,8 @@ CRASHED = b"crashed"
 
 
 def messages(end: socket.socket):
-    """Message and descriptors, until the other end closes or the parent dies (a forked child of it may hold that end)."""
+    """Messages with their descriptors, until the other end closes or the parent dies (whose child may hold that
+    end)."""
     parent = os.getppid()
     while os.getppid() == parent:
         if select.select([end], [], [], 5)[0]:
