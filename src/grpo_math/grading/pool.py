@@ -63,8 +63,8 @@ class Pool:
         with selectors.DefaultSelector() as working:
             while len(verdicts) < len(pairs):
                 while waiting and len(working.get_map()) < self.size:
-                    job = waiting.popleft()
-                    working.register(self.hand_over(pairs[job]), selectors.EVENT_READ, (job, time.monotonic()))
+                    job, start = waiting.popleft(), time.monotonic()
+                    working.register(self.hand_over(pairs[job]), selectors.EVENT_READ, (job, start))
                 for key, _ in working.select():
                     job, start = key.data
                     working.unregister(key.fileobj)

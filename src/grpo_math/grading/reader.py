@@ -353,7 +353,7 @@ def read_set(cut: Cut) -> object:
         found = sets[0]
         for sign, one in zip(signs, sets[1:], strict=True):
             found = combined(sign, [found, one])
-        return found
+        return found if any(found.cells[::2]) else Group("set", tuple(map(Expression, found.ends)))  # points
     if set(signs) != {r"\cup"}:
         raise Unreadable
     return group("union", values)
