@@ -154,6 +154,7 @@ def measured(draw: random.Random, rows: list[dict], step: int) -> dict:
         "grad_norm": None if step == 5 else 0.4 + draw.random() / 5,
         "grading/no_answer": sum(row["answer"] is None for row in rows) / len(rows),
         "grading/timeouts": 0.0,
+        "grading/crashed": 0.0,
         "tokens_per_second": 60 + 10 * draw.random(),
         **times,
         "step_time": sum(times.values()),

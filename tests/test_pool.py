@@ -176,8 +176,8 @@ def of_a_worker(code: str, job: tuple[str, str]) -> tuple[bytes, bytes]:
     other.close()
     end.send(json.dumps(job).encode())
     said = end.recv(16)
-    ours.close()
-    theirs.close()
+    for one in (end, ours, theirs):
+        one.close()
     return said, parent.communicate(timeout=20)[1]
 
 

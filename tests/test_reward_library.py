@@ -104,7 +104,7 @@ def test_what_counts_as_a_foreign_letter(text, share):
 
 def test_r1_zero_logs_format_and_accuracy_apart():
     logged = {}
-    texts = ["t</think> <answer>4</answer>", "<answer>4</answer>", "t</think> <answer>5</answer>", ""]
+    texts = ["t</think> <answer>4</answer>", "t</think> so <answer>4</answer>", "t</think> <answer>5</answer>", ""]
     found = score("r1_zero", texts, template=TEMPLATES["r1_zero"], log_metric=logged.__setitem__)
     assert found == [1.0, 0.0, 0.0, 0.0]
     assert (logged["accuracy"], logged["format_accuracy"]) == (0.5, 0.5)

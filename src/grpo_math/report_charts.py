@@ -30,7 +30,10 @@ CHARTS = {  # title: metrics, how to read them
     "entropy": ("entropy", "how undecided the policy is at a token; near 0 it explores nothing"),
     "KL": ("kl", "how far the policy is from the reference model"),
     "truncated": ("completions/clipped_ratio", "share of completions cut off at the longest length"),
-    "grading": ("grading/*", "share of completions without an answer, graded too slowly, or with an unreadable gold"),
+    "grading": (
+        "grading/*",
+        "share of completions without an answer, graded too slowly or not at all, or with an unreadable gold",
+    ),
     STACKED: ("time/*", "seconds of generating, scoring and updating: running means, stacked"),
     "step time": ("step_time", "seconds a step"),
     "throughput": ("tokens_per_second", "tokens of prompts and completions for every second of a step"),

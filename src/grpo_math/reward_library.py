@@ -13,7 +13,7 @@ from grpo_math.grading import Grade, well_formed
 from grpo_math.heuristic import ITEM, heuristic
 from grpo_math.prompts import PromptTemplate, completion_text
 
-LATE = {"timeout", "crashed"}
+FAILED = {"timeouts": "timeout", "crashed": "crashed"}  # metric of a grade that failed -> its `how`
 STEP = re.compile(rf"(?i)\s*{ITEM}|[^=]*\w\s*=\s*\S")
 FOREIGN = re.compile(  # neither Latin, Greek nor mathematical
     r"[^\W\d_A-Za-z\u00aa-\u02af\u0370-\u03ff\u1d00-\u1dbf\u1e00-\u1fff\u2071\u207f\u2090-\u209c\u2100-\u214f"
@@ -40,7 +40,7 @@ def correctness(
 
     Only an answer in the template's answer style is one, and one that took too long to compare is wrong. None where the
     solution itself cannot be read. Logs `accuracy`, the share of right ones among the readable, and of all completions
-    the shares `grading/no_answer`, `grading/timeouts` and `grading/unparsable_gold`, all in [0, 1].
+    the shares `grading/no_answer`, `grading/timeouts`, `grading/crashed` and `grading/unparsable_gold`, all in [0, 1].
     """
     log_grades(grades, log_metric)
     absent = wrong if no_answer is None else no_answer
@@ -54,9 +54,8 @@ def log_grades(grades: list[Grade], log_metric: Callable | None) -> None:
         return
     if known:
         log_metric("accuracy", sum(known) / len(known))
-    logged = {"no_answer": {"no_answer"}, "timeouts": LATE, "unparsable_gold": {"unparsable_gold"}}
-    for name, hows in logged.items():
-        log_metric(f"grading/{name}", sum(grade.how in hows for grade in grades) / len(grades))
+    for name, how in {"no_answer": "no_answer", **FAILED, "unparsable_gold": "unparsable_gold"}.items():
+        log_metric(f"grading/{name}", sum(grade.how == how for grade in grades) / len(grades))
 
 
 def format(completions: list, template: PromptTemplate, **_) -> list[float]:

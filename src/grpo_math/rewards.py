@@ -23,7 +23,7 @@ from grpo_math.errors import RewardError, UserError
 from grpo_math.functions import load_function, parameters
 from grpo_math.grading import Grade, grade_batch
 from grpo_math.prompts import PromptTemplate, completion_text
-from grpo_math.reward_library import LATE, REWARDS
+from grpo_math.reward_library import FAILED, REWARDS
 from grpo_math.schema import suggestion
 from grpo_math.waiting import in_thread, result
 
@@ -55,8 +55,8 @@ class RewardSpec:
 def graded(texts: tuple[str, ...], golds: tuple[str, ...], style: str) -> list[Grade]:
     """The verdicts of a batch, made once for all rewards that read them."""
     grades = grade_batch(list(texts), list(golds), style)
-    if late := sum(grade.how in LATE for grade in grades):
-        logger.warning("grading: %d of %d answers took too long or too much memory: wrong", late, len(grades))
+    if failed := sum(grade.how in FAILED.values() for grade in grades):
+        logger.warning("grading: %d of %d answers took too long, or made the grader fail: wrong", failed, len(grades))
     return grades
 
 

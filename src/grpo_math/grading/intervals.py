@@ -6,6 +6,7 @@ refuses where it cannot.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
+from itertools import groupby
 from math import inf
 
 from grpo_math.grading.algebra import Ratio, Unreadable, apart, atom, equal
@@ -32,7 +33,11 @@ class RealSet:
         refuse_empty(any(self.cells))
 
     def __repr__(self) -> str:
-        return f"cut at {', '.join(map(str, self.ends))}: {''.join('-x'[cell] for cell in self.cells)}"
+        ends = ["-infinity", *map(str, self.ends), "infinity"]
+        runs = [list(run) for inside, run in groupby(range(len(self.cells)), self.cells.__getitem__) if inside]
+        low = [f"[{ends[run[0] // 2 + 1]}" if run[0] % 2 else f"({ends[run[0] // 2]}" for run in runs]
+        high = [f"{ends[run[-1] // 2 + 1]}{')]'[run[-1] % 2]}" for run in runs]
+        return " or ".join(map(", ".join, zip(low, high, strict=True)))
 
     def on(self, ends: list[Ratio]) -> list[bool]:
         """The cells on a line that is cut at more ends."""

@@ -27,7 +27,8 @@ class Expression:
     sum: bool = False
 
     def __repr__(self) -> str:
-        return " ".join([str(self.value), *(f"{unit}^{power}" for unit, power in self.units.items())])
+        units = (unit if power == 1 else f"{unit}^{power}" for unit, power in self.units.items())
+        return " ".join([str(self.value), *units])
 
 
 @dataclass(frozen=True)
