@@ -53,7 +53,9 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
     if copied or gold == answer:
         return True, "exact"
     (letter, meant), (chosen, said) = choice(gold), choice(answer)
-    if letter and (letter == chosen or (meant and not chosen)):  # (C) 12 is C, and (C) 12, and 12
+    if letter and (chosen or meant):  # of (C) 12: C, (C) 12 and 12 are right
+        if chosen != letter and chosen:
+            return False, "text"
         return settle(meant, said or answer) if meant and (said or not chosen) else (True, "text")
     try:
         wanted = read(gold)
@@ -86,13 +88,18 @@ def settle_unread(gold: str, answer: str, wanted: object, given: object) -> tupl
     it is known to understand; words, broken syntax and sums that nobody has added up are compared as text."""
     if same_tokens(gold, answer):
         return True, "exact"
-    if gold.count("{") != gold.count("}"):
+    if gold.count("{") != gold.count("}") or (wanted is None and not unknown(gold) and not wordy(gold)):
         return None, "unparsable_gold"
     if wanted is None and wordy(gold) and plain_words(gold) == plain_words(answer):
         return True, "text"
     number = isinstance(wanted, Expression) and wanted.value.fraction()
-    broken = any(value is None and not unknown(text) for text, value in ((gold, wanted), (answer, given)))
-    if number or broken or wordy(gold) or wordy(answer) or not unknown(gold) | unknown(answer) <= WORKER_MACROS:
+    if (
+        number
+        or (given is None and not unknown(answer))
+        or wordy(gold)
+        or wordy(answer)
+        or not unknown(gold) | unknown(answer) <= WORKER_MACROS
+    ):
         return False, "text"
     return (False, "too_long") if HEAVY.search(answer) else (None, "math_verify")
 
