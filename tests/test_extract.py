@@ -69,6 +69,37 @@ from grpo_math.grading.extract import last_boxed
         ("It costs $18.", "fallback", "$18"),
         ("three quarters, 3/4 of it", "fallback", "3/4"),
         ("no number", "fallback", None),
+        # the last expression, not the last digits
+        (r"The result is $\frac{1}{2}$.", "fallback", r"\frac{1}{2}"),
+        (r"so we get $2\sqrt{3}$", "fallback", r"2\sqrt{3}"),
+        (r"The point is $(3,4)$.", "fallback", "(3,4)"),
+        (r"We get \(x = 7\).", "fallback", "x = 7"),
+        ("She has $5 and pays $42.", "fallback", "$42"),
+        ("It costs $5, so he pays $6 in all", "fallback", "$6"),
+        ("1 1/2 cups", "fallback", "1 1/2"),
+        ("The correct option is C.", "fallback", "C"),
+        ("so it must be\n**C**", "fallback", "C"),
+        ("A, B, C, D", "fallback", None),
+        ("The answer is 42, since 40+2=42.", "fallback", "42"),
+        ("the answer is 10 because 5*2 = 10", "fallback", "10"),
+        ("The answer is 42 (forty-two).", "fallback", "42"),
+        ("\u6240\u4ee5\u7b54\u6848\u662f42\u3002", "fallback", "42"),
+        ("In step 42, we stop.", "fallback", None),
+        # what takes the answer back belongs to it
+        ("The answer isn't 42.", "fallback", "isn't 42"),
+        ("The answer is 5, which is wrong. It is 6.", "fallback", "5, which is wrong"),
+        ("The answer is 5 because of rounding, or 6.", "fallback", "5 because of rounding, or 6"),
+        # a box without content is none, as one that the question asked to fill
+        (r"3\boxed{\phantom{2}}5 is divisible by 3 with \boxed{1}", "boxed", "1"),
+        (r"\boxed{{,}}, \boxed{?} and \boxed{\land\lor}", "boxed", None),
+        (r"\boxed{\begin{pmatrix}\\\end{pmatrix}}", "boxed", None),
+        ("#### {,}", "hash", None),
+        ("<answer>{;}</answer>", "answer_tag", None),
+        # thinking that never ends
+        (r"<think>a</think><think>\boxed{42}", "boxed", None),
+        ("<think>so <answer>42</answer>", "answer_tag", None),
+        ("<think>The answer is 42.", "fallback", None),
+        ("#### Step 1: add\n40+2=42\n#### Step 2: done\n#### 42", "hash", "42"),
     ],
 )
 def test_extract(text, style, answer):
@@ -90,6 +121,12 @@ def test_extract(text, style, answer):
         (r"\boxed{4}, or \boxed{3, 4}", "4", False),
         (r"#### $\boxed{5}$", "5", True),
         ("#### 3\n#### 4", "4", False),
+        (r"\boxed{1}, \boxed{2}, so \boxed{\{1,2\}}", r"\{1,2\}", True),
+        (r"\boxed{x=\boxed{42}}", "42", True),
+        (r"\boxed{(-\infty,2)}, \boxed{(3,\infty)}", r"(-\infty,2)\cup(3,\infty)", True),
+        (r"\boxed{(-\infty,2)}, \boxed{(3,\infty)} or \boxed{(5,\infty)}", r"(-\infty,2)\cup(3,\infty)", False),
+        (r"\boxed{x>5} or rather \boxed{y>2}", "x>2", False),
+        (" ".join(rf"\boxed{{{n}}}" for n in range(9)), "8", False),
     ],
 )
 def test_hedging_with_several_answers_does_not_pay(completion, gold, correct):
@@ -155,6 +192,26 @@ def test_a_megabyte_of_anything_takes_no_time(style, piece):
     well_formed(text, style)
     well_formed("<think>" + text + "</think><answer>1</answer>", style)
     assert time.process_time() - start < 5  # quadratic would be hours
+
+
+@pytest.mark.parametrize(
+    ("text", "style"),
+    [
+        ("The answer is 5" + " " * 400_000 + "x", "fallback"),
+        ("$" + "1" * 400 + "$" * 400_000, "fallback"),
+        (r"\(" * 500_000, "fallback"),
+        ("#### 1\n" * 20_000 + " " * 20_000 + "x", "hash"),
+        (r"\boxed{f" + "_{_}" * 900 + "=5}", "boxed"),
+        (r"\boxed{}\hat" + " " * 1_300 + r"\hat" + " " * 2_600 + "5}", "boxed"),
+        ("".join(rf"\boxed{{1 b{n}}}" for n in range(4_000)) + r"\boxed{" + "2," * 450 + "1}", "boxed"),
+    ],
+    ids=range(7),
+)
+def test_completions_that_patterns_would_choke_on_take_no_time(text, style):
+    start = time.process_time()
+    well_formed(text, style)
+    assert grade(text, "7", style).correct is False
+    assert time.process_time() - start < 5  # some were exponential
 
 
 @given(st.text() | st.text(alphabet="\\boxed{} #<answer>/\n1"), st.sampled_from(sorted(STYLES)))

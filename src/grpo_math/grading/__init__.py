@@ -17,6 +17,8 @@ from grpo_math.grading.tokens import has_content, normalise
 
 __all__ = ["STYLES", "Grade", "PoolSettings", "configure", "extract", "grade", "grade_batch", "well_formed"]
 
+MAX_PARTS = 8  # different answers of one completion
+
 
 @dataclass(frozen=True)
 class Grade:
@@ -46,6 +48,8 @@ def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") 
 
 
 def whole_and_parts(parts: list[str]) -> list[str]:
+    if len(parts) > MAX_PARTS:
+        return []
     return [*parts, ", ".join(parts)] if len(parts) > 1 else parts
 
 
@@ -57,6 +61,8 @@ def decide(gold: str, parts: list[str] | None, verdicts: dict) -> Grade:
     if not parts:
         nothing = not has_content(normalise(gold))
         return Grade(None, None, "unparsable_gold") if nothing else Grade(None, False, "no_answer")
+    if len(parts) > MAX_PARTS:
+        return Grade(", ".join(parts[:MAX_PARTS]) + ", ...", False, "too_long")
     whole, singly = ", ".join(parts), [verdicts[gold, part] for part in parts]
     if all(correct for correct, _ in singly) or guarded(sums_up, parts):
         return Grade(whole, *singly[-1])

@@ -66,8 +66,9 @@ class Ratio:
         return Ratio(top, bottom, self.both(other))
 
     def __truediv__(self, other: "Ratio") -> "Ratio":
-        if not other.numerator:
-            raise Unreadable("division by zero")
+        endless = any(name == r"\infty" for monomial in other.numerator for name, _ in monomial)
+        if not other.numerator or endless or (other.opaque and other.near() == 0):
+            raise Unreadable("division by zero or infinity")
         return self * Ratio(other.denominator, other.numerator, other.opaque)
 
     def both(self, other: "Ratio") -> dict[str, Value] | None:
@@ -87,9 +88,9 @@ class Ratio:
                 for part in (self.numerator.items(), self.denominator.items())
             )
             value = top / bottom
+            return value.real if isinstance(value, complex) and abs(value.imag) <= CLOSE**2 * abs(value) else value
         except (ArithmeticError, TypeError):  # a symbol has no value
             return None
-        return value.real if isinstance(value, complex) and abs(value.imag) <= CLOSE**2 * abs(value) else value
 
     def at(self, name: str) -> Value:
         if name[0] == "√":
@@ -185,6 +186,8 @@ def power(base: Ratio, exponent: Ratio) -> Ratio:
     top, bottom = ratio[0] // shared, ratio[1] // shared
     if bottom < 0:
         top, bottom = -top, -bottom
+    if bottom > MAX_EXPONENT:
+        raise TooBig
     if bottom > 1:
         return power(root(base, bottom), number(top))
     if top < 0:

@@ -1,6 +1,7 @@
 """Whether two values that were read are the same: exactly, element by element, or not to be settled here (None)."""
 
 import math
+import re
 
 from grpo_math.grading.algebra import Ratio, TooBig, number, proportional
 from grpo_math.grading.algebra import equal as same_ratio
@@ -12,7 +13,7 @@ MAX_ITEMS = 50  # of an unordered list
 UNORDERED = {"list", "set", "cases"}
 BASIS = ("√-1", "j", "k")  # of vectors; i is read as the imaginary unit
 TEMPERATURES = {"celsius", "fahrenheit"}  # both are degrees
-UNSAID = {"the", "a", "an", "only", "and"}  # words that change no answer in words
+UNSAID = {"the", "a", "an", "and"}  # words that change no answer in words
 
 
 def tier(*values: object) -> str:
@@ -68,6 +69,8 @@ def same_item(gold: object, answer: object) -> bool | None:
             return conjunction(same_item(one, item) for item in items)
         case Inequality(), Inequality():
             return same_inequality(gold, answer)
+        case Clock(minute=minute, second=0, half=None), Expression() if minute > 9:  # or the proportion 1:20
+            return same_proportion(Group(":", (Expression(number(gold.hour)), Expression(number(minute)))), answer)
         case Clock(), Clock():
             return same_clock(gold, answer)
         case BaseNumber(), BaseNumber():
@@ -76,7 +79,9 @@ def same_item(gold: object, answer: object) -> bool | None:
             Expression() as plain,
             BaseNumber(digits=digits, base=10),
         ):
-            return str(plain.value) == digits  # 204_5 is 204, but no decimal number is in another base
+            return (
+                str(plain.value) == digits and not plain.sum
+            )  # 204_5 is 204, but no decimal number is in another base
         case Text(), Text():
             return said(gold) == said(answer)
     return False
@@ -205,6 +210,8 @@ def rounded(gold: Ratio, answer: Expression) -> bool:
 def same_equation(gold: Equation, answer: Equation) -> bool | None:
     if gold.name and answer.name and (same(gold.sides[0], answer.sides[0]) or not (symbol(gold) and symbol(answer))):
         return same(gold.right, answer.right)
+    if len(answer.sides) > 2:
+        return False
     if not all(isinstance(side, Expression) for side in (*gold.sides, *answer.sides)):
         return None
     return proportion_of(*(one.sides[0].value - one.right.value for one in (gold, answer)), signed=False)
@@ -242,11 +249,13 @@ def same_proportion(gold: object, answer: object) -> bool | None:
     rows = [one.items if getattr(one, "kind", "") == ":" else (one, whole) for one in (gold, answer)]
     if len(rows[0]) != len(rows[1]) or not all(isinstance(item, Expression) for item in rows[0] + rows[1]):
         return False
+    if any(item.sum for item in rows[1]) and not any(item.sum for item in rows[0]):
+        return False
     first, second = rows[0][0].value, rows[1][0].value
     pairs = list(zip(*rows, strict=True))[1:]
     return conjunction(same_ratio(one.value * second, two.value * first) for one, two in pairs)
 
 
 def said(text: Text) -> list[str]:
-    words = text.words.split()
+    words = re.sub(r"^only (?!if\b)| only$", "", text.words).split()
     return [word for word in words if word not in UNSAID] or words

@@ -25,6 +25,7 @@ from grpo_math.grading.extract import MAX_ANSWER, extract, without_boxes
 from grpo_math.grading.pool import pool
 from grpo_math.grading.reader import MAX_CHARACTERS, read, unknown, wordy
 from grpo_math.grading.tokens import has_content, normalise, tokens
+from grpo_math.grading.units import STOP
 from grpo_math.grading.values import BaseNumber, Expression, Group
 
 MAX_KNOWN = 2**16
@@ -105,7 +106,7 @@ def settle_unread(gold: str, answer: str, wanted: object, given: object) -> tupl
 
 
 def plain_words(text: str) -> list[str]:
-    return re.findall(r"[\w.]+|[-+*/^<>=]", text.lower())
+    return re.findall(r"[\w.]+|[-+*/^<>=(){}|[\]]", text.lower())
 
 
 def same_tokens(gold: str, answer: str) -> bool:
@@ -126,7 +127,7 @@ def choice(text: str) -> tuple[str | None, str]:
     """The letter of a multiple-choice answer and what follows it: B, (B), B. 72, (B) 72; None for several letters."""
     found = CHOICE.fullmatch(text.replace('"', " ").strip()) if not text[:1].isdigit() else None
     rest = found and (found["rest"] or found["more"] or "")
-    if not found or re.search(r"\b[A-J]\b|\b(?:or|and|not)\b", rest):
+    if not found or re.search(r"\b[A-J]\b", rest) or STOP & set(re.findall(r"[a-z]+", rest.lower())):
         return None, ""
     return found[1] or found[3] or found[4], rest
 

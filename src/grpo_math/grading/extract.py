@@ -16,7 +16,7 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?<=\s)(\d[\w.,]*\b))|\\.|[{}]", re.
 BOXED_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{?|\\.|[{}]", re.DOTALL)
 HASH = re.compile(r"####[ \t]*(\S[^\n]*)")
 TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-SENTENCE, REASON, EXPRESSION = map(re.compile, TABLES["fallback"].values())
+SENTENCE, REASON, HEADING, EXPRESSION = map(re.compile, TABLES["fallback"].values())
 
 
 def boxes(text: str) -> list[str]:
@@ -50,7 +50,7 @@ def boxes(text: str) -> list[str]:
 
 def hashes(text: str) -> list[str]:
     """What follows `####` on its line, as GSM8K writes its answers."""
-    lines = [line.strip() for line in HASH.findall(text)]
+    lines = [line.strip() for line in HASH.findall(text) if not HEADING.fullmatch(line.strip())]
     return [answer for line in lines for answer in boxes(line) or [line]]
 
 
@@ -66,15 +66,16 @@ def fallback(text: str) -> list[str]:
     text = text.replace("**", "").replace("\N{MINUS SIGN}", "-")  # Markdown's bold, and the Unicode minus
     if found := boxes(text) or hashes(text):
         return found
-    if said := SENTENCE.findall(text):
-        return [REASON.sub("", said[-1]) or said[-1]]
+    if sentences := SENTENCE.findall(text):
+        said = " ".join(sentences[-1].split())
+        return [REASON.sub("", said) or said]
     found = [one[one.lastgroup].strip() for one in EXPRESSION.finditer(text)]
     return [one for one in found if one][-1:]  # a label, such as step 3, is none
 
 
 STYLES = {"boxed": boxes, "hash": hashes, "answer_tag": tags, "fallback": fallback}
 FORMATS = {
-    "hash": re.compile(r"(?s)(?:.*\n)?####[ \t]*\S[^\n]*\s*"),
+    "hash": re.compile(r"(?s)(?:.*\n)?####[ \t]*\S[^\n]*(?:\n\s*)?"),
     "answer_tag": re.compile(
         r"(?s)\s*<think>(?:(?!</?think>|</?answer>).)*</think>\s*<answer>(?:(?!</?think>|</?answer>).)*</answer>\s*"
     ),

@@ -72,6 +72,12 @@ class Parser:
             elif self.peek() == "/":
                 self.take()
                 value = value / self.signed()
+            elif (
+                self.peek() == "{"
+                and self.peek(1)[:1].isdigit()
+                and self.tokens[self.at - 1].text[-1:] in "}0123456789"
+            ):
+                raise Unreadable("digits side by side, which TeX prints as one number")
             elif self.starts_atom() or (self.raised and self.kind() == "number"):
                 value = value * self.power()
             else:
@@ -180,7 +186,7 @@ class Parser:
             name += "_" + self.raw()
         while self.peek() == "'":
             name += self.take().text
-        if self.peek() == "(" and name[0] in "fghFGPp":
+        if self.peek() == "(" and name[0] in "fgFGP":
             return atom(f"{name}({self.group(')')})")
         return atom({"i": "√-1"}.get(name, name))
 

@@ -34,10 +34,14 @@ class RealSet:
 
     def __repr__(self) -> str:
         ends = ["-infinity", *map(str, self.ends), "infinity"]
-        runs = [list(run) for inside, run in groupby(range(len(self.cells)), self.cells.__getitem__) if inside]
+        runs = self.runs()
         low = [f"[{ends[run[0] // 2 + 1]}" if run[0] % 2 else f"({ends[run[0] // 2]}" for run in runs]
         high = [f"{ends[run[-1] // 2 + 1]}{')]'[run[-1] % 2]}" for run in runs]
         return " or ".join(map(", ".join, zip(low, high, strict=True)))
+
+    def runs(self) -> list[list[int]]:
+        """The places of neighbouring cells that belong to the set."""
+        return [list(run) for inside, run in groupby(range(len(self.cells)), self.cells.__getitem__) if inside]
 
     def on(self, ends: list[Ratio]) -> list[bool]:
         """The cells on a line that is cut at more ends."""
@@ -111,9 +115,13 @@ def as_set(value: object) -> RealSet | None:
             return value
         case Group(kind=kind, items=(Expression(value=low), Expression(value=high))) if kind in BRACKETS:
             return interval(kind, low, high) if None not in (low.near(), high.near()) else None
-        case Group(kind="set" | "list" | "union"):
-            sets = list(map(as_set, value.items))
-            return combined(r"\cup", sets) if None not in sets else None
+        case Group(kind="set" | "list" | "cases" | "union" as kind, items=items):
+            sets = list(map(as_set, items))
+            found = combined(r"\cup", sets) if None not in sets else None
+            if found and kind in ("list", "cases"):  # of intervals, each of which adds a part of its own
+                numbers = any(isinstance(one, Expression) for one in items)
+                return None if numbers or len(found.runs()) < len(items) else found
+            return found
         case Equation(name=str()):
             return as_set(value.right)
         case Expression(value=number) if isinstance(number.near(), float) and not infinite(number):

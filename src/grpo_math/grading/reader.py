@@ -15,12 +15,20 @@ from grpo_math.grading.formula import OVER, STARTS, Parser, literal
 from grpo_math.grading.intervals import BRACKETS, REALS, SIGNS, RealSet, as_set, combined, half_line, infinite
 from grpo_math.grading.quantity import is_sum, read_expression
 from grpo_math.grading.tokens import CLOSING, JOINERS, OPENING, Token, tokens, wrapped, written
-from grpo_math.grading.units import STOP, TABLES, UNITS
+from grpo_math.grading.units import TABLES, UNITS
 from grpo_math.grading.values import BaseNumber, Clock, Equation, Expression, Group, Inequality, Text
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
+DIGITS = 12  # of a decimal that double precision is compared with
+NO_NAMES = {
+    word for kind, words in TABLES["stop"].items() if kind != "bounds_and_comparisons" for word in words.split()
+}
 MAX_CASES = 2  # plus-minus signs in one value
 MATRIX = re.compile(r"\\begin\{([pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+DETERMINANT = re.compile(  # = value
+    r"(?:\\det *\\begin\{([pb]?matrix)\}|\\begin\{(vmatrix)\})(?:(?!\\begin).)*\\end\{(?:\1|\2)\} *= *(?P<value>[^=]*)",
+    re.DOTALL,
+)
 WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 WORDY = re.compile(r"[^\d\\=<>|^_+]*")
 BASE = re.compile(
@@ -90,7 +98,7 @@ def read_whole(text: str) -> object:
     if plain := tk.PLAIN.fullmatch(text):  # the short way
         value = literal(plain[2])
         return Expression(-value if plain[1] else value, decimals=len(plain[3] or ""))
-    if text.strip('"') in REAL_NUMBERS:
+    if text.strip('". ').lower() in REAL_NUMBERS:
         return REALS
     least = 3 if re.search("[-*/]", text) else 2  # letters of a word: ab - c is a formula
     if WORDY.fullmatch(text) and not tk.LETTERS.fullmatch(text) and re.search(f"[A-Za-z]{{{least}}}", text):
@@ -100,8 +108,9 @@ def read_whole(text: str) -> object:
     if RATIO.fullmatch(text):
         return Group(":", tuple(Expression(number(int(part))) for part in re.findall(r"\d+", text)))
     if (based := BASE.fullmatch(text)) and (based[3].isdigit() or based[3] in NUMBERS):
-        digits = based[2].upper().lstrip("0") or "0"
-        return BaseNumber(based[1] + digits, NUMBERS.get(based[3]) or int(based[3]))
+        digits, base = based[2].upper().lstrip("0") or "0", NUMBERS.get(based[3]) or int(based[3])
+        if all(int(digit, 36) < base for digit in digits if digit != ".") and not re.fullmatch("[a-z]", based[2]):
+            return BaseNumber(based[1] + digits, base)
     if (clock := CLOCK.fullmatch(text.replace('"', ""))) and any(clock.groups()[1:]):
         hour, minute, second, half, named = clock.groups()
         half = half.lower() if half else {"noon": "p", "midnight": "a"}.get((named or "").lower())
@@ -124,9 +133,8 @@ def read_words(text: str) -> Text | Expression:
 
 
 def read_matrix(text: str) -> object:
-    last = text.rpartition("=")[2]
-    if "=" in text and r"\begin" not in last:  # its determinant, or something else that it is part of
-        return read_list(list(tokens(last)))
+    if determinant := DETERMINANT.fullmatch(text):
+        return read_list(list(tokens(determinant["value"])))
     found = MATRIX.search(text)
     if not found:
         raise Unreadable
@@ -169,7 +177,7 @@ def read_list(cut: Cut) -> object:
         return named(values)
     if any(isinstance(value, RealSet) for value in values):
         return read_conditions(values, parts, set(joins))
-    return group("list", map(value_of, values))
+    return group("cases" if "or" in joins else "list", map(value_of, values))
 
 
 def named(equations: list[Equation]) -> Group:
@@ -179,11 +187,20 @@ def named(equations: list[Equation]) -> Group:
 
 
 def read_conditions(values: list, parts: list[Cut], joins: set[str]) -> object:
-    """Inequalities of one variable: either of them, or all. A comma also stands for `or` where both cannot hold."""
+    """Inequalities of one variable: either of them, or all. A comma also stands for `or` where both cannot hold. Those
+    of a variable each are kept by its name."""
     sets = list(map(as_set, values))
-    letters = {token.text for part in parts for token in part if token.kind == "symbol"}
-    if None in sets or len(letters) > 1 or ("or" in joins and len(joins) > 1):
-        return group("list", map(value_of, values))
+    letters = [{token.text for token in part if token.kind == "symbol"} - {"e"} for part in parts]
+    if len(set().union(*letters)) > 1:
+        names = ["".join(sorted(one)) for one in letters]
+        if "or" in joins or len(set(names)) < len(names):
+            raise Unreadable
+        return Group(
+            "conditions " + " ".join(sorted(names)),
+            tuple(value for _, value in sorted(zip(names, values, strict=True), key=lambda one: one[0])),
+        )
+    if None in sets or ("or" in joins and len(joins) > 1):
+        return group("cases" if "or" in joins else "list", map(value_of, values))
     try:
         return combined(r"\cup" if "or" in joins else r"\cap", sets)
     except Unreadable:
@@ -242,15 +259,19 @@ def agrees(exact: Expression, rounded: Expression) -> bool:
         value *= 100
     elif rounded.units and rounded.units != exact.units:
         return False
-    excess, unit = (abs(near) - abs(value)) * 10**rounded.decimals, 1 + 1e-9
-    return near * value >= 0 and -unit < excess <= unit / 2
+    excess = (abs(near) - abs(value)) * 10 ** min(rounded.decimals, DIGITS)
+    return near * value >= 0 and -1 + 1e-6 < excess <= 0.5 + 1e-6
 
 
 def is_name(cut: Cut) -> bool:
     """Whether it can only name a value: x, x_1, f(x), P(X = 2), (x, y), AB, some words; no arithmetic."""
-    if any(token.kind == "text" and STOP & set(token.text.lower().split()) for token in cut):
+    if any(token.kind == "text" and NO_NAMES & set(token.text.lower().split()) for token in cut):
         return False
-    if NAME.fullmatch("".join(f'"{token.text}"' if token.kind == "text" else token.text for token in cut)):
+    texts = [f'"{token.text}"' if token.kind == "text" else token.text for token in cut]
+    letters = [
+        " " * (len(one) > 1 and one[0] == "\\" and other[0].isalpha()) + other for one, other in pairwise(["", *texts])
+    ]
+    if NAME.fullmatch("".join(letters)):
         return True
     outside = re.sub(r"_ ?(?:\{[^{}]*\}|\S+)", "", " ".join(written(cut)))  # but for subscripts
     if any(token.kind == "macro" and token.text not in NAMING and token.text in outside for token in cut):
@@ -278,7 +299,7 @@ def read_equation(parts: list[Cut]) -> object:
         except Unreadable:
             sides.append(None)
             continue
-        if not (name and place == 0) and differ(sides[-1], right):
+        if not (name and place == 0) and (differ(sides[-1], right) or (place and type(sides[-1]) is not type(right))):
             raise Meaningless
     if isinstance(right, Group) and name and name[0] == "(" and "," in name:  # (x,y) = (1,2)
         names = name.strip("()").split(",")
@@ -330,7 +351,7 @@ def solved(value: Ratio, relation: str) -> RealSet | None:
     """The x with value > 0 (>= 0, or not 0), where value is a*x + b with numbers a and b; None if it is not."""
     symbols = {name for monomial in (*value.numerator, *value.denominator) for name, _ in monomial}
     symbols = {name for name in symbols if value.at(name) is None}
-    if len(symbols) != 1 or symbols & (value.opaque or {}).keys() or relation == "=":
+    if len(symbols) != 1 or "(" in next(iter(symbols)) or symbols & (value.opaque or {}).keys() or relation == "=":
         return None
     linear = ((symbols.pop(), 1),)
     rest = Ratio(
@@ -389,6 +410,8 @@ def read_item(cut: Cut) -> object:
 def read_builder(variable: Cut, condition: Cut) -> object:
     r"""\{x : x > 2\} and \{x \in \mathbb{R} \mid x > 2\}."""
     found = read_list(condition)
+    if any(token.text == "(" for token in variable):
+        raise Unreadable("pairs of numbers, or values of a function")
     if is_name(variable):
         return found
     name, *base = split(variable, {r"\in"})[0]

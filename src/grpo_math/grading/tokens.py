@@ -25,6 +25,7 @@ ALIGNED = re.compile(
     r"\\begin\{(?:(aligned|align\*?|gathered|split|equation\*?)\}(.*?)\\end\{\1|cases\}([^&]*?)\\end\{cases)\}",
     re.DOTALL,
 )
+SPACE = re.compile(r"\s+")
 DIGIT = re.compile(r"\d")
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[lcr|]*\})?")
 REPEATING = re.compile(  # 0.1\overline{6}, 0.1(6), 0.1666...
@@ -64,9 +65,10 @@ def normalise(text: str) -> str:
     """Remove what never changes the value: styles, sizes, dollar signs, blanks that separate nothing, a last period."""
     if PLAIN.fullmatch(text):
         return text
+    text = SPACE.sub(" ", text)
     if not text.isascii():
         text = "".join(UNICODE.get(character) or plain(character) for character in text)
-        text = text.replace("}^{", "").replace("}_{", "")  # of several raised digits
+        text = text.replace("\0}^{", "").replace("\0}_{", "").replace("\0", "")  # of several raised digits
     if "\\begin" in text:
         text = ALIGNED.sub(lambda found: aligned(found[2] or found[3] or ""), text)
     text = rewritten(text, BEFORE_TEXT)
@@ -75,7 +77,7 @@ def normalise(text: str) -> str:
     if "$" in text and "\\$" not in text and text.count("$") == 1:  # no pair around a formula
         text = text.replace("$", r"\$")
     text = rewritten(text, AFTER_TEXT)
-    text = re.sub(r"\s+", " ", text).strip()
+    text = SPACE.sub(" ", text).strip()
     if text[:1] in ("*", "`") or text[-1:] in ("*", "`"):  # Markdown
         text = text.strip("*` ")
     if text[:1] == text[-1:] == '"' and text.count('"') == 2 and re.search(r"\d", text):
@@ -97,9 +99,9 @@ def plain(character: str) -> str:
     normal, kind = unicodedata.normalize("NFKC", character), unicodedata.decomposition(character)
     normal = UNICODE.get(normal, normal)
     if kind.startswith("<super>"):
-        return f"^{{{normal}}}"
+        return f"^{{{normal}\0}}"
     if kind.startswith("<sub>"):
-        return f"_{{{normal}}}"
+        return f"_{{{normal}\0}}"
     if "\u2044" in normal:
         over, under = normal.split("\u2044")
         return rf"\frac{{{over}}}{{{under}}}"
@@ -187,6 +189,8 @@ def wrapped(cut: tuple[Token, ...]) -> bool:
 
 def letters(run: str, spaced: bool, before: list[Token]) -> list[Token]:
     lower = run.lower()
+    if spaced and before and before[-1].kind == "number" and run in UNITS and len(run) > 2:  # 50 min, 50 sec
+        return [Token("text", run, spaced)]
     if macro := PLAIN_MACROS.get(lower if len(run) > 2 else run):
         return [Token("macro", macro, spaced)]
     behind = spaced and bool(before) and before[-1].kind in ("number", "text") and not set(lower) <= set("abcdxyz")

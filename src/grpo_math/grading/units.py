@@ -72,13 +72,15 @@ def read_units(text: str) -> Units:
         at, value = item.end(), item[item.lastgroup or 0]
         if item["over"]:
             sign = -1
+        elif item["power"] and not (last or words):
+            raise Unreadable("a power of nothing")
         elif item["power"] or (last and value in ("squared", "cubed")):
             times = int(value) if item["power"] else POWERS[value]
             found.update({unit: power * (times - 1) for unit, power in last.items()})
         elif value in POWERS:
             raised = POWERS[value]
         elif factor := item["word"] and (SCALES.get(value) or SCALES.get(value.lower().removesuffix("s"))):
-            if found or words:
+            if found or words or sign < 0:
                 raise Unreadable("a scale behind a unit")
             scale *= factor
         elif unit := item["word"] and (UNITS.get(value) or (len(value) > 2 and UNITS.get(value.lower()))):
