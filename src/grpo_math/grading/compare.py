@@ -6,10 +6,11 @@ import re
 from grpo_math.grading.algebra import Ratio, TooBig, number, proportional
 from grpo_math.grading.algebra import equal as same_ratio
 from grpo_math.grading.intervals import BRACKETS, RealSet, as_set, is_interval, same_set
-from grpo_math.grading.values import BaseNumber, Clock, Equation, Expression, Group, Inequality, Text
+from grpo_math.grading.values import Equation, Expression, Group, Text
 
 MIN_DECIMALS, MIN_DIGITS = 6, 4  # of a decimal that may stand for a fraction without a finite one
 MAX_ITEMS = 50  # of an unordered list
+RELATIONS = {"<", r"\le", r"\ne"}
 UNORDERED = {"list", "set", "cases"}
 BASIS = ("√-1", "j", "k")  # of vectors; i is read as the imaginary unit
 TEMPERATURES = {"celsius", "fahrenheit"}  # both are degrees
@@ -21,7 +22,7 @@ def tier(*values: object) -> str:
     plain = [value.right if isinstance(value, Equation) else value for value in values]
     if any(isinstance(value, Text) for value in plain):
         return "text"
-    if not all(isinstance(value, Expression | Inequality) for value in plain):
+    if not all(isinstance(value, Expression) or getattr(value, "kind", "") in RELATIONS for value in plain):
         return "structure"
     return "number" if all(isinstance(value, Expression) and value.value.fraction() for value in plain) else "algebra"
 
@@ -55,6 +56,8 @@ def same_item(gold: object, answer: object) -> bool | None:
             return same_expression(gold, answer)
         case (RealSet(), _) | (_, RealSet()):
             return same_intervals(gold, answer)
+        case Group(kind="clock", items=(hour, minute, 0, "")), Expression() if minute > 9:  # or the proportion 1:20
+            return same_proportion(Group(":", (Expression(number(hour)), Expression(number(minute)))), answer)
         case (Group(kind=":"), _) | (_, Group(kind=":")):
             return same_proportion(gold, answer)
         case Group(), Group():
@@ -67,21 +70,6 @@ def same_item(gold: object, answer: object) -> bool | None:
             return vector is not None and same_row(items, vector)
         case (Group(kind="list" | "cases", items=items), one) | (one, Group(kind="list" | "cases", items=items)):
             return conjunction(same_item(one, item) for item in items)
-        case Inequality(), Inequality():
-            return same_inequality(gold, answer)
-        case Clock(minute=minute, second=0, half=None), Expression() if minute > 9:  # or the proportion 1:20
-            return same_proportion(Group(":", (Expression(number(gold.hour)), Expression(number(minute)))), answer)
-        case Clock(), Clock():
-            return same_clock(gold, answer)
-        case BaseNumber(), BaseNumber():
-            return gold == answer
-        case (BaseNumber(digits=digits), Expression() as plain) | (
-            Expression() as plain,
-            BaseNumber(digits=digits, base=10),
-        ):
-            return (
-                str(plain.value) == digits and not plain.sum
-            )  # 204_5 is 204, but no decimal number is in another base
         case Text(), Text():
             return said(gold) == said(answer)
     return False
@@ -97,6 +85,12 @@ def same_group(gold: Group, answer: Group) -> bool | None:
         return same_items(left, right) if gold.kind in UNORDERED else same_row(left, right)
     if kinds <= UNORDERED or kinds == {"union"}:
         return same_items(gold.items, answer.items)
+    if kinds == {"clock"}:
+        return same_clock(gold, answer)
+    if len(kinds) == 1 and gold.kind in RELATIONS:
+        return proportion_of(gold.items[0].value, answer.items[0].value, signed=gold.kind != r"\ne")
+    if gold.kind.startswith("base"):
+        return gold == answer
     if kinds == {"list", "()"} and conjunction(same_item(gold.items[0], item) for item in gold.items):
         return False  # 0, 0 says 0 twice
     vector = kinds & {"()", "[]"} and any(kind.startswith("1x") or kind.endswith("x1") for kind in kinds)
@@ -222,23 +216,21 @@ def symbol(equation: Equation) -> bool:
     return equation.name is not None and "(" not in equation.name and len(equation.name) < 4
 
 
-def same_inequality(gold: Inequality, answer: Inequality) -> bool | None:
-    signed = gold.relation != r"\ne"
-    return gold.relation == answer.relation and proportion_of(gold.value, answer.value, signed)
-
-
 def proportion_of(gold: Ratio, answer: Ratio, signed: bool) -> bool | None:
     """Whether one is the other times a constant; `signed`: a positive one."""
     sign = proportional(gold, answer)
     return sign > 0 or (sign != 0 and not signed) or (None if gold.opaque or answer.opaque else False)
 
 
-def same_clock(gold: Clock, answer: Clock) -> bool:
+def same_clock(gold: Group, answer: Group) -> bool:
     """15:30 is 3:30 p.m.; a missing am or pm is not held against the answer."""
-    sure = all(one.half or one.hour > 12 for one in (gold, answer))
-    hours = [one.hour % 12 + 12 * (one.half == "p") if sure and one.half else one.hour for one in (gold, answer)]
-    late = any(one.half == "a" and one.hour > 12 for one in (gold, answer))
-    return not late and (hours[0], gold.minute, gold.second) == (hours[1], answer.minute, answer.second)
+    sure = all(half or hour > 12 for hour, *_, half in (gold.items, answer.items))
+    late = any(half == "a" and hour > 12 for hour, *_, half in (gold.items, answer.items))  # 15:30 a.m.
+    times = [
+        (hour % 12 + 12 * (half == "p") if sure and half else hour, *rest)
+        for hour, *rest, half in (gold.items, answer.items)
+    ]
+    return times[0] == times[1] and not late
 
 
 def same_proportion(gold: object, answer: object) -> bool | None:

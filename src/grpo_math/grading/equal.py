@@ -26,7 +26,7 @@ from grpo_math.grading.pool import pool
 from grpo_math.grading.reader import MAX_CHARACTERS, read, unknown, wordy
 from grpo_math.grading.tokens import has_content, normalise, tokens
 from grpo_math.grading.units import STOP
-from grpo_math.grading.values import BaseNumber, Expression, Group
+from grpo_math.grading.values import Expression, Group
 
 MAX_KNOWN = 2**16
 logger = logging.getLogger(__name__)
@@ -115,8 +115,8 @@ def same_tokens(gold: str, answer: str) -> bool:
 
 def respelled(gold: object, answer: str) -> bool:
     """Whether the answer has the same digits as a number in a base, 3A, or as a decimal, behind a comma: 2,74."""
-    if isinstance(gold, BaseNumber):
-        return answer.strip('"').upper() == gold.digits
+    if isinstance(gold, Group) and gold.kind.startswith("base"):
+        return answer.strip('"').upper().lstrip("0") == gold.items[0]
     if not (isinstance(gold, Expression) and gold.decimals and re.fullmatch(r"-?\d+,(?!\d{3}$)\d+", answer)):
         return False
     given = read(answer.replace(",", "."))

@@ -16,7 +16,7 @@ from grpo_math.grading.intervals import BRACKETS, REALS, SIGNS, RealSet, as_set,
 from grpo_math.grading.quantity import is_sum, read_expression
 from grpo_math.grading.tokens import CLOSING, JOINERS, OPENING, Token, tokens, wrapped, written
 from grpo_math.grading.units import TABLES, UNITS
-from grpo_math.grading.values import BaseNumber, Clock, Equation, Expression, Group, Inequality, Text
+from grpo_math.grading.values import Equation, Expression, Group, Text
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
 DIGITS = 12  # of a decimal that double precision is compared with
@@ -43,9 +43,8 @@ EMPTY_SET = Text("empty set")
 NAMING = tk.ATOMS | tk.ACCENTS | {r"\angle", r"\triangle", r"\measuredangle"}
 NAME = re.compile("|".join(TABLES["names"].values()))
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx"}
-STRUCTURE = (
-    {",", ";", ":", r"\in", r"\pm", r"\mp", ")", "]", r"\}", r"\varnothing", r"\mathbb"} | RELATIONS | SIGNS.keys()
-)
+STRUCTURE = {*",;:", r"\in", r"\pm", r"\mp", r"\varnothing", r"\mathbb"} | OPENING | CLOSING | RELATIONS | SIGNS.keys()
+SIGNED = {r"\pm": {"+": "+", "-": "-"}, r"\mp": {"+": "-", "-": "+"}}
 TURNED = {">": "<", r"\ge": r"\le", "=": "="}
 CALCULATIONS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\bmod", r"\mod", r"\cdots", r"\ldots", r"\dots"}
 UNEVALUATED = {r"\sum", r"\prod", r"\int", r"\lim"}
@@ -110,11 +109,11 @@ def read_whole(text: str) -> object:
     if (based := BASE.fullmatch(text)) and (based[3].isdigit() or based[3] in NUMBERS):
         digits, base = based[2].upper().lstrip("0") or "0", NUMBERS.get(based[3]) or int(based[3])
         if all(int(digit, 36) < base for digit in digits if digit != ".") and not re.fullmatch("[a-z]", based[2]):
-            return BaseNumber(based[1] + digits, base)
+            return Group(f"base {base}", (based[1] + digits,)) if base != 10 else read_whole(based[1] + digits)
     if (clock := CLOCK.fullmatch(text.replace('"', ""))) and any(clock.groups()[1:]):
         hour, minute, second, half, named = clock.groups()
-        half = half.lower() if half else {"noon": "p", "midnight": "a"}.get((named or "").lower())
-        return Clock(int(hour), int(minute or 0), int(second or 0), half)
+        half = half or {"n": "p", "m": "a"}.get((named or "").lower()[:1], "")
+        return Group("clock", (int(hour), int(minute or 0), int(second or 0), half.lower()))
     if r"\begin" in text:
         return read_matrix(text)
     cut = tokens(text)
@@ -123,12 +122,12 @@ def read_whole(text: str) -> object:
     return read_list(list(cut))
 
 
-def read_words(text: str) -> Text | Expression:
+def read_words(text: str) -> object:
     words = re.sub(r"[^\w*/-]+", " ", text).strip().lower()
     if words in NUMBERS:
         return Expression(number(NUMBERS[words]))
     if words in ("noon", "midnight"):
-        return Clock(12, 0, 0, "p" if words == "noon" else "a")
+        return Group("clock", (12, 0, 0, "p" if words == "noon" else "a"))
     return EMPTY_SET if words in NO_ELEMENTS else Text(words)
 
 
@@ -159,14 +158,10 @@ def read_matrix(text: str) -> object:
     )
 
 
-def is_structured(cut: Cut) -> bool:
-    return any(token.text in STRUCTURE or joiner(token) in JOINERS for token in cut)
-
-
 def read_list(cut: Cut) -> object:
     """Values between commas, semicolons, `and` and `or`; a single one is itself."""
-    if not is_structured(cut) and cut and cut[0].text not in OPENING:
-        return read_expression(cut)
+    if not any(token.text in STRUCTURE or joiner(token) in JOINERS for token in cut):
+        return read_expression(cut)  # the short way
     parts, joins = split(cut, {",", ";", *JOINERS})
     if not joins:
         return read_relation(cut)
@@ -192,13 +187,10 @@ def read_conditions(values: list, parts: list[Cut], joins: set[str]) -> object:
     sets = list(map(as_set, values))
     letters = [{token.text for token in part if token.kind == "symbol"} - {"e"} for part in parts]
     if len(set().union(*letters)) > 1:
-        names = ["".join(sorted(one)) for one in letters]
-        if "or" in joins or len(set(names)) < len(names):
+        ordered = sorted(("".join(sorted(one)), place) for place, one in enumerate(letters))
+        if "or" in joins or len(dict(ordered)) < len(values):
             raise Unreadable
-        return Group(
-            "conditions " + " ".join(sorted(names)),
-            tuple(value for _, value in sorted(zip(names, values, strict=True), key=lambda one: one[0])),
-        )
+        return Group(f"conditions {' '.join(dict(ordered))}", tuple(values[place] for _, place in ordered))
     if None in sets or ("or" in joins and len(joins) > 1):
         return group("cases" if "or" in joins else "list", map(value_of, values))
     try:
@@ -299,18 +291,14 @@ def read_equation(parts: list[Cut]) -> object:
         except Unreadable:
             sides.append(None)
             continue
-        if not (name and place == 0) and (differ(sides[-1], right) or (place and type(sides[-1]) is not type(right))):
+        numbers = isinstance(sides[-1], Expression) and isinstance(right, Expression)
+        false = apart(sides[-1].value.near(), right.value.near()) if numbers else type(sides[-1]) is not type(right)
+        if false and place >= (1 if name or not numbers else 0):
             raise Meaningless
     if isinstance(right, Group) and name and name[0] == "(" and "," in name:  # (x,y) = (1,2)
         names = name.strip("()").split(",")
         return named([Equation(one, False, (None, value)) for one, value in zip(names, right.items, strict=False)])
     return Equation(name, is_known(parts[0], sides[0]), (*sides, right))
-
-
-def differ(left: object, right: object) -> bool:
-    """Whether two sides are numbers, and not the same."""
-    numbers = isinstance(left, Expression) and isinstance(right, Expression)
-    return numbers and apart(left.value.near(), right.value.near())
 
 
 def is_known(cut: Cut, left: object) -> bool:
@@ -344,7 +332,9 @@ def read_inequality(parts: list[Cut], relations: list[str]) -> object:
     sets = [solved(value, relation) for value, relation in steps]
     if None not in sets:
         return combined(r"\cap", sets or [REALS])
-    return Inequality(*steps[0]) if len(steps) == 1 else Group(" ".join(relations), tuple(values))
+    if len(steps) == 1:
+        return Group(steps[0][1], (Expression(steps[0][0]),))
+    return Group(" ".join(relations), tuple(values))
 
 
 def solved(value: Ratio, relation: str) -> RealSet | None:
@@ -386,7 +376,7 @@ def read_item(cut: Cut) -> object:
         return EMPTY_SET
     if text == r"\mathbb{R}":
         return REALS
-    signs = sum(token.text in (r"\pm", r"\mp") for token in cut)
+    signs = sum(token.text in SIGNED for token in cut)
     if signs and not (wrapped(cut) and cut[0].text == r"\{"):
         return group("cases", map(read_item, cases(cut, signs)))
     if wrapped(cut):
@@ -422,14 +412,14 @@ def read_builder(variable: Cut, condition: Cut) -> object:
 
 
 def cases(cut: Cut, signs: int) -> list[Cut]:
-    r"""What plus-minus signs stand for: each \pm is free, unless a \mp ties them together."""
-    if any(token.text == r"\mp" for token in cut):
-        choices = [{r"\pm": "+", r"\mp": "-"}, {r"\pm": "-", r"\mp": "+"}]
-        return [[token._replace(text=choice.get(token.text, token.text)) for token in cut] for choice in choices]
-    if signs > MAX_CASES:
+    r"""What plus-minus signs stand for: each \pm is free, unless a \mp ties them all together."""
+    tied = any(token.text == r"\mp" for token in cut)
+    if signs > MAX_CASES and not tied:
         raise TooBig
     found = []
-    for choice in product("+-", repeat=signs):
-        left = iter(choice)
-        found.append([token._replace(text=next(left)) if token.text == r"\pm" else token for token in cut])
+    for choice in product("+-", repeat=1 if tied else signs):
+        left = iter(choice * signs if tied else choice)
+        found.append(
+            [token._replace(text=SIGNED[token.text][next(left)]) if token.text in SIGNED else token for token in cut]
+        )
     return found

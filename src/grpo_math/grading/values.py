@@ -33,9 +33,13 @@ class Expression:
 
 @dataclass(frozen=True)
 class Group:
-    """Several values. Without an order: a `list`, a `set`, the `cases` of a plus-minus sign, a `union`. With an
-    order: `()`, `[]`, `(]` and `[)` by their brackets; a `2x3` matrix, row by row; a proportion `:`; a chain of
-    relations such as `< <`. Equations that name different values are `named`."""
+    r"""Several values, compared as their `kind` says.
+
+    Without an order: a `list`, a `set`, the `cases` of a plus-minus sign or of `or`, a `union`. With an order: a
+    point or interval by its brackets, `()`, `[]`, `(]`, `[)`; a `2x3` matrix, row by row; a proportion `:`; a chain
+    of relations, `< <`; `conditions` on several variables, by their names. `named` equations, by their names. `<`,
+    `\le` or `\ne`: one formula, and 0 in that relation to it. `base 5`: digits. `clock`: hour, minute, second, and a
+    (am), p (pm) or ""."""
 
     kind: str
     items: tuple
@@ -59,30 +63,6 @@ class Equation:
     @property
     def right(self) -> object:
         return self.sides[-1]
-
-
-@dataclass(frozen=True)
-class Inequality:
-    r"""0 < value, 0 \le value or 0 \ne value, in several variables or not linear."""
-
-    value: Ratio
-    relation: str
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A time of day, or a proportion that looks like one: 3:30. `half` is a for am, p for pm, None if unsaid."""
-
-    hour: int
-    minute: int
-    second: int
-    half: str | None
-
-
-@dataclass(frozen=True)
-class BaseNumber:
-    digits: str
-    base: int
 
 
 @dataclass(frozen=True)
