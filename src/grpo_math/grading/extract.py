@@ -111,7 +111,9 @@ def answers(text: str, style: str) -> list[str]:
     """The answers of a completion in `style` (a key of `STYLES`), repeated ones once."""
     said = text.rpartition("</think>")[2]
     found = STYLES[style](said) if "<think>" not in said else []
-    return [one for one in dict.fromkeys(found) if len(one) > MAX_ANSWER or has_content(normalise(one))]
+    return [
+        one for one in dict.fromkeys(found) if one.isdigit() or len(one) > MAX_ANSWER or has_content(normalise(one))
+    ]
 
 
 def extract(text: str, style: str) -> str | None:

@@ -101,7 +101,7 @@ def interval(kind: str, low: Ratio, high: Ratio) -> RealSet:
         for end, bracket, upwards in ((low, kind[0], True), (high, kind[1], False))
         if not infinite(end)
     ]
-    return combined(r"\cap", [REALS, *lines])
+    return combined(r"\cap", lines or [REALS])
 
 
 def infinite(value: Ratio) -> bool:

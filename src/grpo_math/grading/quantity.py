@@ -6,9 +6,12 @@ from itertools import pairwise
 
 from grpo_math.grading.algebra import Unreadable, number
 from grpo_math.grading.formula import Parser
-from grpo_math.grading.tokens import CLOSING, OPENING, Token
+from grpo_math.grading.tokens import Token, written
 from grpo_math.grading.units import CJK, CURRENCIES, RAW, UNITS, read_units
 from grpo_math.grading.values import Expression, Text
+
+NO_SUM = re.compile(r"\^ (?:\{ [^{}]* \}|\( [^()]* \)|[+-] \S+|\S+)|\| \d+ [+-] \d+ \|")
+SUM = re.compile(r"(?<=[\w)\]}!%+-])(?<!\\cdot)(?<!\\frac) [+-] ")
 
 
 def read_expression(cut: list[Token]) -> Expression | Text:
@@ -20,12 +23,9 @@ def read_expression(cut: list[Token]) -> Expression | Text:
     if currency.keys() & CURRENCIES:
         cut = cut[:first] + cut[first + 1 :]
     end = next((index for index in range(first + 1, len(cut)) if is_unit(cut, index)), len(cut))
-    tail = cut[end:]
-    if any(
-        one.kind == "symbol" and (one.text not in UNITS or before.text != "/")
-        for before, one in pairwise([*tail[:1], *tail])
-    ):
-        raise Unreadable("a symbol behind a unit")
+    for before, one in pairwise(cut[end - 1 :] if end < len(cut) else ()):
+        if one.kind == "symbol" and (one.text not in UNITS or before.text != "/"):
+            raise Unreadable("a symbol behind a unit")
     found = expression(cut[:end], spelled(cut[end:]), currency)
     at = next((index for index, token in enumerate(cut[:end]) if token.text in RAW), 0)
     if at and cut[at - 1].kind == "number" and all(token.text in RAW or token.text in "/^{}23" for token in cut[at:]):
@@ -48,20 +48,7 @@ def expression(formula: list[Token], behind: str, currency: dict[str, int]) -> E
 
 def is_sum(formula: list[Token]) -> bool:
     """Whether a plus or minus stands between terms anywhere but in exponents, and in |5-11|."""
-    raised, depth, bar, before = None, 0, False, ""
-    for token in formula:
-        bar = not bar if token.text == "|" else bar
-        depth += (token.text in OPENING) - (token.text in CLOSING)
-        if raised is None and before == "^" and token.text in OPENING:
-            raised = depth - 1
-        if raised == depth:
-            raised = None
-        simple = bar and all(one.kind == "number" or one.text in "+-|" for one in formula)  # |5-11|
-        start = before in OPENING or before in ("", "^", "/", "|", r"\cdot", r"\frac")
-        if raised is None and not simple and not start and token.text in ("+", "-"):
-            return True
-        before = token.text
-    return False
+    return SUM.search(NO_SUM.sub("0", " ".join(written(formula)))) is not None
 
 
 def is_unit(cut: list[Token], at: int) -> bool:

@@ -25,7 +25,6 @@ ALIGNED = re.compile(
     r"\\begin\{(?:(aligned|align\*?|gathered|split|equation\*?)\}(.*?)\\end\{\1|cases\}([^&]*?)\\end\{cases)\}",
     re.DOTALL,
 )
-SPACE = re.compile(r"\s+")
 DIGIT = re.compile(r"\d")
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[lcr|]*\})?")
 REPEATING = re.compile(  # 0.1\overline{6}, 0.1(6), 0.1666...
@@ -65,7 +64,7 @@ def normalise(text: str) -> str:
     """Remove what never changes the value: styles, sizes, dollar signs, blanks that separate nothing, a last period."""
     if PLAIN.fullmatch(text):
         return text
-    text = SPACE.sub(" ", text)
+    text = " ".join(text.split())
     if not text.isascii():
         text = "".join(UNICODE.get(character) or plain(character) for character in text)
         text = text.replace("\0}^{", "").replace("\0}_{", "").replace("\0", "")  # of several raised digits
@@ -77,7 +76,7 @@ def normalise(text: str) -> str:
     if "$" in text and "\\$" not in text and text.count("$") == 1:  # no pair around a formula
         text = text.replace("$", r"\$")
     text = rewritten(text, AFTER_TEXT)
-    text = SPACE.sub(" ", text).strip()
+    text = " ".join(text.split())
     if text[:1] in ("*", "`") or text[-1:] in ("*", "`"):  # Markdown
         text = text.strip("*` ")
     if text[:1] == text[-1:] == '"' and text.count('"') == 2 and re.search(r"\d", text):
