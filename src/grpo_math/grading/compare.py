@@ -17,14 +17,17 @@ TEMPERATURES = {"celsius", "fahrenheit"}  # both are degrees
 UNSAID = {"the", "a", "an", "and"}  # words that change no answer in words
 
 
-def tier(*values: object) -> str:
-    """Which tier compares values: that of the least simple one."""
-    plain = [value.right if isinstance(value, Equation) else value for value in values]
-    if any(isinstance(value, Text) for value in plain):
-        return "text"
-    if not all(isinstance(value, Expression) or getattr(value, "kind", "") in RELATIONS for value in plain):
-        return "structure"
-    return "number" if all(isinstance(value, Expression) and value.value.fraction() for value in plain) else "algebra"
+def tier(gold: object, answer: object) -> str:
+    """Which tier compares the two: that of the less simple one."""
+    kinds = kind(gold), kind(answer)
+    return next(name for name in ("text", "structure", "algebra", "number") if name in kinds)
+
+
+def kind(value: object) -> str:
+    value = value.right if isinstance(value, Equation) else value
+    if isinstance(value, Expression):
+        return "number" if value.value.fraction() else "algebra"
+    return "text" if isinstance(value, Text) else "algebra" if getattr(value, "kind", "") in RELATIONS else "structure"
 
 
 def same(gold: object, answer: object) -> bool | None:

@@ -43,7 +43,7 @@ EMPTY_SET = Text("empty set")
 NAMING = tk.ATOMS | tk.ACCENTS | {r"\angle", r"\triangle", r"\measuredangle"}
 NAME = re.compile("|".join(TABLES["names"].values()))
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx"}
-STRUCTURE = {*",;:", r"\in", r"\pm", r"\mp", r"\varnothing", r"\mathbb"} | OPENING | CLOSING | RELATIONS | SIGNS.keys()
+STRUCTURE = {*",;:)]", r"\}", r"\in", r"\pm", r"\mp", r"\varnothing", r"\mathbb"} | RELATIONS | SIGNS.keys()
 SIGNED = {r"\pm": {"+": "+", "-": "-"}, r"\mp": {"+": "-", "-": "+"}}
 TURNED = {">": "<", r"\ge": r"\le", "=": "="}
 CALCULATIONS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\bmod", r"\mod", r"\cdots", r"\ldots", r"\dots"}
@@ -68,7 +68,9 @@ def split(cut: Cut, at: set[str]) -> tuple[list[Cut], list[str]]:
 
 
 def joiner(token: Token) -> str:
-    return token.text.strip(" ,").lower() if token.kind == "text" else ""
+    """The word that joins values, if the token is one."""
+    word = token.text.strip(" ,").lower() if token.kind == "text" else ""
+    return word if word in JOINERS else ""
 
 
 @lru_cache(maxsize=2**15)
@@ -160,7 +162,7 @@ def read_matrix(text: str) -> object:
 
 def read_list(cut: Cut) -> object:
     """Values between commas, semicolons, `and` and `or`; a single one is itself."""
-    if not any(token.text in STRUCTURE or joiner(token) in JOINERS for token in cut):
+    if cut and cut[0].text not in OPENING and not any(token.text in STRUCTURE or joiner(token) for token in cut):
         return read_expression(cut)  # the short way
     parts, joins = split(cut, {",", ";", *JOINERS})
     if not joins:

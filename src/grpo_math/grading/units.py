@@ -5,7 +5,6 @@ are in no table, as in "5 apples", are no units."""
 
 import re
 import tomllib
-from collections import Counter
 from fractions import Fraction
 from importlib.resources import files
 from typing import NamedTuple
@@ -20,16 +19,14 @@ SCALES = {word: Fraction(factor) for word, factor in TABLES["scales"].items()}
 STOP = {word for words in TABLES["stop"].values() for word in words.split()}
 
 
-def powers(unit: str) -> Counter:
+def powers(unit: str) -> dict[str, int]:
     """`mi/h` and `cm3` as powers of units."""
     above, _, below = unit.partition("/")
-    found = Counter({above.rstrip("23"): int(above[-1]) if above[-1] in "23" else 1})
-    found.subtract([below] if below else [])
-    return found
+    return {above.rstrip("23"): int(above[-1]) if above[-1] in "23" else 1} | ({below: -1} if below else {})
 
 
 UNITS = {name: powers(unit) for unit, others in TABLES["units"].items() for name in (unit, *others.split())} | {
-    name: Counter({short + symbols.split()[0]: 1})
+    name: {short + symbols.split()[0]: 1}
     for short, long in [("", ""), *TABLES["prefixes"].items()]
     for symbols, words in TABLES["metric"].items()
     for name in (
@@ -50,43 +47,38 @@ ITEM = re.compile(
 class Units(NamedTuple):
     """What follows a number: a factor, powers of known units, and whether there are other words."""
 
-    scale: Fraction
-    powers: Counter
-    words: bool
-
-
-NO_UNITS = Units(Fraction(1), Counter(), False)
+    scale: Fraction = Fraction(1)
+    powers: dict[str, int] = {}  # noqa: RUF012 (never changed)
+    words: bool = False
 
 
 def read_units(text: str) -> Units:
     """The units that a text names. Raises Unreadable for anything that is no noun, unit, power or quotient of those."""
-    if not text:
-        return NO_UNITS
-    scale, found, words = Fraction(1), Counter(), False
-    sign = raised = 1
-    last, at = Counter(), 0
+    scale, found, words = Fraction(1), {}, False
+    last, sign, raised, at = {}, 1, 1, 0
     while at < len(text):
         item = ITEM.match(text, at)
-        if not item or (item["word"] or "").lower() in STOP - (POWERS.keys() if last else set()):
+        word = item["word"] if item else None
+        if not item or (word and word.lower() in STOP and not (last and word in POWERS)):
             raise Unreadable("something that is no unit")
-        at, value = item.end(), item[item.lastgroup or 0]
+        at = item.end()
         if item["over"]:
             sign = -1
-        elif item["power"] and not (last or words):
-            raise Unreadable("a power of nothing")
-        elif item["power"] or (last and value in ("squared", "cubed")):
-            times = int(value) if item["power"] else POWERS[value]
-            found.update({unit: power * (times - 1) for unit, power in last.items()})
-        elif value in POWERS:
-            raised = POWERS[value]
-        elif factor := item["word"] and (SCALES.get(value) or SCALES.get(value.lower().removesuffix("s"))):
+        elif item["power"] or (last and word in ("squared", "cubed")):
+            if not (last or words):
+                raise Unreadable("a power of nothing")
+            times = int(item["power"] or POWERS[word]) - 1
+            found |= {unit: found[unit] + power * times for unit, power in last.items()}
+        elif word in POWERS:
+            raised = POWERS[word]
+        elif factor := word and (SCALES.get(word) or SCALES.get(word.lower().removesuffix("s"))):
             if found or words or sign < 0:
                 raise Unreadable("a scale behind a unit")
             scale *= factor
-        elif unit := item["word"] and (UNITS.get(value) or (len(value) > 2 and UNITS.get(value.lower()))):
-            last = Counter({name: power * sign * raised for name, power in unit.items()})
-            found.update(last)
+        elif unit := word and (UNITS.get(word) or (len(word) > 2 and UNITS.get(word.lower()))):
+            last = {name: power * sign * raised for name, power in unit.items()}
+            found |= {name: found.get(name, 0) + power for name, power in last.items()}
             sign = raised = 1
-        elif item["word"] and value not in TABLES["measure_words"]:
-            words, last = True, Counter()
-    return Units(scale, Counter({unit: power for unit, power in found.items() if power}), words)
+        elif word and word not in TABLES["measure_words"]:
+            words, last = True, {}
+    return Units(scale, {unit: power for unit, power in found.items() if power}, words)
