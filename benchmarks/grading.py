@@ -31,7 +31,7 @@ from grpo_math.grading import grade_batch
 from grpo_math.grading.equal import known, settle
 from grpo_math.grading.pool import pool
 from grpo_math.grading.reader import read
-from grpo_math.grading.tokens import normalise, tokens
+from grpo_math.grading.tokens import normalise
 
 RUNS = 5
 WORDS = ["so", "then", "the", "first", "number", "of", "apples", "is", "added", "to", "half", "what", "remains", "we"]
@@ -109,7 +109,7 @@ def cpu_seconds(function, *arguments) -> float:
 
 
 def ours(golds: list[str], texts: list[str]) -> Counter:
-    for remembered in (settle, read, normalise, tokens):
+    for remembered in (settle, read, normalise):
         remembered.cache_clear()
     known.clear()
     grades = grade_batch(texts, golds, "boxed")

@@ -121,7 +121,7 @@ def read_whole(text: str) -> object:
     cut = tokens(text)
     if len(cut) == 1 and cut[0].kind == "text":
         return read_words(cut[0].text)
-    return read_list(list(cut))
+    return read_list(cut)
 
 
 def read_words(text: str) -> object:
@@ -135,23 +135,23 @@ def read_words(text: str) -> object:
 
 def read_matrix(text: str) -> object:
     if determinant := DETERMINANT.fullmatch(text):
-        return read_list(list(tokens(determinant["value"])))
+        return read_list(tokens(determinant["value"]))
     found = MATRIX.search(text)
     if not found:
         raise Unreadable
     before, after = text[: found.start()].strip(), text[found.end() :].strip()
     if "=" in before:
         name, _, before = map(str.strip, before.rpartition("="))
-        if not is_name(list(tokens(name))):
+        if not is_name(tokens(name)):
             raise Unreadable
     if bracketed := (before, after) in {("(", ")"), ("[", "]")}:
         before = ""
-    scale = list(tokens("-1" if before == "-" else before or "1"))
+    scale = tokens("-1" if before == "-" else before or "1")
     if (after and not bracketed) or is_sum(scale):
         raise Unreadable
     factor = Parser(scale).whole()
     rows = [row.split("&") for row in found[2].split(r"\\") if row.strip()]
-    cells = [read_list(list(tokens(cell.strip()))) for row in rows for cell in row]
+    cells = [read_list(tokens(cell.strip())) for row in rows for cell in row]
     if any(len(row) != len(rows[0]) for row in rows) or not all(isinstance(cell, Expression) for cell in cells):
         raise Unreadable
     return Group(

@@ -135,8 +135,7 @@ def words(content: str) -> str:
     return f' "{bare}" '
 
 
-@lru_cache(maxsize=2**14)
-def tokens(text: str) -> tuple[Token, ...]:
+def tokens(text: str) -> list[Token]:
     """Split a normalised text; letters become single symbols, or words where they can be nothing else."""
     result: list[Token] = []
     depth = 0
@@ -159,7 +158,7 @@ def tokens(text: str) -> tuple[Token, ...]:
             ]
         elif kind != "space":
             result.append(Token("text" if kind == "cjk" else kind, SYNONYMS.get(found[kind], found[kind]), spaced))
-    return tuple(result)
+    return result
 
 
 def has_content(text: str) -> bool:
@@ -172,11 +171,11 @@ def has_content(text: str) -> bool:
     )
 
 
-def written(cut: tuple[Token, ...]) -> list[str]:
+def written(cut: list[Token]) -> list[str]:
     return [token.text for token in cut]
 
 
-def wrapped(cut: tuple[Token, ...]) -> bool:
+def wrapped(cut: list[Token]) -> bool:
     """Whether the first bracket closes at the very end."""
     depth = 0
     for index, token in enumerate(cut):
