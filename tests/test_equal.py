@@ -1,5 +1,7 @@
 """Whether an answer is worth the same as the gold: tests/equal.txt, properties, and every real gold there is."""
 
+import ast
+import json
 import random
 import subprocess
 import sys
@@ -204,6 +206,36 @@ def test_grading_imports_nothing_heavy():
     code = "import sys, grpo_math.rewards; print([m for m in ('torch','trl','transformers','sympy','math_verify') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_grader_stands_alone():
+    """It imports nothing of grpo_math but its errors, and only one of its files math_verify."""
+    folder = Path(__file__).parents[1] / "src" / "grpo_math" / "grading"
+    found = {}
+    for path in folder.glob("*.py"):
+        nodes = [
+            node
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        found[path.name] = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in nodes}
+    ours = {name for names in found.values() for name in names if name.startswith("grpo_math")}
+    assert {name for name in ours if not name.startswith("grpo_math.grading")} == {"grpo_math.errors"}
+    assert [name for name, names in found.items() if "math_verify" in names] == ["verify.py"]
+
+
+def test_the_labelled_cases(real_data):
+    """Cases that others have labelled, next to the real data where they are there."""
+    path = real_data.parent / "cases" / "grading.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    wrong = [
+        row["id"]
+        for row in rows
+        if (grade(row["completion"], row["gold"], row["style"]).correct is True) is not row["expect"]
+    ]
+    assert wrong == []
 
 
 def dresses(answer: str) -> list[str]:
