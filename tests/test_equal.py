@@ -91,6 +91,31 @@ def test_a_batch_keeps_its_order_and_grades_a_pair_once():
     assert [g.answer for g in grades] == ["4", "4", None, r"1-\cos^2 x", "4"]
 
 
+def test_an_exception_in_the_grader_costs_one_completion_and_no_batch(monkeypatch, caplog):
+    """Wherever it is raised: while the answer is found, read or compared."""
+    import grpo_math.grading as package
+
+    def broken(function, bad):
+        return lambda *given: 1 / 0 if bad in given else function(*given)
+
+    texts = [r"\boxed{1}", r"\boxed{2}", r"\boxed{1}, \boxed{3}", r"\boxed{2}"]
+    monkeypatch.setattr(sys.modules["grpo_math.grading.equal"], "settle", broken(settle, "1"))
+    grades = grade_batch(texts, ["2"] * 4, "boxed")
+    assert [(g.correct, g.how) for g in grades] == [
+        (False, "crashed"),
+        (True, "exact"),
+        (False, "structure"),
+        (True, "exact"),
+    ]
+    monkeypatch.setattr(package, "answers", broken(package.answers, texts[1]))
+    assert [g.how for g in grade_batch(texts, ["2"] * 4, "boxed")] == ["crashed", "crashed", "structure", "crashed"]
+    monkeypatch.setattr(package, "sums_up", broken(package.sums_up, ["1", "3"]))
+    assert grade(texts[2], "2").how == "structure"
+    assert "counted as wrong, please report it" in caplog.text
+    monkeypatch.undo()
+    assert [g.how for g in grade_batch([None, texts[1], texts[1]], ["2", None, "2"])] == ["crashed", "crashed", "exact"]
+
+
 INTEGERS = st.integers(-(10**12), 10**12)
 PIECES = st.sampled_from(
     r"\frac \sqrt { } ( ) [ ] ^ _ , ; = < \le \cup \pm \text{and} or and x y 1 2 10 0.5 . % \% ! | + - \cdot / \pi "

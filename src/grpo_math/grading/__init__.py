@@ -44,7 +44,8 @@ def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") 
     found = [guarded(answers, completion, style) for completion in completions]
     pairs = [(gold, text) for gold, parts in zip(golds, found, strict=True) for text in whole_and_parts(parts or [])]
     verdicts = dict(zip(pairs, equal_all(pairs), strict=True))
-    return [decide(gold, parts, verdicts) for gold, parts in zip(golds, found, strict=True)]
+    crashed = Grade(None, False, "crashed")
+    return [guarded(decide, *pair, verdicts) or crashed for pair in zip(golds, found, strict=True)]
 
 
 def whole_and_parts(parts: list[str]) -> list[str]:
@@ -53,11 +54,11 @@ def whole_and_parts(parts: list[str]) -> list[str]:
     return [*parts, ", ".join(parts)] if len(parts) > 1 else parts
 
 
-def decide(gold: str, parts: list[str] | None, verdicts: dict) -> Grade:
+def decide(gold: str, parts: list[str] | None, verdicts: dict) -> Grade | None:
     """Right if every answer of the completion is, or if their list is; without an answer wrong, unless there was
-    nothing to be right about."""
+    nothing to be right about. None where extraction has crashed."""
     if parts is None:
-        return Grade(None, False, "crashed")
+        return None
     if not parts:
         nothing = not has_content(normalise(gold))
         return Grade(None, None, "unparsable_gold") if nothing else Grade(None, False, "no_answer")
