@@ -65,12 +65,9 @@ def same_item(gold: object, answer: object) -> bool | None:
             return same_proportion(gold, answer)
         case Group(), Group():
             return same_group(gold, answer)
-        case (Group(kind="()" | "[]", items=items), Expression()) | (
-            Expression(),
-            Group(kind="()" | "[]", items=items),
-        ):
-            vector = components(gold if isinstance(gold, Expression) else answer, len(items))
-            return vector is not None and same_row(items, vector)
+        case (Group() as row, Expression() as ijk) | (Expression() as ijk, Group() as row) if is_vector(row.kind):
+            vector = components(ijk, len(row.items))
+            return vector is not None and same_row(row.items, vector)
         case (Group(kind="list" | "cases", items=items), one) | (one, Group(kind="list" | "cases", items=items)):
             return conjunction(same_item(one, item) for item in items)
         case Text(), Text():
@@ -96,8 +93,8 @@ def same_group(gold: Group, answer: Group) -> bool | None:
         return gold == answer
     if kinds == {"list", "()"} and conjunction(same_item(gold.items[0], item) for item in gold.items):
         return False  # 0, 0 says 0 twice
-    vector = kinds & {"()", "[]"} and any(kind.startswith("1x") or kind.endswith("x1") for kind in kinds)
-    return bool(len(kinds) == 1 or kinds == {"list", "()"} or vector) and same_row(gold.items, answer.items)
+    vectors = len(kinds & {"()", "[]"}) == 1 and all(map(is_vector, kinds))
+    return bool(len(kinds) == 1 or kinds == {"list", "()"} or vectors) and same_row(gold.items, answer.items)
 
 
 def rights(group: Group) -> tuple:
@@ -138,6 +135,10 @@ def same_items(gold: tuple, answer: tuple) -> bool | None:
         else:
             return False
     return None if open_ else True
+
+
+def is_vector(kind: str) -> bool:
+    return kind in ("()", "[]") or kind.startswith("1x") or kind.endswith("x1")
 
 
 def components(vector: Expression, size: int) -> tuple[Expression, ...] | None:

@@ -28,7 +28,7 @@ def read_expression(cut: list[Token]) -> Expression | Text:
             raise Unreadable("a symbol behind a unit")
     found = expression(cut[:end], spelled(cut[end:]), currency)
     at = next((index for index, token in enumerate(cut[:end]) if token.text in RAW), 0)
-    if at and cut[at - 1].kind == "number" and all(token.text in RAW or token.text in "/^{}23" for token in cut[at:]):
+    if at and cut[at - 1].kind == "number" and all(token.text in RAW or token.text in "/^{-}123" for token in cut[at:]):
         return replace(found, other_reading=expression(cut[:at], spelled(cut[at:]).replace("K", "k"), currency))
     if spelled(cut[end:]).strip().startswith("dozen"):  # how many dozens?
         return replace(found, other_reading=expression(cut[:end], "", currency))

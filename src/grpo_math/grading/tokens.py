@@ -5,7 +5,7 @@ import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
-from grpo_math.grading.units import CJK, SCALES, TABLES, UNITS
+from grpo_math.grading.units import CJK, SCALES, TABLES, UNITS, only_units
 
 UNICODE = {sign: latex for latex, signs in TABLES["unicode"].items() for sign in signs}
 SYNONYMS = {other: token for token, others in TABLES["synonyms"].items() for other in others.split()}
@@ -19,7 +19,7 @@ BEFORE_TEXT, AFTER_TEXT = (
 )
 PLAIN = re.compile(r"(-?)((?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d+))?)")  # most answers of GSM8K
 TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mbox|hbox|math(?:rm|bf|it|sf)|boldsymbol|bm|operatorname\*?)(?:\s*\{([^{}\"]*)\}|(?![a-zA-Z]))"
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mbox|hbox|math(?:rm|bf|it|sf)|boldsymbol|bm|operatorname\*?)(?:\s*\{((?:[^{}\"]|\^\{-?\d\})*)\}|(?![a-zA-Z]))"
 )
 ALIGNED = re.compile(
     r"\\begin\{(?:(aligned|align\*?|gathered|split|equation\*?)\}(.*?)\\end\{\1|cases\}([^&]*?)\\end\{cases)\}",
@@ -126,7 +126,7 @@ def repeating(found: re.Match) -> str:
 def words(content: str) -> str:
     """What a text macro holds: quoted, or unchanged where there is something to read in it, such as 5 cm or A, B."""
     bare = re.sub(r"\\mu\s*", "µ", content).strip()
-    if bare in UNITS or bare in SCALES:
+    if bare in UNITS or bare in SCALES or only_units(bare):
         return f' "{bare}" '
     if bare in PLAIN_MACROS or re.fullmatch(r"\\[a-zA-Z]+", bare):
         return f" {PLAIN_MACROS.get(bare, bare)} "

@@ -82,3 +82,11 @@ def read_units(text: str) -> Units:
         elif word and word not in TABLES["measure_words"]:
             words, last = True, {}
     return Units(scale, {unit: power for unit, power in found.items() if power}, words)
+
+
+def only_units(text: str) -> bool:
+    """Whether it is a product or quotient of powers of units: m s^{-2}, but not m or A, B."""
+    try:
+        return "^" in text and not read_units(text).words
+    except Unreadable:
+        return False
