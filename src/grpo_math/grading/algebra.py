@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 
 MAX_BITS = 32_000  # of one coefficient: 2^2005 and 2025! fit, 9^(9^9) does not
 MAX_PRINTED = 14_000  # bits of an integer that is written in decimal digits (Python's limit is 4,300 digits)
@@ -230,7 +230,7 @@ def root(base: Ratio, degree: int) -> Ratio:
     return opaque(name, lambda value: value ** (1 / degree), base)
 
 
-@cache
+@lru_cache(maxsize=2**12)
 def squarefree(value: int) -> tuple[int, tuple[int, ...]]:
     """value = outside^2 * product(inside), inside distinct primes and -1; a part without a factor below 1,000 stays
     whole, and is prime if it is below 1,000,000."""
@@ -274,7 +274,10 @@ def equal(gold: Ratio, answer: Ratio) -> bool | None:
 
 def apart(one: Value, other: Value) -> bool:
     """Whether two values differ for certain, by far more than double precision rounds."""
-    return None not in (one, other) and abs(one - other) > CLOSE * min(max(abs(one), abs(other), 1e-3), 1e300)
+    if None in (one, other):
+        return False
+    one, other = one / 2, other / 2  # whose difference cannot overflow
+    return abs(one - other) > CLOSE * min(max(abs(one), abs(other), 1e-3), 1e300)
 
 
 def proportional(gold: Ratio, answer: Ratio) -> int:

@@ -34,11 +34,12 @@ CHOICE = re.compile(
     r"(?:(?i:option|choice|answer|graph)\s*)?(?:\(([A-J])\)(?:[.:]?\s(?P<rest>.*))?|([A-J])[.:)]?|([A-J])[.:)]\s(?P<more>.*))",
     re.DOTALL,
 )
+CONCLUSION = re.compile(r"^.*\\(?:implies|Rightarrow|Longrightarrow)(?![a-zA-Z])(?=[^=<>]*[=<>])")  # 2x = 8 => x = 4
 WORKER_MACROS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\setminus", r"\cap"}
 HEAVY = re.compile(r"\^[{(\s]*\d+\s*\^|\^[{(\s]*\d{4}|\d{4}[)}\s]*!|![)}\s]*!|\d{100}|.{300}", re.DOTALL)
 
 
-@lru_cache(maxsize=2**16)
+@lru_cache(maxsize=2**14)
 def settle(gold: str, answer: str) -> tuple[bool | None, str]:
     """The verdict of the exact tiers and the tier's name; None and `math_verify` when they leave it open."""
     copied = gold.strip() == answer.strip()
@@ -53,6 +54,8 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
         return False, "no_answer"
     if copied or gold == answer:
         return True, "exact"
+    if CONCLUSION.search(gold) is None:
+        answer = CONCLUSION.sub("", answer)
     (letter, meant), (chosen, said) = choice(gold), choice(answer)
     if letter and (chosen or meant):  # of (C) 12: C, (C) 12 and 12 are right
         if chosen != letter and chosen:
@@ -106,7 +109,7 @@ def settle_unread(gold: str, answer: str, wanted: object, given: object) -> tupl
 
 
 def plain_words(text: str) -> list[str]:
-    return re.findall(r"[\w.]+|[-+*/^<>=(){}|[\]]", text.lower())
+    return re.findall(r"[\w.]+|[-+*/^<>=(){}|[\]!':%]", text.lower())
 
 
 def same_tokens(gold: str, answer: str) -> bool:
@@ -159,7 +162,7 @@ def equal_all(pairs: list[tuple[str, str]]) -> list[tuple[bool | None, str]]:
         verdicts |= found
         known.update({pair: verdict for pair, verdict in found.items() if verdict[1] == "math_verify"})
         for pair in list(known)[: max(0, len(known) - MAX_KNOWN)]:
-            del known[pair]
+            known.pop(pair, None)  # another thread may have
     return [verdicts[pair] for pair in pairs]
 
 

@@ -68,7 +68,7 @@ def fallback(text: str) -> list[str]:
         return found
     if sentences := SENTENCE.findall(text):
         said = " ".join(sentences[-1].split())
-        return [REASON.sub("", said) or said]
+        return [said if len(said) > MAX_ANSWER else REASON.sub("", said) or said]
     found = [one[one.lastgroup].strip() for one in EXPRESSION.finditer(text)]
     return [one for one in found if one][-1:]  # a label, such as step 3, is none
 

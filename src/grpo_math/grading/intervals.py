@@ -96,6 +96,8 @@ def half_line(end: Ratio, relation: str, upwards: bool) -> RealSet:
 
 
 def interval(kind: str, low: Ratio, high: Ratio) -> RealSet:
+    if low.near() == inf or high.near() == -inf:
+        raise Unreadable("an interval without numbers")
     lines = [
         half_line(end, r"\le" if bracket in "[]" else "<", upwards)
         for end, bracket, upwards in ((low, kind[0], True), (high, kind[1], False))
@@ -125,7 +127,7 @@ def as_set(value: object) -> RealSet | None:
         case Equation(name=str()):
             return as_set(value.right)
         case Expression(value=number) if isinstance(number.near(), float) and not infinite(number):
-            return RealSet((number,), (False, True, False))
+            return None if value.sum and number.fraction() else RealSet((number,), (False, True, False))
     return None
 
 

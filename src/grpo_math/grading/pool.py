@@ -59,7 +59,7 @@ class Pool:
                 raise
 
     def dispatch(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        waiting, verdicts = deque(range(len(pairs))), {}
+        waiting, verdicts, again = deque(range(len(pairs))), {}, set()
         with selectors.DefaultSelector() as working:
             while len(verdicts) < len(pairs):
                 while waiting and len(working.get_map()) < self.size:
@@ -69,8 +69,9 @@ class Pool:
                     job, start = key.data
                     working.unregister(key.fileobj)
                     verdict = self.verdict(key.fileobj, time.monotonic() - start)
-                    if verdict[1] == "crashed" and self.process.poll() is not None:  # killed, before it forked this one
-                        waiting.append(job)
+                    if verdict[1] == "crashed" and self.process.poll() is not None and job not in again:
+                        waiting.append(job)  # the parent died before it forked this worker
+                        again.add(job)
                     else:
                         verdicts[job] = verdict
         return [verdicts[job] for job in range(len(pairs))]

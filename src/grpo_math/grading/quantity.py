@@ -1,6 +1,7 @@
 """A formula with what may stand around it: a currency before it, percent signs, units and words behind it."""
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,8 +11,8 @@ from grpo_math.grading.tokens import Token, written
 from grpo_math.grading.units import CJK, CURRENCIES, RAW, UNITS, Units, read_units
 from grpo_math.grading.values import Expression, Text
 
-NO_SUM = re.compile(r"\^ (?:\{ [^{}]* \}|\( [^()]* \)|[+-] \S+|\S+)|\| \d+ [+-] \d+ \|")
-SUM = re.compile(r"(?<=[\w)\]}!%+-])(?<!\\cdot)(?<!\\frac) [+-] ")
+NO_SUM = re.compile(r"\^ (?:\{ [^{}]* \}|\( [^()]* \)|[+-] \S+|\S+)|\| \d+ - \d+ \|")
+SUM = re.compile(r"(?:(?<=[\w)\]}!%+-])|(?<=[\w)\]}!] \|))(?<!\\cdot)(?<!\\cdot \|)(?<!\\frac) [+-] ")
 
 
 def read_expression(cut: list[Token]) -> Expression | Text:
@@ -29,7 +30,8 @@ def read_expression(cut: list[Token]) -> Expression | Text:
     found = expression(cut[:end], spelled(cut[end:]), currency)
     at = next((index for index, token in enumerate(cut[:end]) if token.text in RAW), 0)
     if at and cut[at - 1].kind == "number" and all(token.text in RAW or token.text in "/^{-}123" for token in cut[at:]):
-        return replace(found, other_reading=expression(cut[:at], spelled(cut[at:]).replace("K", "k"), currency))
+        with suppress(Unreadable):  # \sqrt{2gh} and 2k - 1 hold no units
+            return replace(found, other_reading=expression(cut[:at], spelled(cut[at:]).replace("K", "k"), currency))
     if spelled(cut[end:]).strip().startswith("dozen"):  # how many dozens?
         return replace(found, other_reading=expression(cut[:end], "", currency))
     return found

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise, product
+from math import inf
 
 from grpo_math.grading import tokens as tk
 from grpo_math.grading.algebra import Meaningless, Ratio, TooBig, Unreadable, apart, number
@@ -110,7 +111,7 @@ def read_whole(text: str) -> object:
         return Group(":", tuple(Expression(number(int(part))) for part in re.findall(r"\d+", text)))
     if (based := BASE.fullmatch(text)) and (based[3].isdigit() or based[3] in NUMBERS):
         digits, base = based[2].upper().lstrip("0") or "0", NUMBERS.get(based[3]) or int(based[3])
-        if all(int(digit, 36) < base for digit in digits if digit != ".") and not re.fullmatch("[a-z]", based[2]):
+        if all(int(digit, 36) < base for digit in digits if digit != ".") and not re.fullmatch("[a-zA-Z]", based[2]):
             return Group(f"base {base}", (based[1] + digits,)) if base != 10 else read_whole(based[1] + digits)
     if (clock := CLOCK.fullmatch(text.replace('"', ""))) and any(clock.groups()[1:]):
         hour, minute, second, half, named = clock.groups()
@@ -156,7 +157,7 @@ def read_matrix(text: str) -> object:
         raise Unreadable
     return Group(
         f"{len(rows)}x{len(cells) // max(1, len(rows))}",
-        tuple(replace(cell, value=cell.value * factor) for cell in cells),
+        tuple(replace(cell, value=cell.value * factor, other_reading=None) for cell in cells),
     )
 
 
@@ -193,7 +194,8 @@ def read_conditions(values: list, parts: list[Cut], joins: set[str]) -> object:
         if "or" in joins or len(dict(ordered)) < len(values):
             raise Unreadable
         return Group(f"conditions {' '.join(dict(ordered))}", tuple(values[place] for _, place in ordered))
-    if None in sets or ("or" in joins and len(joins) > 1):
+    numbers = any(isinstance(value, Expression) for value in values)
+    if numbers or None in sets or ("or" in joins and len(joins) > 1):
         return group("cases" if "or" in joins else "list", map(value_of, values))
     try:
         return combined(r"\cup" if "or" in joins else r"\cap", sets)
@@ -247,7 +249,7 @@ def read_approximation(parts: list[Cut]) -> object:
 def agrees(exact: Expression, rounded: Expression) -> bool:
     """Whether a decimal is the exact value rounded or cut off behind its last place."""
     value, near = exact.value.near(), rounded.value.near()
-    if rounded.decimals is None or value is None or isinstance(value, complex):
+    if rounded.decimals is None or None in (value, near) or isinstance(value, complex):
         raise Unreadable
     if "%" in rounded.units and "%" not in exact.units:
         value *= 100
@@ -297,9 +299,9 @@ def read_equation(parts: list[Cut]) -> object:
         false = apart(sides[-1].value.near(), right.value.near()) if numbers else type(sides[-1]) is not type(right)
         if false and place >= (1 if name or not numbers else 0):
             raise Meaningless
-    if isinstance(right, Group) and name and name[0] == "(" and "," in name:  # (x,y) = (1,2)
-        names = name.strip("()").split(",")
-        return named([Equation(one, False, (None, value)) for one, value in zip(names, right.items, strict=False)])
+    names = name.strip("()").split(",") if name and name[0] == "(" else []
+    if isinstance(right, Group) and right.kind == "()" and len(names) == len(right.items):  # (x,y) = (1,2)
+        return named([Equation(one, False, (None, value)) for one, value in zip(names, right.items, strict=True)])
     return Equation(name, is_known(parts[0], sides[0]), (*sides, right))
 
 
@@ -326,17 +328,21 @@ def read_inequality(parts: list[Cut], relations: list[str]) -> object:
     values = [read_set(part) for part in parts]
     if not all(isinstance(value, Expression) for value in values):
         raise Unreadable
+    if values[0].value.near() == inf or values[-1].value.near() == -inf:
+        raise Meaningless
     steps = [
         (right.value - left.value, sign)
         for (left, right), sign in zip(pairwise(values), relations, strict=True)
         if not (infinite(left.value) or infinite(right.value))
     ]
     sets = [solved(value, relation) for value, relation in steps]
+    if not any(value.value.variables() for value in values):
+        return Group(f"chain {' '.join(relations)}", tuple(values))
     if None not in sets:
         return combined(r"\cap", sets or [REALS])
     if len(steps) == 1:
         return Group(steps[0][1], (Expression(steps[0][0]),))
-    return Group(" ".join(relations), tuple(values))
+    return Group(f"chain {' '.join(relations)}", tuple(values))
 
 
 def solved(value: Ratio, relation: str) -> RealSet | None:

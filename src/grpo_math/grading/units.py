@@ -85,8 +85,9 @@ def read_units(text: str) -> Units:
 
 
 def only_units(text: str) -> bool:
-    """Whether it is a product or quotient of powers of units: m s^{-2}, but not m or A, B."""
+    """Whether it is a product or quotient of powers of several units: m s^{-2}, but not A^2."""
     try:
-        return "^" in text and not read_units(text).words
+        found = read_units(text) if "^" in text else Units()
+        return len(found.powers) > 1 and not found.words
     except Unreadable:
         return False

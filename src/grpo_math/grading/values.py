@@ -36,10 +36,10 @@ class Group:
     r"""Several values, compared as their `kind` says.
 
     Without an order: a `list`, a `set`, the `cases` of a plus-minus sign or of `or`, a `union`. With an order: a
-    point or interval by its brackets, `()`, `[]`, `(]`, `[)`; a `2x3` matrix, row by row; a proportion `:`; a chain
-    of relations, `< <`; `conditions` on several variables, by their names. `named` equations, by their names. `<`,
-    `\le` or `\ne`: one formula, and 0 in that relation to it. `base 5`: digits. `clock`: hour, minute, second, and a
-    (am), p (pm) or ""."""
+    point or interval by its brackets, `()`, `[]`, `(]`, `[)`; a `2x3` matrix, row by row; a proportion `:`; a
+    `chain < \le` of relations; `conditions` on several variables, by their names. `named` equations, by their
+    names. `<`, `\le` or `\ne`: one formula, and 0 in that relation to it. `base 5`: digits. `clock`: hour, minute,
+    second, and a (am), p (pm) or ""."""
 
     kind: str
     items: tuple
