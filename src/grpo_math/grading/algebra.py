@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 MAX_BITS = 32_000  # of one coefficient: 2^2005 and 2025! fit, 9^(9^9) does not
@@ -141,13 +141,8 @@ def atom(name: str) -> Ratio:
 
 
 def plus(left: Poly, right: Poly) -> Poly:
-    result = dict(left)
-    for monomial, factor in right.items():
-        if total := result.get(monomial, 0) + factor:
-            result[monomial] = total
-        else:
-            del result[monomial]
-    return result
+    total = {monomial: left.get(monomial, 0) + right.get(monomial, 0) for monomial in left | right}
+    return {monomial: factor for monomial, factor in total.items() if factor}
 
 
 def times(left: Poly, right: Poly) -> Poly:
@@ -210,24 +205,21 @@ def power(base: Ratio, exponent: Ratio) -> Ratio:
 
 def root(base: Ratio, degree: int) -> Ratio:
     """The principal root. Square roots of rational numbers are exact; other roots only of perfect powers."""
-    name = f"root{degree}({base})"
-    if (ratio := base.fraction()) is None:
-        return opaque(name, lambda value: value ** (1 / degree), base)
-    numerator, denominator = ratio
-    if degree == 2:
-        outside, inside = squarefree(numerator * denominator)
-        result = number(outside, abs(denominator))
-        for prime in inside:
-            factor = atom(f"√{prime}")
-            result = result * (replace(factor, opaque={f"√{prime}": None}) if prime > 1_000_000 else factor)
-        return result
-    if degree % 2 and numerator * denominator < 0:
-        return -root(-base, degree)
-    if numerator >= 0 < denominator and degree < 64:
-        tops = perfect_root(numerator, degree), perfect_root(denominator, degree)
-        if None not in tops:
-            return number(*tops)
-    return opaque(name, lambda value: value ** (1 / degree), base)
+    if ratio := base.fraction():
+        numerator, denominator = ratio
+        if degree == 2:
+            outside, inside = squarefree(numerator * denominator)
+            result = number(outside, abs(denominator))
+            for prime in inside:
+                result *= opaque(f"√{prime}") if prime > 1_000_000 else atom(f"√{prime}")
+            return result
+        if degree % 2 and numerator * denominator < 0:
+            return -root(-base, degree)
+        if numerator >= 0 < denominator and degree < 64:
+            tops = perfect_root(numerator, degree), perfect_root(denominator, degree)
+            if None not in tops:
+                return number(*tops)
+    return opaque(f"root{degree}({base})", lambda value: value ** (1 / degree), base)
 
 
 @lru_cache(maxsize=2**12)
@@ -238,8 +230,6 @@ def squarefree(value: int) -> tuple[int, tuple[int, ...]]:
         raise TooBig
     inside, outside = ([-1] if value < 0 else []), 1
     value, divisor = abs(value), 2
-    if value == 0:
-        return 0, ()
     while divisor < 1_000 and divisor * divisor <= value:
         while value % (divisor * divisor) == 0:
             value //= divisor * divisor
@@ -280,12 +270,11 @@ def apart(one: Value, other: Value) -> bool:
     return abs(one - other) > CLOSE * min(max(abs(one), abs(other), 1e-3), 1e300)
 
 
-def proportional(gold: Ratio, answer: Ratio) -> int:
-    """The sign of the constant c with gold = c * answer; 0 when there is none."""
+def proportional(gold: Ratio, answer: Ratio, signed: bool) -> bool | None:
+    """Whether gold = c * answer, with a positive constant c if `signed`; None if something opaque leaves it open."""
     left, right = times(gold.numerator, answer.denominator), times(answer.numerator, gold.denominator)
-    if left.keys() != right.keys() or not left:
-        return 0
-    first = next(iter(left))
-    if any(left[monomial] * right[first] != right[monomial] * left[first] for monomial in left):
-        return 0
-    return 1 if left[first] * right[first] > 0 else -1
+    first = next(iter(left), None)
+    same = left.keys() == right.keys() and all(left[one] * right[first] == right[one] * left[first] for one in left)
+    if left and same and (not signed or left[first] * right[first] > 0):
+        return True
+    return None if gold.opaque or answer.opaque else False

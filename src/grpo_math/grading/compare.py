@@ -38,11 +38,9 @@ def same(gold: object, answer: object) -> bool | None:
 
 def alone(value: object) -> object:
     match value:
-        case Group(kind="set", items=(Group(kind="set") | Text(),)):
-            return value  # the set of the empty set is not empty
-        case Group(kind="set", items=(one,)):
+        case Group(kind="set", items=(one,)) if not isinstance(one, Text) and getattr(one, "kind", "") != "set":
             return one
-    return value
+    return value  # the set of the empty set is not empty
 
 
 def same_item(gold: object, answer: object) -> bool | None:
@@ -88,7 +86,7 @@ def same_group(gold: Group, answer: Group) -> bool | None:
     if kinds == {"clock"}:
         return same_clock(gold, answer)
     if len(kinds) == 1 and gold.kind in RELATIONS:
-        return proportion_of(gold.items[0].value, answer.items[0].value, signed=gold.kind != r"\ne")
+        return proportional(gold.items[0].value, answer.items[0].value, signed=gold.kind != r"\ne")
     if gold.kind.startswith("base"):
         return gold == answer
     if kinds == {"list", "()"} and conjunction(same_item(gold.items[0], item) for item in gold.items):
@@ -206,24 +204,15 @@ def rounded(gold: Ratio, answer: Expression) -> bool:
 
 
 def same_equation(gold: Equation, answer: Equation) -> bool | None:
-    if gold.name and answer.name and (same(gold.sides[0], answer.sides[0]) or not (symbol(gold) and symbol(answer))):
-        return same(gold.right, answer.right)
+    if gold.name and answer.name:
+        variables = all("(" not in name and len(name) < 4 for name in (gold.name, answer.name))  # not f(x), no words
+        if not variables or same(gold.sides[0], answer.sides[0]):
+            return same(gold.right, answer.right)
     if len(answer.sides) > 2:
         return False
     if not all(isinstance(side, Expression) for side in (*gold.sides, *answer.sides)):
         return None
-    return proportion_of(*(one.sides[0].value - one.right.value for one in (gold, answer)), signed=False)
-
-
-def symbol(equation: Equation) -> bool:
-    """Whether the left side is a variable and no longer name, such as f(x) or some words."""
-    return equation.name is not None and "(" not in equation.name and len(equation.name) < 4
-
-
-def proportion_of(gold: Ratio, answer: Ratio, signed: bool) -> bool | None:
-    """Whether one is the other times a constant; `signed`: a positive one."""
-    sign = proportional(gold, answer)
-    return sign > 0 or (sign != 0 and not signed) or (None if gold.opaque or answer.opaque else False)
+    return proportional(*(one.sides[0].value - one.right.value for one in (gold, answer)), signed=False)
 
 
 def same_clock(gold: Group, answer: Group) -> bool:

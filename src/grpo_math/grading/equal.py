@@ -24,7 +24,7 @@ from grpo_math.grading.compare import same, tier
 from grpo_math.grading.extract import MAX_ANSWER, extract, without_boxes
 from grpo_math.grading.pool import pool
 from grpo_math.grading.reader import MAX_CHARACTERS, read, unknown, wordy
-from grpo_math.grading.tokens import has_content, normalise, tokens
+from grpo_math.grading.tokens import has_content, normalise, tokens, written
 from grpo_math.grading.units import STOP
 from grpo_math.grading.values import Expression, Group
 
@@ -35,6 +35,7 @@ CHOICE = re.compile(
     re.DOTALL,
 )
 CONCLUSION = re.compile(r"^.*\\(?:implies|Rightarrow|Longrightarrow)(?![a-zA-Z])(?=[^=<>]*[=<>])")  # 2x = 8 => x = 4
+REFUSED = {TooBig: "too_long", Meaningless: "algebra", Unreadable: "structure"}
 WORKER_MACROS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\setminus", r"\cap"}
 HEAVY = re.compile(r"\^[{(\s]*\d+\s*\^|\^[{(\s]*\d{4}|\d{4}[)}\s]*!|![)}\s]*!|\d{100}|.{300}", re.DOTALL)
 
@@ -63,24 +64,18 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
         return settle(meant, said or answer) if meant and (said or not chosen) else (True, "text")
     try:
         wanted = read(gold)
-    except Meaningless:
-        return None, "unparsable_gold"
-    except TooBig:
-        if len(gold) > MAX_CHARACTERS:
+    except (Meaningless, TooBig) as error:
+        if isinstance(error, Meaningless) or len(gold) > MAX_CHARACTERS:
             return None, "unparsable_gold"
-        return same_tokens(gold, answer), "text"  # too big to evaluate, and right as a copy alone
+        return written(tokens(gold)) == written(tokens(answer)), "text"  # too big to evaluate: only a copy is right
     try:
         given = read(answer)
         if wanted is None or given is None:
             return settle_unread(gold, answer, wanted, given)
         correct = respelled(wanted, answer) or same(wanted, given)
         return correct, "math_verify" if correct is None else tier(wanted, given)
-    except TooBig:
-        return False, "too_long"
-    except Meaningless:
-        return False, "algebra"
-    except Unreadable:
-        return False, "structure"
+    except (TooBig, Meaningless, Unreadable) as error:
+        return False, REFUSED[type(error)]
 
 
 def readable(text: str) -> str:
@@ -90,20 +85,16 @@ def readable(text: str) -> str:
 def settle_unread(gold: str, answer: str, wanted: object, given: object) -> tuple[bool | None, str]:
     """One of the two is not in the reader's language. math_verify picks numbers out of anything, so it gets only what
     it is known to understand; words, broken syntax and sums that nobody has added up are compared as text."""
-    if same_tokens(gold, answer):
+    if written(tokens(gold)) == written(tokens(answer)):
         return True, "exact"
     if gold.count("{") != gold.count("}") or (wanted is None and not unknown(gold) and not wordy(gold)):
         return None, "unparsable_gold"
     if wanted is None and wordy(gold) and plain_words(gold) == plain_words(answer):
         return True, "text"
     number = isinstance(wanted, Expression) and wanted.value.fraction()
-    if (
-        number
-        or (given is None and not unknown(answer))
-        or wordy(gold)
-        or wordy(answer)
-        or not unknown(gold) | unknown(answer) <= WORKER_MACROS
-    ):
+    broken = given is None and not unknown(answer)
+    foreign = not unknown(gold) | unknown(answer) <= WORKER_MACROS
+    if number or broken or foreign or wordy(gold) or wordy(answer):
         return False, "text"
     return (False, "too_long") if HEAVY.search(answer) else (None, "math_verify")
 
@@ -112,18 +103,12 @@ def plain_words(text: str) -> list[str]:
     return re.findall(r"[\w.]+|[-+*/^<>=(){}|[\]!':%]", text.lower())
 
 
-def same_tokens(gold: str, answer: str) -> bool:
-    return [token.text for token in tokens(gold)] == [token.text for token in tokens(answer)]
-
-
 def respelled(gold: object, answer: str) -> bool:
     """Whether the answer has the same digits as a number in a base, 3A, or as a decimal, behind a comma: 2,74."""
     if isinstance(gold, Group) and gold.kind.startswith("base"):
         return answer.strip('"').upper().lstrip("0") == gold.items[0]
-    if not (isinstance(gold, Expression) and gold.decimals and re.fullmatch(r"-?\d+,(?!\d{3}$)\d+", answer)):
-        return False
-    given = read(answer.replace(",", "."))
-    return gold.value.fraction() is not None and same_ratio(gold.value, given.value) is True
+    comma = isinstance(gold, Expression) and gold.decimals and re.fullmatch(r"-?\d+,(?!\d{3}$)\d+", answer)
+    return bool(comma) and same_ratio(gold.value, read(answer.replace(",", ".")).value) is True
 
 
 def choice(text: str) -> tuple[str | None, str]:

@@ -53,9 +53,7 @@ class Parser:
             raise TooBig
         value = self.product()
         while self.peek() in ("+", "-"):
-            sign = self.take().text
-            right = self.product()
-            value = value + right if sign == "+" else value - right
+            value = BINARY[self.take().text](value, self.product())
         if self.peek() in OVER:
             value = OVER[self.take().text](value, self.sum())
         self.depth -= 1
@@ -66,19 +64,11 @@ class Parser:
             return -self.product() if self.take().text == "-" else self.product()
         value = self.power()
         while True:
-            if self.peek() == r"\cdot":
-                self.take()
-                value = value * self.signed()
-            elif self.peek() == "/":
-                self.take()
-                value = value / self.signed()
-            elif (
-                self.peek() == "{"
-                and self.peek(1)[:1].isdigit()
-                and self.tokens[self.at - 1].text[-1:] in "}0123456789"
-            ):
+            if self.peek() in (r"\cdot", "/"):
+                value = BINARY[self.take().text](value, self.signed())
+            elif self.peek() == "{" and self.peek(1)[:1].isdigit() and self.peek(-1)[-1:] in "}0123456789":
                 raise Unreadable("digits side by side, which TeX prints as one number")
-            elif self.starts_atom() or (self.raised and self.kind() == "number"):
+            elif self.kind() == "symbol" or self.peek() in STARTS or (self.raised and self.kind() == "number"):
                 value = value * self.power()
             else:
                 return value
@@ -87,11 +77,6 @@ class Parser:
         if self.peek() in ("+", "-"):
             return -self.power() if self.take().text == "-" else self.power()
         return self.power()
-
-    def starts_atom(self) -> bool:
-        """Whether the next token can follow without a sign, as a factor."""
-        text, kind = self.peek(), self.kind()
-        return kind == "symbol" or text in GROUPS or (kind == "macro" and text in STARTS)
 
     def power(self) -> Ratio:
         value, self.raised = self.atom(), False
@@ -163,8 +148,6 @@ class Parser:
                 raise Unreadable("two numbers in a row")
             return literal(digits)
         while len(token.text) < 4 and re.fullmatch(r"\d{3}", self.peek()) and self.peek(1) != "/":
-            if not self.tokens[self.at].spaced:
-                break
             digits += self.take().text
         value = number(int(digits))
         if self.peek() == r"\frac" or (self.peek() == "{" and self.peek(1) == r"\frac"):
@@ -226,16 +209,16 @@ class Parser:
             while self.kind() == "symbol" or self.peek() in ATOMS:
                 value = value * self.power()
         self.functions -= 1
-        if name in (r"\exp", r"\log_e"):
-            name, value = (r"\ln", value) if name == r"\log_e" else ("", power(atom("e"), value))
+        name = r"\ln" if name == r"\log_e" else name
         if exponent is not None and exponent.fraction() == (-1, 1):
             name, exponent = name.replace("\\", r"\arc", 1), None
-        result = opaque(f"{name}({value})", VALUES.get(name), value) if name else value
+        result = power(atom("e"), value) if name == r"\exp" else opaque(f"{name}({value})", VALUES.get(name), value)
         return result if exponent is None else power(result, exponent)
 
 
 GROUPS = {"(": ")", "[": "]", "{": "}"}
-STARTS = ATOMS | ACCENTS | FUNCTIONS | {r"\frac", r"\sqrt", r"\binom"}
+STARTS = ATOMS | ACCENTS | FUNCTIONS | GROUPS.keys() | {r"\frac", r"\sqrt", r"\binom"}  # a factor without a sign
+BINARY = {"+": Ratio.__add__, "-": Ratio.__sub__, r"\cdot": Ratio.__mul__, "/": Ratio.__truediv__}
 
 
 def proper(part: Ratio) -> Ratio:
