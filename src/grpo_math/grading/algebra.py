@@ -106,11 +106,11 @@ class Ratio:
         """Readable, and the same for the same ratio of polynomials up to a polynomial factor."""
         shared = math.gcd(*self.numerator.values(), *self.denominator.values())
         shared = -shared if self.denominator[min(self.denominator)] < 0 else shared
-        top, bottom = (written(part, shared) for part in (self.numerator, self.denominator))
+        top, bottom = (printed(part, shared) for part in (self.numerator, self.denominator))
         return top if bottom == "1" else f"({top})/({bottom})" if len(top + bottom) > 12 else f"{top}/{bottom}"
 
 
-def written(poly: Poly, divisor: int) -> str:
+def printed(poly: Poly, divisor: int) -> str:
     terms = []
     for monomial, factor in sorted(poly.items()):
         powers = [name if exponent == 1 else f"{name}^{exponent}" for name, exponent in monomial]

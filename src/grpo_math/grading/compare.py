@@ -5,12 +5,12 @@ import re
 
 from grpo_math.grading.algebra import Ratio, TooBig, number, proportional
 from grpo_math.grading.algebra import equal as same_ratio
-from grpo_math.grading.intervals import BRACKETS, RealSet, as_set, is_interval, same_set
-from grpo_math.grading.values import Equation, Expression, Group, Text
+from grpo_math.grading.intervals import BRACKETS, RealSet, as_set, is_interval
+from grpo_math.grading.values import Equation, Expression, Group, Text, value_of
 
 MIN_DECIMALS, MIN_DIGITS = 6, 4  # of a decimal that may stand for a fraction without a finite one
 MAX_ITEMS = 50  # of an unordered list
-RELATIONS = {"<", r"\le", r"\ne"}
+INEQUALITY = {"<", r"\le", r"\ne"}
 UNORDERED = {"list", "set", "cases"}
 BASIS = ("√-1", "j", "k")  # of vectors; i is read as the imaginary unit
 TEMPERATURES = {"celsius", "fahrenheit"}  # both are degrees
@@ -27,7 +27,7 @@ def kind(value: object) -> str:
     value = value.right if isinstance(value, Equation) else value
     if isinstance(value, Expression):
         return "number" if value.value.fraction() else "algebra"
-    return "text" if isinstance(value, Text) else "algebra" if getattr(value, "kind", "") in RELATIONS else "structure"
+    return "text" if isinstance(value, Text) else "algebra" if getattr(value, "kind", "") in INEQUALITY else "structure"
 
 
 def same(gold: object, answer: object) -> bool | None:
@@ -79,13 +79,13 @@ def same_group(gold: Group, answer: Group) -> bool | None:
         wanted, given = ({equation.name: equation.right for equation in one.items} for one in (gold, answer))
         return wanted.keys() == given.keys() and conjunction(same_item(wanted[name], given[name]) for name in wanted)
     if "named" in kinds:
-        left, right = rights(gold), rights(answer)
+        left, right = (tuple(map(value_of, one.items)) for one in (gold, answer))
         return same_items(left, right) if gold.kind in UNORDERED else same_row(left, right)
     if kinds <= UNORDERED or kinds == {"union"}:
         return same_items(gold.items, answer.items)
     if kinds == {"clock"}:
         return same_clock(gold, answer)
-    if len(kinds) == 1 and gold.kind in RELATIONS:
+    if len(kinds) == 1 and gold.kind in INEQUALITY:
         return proportional(gold.items[0].value, answer.items[0].value, signed=gold.kind != r"\ne")
     if gold.kind.startswith("base"):
         return gold == answer
@@ -95,16 +95,12 @@ def same_group(gold: Group, answer: Group) -> bool | None:
     return bool(len(kinds) == 1 or kinds == {"list", "()"} or vectors) and same_row(gold.items, answer.items)
 
 
-def rights(group: Group) -> tuple:
-    return tuple(item.right if isinstance(item, Equation) and item.name else item for item in group.items)
-
-
 def same_intervals(gold: object, answer: object) -> bool:
     """A pair in brackets is an interval if the other side is one; of a list of pairs one must be no point."""
     if not all(is_interval(one) or (isinstance(one, Group) and one.kind in BRACKETS) for one in (gold, answer)):
         return False
-    sets = as_set(gold), as_set(answer)
-    return None not in sets and same_set(*sets)
+    one, other = as_set(gold), as_set(answer)
+    return None not in (one, other) and one.cells == other.cells and all(map(same_ratio, one.ends, other.ends))
 
 
 def conjunction(verdicts) -> bool | None:

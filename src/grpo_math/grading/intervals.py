@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
 from math import inf
+from operator import and_, gt, or_
 
 from grpo_math.grading.algebra import Ratio, Unreadable, apart, atom, equal
 from grpo_math.grading.values import Equation, Expression, Group, refuse_empty
 
 INFINITY = atom(r"\infty")
 BRACKETS = ("()", "[]", "(]", "[)")
-SIGNS = {  # whether a number in one set, and in the other, is in both together
-    r"\cup": lambda one, other: one or other,
-    r"\cap": lambda one, other: one and other,
-    r"\setminus": lambda one, other: one and not other,
-}
+SIGNS = {r"\cup": or_, r"\cap": and_, r"\setminus": gt}  # of whether a number is in one set, and in the other
 
 
 @dataclass(frozen=True)
@@ -72,22 +69,15 @@ def combined(sign: str, sets: Iterable[RealSet]) -> RealSet:
 
 
 def combine(sign: str, one: RealSet, other: RealSet) -> RealSet:
-    ends, left, right = [], list(one.ends), list(other.ends)
-    while left and right:
-        first = left if below(left[0], right[0]) else right
-        if first is right and not below(right[0], left[0]):
-            left.pop(0)  # the same end
-        ends.append(first.pop(0))
-    ends += left + right
+    ends = list(one.ends)
+    for end in other.ends:
+        if not any(equal(end, own) for own in one.ends):
+            ends.insert(sum(below(own, end) for own in ends), end)
     cells = list(map(SIGNS[sign], one.on(ends), other.on(ends)))
     for place in reversed(range(len(ends))):
         if cells[2 * place] == cells[2 * place + 1] == cells[2 * place + 2]:  # nothing changes at this end
             del ends[place], cells[2 * place : 2 * place + 2]
     return RealSet(tuple(ends), tuple(cells))
-
-
-def same_set(gold: RealSet, answer: RealSet) -> bool:
-    return gold.cells == answer.cells and all(map(equal, gold.ends, answer.ends))
 
 
 def half_line(end: Ratio, relation: str, upwards: bool) -> RealSet:

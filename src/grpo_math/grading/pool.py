@@ -42,7 +42,8 @@ class Pool:
 
     def __init__(self, settings: PoolSettings):
         self.settings = settings
-        self.size = settings.workers or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.size = settings.workers or max(1, share)
         self.process: subprocess.Popen | None = None
         self.door: socket.socket | None = None
         self.idle: list[socket.socket] = []  # of workers without a job
@@ -170,7 +171,3 @@ def pool() -> Pool:
             shared = Pool(settings)
             atexit.register(shared.close)
         return shared
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

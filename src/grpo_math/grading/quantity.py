@@ -8,7 +8,7 @@ from itertools import pairwise
 from grpo_math.grading.algebra import Unreadable, number
 from grpo_math.grading.formula import Parser
 from grpo_math.grading.tokens import Token, written
-from grpo_math.grading.units import CJK, CURRENCIES, RAW, UNITS, Units, read_units
+from grpo_math.grading.units import CJK, CURRENCIES, RAW, UNITS, read_units
 from grpo_math.grading.values import Expression, Text
 
 NO_SUM = re.compile(r"\^ (?:\{ [^{}]* \}|\( [^()]* \)|[+-] \S+|\S+)|\| \d+ - \d+ \|")
@@ -40,7 +40,7 @@ def read_expression(cut: list[Token]) -> Expression | Text:
 def expression(formula: list[Token], behind: str, currency: dict[str, int]) -> Expression:
     parser = Parser(formula)
     value = parser.whole()
-    scale, powers, words = read_units(behind) if behind else Units()
+    scale, powers, words = read_units(behind)
     units = {**currency, **powers} | ({"degree": 1} if parser.degrees else {})
     last = formula[-1].text if len(formula) == 1 or (len(formula) == 2 and formula[0].text == "-") else ""
     decimals = len(last.partition(".")[2]) if re.fullmatch(r"[\d,]*\.?\d+", last) else None

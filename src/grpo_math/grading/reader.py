@@ -16,20 +16,14 @@ from grpo_math.grading.formula import OVER, STARTS, Parser, literal
 from grpo_math.grading.intervals import BRACKETS, REALS, SIGNS, RealSet, as_set, combined, half_line, infinite
 from grpo_math.grading.quantity import is_sum, read_expression
 from grpo_math.grading.tokens import CLOSING, JOINERS, OPENING, Token, tokens, wrapped, written
-from grpo_math.grading.units import TABLES, UNITS
-from grpo_math.grading.values import Equation, Expression, Group, Text
+from grpo_math.grading.units import STOP, TABLES, UNITS
+from grpo_math.grading.values import Equation, Expression, Group, Text, value_of
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
 DIGITS = 12  # of a decimal that double precision is compared with
-NO_NAMES = {
-    word for kind, words in TABLES["stop"].items() if kind != "bounds_and_comparisons" for word in words.split()
-}
+NO_NAMES = STOP - set(TABLES["stop"]["bounds_and_comparisons"].split())
 MAX_CASES = 2  # plus-minus signs in one value
 MATRIX = re.compile(r"\\begin\{([pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
-DETERMINANT = re.compile(  # = value
-    r"(?:\\det *\\begin\{([pb]?matrix)\}|\\begin\{(vmatrix)\})(?:(?!\\begin).)*\\end\{(?:\1|\2)\} *= *(?P<value>[^=]*)",
-    re.DOTALL,
-)
 WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 WORDY = re.compile(r"[^\d\\=<>|^_+]*")
 BASE = re.compile(
@@ -39,12 +33,16 @@ BASE = re.compile(
 CLOCK = re.compile(r"(\d{1,2})(?: ?: ?(\d\d))?(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?|(noon|midnight))?", re.IGNORECASE)
 RATIO = re.compile(r'\d+(?: ?"?(?:to|比)"? ?\d+)+')
 NUMBERS = TABLES["numbers"]
-REAL_NUMBERS, NO_ELEMENTS = (frozenset(TABLES[name].split("|")) for name in ("real_numbers", "empty_set"))
-EMPTY_SET = Text("empty set")
-NAMING = tk.ATOMS | tk.ACCENTS | {r"\angle", r"\triangle", r"\measuredangle"}
+SETS = {r"\mathbb{R}": REALS, r"\varnothing": Text("empty set")}
+WORDS = (
+    {name: SETS[sign] for sign, names in TABLES["sets"].items() for name in names.split("|")}
+    | {name: Expression(number(value)) for name, value in NUMBERS.items()}
+    | {"noon": Group("clock", (12, 0, 0, "p")), "midnight": Group("clock", (12, 0, 0, "a"))}
+)
+NAMING = (tk.ATOMS - {r"\pi"}) | tk.ACCENTS | {r"\angle", r"\triangle", r"\measuredangle"}
 NAME = re.compile("|".join(TABLES["names"].values()))
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx"}
-STRUCTURE = {*",;:)]", r"\}", r"\in", r"\pm", r"\mp", r"\varnothing", r"\mathbb"} | RELATIONS | SIGNS.keys()
+STRUCTURE = {*",;:)]", r"\}", r"\in", r"\pm", r"\mp", r"\varnothing", r"\mathbb"} | RELATIONS | SIGNS.keys() | JOINERS
 SIGNED = {r"\pm": {"+": "+", "-": "-"}, r"\mp": {"+": "-", "-": "+"}}
 TURNED = {">": "<", r"\ge": r"\le", "=": "="}
 CALCULATIONS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\bmod", r"\mod", r"\cdots", r"\ldots", r"\dots"}
@@ -58,20 +56,14 @@ def split(cut: Cut, at: set[str]) -> tuple[list[Cut], list[str]]:
     parts, found, depth = [[]], [], 0
     for token in cut:
         depth += (token.text in OPENING) - (token.text in CLOSING)
-        if not depth and token.kind != "symbol" and (token.text in at or joiner(token) in at):
+        if not depth and token.kind != "symbol" and token.text in at:
             parts.append([])
-            found.append(token.text if token.text in at else joiner(token))
+            found.append(token.text)
         else:
             parts[-1].append(token)
     if depth:
         raise Unreadable("brackets do not match")
     return parts, found
-
-
-def joiner(token: Token) -> str:
-    """The word that joins values, if the token is one."""
-    word = token.text.strip(" ,").lower() if token.kind == "text" else ""
-    return word if word in JOINERS else ""
 
 
 @lru_cache(maxsize=2**15)
@@ -100,8 +92,6 @@ def read_whole(text: str) -> object:
     if plain := tk.PLAIN.fullmatch(text):  # the short way
         value = literal(plain[2])
         return Expression(-value if plain[1] else value, decimals=len(plain[3] or ""))
-    if text.strip('". ').lower() in REAL_NUMBERS:
-        return REALS
     least = 3 if re.search("[-*/]", text) else 2  # letters of a word: ab - c is a formula
     if WORDY.fullmatch(text) and not tk.LETTERS.fullmatch(text) and re.search(f"[A-Za-z]{{{least}}}", text):
         runs = re.findall("[A-Za-z]+", text)
@@ -127,16 +117,10 @@ def read_whole(text: str) -> object:
 
 def read_words(text: str) -> object:
     words = re.sub(r"[^\w*/-]+", " ", text).strip().lower()
-    if words in NUMBERS:
-        return Expression(number(NUMBERS[words]))
-    if words in ("noon", "midnight"):
-        return Group("clock", (12, 0, 0, "p" if words == "noon" else "a"))
-    return EMPTY_SET if words in NO_ELEMENTS else Text(words)
+    return WORDS.get(words) or Text(words)
 
 
 def read_matrix(text: str) -> object:
-    if determinant := DETERMINANT.fullmatch(text):
-        return read_list(tokens(determinant["value"]))
     found = MATRIX.search(text)
     if not found:
         raise Unreadable
@@ -153,17 +137,15 @@ def read_matrix(text: str) -> object:
     factor = Parser(scale).whole()
     rows = [row.split("&") for row in found[2].split(r"\\") if row.strip()]
     cells = [read_list(tokens(cell.strip())) for row in rows for cell in row]
-    if any(len(row) != len(rows[0]) for row in rows) or not all(isinstance(cell, Expression) for cell in cells):
+    if len({len(row) for row in rows}) != 1 or not all(isinstance(cell, Expression) for cell in cells):
         raise Unreadable
-    return Group(
-        f"{len(rows)}x{len(cells) // max(1, len(rows))}",
-        tuple(replace(cell, value=cell.value * factor, other_reading=None) for cell in cells),
-    )
+    cells = [replace(cell, value=cell.value * factor, other_reading=None) for cell in cells]
+    return Group(f"{len(rows)}x{len(rows[0])}", tuple(cells))
 
 
 def read_list(cut: Cut) -> object:
     """Values between commas, semicolons, `and` and `or`; a single one is itself."""
-    if cut and cut[0].text not in OPENING and not any(token.text in STRUCTURE or joiner(token) for token in cut):
+    if cut and cut[0].text not in OPENING and not any(token.text in STRUCTURE for token in cut):
         return read_expression(cut)  # the short way
     parts, joins = split(cut, {",", ";", *JOINERS})
     if not joins:
@@ -211,11 +193,6 @@ def group(kind: str, values) -> Group:
     for value in values:
         items += value.items if isinstance(value, Group) and value.kind in ("list", "cases") else [value]
     return Group(kind, tuple(items))
-
-
-def value_of(value: object) -> object:
-    """What an equation says: x = 3 says 3."""
-    return value.right if isinstance(value, Equation) and value.name else value
 
 
 def read_relation(cut: Cut) -> object:
@@ -271,8 +248,6 @@ def is_name(cut: Cut) -> bool:
         return True
     outside = re.sub(r"_ ?(?:\{[^{}]*\}|\S+)", "", " ".join(written(cut)))  # but for subscripts
     if any(token.kind == "macro" and token.text not in NAMING and token.text in outside for token in cut):
-        return False
-    if outside == r"\pi":
         return False
     letters = [word for word in outside.split() if word in tk.ATOMS or (len(word) == 1 and word.islower())]
     if len(letters) > (0 if "|" in outside else 1):  # AB is a segment, ab a product
@@ -347,14 +322,11 @@ def read_inequality(parts: list[Cut], relations: list[str]) -> object:
 
 def solved(value: Ratio, relation: str) -> RealSet | None:
     """The x with value > 0 (>= 0, or not 0), where value is a*x + b with numbers a and b; None if it is not."""
-    symbols = {name for monomial in (*value.numerator, *value.denominator) for name, _ in monomial}
-    symbols = {name for name in symbols if value.at(name) is None}
+    symbols = {name for one in (*value.numerator, *value.denominator) for name, _ in one if value.at(name) is None}
     if len(symbols) != 1 or "(" in next(iter(symbols)) or symbols & (value.opaque or {}).keys() or relation == "=":
         return None
     linear = ((symbols.pop(), 1),)
-    rest = Ratio(
-        {monomial: factor for monomial, factor in value.numerator.items() if monomial != linear}, {(): 1}, value.opaque
-    )
+    rest = Ratio({one: factor for one, factor in value.numerator.items() if one != linear}, {(): 1}, value.opaque)
     slope = value.numerator.get(linear, 0) * value.denominator.get((), 0)
     if not slope or rest.near() is None or value.denominator.keys() != {()}:
         return None
@@ -379,11 +351,8 @@ def read_set(cut: Cut) -> object:
 
 
 def read_item(cut: Cut) -> object:
-    text = "".join(written(cut))
-    if text == r"\varnothing":
-        return EMPTY_SET
-    if text == r"\mathbb{R}":
-        return REALS
+    if (text := "".join(written(cut))) in SETS:
+        return SETS[text]
     signs = sum(token.text in SIGNED for token in cut)
     if signs and not (wrapped(cut) and cut[0].text == r"\{"):
         return group("cases", map(read_item, cases(cut, signs)))
@@ -424,10 +393,8 @@ def cases(cut: Cut, signs: int) -> list[Cut]:
     tied = any(token.text == r"\mp" for token in cut)
     if signs > MAX_CASES and not tied:
         raise TooBig
-    found = []
-    for choice in product("+-", repeat=1 if tied else signs):
-        left = iter(choice * signs if tied else choice)
-        found.append(
-            [token._replace(text=SIGNED[token.text][next(left)]) if token.text in SIGNED else token for token in cut]
-        )
-    return found
+    choices = ("+" * signs, "-" * signs) if tied else product("+-", repeat=signs)
+    return [
+        [token._replace(text=SIGNED[token.text][next(left)]) if token.text in SIGNED else token for token in cut]
+        for left in map(iter, choices)
+    ]

@@ -73,12 +73,9 @@ def normalise(text: str) -> str:
     text = rewritten(text, BEFORE_TEXT)
     text = TEXT.sub(lambda found: words(found[1]) if found[1] else "", text) if "\\" in text else text
     text = REPEATING.sub(repeating, text) if "." in text else text
-    if "$" in text and "\\$" not in text and text.count("$") == 1:  # no pair around a formula
-        text = text.replace("$", r"\$")
     text = rewritten(text, AFTER_TEXT)
     text = " ".join(text.split())
-    if text[:1] in ("*", "`") or text[-1:] in ("*", "`"):  # Markdown
-        text = text.strip("*` ")
+    text = text.strip("*`").strip()  # Markdown
     if text[:1] == text[-1:] == '"' and text.count('"') == 2 and re.search(r"\d", text):
         text = text[1:-1]
     end = text.rstrip(".,;:\\ ")
@@ -141,23 +138,19 @@ def tokens(text: str) -> list[Token]:
     depth = 0
     for found in TOKEN.finditer(text):
         kind, spaced = found.lastgroup, bool(found["space"])
-        if found[kind] not in "{}":  # which only group
-            depth += (found[kind] in OPENING) - (found[kind] in CLOSING)
+        sign = SYNONYMS.get(found[kind], found[kind])
+        if sign not in "{}":  # which only group
+            depth += (sign in OPENING) - (sign in CLOSING)
         if kind == "letters":
-            result += letters(found["letters"], spaced, result)
-        elif kind == "operator":
-            operator = SYNONYMS.get(found[kind], found[kind])
-            result.append(Token("macro" if operator[0] == "\\" else kind, operator, spaced))
-        elif kind == "macro":
-            macro = SYNONYMS.get(found[kind], found[kind])
-            kind = "text" if macro in JOINERS else "macro" if macro[0] == "\\" else "operator"
-            result.append(Token(kind, macro, spaced))
-        elif kind == "number" and depth and "," in found[kind]:  # (1,234) is a point
-            result += [
-                Token("operator" if part == "," else kind, part, spaced) for part in re.split("(,)", found[kind])
-            ]
-        elif kind != "space":
-            result.append(Token("text" if kind == "cjk" else kind, SYNONYMS.get(found[kind], found[kind]), spaced))
+            result += letters(sign, spaced, result)
+        elif kind == "number" and depth and "," in sign:  # (1,234) is a point
+            parts = re.split("(,)", sign)
+            result += [Token("operator" if part == "," else kind, part, spaced) for part in parts]
+        else:
+            if kind in ("operator", "macro"):
+                kind = "text" if sign in JOINERS else "macro" if sign[0] == "\\" else "operator"
+            word = sign.strip(" ,").lower()
+            result.append(Token("text" if kind == "cjk" else kind, word if word in JOINERS else sign, spaced))
     return result
 
 
@@ -165,7 +158,7 @@ def has_content(text: str) -> bool:
     """Whether a normalised text holds anything but brackets, separators, signs and words that join."""
     return DIGIT.search(text) is not None or any(
         token.kind in ("number", "symbol")
-        or (token.kind == "text" and token.text.strip(" ,").lower() not in JOINERS and re.search(r"\w", token.text))
+        or (token.kind == "text" and token.text not in JOINERS and re.search(r"\w", token.text))
         or (token.kind == "macro" and token.text not in EMPTY_MACROS)
         for token in tokens(ENVIRONMENT.sub("", text))
     )
@@ -196,5 +189,5 @@ def letters(run: str, spaced: bool, before: list[Token]) -> list[Token]:
     unit = len(run) > 1 and run in UNITS and (not before or before[-1].text not in NO_UNIT_AFTER)
     word = len(run) > 3 or unit or (behind and (len(run) == 3 or lower in SHORT))
     if word or article or lower in JOINERS:
-        return [Token("text", run, spaced)]
+        return [Token("text", lower if lower in JOINERS else run, spaced)]
     return [Token("symbol", letter, spaced and not index) for index, letter in enumerate(run)]

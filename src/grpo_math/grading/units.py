@@ -7,7 +7,6 @@ import re
 import tomllib
 from fractions import Fraction
 from importlib.resources import files
-from typing import NamedTuple
 
 from grpo_math.grading.algebra import Unreadable
 
@@ -44,17 +43,10 @@ ITEM = re.compile(
 )
 
 
-class Units(NamedTuple):
-    """What follows a number: a factor, powers of known units, and whether there are other words."""
-
-    scale: Fraction = Fraction(1)
-    powers: dict[str, int] = {}  # noqa: RUF012 (never changed)
-    words: bool = False
-
-
-def read_units(text: str) -> Units:
-    """The units that a text names. Raises Unreadable for anything that is no noun, unit, power or quotient of those."""
-    scale, found, words = Fraction(1), {}, False
+def read_units(text: str) -> tuple[Fraction | int, dict[str, int], bool]:
+    """What follows a number: a factor, powers of known units, and whether there are other words. Raises Unreadable for
+    anything but nouns, units, their powers and quotients."""
+    scale, found, words = 1, {}, False
     last, sign, raised, at = {}, 1, 1, 0
     while at < len(text):
         item = ITEM.match(text, at)
@@ -81,13 +73,13 @@ def read_units(text: str) -> Units:
             sign = raised = 1
         elif word and word not in TABLES["measure_words"]:
             words, last = True, {}
-    return Units(scale, {unit: power for unit, power in found.items() if power}, words)
+    return scale, {unit: power for unit, power in found.items() if power}, words
 
 
 def only_units(text: str) -> bool:
     """Whether it is a product or quotient of powers of several units: m s^{-2}, but not A^2."""
     try:
-        found = read_units(text) if "^" in text else Units()
-        return len(found.powers) > 1 and not found.words
+        _, powers, words = read_units(text)
+        return "^" in text and len(powers) > 1 and not words
     except Unreadable:
         return False

@@ -73,3 +73,8 @@ class Text:
 
     def __post_init__(self):
         refuse_empty(self.words)
+
+
+def value_of(value: object) -> object:
+    """What an equation says: 3 for x = 3."""
+    return value.right if isinstance(value, Equation) and value.name else value

@@ -4,7 +4,7 @@ import re
 
 from grpo_math.grading.tokens import normalise
 
-DIGITS = 1_100  # of numeric comparisons: more than an answer can write down, so that no approximation passes
+PRECISION = 1_100  # of numeric comparisons: more than an answer can write down, so that no approximation passes
 SPELLED = [  # arguments without braces, which math_verify misreads, and decimals, which it rounds
     (re.compile(r"(\d*)\.(\d+)"), lambda found: rf"\frac{{{found[1]}{found[2]}}}{{1{'0' * len(found[2])}}}"),
     (re.compile(r"\\frac\s*(\\[a-zA-Z]+|\w)"), r"\\frac{\1}"),
@@ -17,7 +17,7 @@ def verify(gold: str, answer: str) -> bool | None:
     import math_verify
 
     wanted, given = parse(gold), parse(answer)
-    settings = {"timeout_seconds": None, "numeric_precision": DIGITS, "float_rounding": DIGITS}
+    settings = {"timeout_seconds": None, "numeric_precision": PRECISION, "float_rounding": PRECISION}
     return math_verify.verify(wanted, given, **settings) if wanted else None
 
 
