@@ -1,7 +1,6 @@
-"""Preflight of what is paid for: about a hundred answers without content must be right for no two different golds.
+"""Preflight of the grader and of people's own rewards: no answer without content may be right for two different golds.
 
-A policy tries such answers by the million. The recipe's own golds are asked here, and the rewards that people wrote.
-"""
+A policy will try such answers, so about a hundred are tried here."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -33,7 +32,8 @@ def grader(subject: Subject) -> Iterator[Finding]:
     for answer in EMPTY_ANSWERS:
         text = template.full_text(template.target(Problem("", answer), worked=False))
         grades = grade_batch([text] * len(golds), [problem.answer for problem in golds], template.answer_style)
-        failed += [answer] * any(grade.how == "crashed" for grade in grades)
+        if any(grade.how == "crashed" for grade in grades):
+            failed.append(answer)
         paid[answer] = [problem for problem, grade in zip(golds, grades, strict=True) if grade.correct]
     yield from findings("the grader", paid, failed)
     yield note(f"{len(EMPTY_ANSWERS)} answers without content tried on {len(golds)} golds")
@@ -65,7 +65,7 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
             continue
         size = len(texts[0])
         found = [scores[place : place + size] for place in range(0, len(scores), size)]
-        if all(right > wrong + EQUAL for right, wrong, *_ in found):  # around the circle: it knows the gold
+        if all(right > wrong + EQUAL for right, wrong, *_ in found):  # each gold from the next one
             paid = {
                 answer: [
                     problem for problem, some in zip(problems, found, strict=True) if some[place] >= some[0] - EQUAL
@@ -93,9 +93,9 @@ def findings(what: str, paid: dict[str, list[Problem]], failed: list[str]) -> It
         golds = " and ".join(repr(problem.answer) for problem in problems[:2])
         yield error(
             f"{what}: {len(wrong)} answers without content are right, such as {answer!r} for the golds {golds}",
-            "refuse them, a policy will find them: a list of nothing must not count as all right"
+            "refuse them, a policy will exploit them: a list of nothing must not count as all right"
             if what.startswith("rewards.")
-            else "please report it, a policy will find them",
+            else "please report it, a policy will exploit them",
         )
     if failed:
         yield error(f"{what} fails on {len(failed)} answers without content, such as {failed[0]!r}", "please report it")

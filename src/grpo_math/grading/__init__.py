@@ -37,9 +37,9 @@ def grade(completion: str, gold: str, style: str = "boxed") -> Grade:
 
 
 def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") -> list[Grade]:
-    """One `Grade` per completion, in order. Nothing in a completion or a gold raises: what fails is graded `crashed`.
+    """One `Grade` per completion, in order. Never raises on bad input: a failure is graded `crashed`.
 
-    Everything that needs a worker process is spread over all of them, once per pair of gold and answer.
+    Pairs of gold and answer that need math_verify are deduplicated and spread over the worker processes.
     """
     found = [guarded(answers, completion, style) for completion in completions]
     pairs = [(gold, text) for gold, parts in zip(golds, found, strict=True) for text in whole_and_parts(parts or [])]
@@ -55,8 +55,8 @@ def whole_and_parts(parts: list[str]) -> list[str]:
 
 
 def decide(gold: str, parts: list[str] | None, verdicts: dict) -> Grade | None:
-    """Right if every answer of the completion is, or if their list is; without an answer wrong, unless there was
-    nothing to be right about. None where extraction has crashed."""
+    """Correct if every answer of the completion is correct, or their list is. No answer is wrong, or not scored if the
+    gold is empty. None if extraction failed."""
     if parts is None:
         return None
     if not parts:

@@ -21,7 +21,7 @@ MAX_TERMS = 2_000  # of products of two polynomials
 MAX_EXPONENT = 1_000  # of a polynomial
 MAX_FACTORIAL = 2_500
 MAX_NAME = 200  # of an opaque atom, in characters
-CLOSE = 1e-6  # relative difference of two floats from which their values differ for certain
+CLOSE = 1e-6  # relative difference above which two floats count as different values
 CONSTANTS = {r"\pi": math.pi, "e": math.e, r"\infty": math.inf}
 Value = float | complex | None  # None: not a number, or out of range
 VARIABLE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z(])|\\(?:theta|alpha|beta|phi|lambda)")
@@ -34,7 +34,7 @@ class Unreadable(Exception):
 
 
 class Meaningless(Exception):
-    """Read, and never an answer: a statement that is false, or true of everything."""
+    """Parsed, but cannot be an answer: a statement that is false or always true."""
 
 
 class TooBig(Exception):
@@ -125,8 +125,8 @@ def number(numerator: int, denominator: int = 1) -> Ratio:
 
 
 def opaque(name: str, compute: Callable | None = None, *arguments: Ratio) -> Ratio:
-    """What is not a rational function, under its own name; a long name is shortened to its fingerprint. `compute` is
-    its function on floats, if there is one."""
+    """A value that is not a rational function, identified by its name (hashed if long). `compute` is its function on
+    floats, if there is one."""
     if len(name) > MAX_NAME:
         name = f"{name[:20]}...{hashlib.sha256(name.encode(errors='replace')).hexdigest()}"
     try:
@@ -159,7 +159,7 @@ def times(left: Poly, right: Poly) -> Poly:
 
 
 def merge(one: tuple, two: tuple) -> tuple[tuple, int]:
-    """The product of two monomials, and the integer that squares of roots in it are worth."""
+    """The product of two monomials, and the integer factor from squared roots."""
     if not one or not two:
         return one or two, 1
     powers, square = dict(one), 1
@@ -193,14 +193,10 @@ def power(base: Ratio, exponent: Ratio) -> Ratio:
         raise TooBig
     if plain:
         return number(plain[0] ** top, plain[1] ** top)
-    result = number(1)
-    while top:
-        if top & 1:
-            result = result * base
-        top >>= 1
-        if top:
-            base = base * base
-    return result
+    if not top:
+        return number(1)
+    half = power(base, number(top // 2))
+    return half * half * base if top % 2 else half * half
 
 
 def root(base: Ratio, degree: int) -> Ratio:

@@ -90,13 +90,13 @@ def same_group(gold: Group, answer: Group) -> bool | None:
     if gold.kind.startswith("base"):
         return gold == answer
     if kinds == {"list", "()"} and conjunction(same_item(gold.items[0], item) for item in gold.items):
-        return False  # 0, 0 says 0 twice
+        return False  # 0, 0 is one value repeated, not a point
     vectors = len(kinds & {"()", "[]"}) == 1 and all(map(is_vector, kinds))
     return bool(len(kinds) == 1 or kinds == {"list", "()"} or vectors) and same_row(gold.items, answer.items)
 
 
 def same_intervals(gold: object, answer: object) -> bool:
-    """A pair in brackets is an interval if the other side is one; of a list of pairs one must be no point."""
+    """A bracketed pair is an interval if the other side is one. In a list of pairs, one must be unambiguous."""
     if not all(is_interval(one) or (isinstance(one, Group) and one.kind in BRACKETS) for one in (gold, answer)):
         return False
     one, other = as_set(gold), as_set(answer)
@@ -158,7 +158,7 @@ def same_expression(gold: Expression, answer: Expression) -> bool | None:
 
 def same_reading(gold: Expression, answer: Expression) -> bool | None:
     ratio = gold.value.fraction()
-    if not same_units(gold, answer) or (ratio and answer.sum and not gold.sum):  # a sum that nobody has added up
+    if not same_units(gold, answer) or (ratio and answer.sum and not gold.sum):  # an unevaluated sum
         return False
     wanted, given = [gold.value], [answer.value]
     if "%" in gold.units and "%" not in answer.units:
@@ -174,7 +174,7 @@ def same_reading(gold: Expression, answer: Expression) -> bool | None:
 
 
 def same_units(gold: Expression, answer: Expression) -> bool:
-    """The answer may leave the unit out, or add one where the gold has none; percent is no unit of things."""
+    """The answer may omit the unit, or add one if the gold has none. Percent does not go with a noun."""
     if not gold.units:
         return not (gold.words and "%" in answer.units)
     if not answer.units:
@@ -212,7 +212,7 @@ def same_equation(gold: Equation, answer: Equation) -> bool | None:
 
 
 def same_clock(gold: Group, answer: Group) -> bool:
-    """15:30 is 3:30 p.m.; a missing am or pm is not held against the answer."""
+    """15:30 is 3:30 p.m.; a missing am or pm is accepted."""
     sure = all(half or hour > 12 for hour, *_, half in (gold.items, answer.items))
     late = any(half == "a" and hour > 12 for hour, *_, half in (gold.items, answer.items))  # 15:30 a.m.
     times = [

@@ -1,4 +1,4 @@
-"""Whether an answer is worth the same as the gold, in tiers.
+"""Whether an answer equals the gold, in tiers.
 
 Every tier but the last is exact, takes microseconds and runs in this process:
 
@@ -9,8 +9,8 @@ Every tier but the last is exact, takes microseconds and runs in this process:
 - `text`: words and choices;
 - `math_verify`: what the tiers above cannot settle, such as trigonometric identities, in a worker process (`pool.py`).
 
-A list of several values is never worth a single one, an equation that says nothing (x = x) is worth nothing, and an
-answer too big to evaluate is `too_long`, and wrong.
+A list of several values never equals a single one. A tautology (x = x) is wrong. An answer too big to evaluate is
+`too_long`, and wrong.
 """
 
 import logging
@@ -84,7 +84,7 @@ def readable(text: str) -> str:
 
 def settle_unread(gold: str, answer: str, wanted: object, given: object) -> tuple[bool | None, str]:
     """One of the two is not in the reader's language. math_verify picks numbers out of anything, so it gets only what
-    it is known to understand; words, broken syntax and sums that nobody has added up are compared as text."""
+    it is known to understand; words, broken syntax and unevaluated sums are compared as text."""
     if written(tokens(gold)) == written(tokens(answer)):
         return True, "exact"
     if gold.count("{") != gold.count("}") or (wanted is None and not unknown(gold) and not wordy(gold)):
@@ -133,7 +133,7 @@ known: dict[tuple[str, str], tuple[bool, str]] = {}  # the workers' verdicts, th
 
 
 def equal(gold: str, answer: str) -> tuple[bool | None, str]:
-    """Whether `answer` is worth the same as `gold`, and what decided; None when the gold cannot be read."""
+    """Whether `answer` equals `gold`, and what decided; None if the gold cannot be read."""
     return equal_all([(gold, answer)])[0]
 
 
@@ -152,7 +152,7 @@ def equal_all(pairs: list[tuple[str, str]]) -> list[tuple[bool | None, str]]:
 
 
 def guarded(function: Callable, *arguments):
-    """What the function returns, None if it raises: a fault of the grader costs one completion its reward, no run."""
+    """Return None if the function raises. An exception in the grader fails one completion, not the run."""
     try:
         return function(*arguments)
     except Exception as error:

@@ -1,8 +1,8 @@
 r"""Where the answer of a completion stands, by answer style.
 
-Several answers are one answer, the list of them, repeated ones once: `\boxed{3} ... \boxed{4}` answers "3, 4", which is
-right for a problem with these two solutions and wrong for any other, so hedging does not pay. A box without content,
-such as one that the question asked to fill, is none. Only what follows the last `</think>` counts, and nothing after a
+Several answers count as their list, without repeats: `\boxed{3} ... \boxed{4}` answers "3, 4", which is right for a
+problem with these two solutions and wrong for any other, so hedging does not pay. Boxes without content, such as one
+that the question asks to fill, are ignored. Only what follows the last `</think>` counts, and nothing after a
 `<think>` that never closes. All functions take time linear in the length of the text.
 """
 
@@ -70,7 +70,7 @@ def fallback(text: str) -> list[str]:
         said = " ".join(sentences[-1].split())
         return [said if len(said) > MAX_ANSWER else REASON.sub("", said) or said]
     found = [one[one.lastgroup].strip() for one in EXPRESSION.finditer(text)]
-    return [one for one in found if one][-1:]  # a label, such as step 3, is none
+    return [one for one in found if one][-1:]  # labels such as "step 3" are skipped
 
 
 STYLES = {"boxed": boxes, "hash": hashes, "answer_tag": tags, "fallback": fallback}

@@ -90,7 +90,7 @@ class Parser:
         return value
 
     def exponent(self) -> Ratio:
-        """Of 2^3^2 the 3^2."""
+        """The exponent of a tower: 3^2 in 2^3^2."""
         value = self.argument()
         if self.peek() == "^":
             self.take()
@@ -98,7 +98,7 @@ class Parser:
         return value
 
     def argument(self, one_digit: bool = False) -> Ratio:
-        """What a macro or ^ takes: a group, or the next sign; of a bare number all, or as in TeX `one_digit`."""
+        """The argument of a macro or ^: a group or the next token, of a number only `one_digit`, as in TeX."""
         if self.peek() == "{":
             return self.group("}")
         if self.peek() in ("+", "-"):

@@ -55,7 +55,7 @@ class Pool:
         with self.lock:
             try:
                 return self.dispatch(pairs)
-            except BaseException:  # Ctrl-C in the middle: what the workers are doing now is nobody's
+            except BaseException:  # Ctrl-C: discard the workers, nobody reads their verdicts
                 self.end()
                 raise
 
@@ -82,7 +82,7 @@ class Pool:
         message = json.dumps(pair).encode()
         while self.idle:
             worker = self.idle.pop()
-            if not select.select([worker], [], [], 0)[0]:  # one that lives has nothing to say
+            if not select.select([worker], [], [], 0)[0]:  # a healthy idle worker has no pending data
                 with contextlib.suppress(OSError):
                     worker.send(message)
                 return worker
@@ -96,7 +96,7 @@ class Pool:
         return worker
 
     def verdict(self, worker: socket.socket, seconds: float) -> Verdict:
-        """What a worker says; nothing if its alarm, or somebody else, has ended it."""
+        """A worker's verdict. A closed socket means that its alarm or another signal has ended it."""
         with contextlib.suppress(ConnectionResetError):
             if line := worker.recv(16):
                 self.idle.append(worker)

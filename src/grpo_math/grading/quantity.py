@@ -1,4 +1,4 @@
-"""A formula with what may stand around it: a currency before it, percent signs, units and words behind it."""
+"""A formula with its currency, percent signs, units and words."""
 
 import re
 from contextlib import suppress

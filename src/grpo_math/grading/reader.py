@@ -167,8 +167,8 @@ def named(equations: list[Equation]) -> Group:
 
 
 def read_conditions(values: list, parts: list[Cut], joins: set[str]) -> object:
-    """Inequalities of one variable: either of them, or all. A comma also stands for `or` where both cannot hold. Those
-    of a variable each are kept by its name."""
+    """Inequalities of one variable: their union for `or`, else their intersection. A comma means `or` where both cannot
+    hold. For several variables, one condition per variable."""
     sets = list(map(as_set, values))
     letters = [{token.text for token in part if token.kind == "symbol"} - {"e"} for part in parts]
     if len(set().union(*letters)) > 1:
@@ -188,7 +188,7 @@ def read_conditions(values: list, parts: list[Cut], joins: set[str]) -> object:
 
 
 def group(kind: str, values) -> Group:
-    """With lists among the values opened."""
+    """Build a group and flatten nested lists."""
     items = []
     for value in values:
         items += value.items if isinstance(value, Group) and value.kind in ("list", "cases") else [value]
@@ -211,7 +211,7 @@ def read_relation(cut: Cut) -> object:
 
 
 def read_approximation(parts: list[Cut]) -> object:
-    """Of a chain of approximations the exact side, if the decimals beside it are its own; of a name its value."""
+    """The exact side of a chain of approximations, if the decimals are roundings of it; the value of a name."""
     parts = parts[1:] if is_name(parts[0]) else parts
     values = list(map(read_relation, parts))
     numbers = list(map(value_of, values))

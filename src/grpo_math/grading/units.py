@@ -1,7 +1,7 @@
 """What may follow a number: units with their powers, words of scale, nouns; and the words that make it another answer.
 
-The words are in tables.toml. A unit is known by one name and never converted: `km` and `m` are two units. Nouns that
-are in no table, as in "5 apples", are no units."""
+The words are in tables.toml. A unit is known by one name and never converted: `km` and `m` are two units. Nouns
+that are in no table (5 apples) are ignored."""
 
 import re
 import tomllib

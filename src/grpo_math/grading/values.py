@@ -1,4 +1,4 @@
-"""What an answer can be, once it has been read. No value is without content: making one raises Unreadable."""
+"""Parsed answers. Creating a value without content raises Unreadable."""
 
 from dataclasses import dataclass, field
 
@@ -76,5 +76,5 @@ class Text:
 
 
 def value_of(value: object) -> object:
-    """What an equation says: 3 for x = 3."""
+    """The value that an equation gives: 3 for x = 3."""
     return value.right if isinstance(value, Equation) and value.name else value

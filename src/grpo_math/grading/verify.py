@@ -13,7 +13,7 @@ SPELLED = [  # arguments without braces, which math_verify misreads, and decimal
 
 
 def verify(gold: str, answer: str) -> bool | None:
-    """Whether math_verify takes the two for equal, None when it cannot read the gold. It may never return."""
+    """Whether math_verify takes the two for equal, None when it cannot read the gold. It may not terminate."""
     import math_verify
 
     wanted, given = parse(gold), parse(answer)
