@@ -91,7 +91,7 @@ def rewritten(text: str, rules: list) -> str:
 
 
 def plain(character: str) -> str:
-    """A fullwidth digit as a digit, ½ as ` 1/2`, ⁵ as `^{5}`, a Greek letter as its macro, invisible signs as nothing."""
+    """A fullwidth digit as a digit, ½ as ` 1/2`, ⁵ as `^{5}`, a Greek letter as its macro, unseen signs as nothing."""
     normal, kind = unicodedata.normalize("NFKC", character), unicodedata.decomposition(character)
     normal = UNICODE.get(normal, normal)
     if kind.startswith("<super>"):
