@@ -260,10 +260,10 @@ def equal(gold: Ratio, answer: Ratio) -> bool | None:
 
 def apart(one: Value, other: Value) -> bool:
     """Whether two values differ for certain, by far more than double precision rounds."""
-    if None in (one, other):
+    if None in (one, other) or one == other:
         return False
     one, other = one / 2, other / 2  # whose difference cannot overflow
-    return abs(one - other) > CLOSE * min(max(abs(one), abs(other), 1e-3), 1e300)
+    return not abs(one - other) <= CLOSE * min(max(abs(one), abs(other), 1e-3), 1e300)  # nan equals nothing
 
 
 def proportional(gold: Ratio, answer: Ratio, signed: bool) -> bool | None:

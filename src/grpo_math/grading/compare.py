@@ -208,6 +208,8 @@ def same_equation(gold: Equation, answer: Equation) -> bool | None:
         return False
     if not all(isinstance(side, Expression) for side in (*gold.sides, *answer.sides)):
         return None
+    if gold.name and not answer.name and not gold.right.value.variables():  # 2x = 6 was to be solved
+        return False
     return proportional(*(one.sides[0].value - one.right.value for one in (gold, answer)), signed=False)
 
 
@@ -222,7 +224,7 @@ def same_clock(gold: Group, answer: Group) -> bool:
     return times[0] == times[1] and not late
 
 
-def same_proportion(gold: object, answer: object) -> bool | None:
+def same_proportion(gold: object, answer: object) -> bool:
     """3:2 is 6:4 and 3/2; a whole number is no proportion, and a number n the proportion n:1."""
     if isinstance(gold, Expression) and (ratio := gold.value.fraction()) and ratio[0] % ratio[1] == 0:
         return False
@@ -232,9 +234,11 @@ def same_proportion(gold: object, answer: object) -> bool | None:
         return False
     if any(item.sum for item in rows[1]) and not any(item.sum for item in rows[0]):
         return False
+    if not all(any(item.value.numerator for item in row) for row in rows):  # 0:0
+        return False
     first, second = rows[0][0].value, rows[1][0].value
     pairs = list(zip(*rows, strict=True))[1:]
-    return conjunction(same_ratio(one.value * second, two.value * first) for one, two in pairs)
+    return all(same_ratio(one.value * second, two.value * first) is True for one, two in pairs)
 
 
 def said(text: Text) -> list[str]:

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 from grpo_math.grading.algebra import Meaningless, TooBig, Unreadable
 from grpo_math.grading.algebra import equal as same_ratio
-from grpo_math.grading.compare import same, tier
+from grpo_math.grading.compare import MAX_ITEMS, same, tier
 from grpo_math.grading.extract import MAX_ANSWER, extract, without_boxes
 from grpo_math.grading.pool import pool
 from grpo_math.grading.reader import MAX_CHARACTERS, read, unknown, wordy
@@ -122,9 +122,12 @@ def choice(text: str) -> tuple[str | None, str]:
 
 def sums_up(parts: list[str]) -> bool:
     """Whether the last of several answers lists all the others, so that it alone counts."""
+    if max(map(len, parts)) > MAX_ANSWER:
+        return False
     try:
         *before, last = (read(readable(part)) for part in parts)
-        return isinstance(last, Group) and all(any(same(item, one) for item in last.items) for one in before)
+        listed = isinstance(last, Group) and len(last.items) <= MAX_ITEMS
+        return listed and all(any(same(item, one) for item in last.items) for one in before)
     except (TooBig, Meaningless, Unreadable):
         return False
 

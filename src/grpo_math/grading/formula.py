@@ -8,6 +8,7 @@ from grpo_math.grading.algebra import MAX_FACTORIAL, Ratio, TooBig, Unreadable, 
 from grpo_math.grading.tokens import ACCENTS, ATOMS, FUNCTIONS, Token
 
 MAX_DEPTH = 30
+MAX_WORK = 20_000  # terms of all products of one formula
 END = Token("", "", False)
 RADIANS = atom(r"\pi") / number(180)
 VALUES = {  # of functions, in double precision; \log without a base has none: it means base 10 to some, e to others
@@ -23,7 +24,7 @@ class Parser:
     """Recursive descent over tokens: sum -> product -> power -> atom. Every method returns a `Ratio`."""
 
     def __init__(self, cut: list[Token]):
-        self.tokens, self.at, self.depth = [*cut, END, END], 0, 0
+        self.tokens, self.at, self.depth, self.work = [*cut, END, END], 0, 0, 0
         self.raised = False  # whether the last factor ended with an exponent or !, so that a number can follow
         self.functions = 0  # whose argument is being read: degrees in it are turned into radians
         self.degrees = False  # whether there are degrees outside functions
@@ -64,6 +65,9 @@ class Parser:
             return -self.product() if self.take().text == "-" else self.product()
         value = self.power()
         while True:
+            self.work += len(value.numerator) + len(value.denominator)
+            if self.work > MAX_WORK:
+                raise TooBig
             if self.peek() in (r"\cdot", "/"):
                 value = BINARY[self.take().text](value, self.signed())
             elif self.peek() == "{" and self.peek(1)[:1].isdigit() and self.peek(-1)[-1:] in "}0123456789":
@@ -155,7 +159,7 @@ class Parser:
             return value + proper(part) if part.fraction() else value * part
         if self.kind() == "number":
             over, slash, under = (self.take().text for _ in range(3))
-            if not (over.isdigit() and slash == "/" and under.isdigit() and int(under)):
+            if not (over.isdecimal() and slash == "/" and under.isdecimal() and int(under)):
                 raise Unreadable("two numbers in a row")
             return value + proper(number(int(over), int(under)))
         return value

@@ -105,8 +105,9 @@ def as_set(value: object) -> RealSet | None:
     match value:
         case RealSet():
             return value
-        case Group(kind=kind, items=(Expression(value=low), Expression(value=high))) if kind in BRACKETS:
-            return interval(kind, low, high) if None not in (low.near(), high.near()) else None
+        case Group(kind=kind, items=(Expression() as low, Expression() as high)) if kind in BRACKETS:
+            unknown = None in (low.value.near(), high.value.near())
+            return None if unknown or low.unevaluated or high.unevaluated else interval(kind, low.value, high.value)
         case Group(kind="set" | "list" | "cases" | "union" as kind, items=items):
             sets = list(map(as_set, items))
             found = combined(r"\cup", sets) if None not in sets else None
@@ -117,7 +118,7 @@ def as_set(value: object) -> RealSet | None:
         case Equation(name=str()):
             return as_set(value.right)
         case Expression(value=number) if isinstance(number.near(), float) and not infinite(number):
-            return None if value.sum and number.fraction() else RealSet((number,), (False, True, False))
+            return None if value.unevaluated else RealSet((number,), (False, True, False))
     return None
 
 

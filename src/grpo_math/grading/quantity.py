@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from grpo_math.grading.algebra import Unreadable, number
 from grpo_math.grading.formula import Parser
-from grpo_math.grading.tokens import Token, written
+from grpo_math.grading.tokens import FUNCTIONS, Token, written
 from grpo_math.grading.units import CJK, CURRENCIES, RAW, UNITS, read_units
 from grpo_math.grading.values import Expression, Text
 
@@ -49,8 +49,9 @@ def expression(formula: list[Token], behind: str, currency: dict[str, int]) -> E
 
 
 def is_sum(formula: list[Token]) -> bool:
-    """Whether a plus or minus stands between terms anywhere but in exponents, and in |5-11|."""
-    return SUM.search(NO_SUM.sub("0", " ".join(written(formula)))) is not None
+    r"""Whether a plus or minus stands between terms, except in |5-11| and in exponents; those of e^{\ln(2+3)} count."""
+    text = " ".join(written(formula))
+    return SUM.search(text if FUNCTIONS & set(written(formula)) else NO_SUM.sub("0", text)) is not None
 
 
 def is_unit(cut: list[Token], at: int) -> bool:

@@ -11,8 +11,8 @@ from itertools import pairwise, product
 from math import inf
 
 from grpo_math.grading import tokens as tk
-from grpo_math.grading.algebra import Meaningless, Ratio, TooBig, Unreadable, apart, number
-from grpo_math.grading.formula import OVER, STARTS, Parser, literal
+from grpo_math.grading.algebra import Meaningless, TooBig, Unreadable, apart, number
+from grpo_math.grading.formula import END, OVER, STARTS, Parser, literal
 from grpo_math.grading.intervals import BRACKETS, REALS, SIGNS, RealSet, as_set, combined, half_line, infinite
 from grpo_math.grading.quantity import is_sum, read_expression
 from grpo_math.grading.tokens import CLOSING, JOINERS, OPENING, Token, tokens, wrapped, written
@@ -286,7 +286,12 @@ def is_known(cut: Cut, left: object) -> bool:
         return not left.value.variables()
     if cut[0].text in UNEVALUATED:
         return True
-    texts = {word for token in cut if token.kind == "text" for word in token.text.split()}
+    texts = {
+        word
+        for before, token in pairwise((END, *cut))
+        for word in (token.text.split() if token.kind == "text" else ())
+        if word in STOP or (before.kind != "number" and before.text != "/")  # 5 eggs, $2/egg
+    }
     macros = {token.text for token in cut if token.kind == "macro"}
     return any(token.kind == "number" or token.text in (r"\pi", "e") for token in cut) and not (
         any(token.kind == "symbol" and token.text not in "ei" for token in cut)
@@ -305,32 +310,31 @@ def read_inequality(parts: list[Cut], relations: list[str]) -> object:
         raise Unreadable
     if values[0].value.near() == inf or values[-1].value.near() == -inf:
         raise Meaningless
-    steps = [
-        (right.value - left.value, sign)
-        for (left, right), sign in zip(pairwise(values), relations, strict=True)
-        if not (infinite(left.value) or infinite(right.value))
-    ]
-    sets = [solved(value, relation) for value, relation in steps]
     if not any(value.value.variables() for value in values):
         return Group(f"chain {' '.join(relations)}", tuple(values))
+    steps = [
+        (left, relation, right)
+        for (left, right), relation in zip(pairwise(values), relations, strict=True)
+        if not (infinite(left.value) or infinite(right.value))
+    ]
+    sets = [solved(*step) for step in steps]
     if None not in sets:
         return combined(r"\cap", sets or [REALS])
     if len(steps) == 1:
-        return Group(steps[0][1], (Expression(steps[0][0]),))
+        left, relation, right = steps[0]
+        return Group(relation, (Expression(right.value - left.value),))
     return Group(f"chain {' '.join(relations)}", tuple(values))
 
 
-def solved(value: Ratio, relation: str) -> RealSet | None:
-    """The x with value > 0 (>= 0, or not 0), where value is a*x + b with numbers a and b; None if it is not."""
-    symbols = {name for one in (*value.numerator, *value.denominator) for name, _ in one if value.at(name) is None}
-    if len(symbols) != 1 or "(" in next(iter(symbols)) or symbols & (value.opaque or {}).keys() or relation == "=":
-        return None
-    linear = ((symbols.pop(), 1),)
-    rest = Ratio({one: factor for one, factor in value.numerator.items() if one != linear}, {(): 1}, value.opaque)
-    slope = value.numerator.get(linear, 0) * value.denominator.get((), 0)
-    if not slope or rest.near() is None or value.denominator.keys() != {()}:
-        return None
-    return half_line(-rest / number(value.numerator[linear]), relation, slope > 0)
+def solved(left: Expression, relation: str, right: Expression) -> RealSet | None:
+    """The x of x < 5, 5 < x or -x < 5; None if neither side is a variable and the other its bound."""
+    for side, bound, upwards in ((left, right, False), (right, left, True)):
+        if isinstance(bound.value.near(), float | int) and not bound.unevaluated and relation != "=":
+            if str(side.value) in side.value.variables():
+                return half_line(bound.value, relation, upwards)
+            if str(-side.value) in side.value.variables():
+                return half_line(-bound.value, relation, not upwards)
+    return None
 
 
 def read_set(cut: Cut) -> object:

@@ -26,6 +26,11 @@ class Expression:
     decimals: int | None = None
     sum: bool = False
 
+    @property
+    def unevaluated(self) -> bool:
+        """Whether it is a rational number written as a sum."""
+        return self.sum and self.value.fraction() is not None
+
     def __repr__(self) -> str:
         units = (unit if power == 1 else f"{unit}^{power}" for unit, power in self.units.items())
         return " ".join([str(self.value), *units])
