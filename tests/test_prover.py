@@ -47,6 +47,7 @@ GOLDS = [gold.strip() for line in MATH_GOLDS.splitlines() for gold in line.split
 NOTHINGS = ["", " ", "{}", "{,}", "{;}", ",", ";", ":", "&", r"\\", r"\land", r"\lor", r"\&", "and", "or", r"\text{}", r"\text{ and }",
             r"\ ", r"\quad", r"\phantom{2}", r"\square", "?", "...", r"\ldots", r"\cdot", "=", r"\approx", "-", "+", r"\pm", "/", "^", "_", "!",
             "%", r"\%", "$", r"\$", r"^\circ", "'", '"', "|", r"\mid", "(", ")", r"\{", r"\}", "[", "]", r"\varnothing", "\u200b", "。", "\uff0c"]  # fmt: skip
+NEXT_TO_NOTHING = ["0", r"\infty", r"\ln 1", r"\sin\pi"]
 CONSTRUCTS = [r"{%s}", r"(%s)", r"[%s]", r"\{%s\}", r"\left(%s\right)", r"\langle %s\rangle", r"|%s|", r"\lfloor %s\rfloor", r"(%s,%s)", r"[%s,%s)",
               r"]%s,%s[", r"\{%s,%s\}", r"%s,%s", r"%s;%s", r"%s \text{ and } %s", r"%s \text{ or } %s", r"%s\cup %s", r"%s\cap %s", r"%s\setminus %s",
               r"%s\land %s", r"%s\in %s", r"%s=%s", r"x=%s", r"%s=x", r"x\ne %s", r"x<%s", r"%s<x<%s", r"%s\le %s", r"%s\approx %s", r"%s\sim %s",
@@ -88,7 +89,7 @@ TOKENS += [
 ] * 12
 
 
-NOTHING, TOKEN = st.sampled_from(NOTHINGS), st.sampled_from(TOKENS)
+NOTHING, TOKEN = st.sampled_from(NOTHINGS + NEXT_TO_NOTHING), st.sampled_from(TOKENS)
 
 
 def filled(part):
@@ -153,12 +154,11 @@ def test_the_golds_are_different():
 
 
 def test_nothing_in_any_construct_is_right_for_two_golds(request):
-    """Each construct with the same nothing in all its places."""
-    answers = {
-        form.replace("%s", nothing).replace("%%", "%") for form in CONSTRUCTS for nothing in [*NOTHINGS[::4], ""]
-    }
+    """Each construct with the same nothing in all its places; zeros and infinities are next to nothing: 0:0."""
+    fillings = [*NOTHINGS[::4], "", *NEXT_TO_NOTHING]
+    answers = {form.replace("%s", nothing).replace("%%", "%") for form in CONSTRUCTS for nothing in fillings}
     for answer in sorted(answers | set(NOTHINGS)):
-        check(answer, 0, random.Random(0))
+        check(answer, 2, random.Random(0))
     count(request.node, len(answers))
 
 

@@ -15,7 +15,7 @@ from grpo_math.prompts import meta_columns, to_rows
 
 GOLDS = 100  # different ones that the grader is asked about
 PROBLEMS = 3  # that a person's own reward is asked about
-PARTS = ("", "{,}", ";", r"\land", r"\text{}")
+PARTS = ("", "{,}", ";", r"\land", r"\text{}", "0")
 FORMS = (
     "{%s}", "(%s)", "{{%s}}", r"\{%s\}", "(%s,%s)", "[%s,%s)", "%s,%s", r"%s\lor %s", r"%s\cup %s", "%s=%s", "x=%s",
     r"%s\&%s", r"%s\approx %s", "%s:%s", r"\frac{%s}{%s}", r"\sqrt{%s}", "%s^{%s}", r"\pm %s", r"%s\%", "and%s",
