@@ -48,12 +48,15 @@ def test_a_file_keeps_its_rows_and_their_order(tmp_path, capsys):
         (["nowhere.jsonl"], "No such file"),
         (["--style", "box", "--gold", "1", "--completion", "2"], "invalid choice: 'box'"),
         (["in.jsonl", "--timeout", "0"], "--timeout of at least 0.1"),
+        (["in.jsonl", "--workers", "0"], "--workers of at least 1"),
+        (["latin.jsonl"], "not UTF-8 text"),
         (["in.jsonl", "--out", "in.jsonl"], "is the file to be graded: name another"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "in.jsonl", [{"gold": "1", "completion": "2"}])
+    (tmp_path / "latin.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError) as caught:
         main(arguments)
     assert message in str(caught.value)
@@ -73,3 +76,19 @@ def test_a_bad_row_is_named(tmp_path, row, message):
     path = write(tmp_path / "in.jsonl", [{"gold": "1", "completion": "2"}, row])
     with pytest.raises(UserError, match=message):
         main([path])
+
+
+def test_a_broken_row_leaves_the_earlier_output(tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text("earlier")
+    with pytest.raises(UserError, match="line 2: not JSON"):
+        main([write(tmp_path / "in.jsonl", [{"gold": "1", "completion": "2"}, "{"]), "--out", str(out)])
+    assert out.read_text() == "earlier"
+
+
+def test_any_json_text_is_written_back(tmp_path):
+    out, rows = tmp_path / "out.jsonl", [{"gold": "1", "completion": "\\boxed{1} \ud800"}]
+    path = write(tmp_path / "in.jsonl", rows)
+    (tmp_path / "in.jsonl").write_text("\ufeff" + (tmp_path / "in.jsonl").read_text(), encoding="utf-8")
+    main([path, "--out", str(out)])
+    assert json.loads(out.read_text())["completion"] == rows[0]["completion"]

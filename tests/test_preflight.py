@@ -224,12 +224,14 @@ def first_word(completions, **_):
 def test_an_own_reward_that_pays_for_nothing_is_an_error(findings, tmp_path):
     """`all` of an empty list is true; a reward of lengths knows no gold, and what fails on nonsense is named too."""
     (tmp_path / "own.py").write_text(HOLLOW_REWARDS)
-    for name, line in (("all_parts", "rewards.all_parts: 6 answers without content are right, such as '{}' for the golds '2' and '4'"),
-                       ("first_part", "reward first_part: raised IndexError"), ("careful", None), ("short", None)):  # fmt: skip
+    for name, line in (("all_parts", "rewards.all_parts: 8 of 138 answers without content are right, such as '' for '2' and '4'"),
+                       ("first_part", "reward first_part: raised IndexError"), ("careful", None), ("short", None),
+                       ("substring", "rewards.substring: 8 of 138 answers without content are right, such as ''")):  # fmt: skip
         found = findings(rewards={"correctness": {}, name: {"path": f"{tmp_path}/own.py:{name}"}})
         errors = [text for _, level, text in found if level == "error"]
         assert [text[: len(line or "")] for text in errors] == ([line] if line else []), errors
-    assert errors == []
+    found = findings(rewards={"correctness": {}, "any_box": {"path": f"{tmp_path}/own.py:any_box"}})
+    assert any(text.startswith("rewards.any_box: takes the solution, and gives a wrong") for _, _, text in found)
 
 
 HOLLOW_REWARDS = """
@@ -249,6 +251,12 @@ def first_part(completions, solution, **_):
 def careful(completions, solution, **_):
     return [float(some == [gold]) for some, gold in zip(parts(completions), solution)]
 
+def substring(completions, solution, **_):
+    return [float("".join(some) in gold) for some, gold in zip(parts(completions), solution)]
+
+def any_box(completions, solution, **_):
+    return [float("boxed" in one[0]["content"]) for one in completions]
+
 def short(completions, **_):
     return [-len(one[0]["content"]) for one in completions]
 """
@@ -265,10 +273,8 @@ def test_a_grader_that_pays_for_nothing_is_an_error(findings, monkeypatch):
     monkeypatch.setattr(sys.modules["grpo_math.grading.equal"], "settle", once)
     monkeypatch.setattr(sys.modules["grpo_math.grading.extract"], "has_content", lambda text: True)
     errors = [text for name, level, text in findings() if level == "error" and name == "golds"]
-    assert errors[0].startswith(
-        "the grader: 6 answers without content are right, such as '{}' for the golds '2' and '3'"
-    )
-    assert errors[1].startswith("the grader fails on 5 answers without content, such as")
+    assert errors[0].startswith("the grader: 7 of 138 answers without content are right, such as '{}' for '2' and '3'")
+    assert errors[1].startswith("the grader fails on 6 answers without content, such as")
 
 
 def test_duplicates_are_named_with_their_rows(findings, tmp_path):

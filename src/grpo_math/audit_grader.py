@@ -8,7 +8,8 @@ from itertools import chain
 from grpo_math.audit_rewards import EQUAL, mean_score, scores_of
 from grpo_math.data import Problem
 from grpo_math.errors import RewardError
-from grpo_math.findings import Finding, Subject, error, note
+from grpo_math.findings import Finding, Subject, error, note, warning
+from grpo_math.functions import parameters
 from grpo_math.grading import grade_batch
 from grpo_math.grading.equal import equal_all
 from grpo_math.prompts import meta_columns, to_rows
@@ -17,8 +18,8 @@ GOLDS = 100  # different ones that the grader is asked about
 PROBLEMS = 3  # that a person's own reward is asked about
 PARTS = ("", "{,}", ";", r"\land", r"\text{}", "0")
 FORMS = (
-    "{%s}", "(%s)", "{{%s}}", r"\{%s\}", "(%s,%s)", "[%s,%s)", "%s,%s", r"%s\lor %s", r"%s\cup %s", "%s=%s", "x=%s",
-    r"%s\&%s", r"%s\approx %s", "%s:%s", r"\frac{%s}{%s}", r"\sqrt{%s}", "%s^{%s}", r"\pm %s", r"%s\%", "and%s",
+    "%s", "{%s}", "(%s)", "{{%s}}", r"\{%s\}", "(%s,%s)", "[%s,%s)", "%s,%s", r"%s\lor %s", r"%s\cup %s", "%s=%s",
+    "x=%s", r"%s\&%s", r"%s\approx %s", "%s:%s", r"\frac{%s}{%s}", r"\sqrt{%s}", "%s^{%s}", r"\pm %s", r"%s\%", "and%s",
     r"\begin{pmatrix}%s\end{pmatrix}", r"\begin{array}{c}%s\\%s\end{array}",
 )  # fmt: skip
 EMPTY_ANSWERS = tuple(dict.fromkeys(form.replace("%s", part) for part in PARTS for form in FORMS))
@@ -73,6 +74,11 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
                 for place, answer in enumerate(EMPTY_ANSWERS, 2)
             }
             yield from findings(f"rewards.{spec.name}", paid, [])
+        elif "solution" in parameters(reward.function) and not any(right > wrong + EQUAL for right, wrong, *_ in found):
+            yield warning(
+                f"rewards.{spec.name}: takes the solution, and gives a wrong answer as much as the right one",
+                "compare the answer with the solution, or drop the parameter",
+            )
 
 
 def different(problems: list[Problem], most: int) -> list[Problem]:
@@ -92,7 +98,7 @@ def findings(what: str, paid: dict[str, list[Problem]], failed: list[str]) -> It
         answer, problems = next(iter(wrong.items()))
         golds = " and ".join(repr(problem.answer) for problem in problems[:2])
         yield error(
-            f"{what}: {len(wrong)} answers without content are right, such as {answer!r} for the golds {golds}",
+            f"{what}: {len(wrong)} of {len(paid)} answers without content are right, such as {answer!r} for {golds}",
             "refuse them, a policy will exploit them: a list of nothing must not count as all right"
             if what.startswith("rewards.")
             else "please report it, a policy will exploit them",

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--timeout", type=float, default=PoolSettings.timeout)
     options = parser.parse_args(argv)
-    if (options.workers or 1) < 1 or options.timeout < 0.1:
+    if (options.workers is not None and options.workers < 1) or options.timeout < 0.1:
         raise UserError("grade: want --workers of at least 1 and --timeout of at least 0.1")
     configure(PoolSettings(timeout=options.timeout, workers=options.workers))
     one = options.gold is not None and options.completion is not None
@@ -90,14 +90,15 @@ class Arguments(argparse.ArgumentParser):
 
 
 def grade_file(path: Path, out: Path | None, style: str) -> None:
-    """Grade in chunks, so that a file of any length fits in memory; print a summary."""
+    """Grade in chunks, so that a file of any length fits in memory; print a summary. OUT appears once all is graded."""
     if out and out.exists() and path.exists() and out.samefile(path):
         raise UserError(f"--out: {out} is the file to be graded: name another")
     verdicts, hows = Counter(), Counter()
     with ExitStack() as stack:
         with one_line("grade: cannot be opened"):
-            source = stack.enter_context(path.open(encoding="utf-8"))
-            target = stack.enter_context(out.open("w", encoding="utf-8")) if out else None
+            source = stack.enter_context(path.open(encoding="utf-8-sig"))
+            unfinished = out and out.with_name(f"{out.name}.unfinished")
+            target = out and stack.enter_context(unfinished.open("w", encoding="utf-8", errors="backslashreplace"))
         rows = read_rows(source, path)
         while chunk := list(islice(rows, CHUNK)):
             grades = grade_batch([row["completion"] for row in chunk], [row["gold"] for row in chunk], style)
@@ -106,13 +107,15 @@ def grade_file(path: Path, out: Path | None, style: str) -> None:
             if target:
                 for row, grade in zip(chunk, grades, strict=True):
                     target.write(json.dumps(row | asdict(grade), ensure_ascii=False) + "\n")
+    if out:
+        unfinished.replace(out)
     counted = ", ".join(f"{how} {count:,}" for how, count in hows.most_common())
     right, wrong, unscored = verdicts[True], verdicts[False], verdicts[None]
     print(f"{right + wrong + unscored:,} graded: {right:,} right, {wrong:,} wrong, {unscored:,} unscored ({counted})")
 
 
 def read_rows(source, path: Path) -> Iterator[dict]:
-    for number, line in enumerate(source, 1):
+    for number, line in numbered(source, path):
         if not line.strip():
             continue
         try:
@@ -122,3 +125,10 @@ def read_rows(source, path: Path) -> Iterator[dict]:
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("gold", "completion")):
             raise UserError(f'{path}, line {number}: want {{"gold": text, "completion": text}}')
         yield row
+
+
+def numbered(source, path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        yield from enumerate(source, 1)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason})") from None

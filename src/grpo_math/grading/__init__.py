@@ -37,10 +37,15 @@ def grade(completion: str, gold: str, style: str = "boxed") -> Grade:
 
 
 def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") -> list[Grade]:
-    """One `Grade` per completion, in order. Never raises on bad input: a failure is graded `crashed`.
+    """One `Grade` per completion, in order. An exception while one is graded gives `crashed`, and the batch goes on.
 
-    Pairs of gold and answer that need math_verify are deduplicated and spread over the worker processes.
+    Pairs of gold and answer that need math_verify are deduplicated and spread over the worker processes. Raises
+    ValueError for an unknown style, and unless there are as many golds as completions, all of them strings.
     """
+    if style not in STYLES:
+        raise ValueError(f"no answer style {style!r}: use one of {', '.join(STYLES)}")
+    if len(completions) != len(golds) or not all(isinstance(text, str) for text in (*completions, *golds)):
+        raise ValueError(f"{len(completions)} completions, {len(golds)} golds: want as many of both, all strings")
     found = [guarded(answers, completion, style) for completion in completions]
     pairs = [(gold, text) for gold, parts in zip(golds, found, strict=True) for text in whole_and_parts(parts or [])]
     verdicts = dict(zip(pairs, equal_all(pairs), strict=True))
