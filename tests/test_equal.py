@@ -4,6 +4,7 @@ import ast
 import json
 import random
 import subprocess
+import re
 import sys
 import time
 from pathlib import Path
@@ -113,7 +114,25 @@ def test_an_exception_in_the_grader_costs_one_completion_and_no_batch(monkeypatc
     assert grade(texts[2], "2").how == "structure"
     assert "counted as wrong, please report it" in caplog.text
     monkeypatch.undo()
-    assert [g.how for g in grade_batch([None, texts[1], texts[1]], ["2", None, "2"])] == ["crashed", "crashed", "exact"]
+
+
+@pytest.mark.parametrize(
+    ("completions", "golds", "style", "message"),
+    [
+        (
+            [[{"role": "assistant", "content": "4"}]],
+            ["4"],
+            "boxed",
+            "1 completions, 1 golds: want as many of both, all",
+        ),
+        (["4"], [4], "boxed", "all strings"),
+        (["4", "5"], ["4"], "boxed", "2 completions, 1 golds"),
+        (["4"], ["4"], "box", "no answer style 'box': use one of boxed, hash"),
+    ],
+)
+def test_arguments_that_no_policy_can_cause_raise(completions, golds, style, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        grade_batch(completions, golds, style)
 
 
 INTEGERS = st.integers(-(10**12), 10**12)
