@@ -3,8 +3,8 @@
 import ast
 import json
 import random
-import subprocess
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
