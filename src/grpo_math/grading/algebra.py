@@ -24,7 +24,10 @@ MAX_NAME = 200  # of an opaque atom, in characters
 CLOSE = 1e-6  # relative difference above which two floats count as different values
 CONSTANTS = {r"\pi": math.pi, "e": math.e, r"\infty": math.inf}
 Value = float | complex | None  # None: not a number, or out of range
-VARIABLE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z(])|\\(?:theta|alpha|beta|phi|lambda)")
+VARIABLE = re.compile(
+    r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z(])|\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi"
+    r"|rho|sigma|tau|phi|chi|psi|omega)(?![a-zA-Z])"
+)
 
 Poly = dict[tuple[tuple[str, int], ...], int]  # monomial, as sorted (atom, exponent) pairs -> coefficient, never 0
 

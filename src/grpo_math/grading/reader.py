@@ -11,7 +11,7 @@ from itertools import pairwise, product
 from math import inf
 
 from grpo_math.grading import tokens as tk
-from grpo_math.grading.algebra import Meaningless, TooBig, Unreadable, apart, number
+from grpo_math.grading.algebra import Meaningless, Ratio, TooBig, Unreadable, apart, atom, number
 from grpo_math.grading.formula import END, OVER, STARTS, Parser, literal
 from grpo_math.grading.intervals import BRACKETS, REALS, SIGNS, RealSet, as_set, combined, half_line, infinite
 from grpo_math.grading.quantity import is_sum, read_expression
@@ -330,11 +330,16 @@ def solved(left: Expression, relation: str, right: Expression) -> RealSet | None
     """The x of x < 5, 5 < x or -x < 5; None if neither side is a variable and the other its bound."""
     for side, bound, upwards in ((left, right, False), (right, left, True)):
         if isinstance(bound.value.near(), float | int) and not bound.unevaluated and relation != "=":
-            if str(side.value) in side.value.variables():
+            if is_variable(side.value):
                 return half_line(bound.value, relation, upwards)
-            if str(-side.value) in side.value.variables():
+            if is_variable(-side.value):
                 return half_line(-bound.value, relation, not upwards)
     return None
+
+
+def is_variable(value: Ratio) -> bool:
+    name = str(value)
+    return "(" not in name and value == atom(name) and value.near() is None
 
 
 def read_set(cut: Cut) -> object:
