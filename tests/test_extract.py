@@ -69,8 +69,10 @@ from grpo_math.grading.extract import last_boxed
         ("It costs $18.", "fallback", "$18"),
         ("three quarters, 3/4 of it", "fallback", "3/4"),
         ("no number", "fallback", None),
-        ("The answer is:\n\n$$\n18\n$$\n\nI hope it is correct.", "fallback", "$$18$$"),
-        ("Final answer:\n\\[\n\\frac{1}{2}\n\\]", "fallback", "\\[\\frac{1}{2}\\]"),
+        ("The answer is:\n\n$$\n18\n$$\n\nI hope it is correct.", "fallback", "$$ 18 $$"),
+        ("Final answer:\n\\[\n\\frac{1}{2}\n\\]", "fallback", "\\[ \\frac{1}{2} \\]"),
+        ("The answer is $7$\n$$a=8$$", "fallback", "$7$"),
+        ("So\n\\[\n2x &= 34 \\\\\nx &= 17\n\\]", "fallback", "17"),
         ("所以一共需要2.5小时。", "fallback", "2.5"),
         ("一共42个。见第3题。", "fallback", "42"),
         # the last expression, not the last digits

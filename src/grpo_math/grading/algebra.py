@@ -26,7 +26,7 @@ CONSTANTS = {r"\pi": math.pi, "e": math.e, r"\infty": math.inf}
 Value = float | complex | None  # None: not a number, or out of range
 VARIABLE = re.compile(
     r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z(])|\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi"
-    r"|rho|sigma|tau|phi|chi|psi|omega)(?![a-zA-Z])"
+    r"|rho|sigma|tau|phi|chi|psi|omega|ell)(?![a-zA-Z])"
 )
 
 Poly = dict[tuple[tuple[str, int], ...], int]  # monomial, as sorted (atom, exponent) pairs -> coefficient, never 0

@@ -3,7 +3,7 @@
 import math
 import re
 
-from grpo_math.grading.algebra import Ratio, TooBig, number, proportional
+from grpo_math.grading.algebra import Ratio, TooBig, apart, number, proportional
 from grpo_math.grading.algebra import equal as same_ratio
 from grpo_math.grading.intervals import BRACKETS, RealSet, as_set, is_interval
 from grpo_math.grading.values import Equation, Expression, Group, Text, value_of
@@ -224,7 +224,7 @@ def same_clock(gold: Group, answer: Group) -> bool:
     return times[0] == times[1] and not late
 
 
-def same_proportion(gold: object, answer: object) -> bool:
+def same_proportion(gold: object, answer: object) -> bool | None:
     """3:2 is 6:4 and 3/2; a whole number is no proportion, and a number n the proportion n:1."""
     if isinstance(gold, Expression) and (ratio := gold.value.fraction()) and ratio[0] % ratio[1] == 0:
         return False
@@ -234,11 +234,12 @@ def same_proportion(gold: object, answer: object) -> bool:
         return False
     if any(item.sum for item in rows[1]) and not any(item.sum for item in rows[0]):
         return False
-    if not all(any(item.value.numerator for item in row) for row in rows):  # 0:0
+    values = [[item.value.near() for item in row] for row in rows]
+    if not all(any(value is None or apart(value, 0.0) for value in row) for row in values):  # 0:0
         return False
     first, second = rows[0][0].value, rows[1][0].value
     pairs = list(zip(*rows, strict=True))[1:]
-    return all(same_ratio(one.value * second, two.value * first) is True for one, two in pairs)
+    return conjunction(same_ratio(one.value * second, two.value * first) for one, two in pairs)
 
 
 def said(text: Text) -> list[str]:

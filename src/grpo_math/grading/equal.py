@@ -35,6 +35,7 @@ CHOICE = re.compile(
     re.DOTALL,
 )
 CONCLUSION = re.compile(r"^.*\\(?:implies|Rightarrow|Longrightarrow)(?![a-zA-Z])(?=[^=<>]*[=<>])")  # 2x = 8 => x = 4
+INFINITE = re.compile(r"\\infty|(?<![a-z])(?:oo|inf)")  # math_verify compares what it cannot evaluate by chance
 REFUSED = {TooBig: "too_long", Meaningless: "algebra", Unreadable: "structure"}
 WORKER_MACROS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\setminus", r"\cap"}
 HEAVY = re.compile(r"\^[{(\s]*\d+\s*\^|\^[{(\s]*\d{4}|\d{4}[)}\s]*!|![)}\s]*!|\d{100}|.{300}", re.DOTALL)
@@ -73,6 +74,8 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
         if wanted is None or given is None:
             return settle_unread(gold, answer, wanted, given)
         correct = respelled(wanted, answer) or same(wanted, given)
+        if correct is None and INFINITE.search(answer):
+            return False, tier(wanted, given)
         return correct, "math_verify" if correct is None else tier(wanted, given)
     except (TooBig, Meaningless, Unreadable) as error:
         return False, REFUSED[type(error)]
@@ -94,7 +97,7 @@ def settle_unread(gold: str, answer: str, wanted: object, given: object) -> tupl
     number = isinstance(wanted, Expression) and wanted.value.fraction()
     broken = given is None and not unknown(answer)
     foreign = not unknown(gold) | unknown(answer) <= WORKER_MACROS
-    if number or broken or foreign or wordy(gold) or wordy(answer):
+    if number or broken or foreign or wordy(gold) or wordy(answer) or INFINITE.search(answer):
         return False, "text"
     return (False, "too_long") if HEAVY.search(answer) else (None, "math_verify")
 

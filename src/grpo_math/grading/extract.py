@@ -16,7 +16,7 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?<=\s)(\d[\w.,]*\b))|\\.|[{}]", re.
 BOXED_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{?|\\.|[{}]", re.DOTALL)
 HASH = re.compile(r"####[ \t]*(\S[^\n]*)")
 TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-DISPLAY, SENTENCE, REASON, HEADING, EXPRESSION = map(re.compile, TABLES["fallback"].values())
+SENTENCE, REASON, HEADING, EXPRESSION = map(re.compile, TABLES["fallback"].values())
 
 
 def boxes(text: str) -> list[str]:
@@ -66,7 +66,6 @@ def fallback(text: str) -> list[str]:
     text = text.replace("**", "").replace("\N{MINUS SIGN}", "-")  # Markdown's bold, and the Unicode minus
     if found := boxes(text) or hashes(text):
         return found
-    text = DISPLAY.sub(lambda found: f" {found[1]}{' '.join(found[2].split())}{found[3]}", text)
     if sentences := SENTENCE.findall(text):
         said = " ".join(sentences[-1].split())
         return [said if len(said) > MAX_ANSWER else REASON.sub("", said) or said]
