@@ -1,6 +1,7 @@
 """The whole way with a tiny policy, through the code a person runs."""
 
 import json
+import shutil
 
 import pytest
 from conftest import ROOT
@@ -86,6 +87,16 @@ def test_resume_continues_where_the_last_complete_checkpoint_was(write_recipe, t
     )  # the first was made before the resume
     first, second = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "halves"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_killed_behind_its_last_evaluation_keeps_one_of_them(write_recipe, tmp_path):
+    recipe = write_recipe(max_steps=2, save_steps=1, eval={"before_after": True})
+    run(recipe)
+    shutil.rmtree(tmp_path / "run" / "final")
+    (tmp_path / "run" / "results.json").unlink()
+    run(recipe, "--resume_from_checkpoint", "auto")
+    assert [row["step"] for row in rows(tmp_path / "run" / "eval.jsonl")] == [0, 2]
+    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == [0, 1, 2, 2]
 
 
 def test_the_step_of_a_checkpoint_is_logged_at_the_end_of_an_epoch_too(write_recipe, tmp_path):

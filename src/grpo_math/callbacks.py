@@ -26,7 +26,15 @@ from grpo_math.generation import training_engine
 from grpo_math.models import ends_of
 from grpo_math.processes import Burst
 from grpo_math.recipe import Recipe
-from grpo_math.run_folder import append_rows, forget_after, forget_completions, read_rows, write_rows, write_table
+from grpo_math.run_folder import (
+    append_rows,
+    forget,
+    forget_after,
+    forget_completions,
+    read_rows,
+    write_rows,
+    write_table,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -131,17 +139,20 @@ class Evaluations(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **_):
         known = [None, None]
         if state.is_world_process_zero:
-            known = self.recall(state.global_step or -1)
+            known = self.recall(state.global_step or -1, state.max_steps if self.recipe.eval.before_after else None)
         if not self.benchmarks:
             return
         self.before, self.best = broadcast_object_list(known)  # what one process has read: all must decide alike
         if state.global_step == 0 and self.recipe.eval.before_after:
             self.before = self.measure("before", model, state)
 
-    def recall(self, step: int) -> list[dict | None]:
+    def recall(self, step: int, last: int | None) -> list[dict | None]:
         """What a resumed run knows of its first evaluation and of its best model so far; a model from a later step is
         no longer one of this run's, and the next evaluation takes its place."""
         rows = [row for row in forget_after(step, self.file) if "weights" not in row]  # none from beside
+        if step == last:  # it was killed behind its last evaluation, which will be made again
+            forget(self.file, lambda row: row["step"] == step and "weights" not in row)
+            forget(self.file.with_name("metrics.jsonl"), lambda row: row["step"] == step and "eval/accuracy" in row)
         before = [row for row in rows if row["step"] == 0]
         best = read_rows(self.recipe.output_dir / "best" / "evaluation.jsonl")
         return [before[-1] if before else None, best[0] if best and best[0]["step"] <= step else None]

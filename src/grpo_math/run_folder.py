@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -155,9 +155,14 @@ def append_rows(rows: list[dict], path: Path) -> None:
 
 def forget_after(step: int, path: Path) -> list[dict]:
     """Of the rows of one of our own files, keep those up to a step, the ones a resumed run will not write again."""
+    return forget(path, lambda row: row["step"] > step)
+
+
+def forget(path: Path, gone: Callable[[dict], bool]) -> list[dict]:
+    """Remove rows from one of our own files; returns those that are left."""
     with alone(path) as file:
         file.seek(0)
-        rows = [row for row in rows_of(file) if row["step"] <= step]
+        rows = [row for row in rows_of(file) if not gone(row)]
         write_rows(rows, path)
     return rows
 
