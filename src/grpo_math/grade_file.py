@@ -97,8 +97,9 @@ def grade_file(path: Path, out: Path | None, style: str) -> None:
     with ExitStack() as stack:
         with one_line("grade: cannot be opened"):
             source = stack.enter_context(path.open(encoding="utf-8-sig"))
-            unfinished = out and out.with_name(f"{out.name}.unfinished")
-            target = out and stack.enter_context(unfinished.open("w", encoding="utf-8", errors="backslashreplace"))
+            new = out and out.with_name(f"{out.name}.new")
+            target = new and stack.enter_context(new.open("w", encoding="utf-8", errors="backslashreplace"))
+        stack.enter_context(one_line(f"{path}: not UTF-8 text", kinds=(UnicodeDecodeError,)))
         rows = read_rows(source, path)
         while chunk := list(islice(rows, CHUNK)):
             grades = grade_batch([row["completion"] for row in chunk], [row["gold"] for row in chunk], style)
@@ -108,14 +109,14 @@ def grade_file(path: Path, out: Path | None, style: str) -> None:
                 for row, grade in zip(chunk, grades, strict=True):
                     target.write(json.dumps(row | asdict(grade), ensure_ascii=False) + "\n")
     if out:
-        unfinished.replace(out)
+        new.replace(out)
     counted = ", ".join(f"{how} {count:,}" for how, count in hows.most_common())
     right, wrong, unscored = verdicts[True], verdicts[False], verdicts[None]
     print(f"{right + wrong + unscored:,} graded: {right:,} right, {wrong:,} wrong, {unscored:,} unscored ({counted})")
 
 
 def read_rows(source, path: Path) -> Iterator[dict]:
-    for number, line in numbered(source, path):
+    for number, line in enumerate(source, 1):
         if not line.strip():
             continue
         try:
@@ -125,10 +126,3 @@ def read_rows(source, path: Path) -> Iterator[dict]:
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("gold", "completion")):
             raise UserError(f'{path}, line {number}: want {{"gold": text, "completion": text}}')
         yield row
-
-
-def numbered(source, path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        yield from enumerate(source, 1)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason})") from None

@@ -34,7 +34,7 @@ CHOICE = re.compile(
     r"(?:(?i:option|choice|answer|graph)\s*)?(?:\(([A-J])\)(?:[.:]?\s(?P<rest>.*))?|([A-J])[.:)]?|([A-J])[.:)]\s(?P<more>.*))",
     re.DOTALL,
 )
-CONCLUSION = re.compile(r"^.*\\(?:implies|Rightarrow|Longrightarrow)(?![a-zA-Z])(?=[^=<>]*[=<>])")  # 2x = 8 => x = 4
+CONCLUSION = re.compile(r".*\\(?:implies|Rightarrow|Longrightarrow)(?![a-zA-Z])(?=[^=<>]*[=<>])")  # 2x = 8 => x = 4
 INFINITE = re.compile(r"\\infty|(?<![a-z])(?:oo|inf)")  # math_verify compares what it cannot evaluate by chance
 REFUSED = {TooBig: "too_long", Meaningless: "algebra", Unreadable: "structure"}
 WORKER_MACROS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\setminus", r"\cap"}
@@ -56,8 +56,8 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
         return False, "no_answer"
     if copied or gold == answer:
         return True, "exact"
-    if CONCLUSION.search(gold) is None:
-        answer = CONCLUSION.sub("", answer)
+    if (premise := CONCLUSION.match(answer)) and not CONCLUSION.match(gold):
+        answer = answer[premise.end() :]
     (letter, meant), (chosen, said) = choice(gold), choice(answer)
     if letter and (chosen or meant):  # of (C) 12: C, (C) 12 and 12 are right
         if chosen != letter and chosen:

@@ -10,10 +10,9 @@ from itertools import groupby
 from math import inf
 from operator import and_, gt, or_
 
-from grpo_math.grading.algebra import Ratio, Unreadable, apart, atom, equal
+from grpo_math.grading.algebra import Ratio, Unreadable, apart, equal
 from grpo_math.grading.values import Equation, Expression, Group, refuse_empty
 
-INFINITY = atom(r"\infty")
 BRACKETS = ("()", "[]", "(]", "[)")
 SIGNS = {r"\cup": or_, r"\cap": and_, r"\setminus": gt}  # of whether a number is in one set, and in the other
 

@@ -50,8 +50,9 @@ def expression(formula: list[Token], behind: str, currency: dict[str, int]) -> E
 
 def is_sum(formula: list[Token]) -> bool:
     r"""Whether a plus or minus stands between terms, except in |5-11| and in exponents; those of e^{\ln(2+3)} count."""
-    text = " ".join(written(formula))
-    return SUM.search(text if FUNCTIONS & set(written(formula)) else NO_SUM.sub("0", text)) is not None
+    signs = written(formula)
+    text = " ".join(signs)
+    return SUM.search(text if FUNCTIONS.intersection(signs) else NO_SUM.sub("0", text)) is not None
 
 
 def is_unit(cut: list[Token], at: int) -> bool:

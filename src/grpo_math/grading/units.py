@@ -78,8 +78,10 @@ def read_units(text: str) -> tuple[Fraction | int, dict[str, int], bool]:
 
 def only_units(text: str) -> bool:
     """Whether it is a product or quotient of powers of several units: m s^{-2}, but not A^2."""
+    if "^" not in text:
+        return False
     try:
         _, powers, words = read_units(text)
-        return "^" in text and len(powers) > 1 and not words
+        return len(powers) > 1 and not words
     except Unreadable:
         return False
