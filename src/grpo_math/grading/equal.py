@@ -74,7 +74,7 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
         if wanted is None or given is None:
             return settle_unread(gold, answer, wanted, given)
         correct = respelled(wanted, answer) or same(wanted, given)
-        if correct is None and INFINITE.search(answer):
+        if correct is None and INFINITE.search(f"{gold} {answer}"):
             return False, tier(wanted, given)
         return correct, "math_verify" if correct is None else tier(wanted, given)
     except (TooBig, Meaningless, Unreadable) as error:
@@ -97,7 +97,7 @@ def settle_unread(gold: str, answer: str, wanted: object, given: object) -> tupl
     number = isinstance(wanted, Expression) and wanted.value.fraction()
     broken = given is None and not unknown(answer)
     foreign = not unknown(gold) | unknown(answer) <= WORKER_MACROS
-    if number or broken or foreign or wordy(gold) or wordy(answer) or INFINITE.search(answer):
+    if number or broken or foreign or wordy(gold) or wordy(answer) or INFINITE.search(f"{gold} {answer}"):
         return False, "text"
     return (False, "too_long") if HEAVY.search(answer) else (None, "math_verify")
 
