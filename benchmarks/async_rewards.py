@@ -16,7 +16,7 @@ from pathlib import Path
 from spread import spread
 
 from grpo_math.quickstart import make_warm_policy, write_problems
-from grpo_math.recipe import load_recipe
+from grpo_math.recipe.recipe import load_recipe
 from grpo_math.train import train
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"

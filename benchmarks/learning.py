@@ -7,7 +7,8 @@ usage: python benchmarks/learning.py quickstart OUT [--seeds 0 1 2] [--only loss
 OUT is a file of JSON lines, one a run; what it holds already is not run again. Every seed has its own problems and,
 with the quickstart, its own policy. Seconds are CPU seconds of steps, without evaluations, so that they mean
 something on a machine that has other work. `against the default` is the paired difference on the same held-out problems
-of all seeds (grpo_math.figures): its interval knows what problems differ by, not what runs do, which `by seed` shows.
+of all seeds (grpo_math.evaluation.statistics): its interval knows what problems differ by, not what runs do, which
+`by seed` shows.
 With so many comparisons, some p below 0.05 are chance.
 """
 
@@ -28,8 +29,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import yaml
 from watched import watch
 
-from grpo_math.figures import difference, mean
-from grpo_math.run_folder import append_rows, read_rows, read_table, write_rows
+from grpo_math.evaluation.statistics import difference, mean
+from grpo_math.runs.folder import append_rows, read_rows, read_table, write_rows
 
 STUDIES = {
     "loss_type": ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"],
@@ -129,7 +130,7 @@ def study(options, studies: dict[str, list]) -> None:
 
 def prepared(model: str, folder: Path, seed: int) -> dict:
     """The recipe of a seed, its problems and policy made."""
-    from grpo_math.prompts import TEMPLATES
+    from grpo_math.data.prompts import TEMPLATES
     from grpo_math.quickstart import make_warm_policy, write_problems
 
     if model != "quickstart":
@@ -147,7 +148,7 @@ def prepared(model: str, folder: Path, seed: int) -> dict:
 
 def write_sums(folder: Path, seed: int) -> None:
     """In GSM8K's form; every sum once, and held out or not by the seed."""
-    from grpo_math.data import DatasetSpec, load_problems
+    from grpo_math.data.problems import DatasetSpec, load_problems
 
     sums = {
         problem.question: problem.answer for problem in load_problems(DatasetSpec("reasoning_gym", **SUMS)).problems
@@ -161,7 +162,7 @@ def write_sums(folder: Path, seed: int) -> None:
 
 def trained(recipe: dict, folder: Path) -> dict:
     """Accuracy by step, whether each held-out problem is right at the end, and what it cost."""
-    from grpo_math.recipe import load_recipe
+    from grpo_math.recipe.recipe import load_recipe
     from grpo_math.train import train
 
     output = folder / "run"

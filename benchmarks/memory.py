@@ -87,10 +87,10 @@ def measure(model: str, changes: dict) -> tuple[float, float]:
 def run(path: str) -> None:
     import torch
 
-    from grpo_math import memory
-    from grpo_math.audit_machine import setting_of
-    from grpo_math.findings import Subject
-    from grpo_math.recipe import load_recipe
+    from grpo_math.checks import memory
+    from grpo_math.checks.findings import Subject
+    from grpo_math.checks.machine import setting_of
+    from grpo_math.recipe.recipe import load_recipe
     from grpo_math.train import train
 
     recipe = load_recipe(["--config", path, "--no_preflight"])

@@ -38,7 +38,7 @@ CHEAP = ("--help", "train --help", "check --help", "evaluate --help", "launch --
 
 
 def main() -> None:
-    from grpo_math.recipe_file import StrictLoader  # the bare runs import this file, and nothing of ours
+    from grpo_math.recipe.file import StrictLoader  # the bare runs import this file, and nothing of ours
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
@@ -88,7 +88,7 @@ def make_model(folder: Path) -> Path:
 
 def write_data(folder: Path) -> None:
     """The quickstart's problems, in GSM8K's form for us and as question and answer for the bare run."""
-    from grpo_math.data import DatasetSpec, load_problems
+    from grpo_math.data.problems import DatasetSpec, load_problems
     from grpo_math.quickstart import write_problems
 
     write_problems(folder / "gsm8k", seed=0)
@@ -193,7 +193,7 @@ def tell_cheap() -> None:
     scripts = Path(sys.executable).parent
     commands = {f"grpo-math {words}": [str(scripts / "grpo-math"), *words.split()] for words in CHEAP}
     commands["trl --help"] = [str(scripts / "trl"), "--help"]
-    commands["import grpo_math.rewards"] = [sys.executable, "-c", "import grpo_math.rewards"]
+    commands["import grpo_math.rewards.reward"] = [sys.executable, "-c", "import grpo_math.rewards.reward"]
     commands["python -c pass"] = [sys.executable, "-c", "pass"]
     print("| command | CPU seconds |\n|---|---|")
     for name, command in commands.items():

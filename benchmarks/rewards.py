@@ -12,8 +12,8 @@ import time
 
 from spread import spread
 
-from grpo_math.prompts import TEMPLATES
-from grpo_math.rewards import REWARDS, RewardSpec, build_rewards
+from grpo_math.data.prompts import TEMPLATES
+from grpo_math.rewards.reward import REWARDS, RewardSpec, build_rewards
 
 COUNT = 10_000
 SENTENCES = (

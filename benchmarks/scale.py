@@ -27,7 +27,7 @@ from grading import gsm8k_like, prose
 from spread import spread
 
 from grpo_math.quickstart import make_policy, make_tokenizer, write_problems
-from grpo_math.run_folder import read_rows
+from grpo_math.runs.folder import read_rows
 
 RUNS = 5
 RECIPE = yaml.safe_load((Path(__file__).parent.parent / "recipes" / "quickstart.yaml").read_text())
@@ -124,12 +124,12 @@ def data(folder: Path, model: str | None) -> None:
 
 def prepare(recipe_file: str, rows: str) -> None:
     """One preparation, in a process of its own; the last line is its seconds and memory as JSON."""
-    from grpo_math.data import fingerprint
-    from grpo_math.models import load_tokenizer
-    from grpo_math.preflight import check_training
-    from grpo_math.prompts import to_rows
-    from grpo_math.recipe import load_recipe
-    from grpo_math.training import load_parts, mix_parts, to_dataset
+    from grpo_math.checks.preflight import check_training
+    from grpo_math.data.problems import fingerprint
+    from grpo_math.data.prompts import to_rows
+    from grpo_math.models.models import load_tokenizer
+    from grpo_math.recipe.recipe import load_recipe
+    from grpo_math.trainer.training import load_parts, mix_parts, to_dataset
 
     keys = ["--dataset.path", rows, "--dataset.max_prompt_tokens", "1024"]
     recipe = load_recipe(["--config", recipe_file, *keys])
@@ -153,7 +153,7 @@ class Instant:
     """An engine that answers at once, one question after the other, as a server does."""
 
     def generate(self, prompts, seeds, sampling, done=frozenset()):
-        from grpo_math.generation import Completion
+        from grpo_math.generation.engines import Completion
 
         for index in range(len(prompts)):
             yield {index: [Completion(f"So it is \\boxed{{{index % 50}}}", 12, False)] * sampling.samples}
@@ -161,9 +161,9 @@ class Instant:
 
 def evaluation(folder: Path, model: str | None) -> None:
     """What is ours: prompts, grading, figures, files. The engine is a stand-in that answers at once."""
-    from grpo_math import evaluate
-    from grpo_math.evaluation import prompts_of
-    from grpo_math.recipe import load_recipe
+    from grpo_math.evaluation import evaluate
+    from grpo_math.evaluation.solve import prompts_of
+    from grpo_math.recipe.recipe import load_recipe
 
     recipe = load_recipe(["--config", str(write_recipe(folder, model)), "--eval.datasets.name", "gsm8k"])
     evaluate.engine_for = lambda *_: contextlib.nullcontext(Instant())
@@ -189,10 +189,10 @@ def folder(folder: Path, model: str | None) -> None:
     """The files that grow with the steps, filled with the last log of a training of three steps."""
     from transformers import TrainerControl, TrainerState
 
-    from grpo_math.callbacks import MetricsFile
-    from grpo_math.recipe import load_recipe
-    from grpo_math.report import write_report
+    from grpo_math.recipe.recipe import load_recipe
+    from grpo_math.report.report import write_report
     from grpo_math.train import train
+    from grpo_math.trainer.callbacks import MetricsFile
 
     words = ["--max_steps", "3", "--eval.before_after", "false", "--save_strategy", "no"]
     with contextlib.redirect_stdout(sys.stderr):

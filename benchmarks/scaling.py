@@ -10,7 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 
-from grpo_math.memory import CONTEXT, GIB, Setting, Shape, held, items, peak
+from grpo_math.checks.memory import CONTEXT, GIB, Setting, Shape, held, items, peak
 
 # The workload; lengths are in tokens.
 PROMPTS, GROUP = 128, 8  # prompts an optimizer step, and completions of each

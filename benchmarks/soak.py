@@ -22,7 +22,7 @@ import psutil
 import yaml
 
 from grpo_math.quickstart import make_policy, make_tokenizer, write_problems
-from grpo_math.run_folder import read_rows
+from grpo_math.runs.folder import read_rows
 
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
 RECIPE = yaml.safe_load((Path(__file__).parent.parent / "recipes" / "quickstart.yaml").read_text())

@@ -19,9 +19,9 @@ from spread import spread
 from transformers import TrainerCallback
 from watched import watch
 
-from grpo_math.recipe import load_recipe
+from grpo_math.recipe.recipe import load_recipe
 from grpo_math.train import train
-from grpo_math.trainer import Trainer
+from grpo_math.trainer.trainer import Trainer
 
 WARM_UP = 2
 PARTS = {

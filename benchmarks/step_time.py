@@ -17,7 +17,7 @@ from pathlib import Path
 from overhead import child, on_gpu, write_data
 from spread import spread
 
-from grpo_math.vllm_engine import vllm_runs_here
+from grpo_math.generation.vllm_engine import vllm_runs_here
 
 OURS = {"gradient_checkpointing": False}
 VLLM = OURS | {"use_vllm": True, "vllm_importance_sampling_correction": False, "vllm_max_model_length": 512}

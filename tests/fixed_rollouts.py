@@ -5,7 +5,7 @@ A recipe's own reward, whose file the trainer imports before it builds anything.
 
 import torch
 
-from grpo_math.trainer import Trainer
+from grpo_math.trainer.trainer import Trainer
 
 
 def fixed(self, prompt_ids, images, fields, num_generations, *_):

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 import trl.trainer.grpo_trainer  # noqa: F401
 
-import grpo_math.callbacks
-import grpo_math.trainer  # noqa: F401
-from grpo_math.checkpoints import complete_checkpoints
-from grpo_math.recipe import load_recipe
+import grpo_math.trainer.callbacks
+import grpo_math.trainer.trainer  # noqa: F401
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.train import train
 
 

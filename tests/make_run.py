@@ -162,7 +162,7 @@ def measured(draw: random.Random, rows: list[dict], step: int) -> dict:
 
 
 def evaluated(rows: list[dict], step: int) -> dict:
-    from grpo_math.figures import wilson_interval
+    from grpo_math.evaluation.statistics import wilson_interval
 
     right = sum(row["correct"] for row in rows)
     low, high = wilson_interval(right, len(rows))

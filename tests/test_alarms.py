@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from grpo_math.alarms import Alarms
-from grpo_math.callbacks import finite
 from grpo_math.errors import UserError
-from grpo_math.recipe import load_recipe
-from grpo_math.run_folder import read_rows, write_rows
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.runs.folder import read_rows, write_rows
 from grpo_math.train import train
+from grpo_math.trainer.alarms import Alarms
+from grpo_math.trainer.callbacks import finite
 
 WELL = {
     "loss": 0.1, "grad_norm": 1.0, "reward": 0.5, "reward_std": 0.4, "frac_reward_zero_std": 0.2, "accuracy": 0.5,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_math.batch import batch_arguments, describe_batch
 from grpo_math.errors import UserError
+from grpo_math.recipe.batch import batch_arguments, describe_batch
 
 DEVICE, PASSES, GENERATIONS = "per_device_train_batch_size", "gradient_accumulation_steps", "num_generations"
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from grpo_math.__main__ import VERBS
-from grpo_math.run_folder import read_table
+from grpo_math.runs.folder import read_table
 
 
 def grpo_math(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
@@ -100,7 +100,7 @@ def test_every_accelerate_config_loads(path):
 
 
 def test_the_rewards_verb_lists_every_reward_with_its_settings():
-    from grpo_math.rewards import REWARDS
+    from grpo_math.rewards.reward import REWARDS
 
     done = grpo_math("rewards")
     assert done.returncode == 0

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from grpo_math.data import (
+from grpo_math.data.problems import (
     ADAPTERS,
     DatasetSpec,
     Problem,
@@ -279,7 +279,7 @@ def test_max_samples_shuffle_seed_and_a_filter(tmp_path):
 def test_a_users_own_loader(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from grpo_math.data import Problem\n"
+        "from grpo_math.data.problems import Problem\n"
         "def load(split, count: int = 2):\n"
         "    yield {'question': split, 'answer': 1, 'source': 'mine'}\n"
         "    for n in range(count - 1):\n"

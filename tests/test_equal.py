@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grpo_math.data import DatasetSpec, load_problems
+from grpo_math.data.problems import DatasetSpec, load_problems
 from grpo_math.grading import PoolSettings, grade, grade_batch
 from grpo_math.grading.equal import equal, equal_all, settle
 from grpo_math.grading.tokens import normalise
@@ -247,7 +247,7 @@ def test_model_output_never_runs(tmp_path):
 
 
 def test_grading_imports_nothing_heavy():
-    code = "import sys, grpo_math.rewards; print([m for m in ('torch','trl','transformers','sympy','math_verify') if m in sys.modules])"
+    code = "import sys, grpo_math.rewards.reward; print([m for m in ('torch','trl','transformers','sympy','math_verify') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

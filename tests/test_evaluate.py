@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from grpo_math import compare, evaluate
 from grpo_math.errors import UserError
-from grpo_math.generation import TransformersEngine
+from grpo_math.evaluation import compare, evaluate
+from grpo_math.generation.engines import TransformersEngine
 
 SAMPLED = ["--samples", "4", "--temperature", "1.5", "--batch_size", "8"]
 

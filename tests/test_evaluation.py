@@ -3,9 +3,9 @@
 import pytest
 
 from grpo_math.errors import UserError
-from grpo_math.evaluation import graded, load_benchmarks, majorities, summarise
-from grpo_math.figures import wilson_interval
-from grpo_math.recipe import load_recipe
+from grpo_math.evaluation.solve import graded, load_benchmarks, majorities, summarise
+from grpo_math.evaluation.statistics import wilson_interval
+from grpo_math.recipe.recipe import load_recipe
 
 
 def row(problem: int, correct, answer="7", sample: int = 0, **changes) -> dict:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_math.figures import (
+from grpo_math.evaluation.statistics import (
     bootstrap,
     difference,
     mcnemar,

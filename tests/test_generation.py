@@ -2,7 +2,7 @@
 
 import pytest
 
-from grpo_math.generation import Completion, Sampling, TransformersEngine, from_vllm
+from grpo_math.generation.engines import Completion, Sampling, TransformersEngine, from_vllm
 
 TEXTS = ["Ava has 3 apples", "Ava", "Ava has 3 apples and gets 2 more. How many?", "How many?"]
 

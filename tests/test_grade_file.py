@@ -5,7 +5,7 @@ import json
 import pytest
 
 from grpo_math.errors import UserError
-from grpo_math.grade_file import main
+from grpo_math.grading.grade_file import main
 
 
 def write(path, rows) -> str:

@@ -8,9 +8,9 @@ import pytest
 from conftest import ROOT
 
 from grpo_math.errors import UserError
-from grpo_math.layouts import make_plan, parse
-from grpo_math.recipe import load_recipe
-from grpo_math.training import check_world
+from grpo_math.launch.layouts import make_plan, parse
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.trainer.training import check_world
 
 GPU = {"use_cpu": None, "bf16": True, "use_vllm": True}
 
@@ -21,7 +21,7 @@ def plan(write_recipe, monkeypatch):
 
     def plan(words: str, gpus: str = "0,1", **changes):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-        monkeypatch.setattr("grpo_math.layouts.check_vllm", lambda: None)  # it need not be here for a plan
+        monkeypatch.setattr("grpo_math.launch.layouts.check_vllm", lambda: None)  # it need not be here for a plan
         recipe = write_recipe(**(GPU | changes))
         options, arguments, _ = parse([*words.split(), "--config", str(recipe)])
         return make_plan(options, arguments)
@@ -76,8 +76,8 @@ def test_the_server_is_what_trl_expects(plan, policy_folder):
 
 def test_the_window_holds_the_longest_prompt_and_completion_and_no_more(plan, tokenizer, problem_folder):
     made = plan("--layout dual_gpu", max_completion_length=13)
-    from grpo_math.data import DatasetSpec, load_problems
-    from grpo_math.prompts import TEMPLATES, token_ids
+    from grpo_math.data.problems import DatasetSpec, load_problems
+    from grpo_math.data.prompts import TEMPLATES, token_ids
 
     problems = load_problems(DatasetSpec(name="gsm8k", path=str(problem_folder))).problems
     prompts = [TEMPLATES["boxed"].prompt(problem.question, tokenizer) for problem in problems]

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import ROOT
 
-from grpo_math.vllm_engine import free_port
+from grpo_math.generation.vllm_engine import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from grpo_math import lengths
-from grpo_math.data import DatasetSpec, Problem, load_problems
-from grpo_math.lengths import kept_lengths, length_filter, longest_prompt, prompt_lengths
-from grpo_math.prompts import TEMPLATES, PromptTemplate, token_ids
-from grpo_math.training import each, first_reason
+from grpo_math.data import lengths
+from grpo_math.data.lengths import kept_lengths, length_filter, longest_prompt, prompt_lengths
+from grpo_math.data.problems import DatasetSpec, Problem, load_problems
+from grpo_math.data.prompts import TEMPLATES, PromptTemplate, token_ids
+from grpo_math.trainer.training import each, first_reason
 
 QUESTIONS = ["Ava has 3", "Ava has 3 apples", "1"]
 

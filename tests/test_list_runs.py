@@ -59,8 +59,8 @@ def test_the_reason_of_a_failure_is_in_the_summary(tmp_path):
         "2026-11-18 10:00:01,000 DEBUG grpo_math: stopped by a mistake\nTraceback\ngrpo_math.errors.UserError: lr: bad"
     )
     (run / "training.log").write_text(failed + "\n")
-    from grpo_math.report_data import read_run
-    from grpo_math.report_summary import state
+    from grpo_math.report.data import read_run
+    from grpo_math.report.summary import state
 
     assert state(read_run(run)) == "failed, step 5 of 40 (lr: bad)"
     (run / "training.log").write_text(f"{failed}\n2026-11-18 10:05:00,000 INFO grpo_math: step 6/40\n")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
-from grpo_math.recipe import load_recipe
-from grpo_math.run_folder import read_table
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.runs.folder import read_table
 from grpo_math.train import train
-from grpo_math.trainer import Trainer
+from grpo_math.trainer.trainer import Trainer
 
 GENERATIONS, LONGEST, CLIP = 4, 16, 0.2
 STOPS = {"stop": ["a", "e", "o", "t", "3"]}  # completions of many lengths

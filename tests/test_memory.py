@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from grpo_math.memory import GIB, Setting, Shape, items, knobs, peak, shape_of, verdict
-from grpo_math.recipe import load_recipe
+from grpo_math.checks.memory import GIB, Setting, Shape, items, knobs, peak, shape_of, verdict
+from grpo_math.recipe.recipe import load_recipe
 
 SEVEN = Shape(7_615_616_512, 6_525_288_448, 7_615_616_512, 28, 3584, 18944, 3584, 512, 152064)  # Qwen2.5-7B's config
 FULL = Setting(4, False, False, None, True, False, 8, 8, 1, 0, 1024)

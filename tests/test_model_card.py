@@ -7,10 +7,10 @@ import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard
 
+from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import UserError
-from grpo_math.model_card import public, write_card
-from grpo_math.prompts import TEMPLATES
-from grpo_math.recipe import load_recipe
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.report.model_card import public, write_card
 from grpo_math.train import train
 
 ENVIRONMENT = {

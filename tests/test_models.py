@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 
-from grpo_math import evaluate, export
+from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import UserError
-from grpo_math.models import load_adapter, load_reward_models
-from grpo_math.prompts import TEMPLATES
-from grpo_math.recipe import load_recipe
+from grpo_math.evaluation import evaluate
+from grpo_math.models import export
+from grpo_math.models.models import load_adapter, load_reward_models
+from grpo_math.recipe.recipe import load_recipe
 from grpo_math.train import train
 
 

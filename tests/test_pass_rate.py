@@ -5,12 +5,12 @@ import json
 import pytest
 from pyarrow import parquet
 
-from grpo_math.data import PassRateSpec, Problem
+from grpo_math.data.pass_rates import rate_filter
+from grpo_math.data.problems import PassRateSpec, Problem
 from grpo_math.errors import UserError
-from grpo_math.pass_rate import main, rate_of, show, write
-from grpo_math.pass_rates import rate_filter
-from grpo_math.recipe import load_recipe
-from grpo_math.training import load_parts
+from grpo_math.evaluation.pass_rate import main, rate_of, show, write
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.trainer.training import load_parts
 
 PROBLEMS = [Problem(f"What is {n}+1?", str(n + 1)) for n in range(5)]
 

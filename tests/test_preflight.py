@@ -10,8 +10,8 @@ import pytest
 import transformers
 
 from grpo_math.__main__ import dispatch
+from grpo_math.checks.preflight import CHECKS, run_checks, subject_of
 from grpo_math.errors import run_cli
-from grpo_math.preflight import CHECKS, run_checks, subject_of
 
 GOOD = [{"question": f"What is {n}+1?", "answer": str(n + 1)} for n in range(20)]
 OWN = {"name": "json", "path": "ROWS"}

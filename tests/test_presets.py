@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import ROOT
 
-from grpo_math.prompts import TEMPLATES
-from grpo_math.recipe import Recipe, load_recipe
+from grpo_math.data.prompts import TEMPLATES
+from grpo_math.recipe.recipe import Recipe, load_recipe
 
 
 def shipped(name: str, *arguments: str) -> Recipe:

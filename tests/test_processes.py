@@ -20,7 +20,7 @@ time.sleep(600)
 """
 LAUNCHER = f"""
 import sys, time
-from grpo_math import processes
+from grpo_math.generation import processes
 processes.GRACE = 1
 mark, how = sys.argv[1:]
 def work():
@@ -79,7 +79,7 @@ def test_a_signal_to_everybody_is_one_signal(tmp_path):
     """As `timeout` and SLURM send it; the work may finish what it has begun."""
     saving = """
 import sys, time
-from grpo_math import processes
+from grpo_math.generation import processes
 def work():
     print("started", flush=True)
     try:
@@ -110,7 +110,7 @@ def test_a_signal_during_the_clean_up_changes_nothing(launch):
 
 
 def test_what_nobody_expected_shows_its_traceback():
-    code = "import sys\nfrom grpo_math import processes\nsys.exit(processes.supervised(lambda: 1 / 0))"
+    code = "import sys\nfrom grpo_math.generation import processes\nsys.exit(processes.supervised(lambda: 1 / 0))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr

@@ -16,12 +16,12 @@ PLAIN = "step 1/3  reward 0.5  accuracy 0.25  length 14  812 tokens/s  71% gener
 CHILD = r"""
 import logging, sys, time, types
 from pathlib import Path
-from grpo_math import run_folder
-from grpo_math.progress import Progress
+from grpo_math.runs import folder as run_folder
+from grpo_math.trainer.progress import Progress
 
 how, folder = sys.argv[1:]
 run_folder.open_folder(Path(folder))
-log = logging.getLogger("grpo_math.alarms")
+log = logging.getLogger("grpo_math.trainer.alarms")
 alarms = types.SimpleNamespace(raised=set())
 state = types.SimpleNamespace(is_world_process_zero=how != "second", global_step=0, max_steps=3)
 logs = {"loss": 0.1, "reward": 0.5, "accuracy": 0.25, "completions/mean_length": 14.0, "tokens_per_second": 812.3,
@@ -138,7 +138,7 @@ def test_in_a_pipe_there_are_plain_lines(tmp_path):
     assert output[1].startswith(f"{PLAIN}  1.2")
     assert re.search(r" s/step  0:00:0\d left$", output[1])
     assert [line[:8] for line in output[2:]] == ["step 2/3", "alarm kl", "step 3/3", "the end"]
-    assert "INFO grpo_math.progress: step 1/3" in (tmp_path / "training.log").read_text()
+    assert "INFO grpo_math.trainer.progress: step 1/3" in (tmp_path / "training.log").read_text()
 
 
 def test_only_the_first_process_speaks(tmp_path):
@@ -159,4 +159,4 @@ def test_a_training_on_a_narrow_terminal(write_recipe, tmp_path):
     assert [text.count(f"step {step}/3") for step in range(4)] == [0, 0, 0, 1]
     line = " ".join(text[text.index("step 3/3") : text.index("run folder:")].split())  # of two lines
     assert re.fullmatch(r"step 3/3 2 alarms reward 0 accuracy 0 length 8 .*s/step 0:00:00 left 0:00:\d\d elapsed", line)
-    assert (tmp_path / "run" / "training.log").read_text().count("DEBUG grpo_math.progress: step") == 3
+    assert (tmp_path / "run" / "training.log").read_text().count("DEBUG grpo_math.trainer.progress: step") == 3

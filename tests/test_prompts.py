@@ -2,10 +2,10 @@
 
 import pytest
 
-from grpo_math import prompts, show_prompts
-from grpo_math.data import Problem
+from grpo_math.data import prompts, show_prompts
+from grpo_math.data.problems import Problem
+from grpo_math.data.prompts import TEMPLATES, PromptTemplate, prompt_ids, to_rows, token_ids
 from grpo_math.errors import UserError
-from grpo_math.prompts import TEMPLATES, PromptTemplate, prompt_ids, to_rows, token_ids
 
 QUESTION = "Ava has 3 apples. {How} many?"
 
@@ -77,7 +77,7 @@ def test_rows_carry_every_meta_column_but_those_of_trl(tokenizer):
 def test_a_dataset_is_what_datasets_makes_of_the_rows(values):
     from datasets import Dataset
 
-    from grpo_math.training import to_dataset
+    from grpo_math.trainer.training import to_dataset
 
     rows = [{"prompt": [{"role": "user", "content": "q"}], "column": value} for value in values]
     made, theirs = to_dataset(rows), Dataset.from_list(rows)

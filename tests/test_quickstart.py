@@ -11,7 +11,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_math.data import DatasetSpec, load_problems
+from grpo_math.data.problems import DatasetSpec, load_problems
 from grpo_math.errors import UserError
 from grpo_math.quickstart import (
     ONE_STEP,
@@ -45,7 +45,7 @@ def test_the_drilled_facts_are_true():
 
 
 def test_the_warm_start_asks_for_nothing_but_answers_and_results(tokenizer):
-    from grpo_math.prompts import TEMPLATES
+    from grpo_math.data.prompts import TEMPLATES
 
     rows = WarmStart(tokenizer, TEMPLATES["boxed"], seed=0).rows(50, terse=0.5)
     for row in rows:

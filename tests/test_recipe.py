@@ -8,9 +8,9 @@ import yaml
 from conftest import ROOT
 
 from grpo_math.errors import UserError
-from grpo_math.recipe import RENAMED, load_recipe
-from grpo_math.recipe_file import StrictLoader, merge
-from grpo_math.schema import trl_keys
+from grpo_math.recipe.file import StrictLoader, merge
+from grpo_math.recipe.recipe import RENAMED, load_recipe
+from grpo_math.recipe.schema import trl_keys
 
 GOOD = """\
 dataset: {name: gsm8k}
@@ -364,7 +364,7 @@ def test_no_hint_shadows_a_real_key():
 
 def test_checking_a_recipe_imports_nothing_heavy():
     code = (
-        "import sys; from grpo_math.recipe import load_recipe; import grpo_math.rewards, grpo_math.grading\n"
+        "import sys; from grpo_math.recipe.recipe import load_recipe; import grpo_math.rewards.reward, grpo_math.grading\n"
         "load_recipe(['--config', 'recipes/math_qwen2.5_math_1.5b.yaml'])\n"
         "print({'torch', 'trl', 'transformers', 'datasets', 'sympy', 'numpy'} & set(sys.modules))"
     )

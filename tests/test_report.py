@@ -15,11 +15,11 @@ import pytest
 from make_run import held_out, make_run, make_sft_run, write_json, write_parquet, write_rows
 
 from grpo_math.errors import UserError
-from grpo_math.report import write_report
-from grpo_math.report_charts import panels, plotly_figure, running_means
-from grpo_math.report_completions import spread
-from grpo_math.report_data import read_run
-from grpo_math.run_folder import read_table
+from grpo_math.report.charts import panels, plotly_figure, running_means
+from grpo_math.report.completions import spread
+from grpo_math.report.data import read_run
+from grpo_math.report.report import write_report
+from grpo_math.runs.folder import read_table
 
 BAD = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> {{ 7 * 7 }} %{x} $\\frac"
 
@@ -423,7 +423,7 @@ def test_a_mistake_is_one_line(run, tmp_path):
         write_report([run], tmp_path / "report.pdf")
 
 
-WATCH = "import sys; from grpo_math import report; from grpo_math.errors import run_cli; report.POLL = 1; sys.exit(run_cli(report.main))"
+WATCH = "import sys; from grpo_math.report import report; from grpo_math.errors import run_cli; report.POLL = 1; sys.exit(run_cli(report.main))"
 
 
 def watching(run) -> subprocess.Popen:

@@ -5,10 +5,10 @@ import math
 import pytest
 from test_rewards import score
 
-from grpo_math.heuristic import likeness
-from grpo_math.prompts import TEMPLATES
-from grpo_math.reward_library import REWARDS
-from grpo_math.rewards import settings
+from grpo_math.data.prompts import TEMPLATES
+from grpo_math.rewards.heuristic import likeness
+from grpo_math.rewards.library import REWARDS
+from grpo_math.rewards.reward import settings
 
 GOOD = "3*4=12\n12-8=4\nSo the answer is \\boxed{4}."
 TEXTS = {
@@ -86,7 +86,7 @@ def test_the_heuristic_weighs_and_logs_its_parts_and_prefers_the_worked_solution
     ],
 )  # fmt: skip
 def test_what_counts_as_a_formula(text, formulas):
-    from grpo_math.heuristic import features
+    from grpo_math.rewards.heuristic import features
 
     assert features(text)[1] == formulas
 
@@ -111,7 +111,7 @@ def test_r1_zero_logs_format_and_accuracy_apart():
 
 
 def test_the_length_rewards_at_their_ends():
-    from grpo_math.reward_library import brevity, cosine, cosine_between, overlong
+    from grpo_math.rewards.library import brevity, cosine, cosine_between, overlong
 
     ids = [[0] * n for n in (0, 256, 512, 600)]
     assert brevity(ids, 512) == pytest.approx([1, 0.5, 0, 0])

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import RewardError, UserError
 from grpo_math.grading import grade_batch
-from grpo_math.prompts import TEMPLATES
-from grpo_math.rewards import REWARDS, Reward, RewardSpec, build_rewards, gated
+from grpo_math.rewards.reward import REWARDS, Reward, RewardSpec, build_rewards, gated
 
 BOXED, R1 = TEMPLATES["boxed"], TEMPLATES["r1_zero"]
 
@@ -55,7 +55,7 @@ def test_an_unreadable_gold_cannot_be_scored_and_does_not_count_in_accuracy():
 
 
 def test_an_own_reward_reads_the_verdicts_that_correctness_reads(tmp_path, monkeypatch):
-    from grpo_math import rewards
+    from grpo_math.rewards import reward as rewards
 
     batches = []
     monkeypatch.setattr(rewards, "grade_batch", lambda *batch: batches.append(batch) or grade_batch(*batch))
@@ -321,7 +321,7 @@ def test_a_deadline_leaves_other_alarms_and_later_code_alone(tmp_path):
 def test_a_reward_that_swallows_every_deadline_ends_the_process(tmp_path):
     code = """
 import time
-from grpo_math import deadline
+from grpo_math.rewards import deadline
 deadline.PATIENCE = 1
 with deadline.deadline(0.1):
     while True:

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from grpo_math.__main__ import dispatch
+from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import UserError, run_cli
-from grpo_math.models import load_reward_models
-from grpo_math.prompts import TEMPLATES
-from grpo_math.recipe import load_recipe
+from grpo_math.generation.vllm_server import server_words
+from grpo_math.models.models import load_reward_models
+from grpo_math.recipe.recipe import load_recipe
 from grpo_math.train import train
-from grpo_math.vllm_server import server_words
 
 ALLOW_PICKLES = ("--model_init_kwargs.use_safetensors", "false")
 MODEL = """from pathlib import Path

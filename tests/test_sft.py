@@ -7,13 +7,13 @@ from conftest import ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_math import show_prompts
-from grpo_math.data import DatasetSpec, Problem, gsm8k, load_problems
+from grpo_math.data import show_prompts
+from grpo_math.data.problems import DatasetSpec, Problem, gsm8k, load_problems
+from grpo_math.data.prompts import TEMPLATES, PromptTemplate
 from grpo_math.errors import UserError
 from grpo_math.grading import extract, grade, well_formed
 from grpo_math.grading.extract import boxes, without_boxes
-from grpo_math.prompts import TEMPLATES, PromptTemplate
-from grpo_math.recipe import load_recipe
+from grpo_math.recipe.recipe import load_recipe
 from grpo_math.sft import Pairs, sft
 from grpo_math.train import train
 
@@ -131,7 +131,7 @@ def test_the_loss_is_on_the_completion_alone_up_to_its_end_token(write_sft, temp
         start = next(i for i, label in enumerate(labels) if label != -100)
         taught[tuple(ids[:start])] = tokenizer.decode([label for label in labels[start:] if label != -100])
     template = TEMPLATES[template]
-    from grpo_math.prompts import token_ids
+    from grpo_math.data.prompts import token_ids
 
     expected = {
         tuple(token_ids(template.prompt(row["question"], tokenizer), tokenizer)): template.target(gsm8k(row), True) + "<|end|>"

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from grpo_math.checkpoints import complete_checkpoints, set_aside
 from grpo_math.errors import UserError
-from grpo_math.recipe import load_recipe
-from grpo_math.run_folder import is_running, read_rows, read_table
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.runs.checkpoints import complete_checkpoints, set_aside
+from grpo_math.runs.folder import is_running, read_rows, read_table
 from grpo_math.train import train
 
 CLOCKS = ("step_time", "time/generate", "time/rewards", "time/train", "tokens_per_second", "seconds")

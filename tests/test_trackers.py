@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo_math.run_folder import read_table
-from grpo_math.trackers import markdown_table
+from grpo_math.runs.folder import read_table
+from grpo_math.trainer.trackers import markdown_table
 
 SECRETS = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "deadbeef", "HF_TOKEN": "hf_madeup0123456789"}
 

@@ -6,10 +6,10 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from grpo_math import evaluate
 from grpo_math.errors import UserError
-from grpo_math.recipe import load_recipe
-from grpo_math.run_folder import read_table
+from grpo_math.evaluation import evaluate
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.runs.folder import read_table
 from grpo_math.train import train
 
 
@@ -356,7 +356,7 @@ def test_a_chat_template_that_refuses_the_prompt_is_one_line(write_recipe, polic
 
 
 def test_chat_template_kwargs_reach_counts_and_evaluation_too(write_recipe, policy_folder, tmp_path, capsys):
-    from grpo_math import show_prompts
+    from grpo_math.data import show_prompts
 
     template = "{{ messages[0]['content'] }}{% if quiet %}QUIET{% endif %}"
     model = changed_policy(policy_folder, tmp_path / "quiet", chat_template=template)
@@ -378,7 +378,7 @@ def test_chat_template_kwargs_reach_counts_and_evaluation_too(write_recipe, poli
 def test_padding_behind_a_completion_is_told_from_its_end(tokenizer, pad_is_end, text, filler, kept):
     import types
 
-    from grpo_math.trainer import Trainer
+    from grpo_math.trainer.trainer import Trainer
 
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
@@ -439,8 +439,8 @@ def test_an_evaluation_changes_nothing_in_the_training(write_recipe, tmp_path):
 def test_the_best_model_is_kept(write_recipe, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from grpo_math import callbacks
-    from grpo_math.figures import Figure
+    from grpo_math.evaluation.statistics import Figure
+    from grpo_math.trainer import callbacks
 
     low = {0: 0.2, 1: 0.1, 2: 0.4, 3: 0.4}
     plain = callbacks.summarise

@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT, ROWS, save_policy
 
 from grpo_math.errors import UserError
-from grpo_math.run_folder import read_rows, read_table
+from grpo_math.runs.folder import read_rows, read_table
 
 pytestmark = [
     pytest.mark.slow,
@@ -192,7 +192,7 @@ def test_the_dual_layout_trains_and_leaves_nobody_whoever_is_killed(
         elif victim == "launcher":
             front.kill()
         else:
-            word = "grpo_math.vllm_cpu" if victim == "server" else "grpo_math.accelerated"
+            word = "grpo_math.generation.vllm_cpu" if victim == "server" else "grpo_math.launch.accelerated"
             found = next(process for process in everyone if word in process.cmdline())
             (found if victim == "server" else found.children()[0]).kill()
         output = "".join(lines) + front.communicate(timeout=120)[0]
@@ -240,7 +240,7 @@ def test_the_dual_layout_on_cuda(write_recipe, policy, tmp_path):
 
 
 def test_what_the_engine_would_do_silently_is_an_error(write_recipe, policy):
-    from grpo_math.recipe import load_recipe
+    from grpo_math.recipe.recipe import load_recipe
     from grpo_math.train import train
 
     recipe = write_recipe(**TINY | {"model_name_or_path": policy, "vllm_max_model_length": 30})

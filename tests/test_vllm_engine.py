@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from grpo_math import vllm_engine, vllm_server
 from grpo_math.errors import UserError
-from grpo_math.recipe import load_recipe
-from grpo_math.vllm_engine import check_parallel, engine_arguments, fit_window, free_port
+from grpo_math.generation import vllm_engine, vllm_server
+from grpo_math.generation.vllm_engine import check_parallel, engine_arguments, fit_window, free_port
+from grpo_math.recipe.recipe import load_recipe
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from grpo_math import rewards
+from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import RewardError, UserError
 from grpo_math.grading import grade_batch
-from grpo_math.prompts import TEMPLATES
-from grpo_math.recipe_parts import check_rewards
-from grpo_math.rewards import RewardSpec, build_rewards, for_trl
+from grpo_math.recipe.parts import check_rewards
+from grpo_math.rewards import reward as rewards
+from grpo_math.rewards.reward import RewardSpec, build_rewards, for_trl
 
 BOXED = TEMPLATES["boxed"]
 MINE = r"""
@@ -255,9 +255,9 @@ def test_a_data_column_may_have_any_name(build):
 CTRL_C = """
 import asyncio, os, signal, sys, threading
 from grpo_math.errors import run_cli
-from grpo_math.prompts import TEMPLATES
-from grpo_math.rewards import RewardSpec, build_rewards
-from grpo_math.waiting import in_thread
+from grpo_math.data.prompts import TEMPLATES
+from grpo_math.rewards.reward import RewardSpec, build_rewards
+from grpo_math.rewards.waiting import in_thread
 
 async def waits(completions, **_):
     os.kill(os.getpid(), signal.SIGINT)

@@ -12,9 +12,10 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from grpo_math.checkpoints import complete_checkpoints, set_aside
 from grpo_math.errors import UserError
-from grpo_math.run_folder import (
+from grpo_math.evaluation.watch import log_to_wandb, newest
+from grpo_math.runs.checkpoints import complete_checkpoints, set_aside
+from grpo_math.runs.folder import (
     append_rows,
     forget_after,
     name_wandb_run,
@@ -22,7 +23,6 @@ from grpo_math.run_folder import (
     read_rows,
     wandb_identity,
 )
-from grpo_math.watch import log_to_wandb, newest
 
 SLOW = "import time\n\ndef slow(completions, **_):\n    time.sleep(0.4)\n    return [float(len(str(c)) % 7) for c in completions]\n"
 EVAL = {"max_samples": 4, "max_completion_length": 4, "before_after": True}

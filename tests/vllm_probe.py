@@ -10,8 +10,8 @@ import sys
 import torch
 
 from grpo_math import train
-from grpo_math.recipe import load_recipe
-from grpo_math.trainer import Trainer
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.trainer.trainer import Trainer
 
 sampled: list[list[int]] = []
 generate, run = Trainer._generate_single_turn, train.run

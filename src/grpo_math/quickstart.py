@@ -23,10 +23,10 @@ import shutil
 import time
 from pathlib import Path
 
+from grpo_math.data.prompts import token_ids
 from grpo_math.errors import UserError, one_line
-from grpo_math.prompts import token_ids
-from grpo_math.recipe import load_recipe
-from grpo_math.run_folder import write_json
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.runs.folder import write_json
 
 RECIPE = Path("recipes/quickstart.yaml")
 NAMES = ["Ava", "Bo", "Cleo", "Dan", "Eli", "Fay", "Gus", "Hana", "Ivo", "June"]
@@ -290,7 +290,7 @@ def main(argv: list[str]) -> None:
     write_json(results, folder / "results.json")
     print_table(results, folder)
 
-    from grpo_math.report import report_end
+    from grpo_math.report.report import report_end
 
     report_end(results, folder)
 

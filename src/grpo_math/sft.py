@@ -13,21 +13,22 @@ import time
 from array import array
 from pathlib import Path
 
-from grpo_math import checkpoints, run_folder
-from grpo_math.data import Problem
+from grpo_math.checks.preflight import check_training, dry_run
+from grpo_math.data.problems import Problem
+from grpo_math.data.prompts import token_ids
 from grpo_math.errors import UserError, one_line
-from grpo_math.evaluation import load_benchmarks
+from grpo_math.evaluation.solve import load_benchmarks
 from grpo_math.grading import configure
-from grpo_math.models import end_tokens, load_tokenizer, policy_arguments
-from grpo_math.preflight import check_training, dry_run
-from grpo_math.prompts import token_ids
-from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.training import check_world, load_parts, mix_parts, run, sft_config, to_dataset
+from grpo_math.models.models import end_tokens, load_tokenizer, policy_arguments
+from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.runs import checkpoints
+from grpo_math.runs import folder as run_folder
+from grpo_math.trainer.training import check_world, load_parts, mix_parts, run, sft_config, to_dataset
 
 
 def main(argv: list[str]) -> None:
     if not dry_run(argv):
-        from grpo_math.report import report_end
+        from grpo_math.report.report import report_end
 
         recipe = load_recipe(argv, "SFT")
         report_end(sft(recipe), recipe.output_dir)
@@ -50,8 +51,8 @@ def sft(recipe: Recipe) -> dict:
 
 def sft_here(recipe: Recipe, config, checkpoint: Path | None, started: float) -> dict:
     """What takes time: problems, model, steps. `config` is TRL's."""
-    from grpo_math.callbacks import callbacks
-    from grpo_math.trainer import SupervisedTrainer
+    from grpo_math.trainer.callbacks import callbacks
+    from grpo_math.trainer.trainer import SupervisedTrainer
 
     tokenizer = load_tokenizer(recipe)
     rows = Pairs(recipe, tokenizer, config.max_length)

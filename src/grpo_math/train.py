@@ -13,27 +13,29 @@ import logging
 import time
 from pathlib import Path
 
-from grpo_math import batch, checkpoints, run_folder
+from grpo_math.checks.preflight import check_training, dry_run
+from grpo_math.data.prompts import to_rows
 from grpo_math.errors import one_line
-from grpo_math.evaluation import load_benchmarks
+from grpo_math.evaluation.solve import load_benchmarks
+from grpo_math.generation.vllm_engine import LARGE, check_parallel, colocated_engine, engine_arguments, fit_window
+from grpo_math.generation.vllm_server import check_server, longest_sequence
 from grpo_math.grading import configure
-from grpo_math.models import load_reward_models, load_tokenizer, policy_arguments
-from grpo_math.preflight import check_training, dry_run
-from grpo_math.prompts import to_rows
-from grpo_math.recipe import Recipe, load_recipe
-from grpo_math.rewards import build_rewards, for_trl
-from grpo_math.rollouts import Rollouts
-from grpo_math.safety import load_arguments
-from grpo_math.training import check_world, grpo_config, load_parts, mix_parts, run, to_dataset
-from grpo_math.vllm_engine import LARGE, check_parallel, colocated_engine, engine_arguments, fit_window
-from grpo_math.vllm_server import check_server, longest_sequence
+from grpo_math.models.models import load_reward_models, load_tokenizer, policy_arguments
+from grpo_math.models.safety import load_arguments
+from grpo_math.recipe import batch
+from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.rewards.reward import build_rewards, for_trl
+from grpo_math.runs import checkpoints
+from grpo_math.runs import folder as run_folder
+from grpo_math.trainer.rollouts import Rollouts
+from grpo_math.trainer.training import check_world, grpo_config, load_parts, mix_parts, run, to_dataset
 
 logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> None:
     if not dry_run(argv):
-        from grpo_math.report import report_end
+        from grpo_math.report.report import report_end
 
         recipe = load_recipe(argv, "GRPO")
         report_end(train(recipe), recipe.output_dir)
@@ -58,8 +60,8 @@ def train(recipe: Recipe) -> dict:
 
 def train_here(recipe: Recipe, config, rewards: list, checkpoint: Path | None, started: float) -> dict:
     """What takes time: problems, model, steps. `config` is TRL's."""
-    from grpo_math.callbacks import callbacks
-    from grpo_math.trainer import Trainer
+    from grpo_math.trainer.callbacks import callbacks
+    from grpo_math.trainer.trainer import Trainer
 
     tokenizer = load_tokenizer(recipe)
     parts = load_parts(recipe, tokenizer)

@@ -1,0 +1,30 @@
+"""Preflight with the model: a few completions at the training's own temperature, graded."""
+
+from collections.abc import Iterator
+
+from grpo_math.checks.findings import Finding, Subject, note, warning
+from grpo_math.evaluation.solve import Benchmark, graded, like_training, sampling_of, solve
+from grpo_math.generation.engines import TransformersEngine
+from grpo_math.models.models import end_tokens, load_model
+
+
+def sample(subject: Subject, count: int) -> Iterator[Finding]:
+    recipe, tokenizer = subject.recipe, subject.tokenizer
+    benchmark = Benchmark("training", subject.problems[:count])
+    ends = end_tokens(recipe.model["model_name_or_path"]) | {tokenizer.eos_token_id}
+    sampling = sampling_of(like_training(recipe, samples=1), ends)
+    engine = TransformersEngine(load_model(recipe), tokenizer, recipe.eval.batch_size)
+    rows = [row for rows in solve(engine, benchmark, recipe, tokenizer, sampling) for row in rows]
+    found = graded(rows, recipe)
+    for row in sorted(found, key=lambda row: row["problem"]):
+        yield note(
+            f"{row['question']}\n> " + row["completion"].replace("\n", "\n> ") + f"\n{row['length']} tokens"
+            f"{', cut off' * row['truncated']}; answer {row['answer']}, gold {row['gold']}: "
+            f"{'right' if row['correct'] else 'wrong'} ({row['how']})"
+        )
+    right, formed, cut = (sum(bool(row[key]) for row in found) for key in ("correct", "well_formed", "truncated"))
+    says = f"{right} of {len(found)} right, {formed} in the answer style, {cut} cut off"
+    fix = "a format reward, a worked example in the prompt, or SFT first"
+    if cut > len(found) // 2:
+        fix = f"max_completion_length: {2 * recipe.max_completion_length}"
+    yield note(says) if formed else warning(says, fix)

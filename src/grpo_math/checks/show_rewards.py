@@ -1,0 +1,83 @@
+"""The shipped rewards with their settings; or what a recipe's rewards give one text, entry by entry.
+
+usage: grpo-math rewards
+   or: grpo-math rewards --try recipes/X.yaml --completion TEXT [--gold G] [--key value ...]
+
+The text is scored against the recipe's first problem, or against --gold. No model is loaded, a reward
+model is not tried; the tokenizer is, where a reward counts tokens.
+"""
+
+import inspect
+from dataclasses import replace
+
+from grpo_math.data.functions import parameters
+from grpo_math.data.problems import Problem, load_problems
+from grpo_math.data.prompts import to_rows
+from grpo_math.errors import UserError
+from grpo_math.grading import configure, grade
+from grpo_math.models.models import load_tokenizer
+from grpo_math.recipe.file import take
+from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.rewards.reward import REWARDS, Reward, build_rewards, settings
+
+SILENT = {"trainer_state": None, "log_metric": lambda *_: None, "log_extra": lambda *_: None}  # what TRL adds
+
+
+def main(argv: list[str]) -> None:
+    if not argv:
+        print("\n".join(listing()))
+        return
+    if missing := [option for option in ("--try", "--completion") if option not in argv]:
+        raise UserError(
+            f"rewards: {' and '.join(missing)} missing: give --try recipes/X.yaml --completion TEXT, or nothing at all"
+        )
+    found, rest = take(argv, "--try", "--completion", "--gold")
+    recipe = load_recipe(["--config", found["--try"], *rest], "GRPO")
+    print("\n".join(scored(recipe, found["--completion"], found.get("--gold"))))
+
+
+def listing() -> list[str]:
+    lines = []
+    for name, function in REWARDS.items():
+        lines.append(f"{name:12} {inspect.getdoc(function).partition(chr(10))[0]}")
+        own = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in settings(function).items())
+        lines += [f"{'':12} {{{own}}}"] if own else []
+    lines.append("")
+    lines.append("every entry: {weight: 1.0, scale: 1.0, bias: 0.0, gate: another entry that must earn something}")
+    lines.append("your own: {path: my_rewards.py:function, ...}; a reward model: {reward_model: folder or Hub id}")
+    return lines
+
+
+def scored(recipe: Recipe, completion: str, gold: str | None) -> list[str]:
+    """What each entry gives the completion, its weight, and the reward they add up to."""
+    configure(recipe.grading)
+    rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length)
+    functions = [reward.function for reward in rewards if isinstance(reward, Reward)]
+    counting = any("completion_ids" in parameters(function) for function in functions)
+    prefilled = recipe.template.chat and recipe.template.prefill  # rendered by the tokenizer
+    tokenizer = load_tokenizer(recipe) if counting or prefilled else None
+    if gold is not None:
+        problem = Problem("(none)", gold)
+    else:
+        problem = load_problems(replace(recipe.datasets[0], max_samples=1)).problems[0]
+    (row,) = to_rows([problem], recipe.template, tokenizer)
+    columns = {name: [value] for name, value in row.items() if name != "prompt"}
+    if tokenizer:
+        columns["completion_ids"] = [tokenizer(completion, add_special_tokens=False)["input_ids"]]
+    chat = isinstance(row["prompt"], list)
+    completions = [[{"role": "assistant", "content": completion}]] if chat else [completion]
+    template, total = recipe.template, 0.0
+    seen = grade(template.full_text(completion), problem.answer, template.answer_style)
+    lines = [
+        f"solution: {problem.answer}",
+        f"answer: {seen.answer} ({seen.how})",
+        f"{'':16} {'score':>8} {'weight':>8}",
+    ]
+    for spec, reward in zip(recipe.rewards, rewards, strict=True):
+        if isinstance(reward, str):
+            lines.append(f"{spec.name:16} {'-':>8} {spec.weight:>8g}   a reward model, not tried")
+            continue
+        (score,) = reward(prompts=[row["prompt"]], completions=completions, **columns, **SILENT)
+        total += spec.weight * (score or 0.0)
+        lines.append(f"{spec.name:16} {'None' if score is None else format(score, '.4g'):>8} {spec.weight:>8g}")
+    return [*lines, f"{'reward':16} {total:>8.4g}"]

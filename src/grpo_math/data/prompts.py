@@ -1,0 +1,141 @@
+"""Prompts: a template turns a `Problem` into what the model sees, and knows where the answer will stand."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from grpo_math.data.problems import Problem
+from grpo_math.grading.extract import boxes, without_boxes
+
+BATCH = 1_000  # prompts that are tokenized together
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    r"""What is asked, and where the answer is expected.
+
+    `user` holds the question as `{question}`; every other brace is literal. `chat` sends `system` and `user`
+    through the tokenizer's chat template; without it the prompt is plain text, for base models. `prefill` begins the
+    completion for the model and counts as part of it. Generation ends after any of the `stop` strings.
+    `answer_style` is `boxed` (`\boxed{}`), `hash` (`#### n`), `answer_tag` (`<answer>`), or `fallback`: the first of
+    these there is, else the last number.
+    """
+
+    user: str = "{question}"
+    system: str | None = None
+    answer_style: str = "boxed"
+    stop: tuple[str, ...] = ()
+    prefill: str = ""
+    chat: bool = True
+
+    def prompt(self, question: str, tokenizer) -> str | list[dict]:
+        """The prompt column for TRL: a list of messages, or a string (plain text, or a chat with a prefill)."""
+        text = self.user.replace("{question}", question)
+        if not self.chat:
+            return text + self.prefill
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": text})
+        if not self.prefill:
+            return messages
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return rendered.removeprefix(tokenizer.bos_token or "") + self.prefill
+
+    def full_text(self, completion: str) -> str:
+        """What is graded: the prefill and the completion."""
+        return self.prefill + completion
+
+    def target(self, problem: Problem, worked: bool) -> str:
+        """The completion that SFT teaches: the worked solution (or nothing but the answer), in the answer style."""
+        reasoning = (problem.worked or "").strip() if worked else ""
+        if self.answer_style == "answer_tag":
+            opening = "" if "<think>" in self.prefill else "<think>"
+            whole = f"{opening}{without_boxes(reasoning)}</think> <answer>{problem.answer}</answer>"
+        elif self.answer_style == "hash":
+            whole = f"{without_boxes(reasoning)}\n#### {problem.answer}"
+        elif boxes(reasoning) == [problem.answer]:
+            whole = reasoning
+        else:
+            whole = f"{without_boxes(reasoning)}\n\\boxed{{{problem.answer}}}"
+        return whole.strip()
+
+    def generation_kwargs(self, use_vllm: bool) -> dict:
+        """The stop strings, as vLLM's SamplingParams or transformers' GenerationConfig names them."""
+        if not self.stop:
+            return {}
+        if use_vllm:
+            return {"stop": list(self.stop), "include_stop_str_in_output": True}
+        return {"stop_strings": list(self.stop)}
+
+
+TEMPLATES = {
+    "boxed": PromptTemplate(user="{question}\n\nThink step by step and put your final answer within \\boxed{}."),
+    # The system prompt that the Qwen2.5-Math models were trained with (their model card).
+    "qwen_math": PromptTemplate(system="Please reason step by step, and put your final answer within \\boxed{}."),
+    # Plain text for base models, in the form of DeepSeek-R1-Zero (arXiv:2501.12948, table 1), in our own words.
+    "r1_zero": PromptTemplate(
+        user="The User brings a problem and the Assistant solves it. The Assistant first reasons inside <think> "
+        "</think>, then gives only the final answer inside <answer> </answer>, like so: <think> reasoning </think> "
+        "<answer> final answer </answer>.\nUser: {question}\nAssistant: ",
+        prefill="<think>",
+        answer_style="answer_tag",
+        stop=("</answer>",),
+        chat=False,
+    ),
+    "question_only": PromptTemplate(chat=False),
+    "gsm8k_hash": PromptTemplate(
+        user="{question}\n\nThink step by step and end with a line that holds only #### and the final number.",
+        answer_style="hash",
+    ),
+}
+
+
+def completion_text(completion: str | list[dict]) -> str:
+    """The text of a completion, plain or conversational."""
+    return completion if isinstance(completion, str) else completion[0]["content"]
+
+
+def token_ids(prompt: str | list[dict], tokenizer) -> list[int]:
+    """The token ids TRL will feed the model for this prompt."""
+    return tokenized([prompt], tokenizer)[0]
+
+
+def tokenized(prompts: list[str] | list[list[dict]], tokenizer) -> list[list[int]]:
+    if isinstance(prompts[0], str):
+        return tokenizer(prompts)["input_ids"]
+    return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def prompt_ids(questions: list[str], template: PromptTemplate, tokenizer) -> Iterator[list[int]]:
+    """The token ids of many prompts, batch by batch: a fast tokenizer spreads a batch over all cores."""
+    for start in range(0, len(questions), BATCH):
+        batch = questions[start : start + BATCH]
+        yield from tokenized([template.prompt(question, tokenizer) for question in batch], tokenizer)
+
+
+# What TRL passes to reward functions itself, or what we add: a meta column of that name would clash.
+RESERVED_COLUMNS = {
+    "prompt", "prompts", "completion", "completions", "completion_ids", "solution", "question", "environment",
+    "environments", "image", "images", "tools", "trainer_state", "log_extra", "log_metric", "template", "grades",
+    "max_completion_length", "worked",
+}  # fmt: skip
+
+
+def meta_columns(problems: list[Problem]) -> set[str]:
+    return {name for problem in problems for name in problem.meta} - RESERVED_COLUMNS
+
+
+def to_rows(
+    problems: list[Problem], template: PromptTemplate, tokenizer, columns: set[str] | None = None
+) -> list[dict]:
+    """One row a problem: prompt, solution, question, worked, and every meta column (None where a problem has none), or
+    these `columns` of more problems."""
+    columns = meta_columns(problems) if columns is None else columns
+    return [
+        {
+            "prompt": template.prompt(problem.question, tokenizer),
+            "solution": problem.answer,
+            "question": problem.question,
+            "worked": problem.worked,
+            **{name: problem.meta.get(name) for name in sorted(columns)},
+        }
+        for problem in problems
+    ]

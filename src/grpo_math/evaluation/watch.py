@@ -1,0 +1,170 @@
+"""Continual evaluation: every new checkpoint of a run is evaluated by a process beside the training.
+
+Each checkpoint is one `grpo-math evaluate` of its own, which starts clean, frees its GPU at the end and, interrupted,
+goes on where it was. Its figures are appended to RUN/eval.jsonl and, where the run reports to W&B, to the same W&B run.
+"""
+
+import functools
+import json
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from grpo_math.errors import UserError, run_cli
+from grpo_math.evaluation.statistics import Figure
+from grpo_math.generation.processes import start, supervised
+from grpo_math.generation.vllm_server import show_end
+from grpo_math.models.models import weights_fingerprint
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.runs.checkpoints import complete_checkpoints
+from grpo_math.runs.folder import append_rows, only_one, read_rows, wandb_identity
+
+NOT_THE_MODEL = shutil.ignore_patterns("optimizer*", "scheduler*", "rng_state*", "trainer_state*", "global_step*")
+TRIES = 2  # for a checkpoint
+POLL = 2.0  # seconds between two looks at the run folder
+
+
+def main(options: dict[str, str], arguments: list[str]) -> None:
+    run = Path(options["watch"])
+    if "out" in options or "grader" in options or "--model_name_or_path" in arguments:
+        raise UserError("--watch: the run's recipe says what is evaluated: leave out --model, --out and --grader")
+    if not run.is_dir():
+        raise UserError(f"--watch: no folder {run}: name a run's, which the training makes in its first seconds")
+    for name, what in (
+        ("config.json", "a model"),
+        ("adapter_config.json", "an adapter"),
+        ("settings.json", "an evaluation"),
+    ):
+        if (run / name).exists():
+            raise UserError(f"--watch: {run} is no run but {what}: name the run's folder, which has a recipe.yaml")
+    recipe = run / "recipe.yaml"
+    if recipe.exists():
+        load_recipe(["--config", str(recipe), *arguments], "evaluation")  # a mistake is said now
+    else:
+        print(f"no recipe.yaml in {run} yet: waiting for a training to begin there", flush=True)
+    (run / "evaluate").mkdir(exist_ok=True)
+    if status := supervised(lambda: run_cli(lambda _: watch(run, options.get("device"), arguments))):
+        sys.exit(status)
+
+
+def watch(run: Path, device: str | None, arguments: list[str]) -> None:
+    """Until the run is finished: evaluate the newest complete checkpoint that has not been."""
+    print(f"watching {run}", flush=True)
+    failures: Counter[tuple[int, str]] = Counter()
+    with only_one(run / "evaluate", "--watch"):
+        while True:
+            finished = (run / "results.json").exists()  # looked at first: the last checkpoint is older
+            found = newest(run)
+            key = found and (found[0], found[2])
+            if key in evaluated(run) or failures[key] == TRIES or found is None:
+                if finished:
+                    say_the_end(run, found, failures[key] == TRIES)
+                    return
+                time.sleep(POLL)
+                continue
+            print(f"evaluating {found[1]}", flush=True)
+            if not evaluate_checkpoint(run, *found, device, arguments):
+                failures[key] += 1
+                print(
+                    f"{found[1]} could not be evaluated, attempt {failures[key]} of {TRIES}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+
+def say_the_end(run: Path, found: tuple | None, failed: bool) -> None:
+    if found is None or failed:
+        raise UserError(f"{run} is finished, but its last model could not be evaluated: see {run / 'watch.log'}")
+    print(f"{run} is finished, and its newest checkpoint evaluated", flush=True)
+
+
+def newest(run: Path) -> tuple[int, Path, str] | None:
+    """The newest complete checkpoint and the fingerprint of its weights, if there is one; those that came between are
+    passed over. A finished run's last one is its final model."""
+    checkpoints, results = complete_checkpoints(run), run / "results.json"
+    if results.exists():
+        checkpoints.setdefault(json.loads(results.read_text(encoding="utf-8"))["steps"], run / "final")
+    if not checkpoints:
+        return None
+    step = max(checkpoints)
+    try:
+        return step, checkpoints[step], fingerprint_once(checkpoints[step], checkpoints[step].stat().st_mtime_ns)
+    except (OSError, UserError):  # deleted in this moment, to make room for a newer one, or without weights
+        return None
+
+
+def evaluated(run: Path) -> set[tuple[int, str]]:
+    return {(row["step"], row["weights"]) for row in read_rows(run / "eval.jsonl") if "weights" in row}
+
+
+@functools.cache
+def fingerprint_once(checkpoint: Path, changed: int) -> str:
+    """Of many GB, which are read again only where the folder has changed."""
+    return weights_fingerprint(str(checkpoint))
+
+
+def evaluate_checkpoint(run: Path, step: int, checkpoint: Path, weights: str, device: str | None, arguments) -> bool:
+    """Whether that worked; its figures are in eval.jsonl then."""
+    out = run / "evaluate" / f"{checkpoint.name}-{weights[:8]}"
+    command = [sys.executable, "-m", "grpo_math", "evaluate", "--config", str(run / "recipe.yaml")]
+    environment = dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
+    log = run / "watch.log"
+    with held(run, checkpoint) as model:
+        if model is None:
+            return False
+        if start([*command, "--model", str(model), "--out", str(out), *arguments], environment, log).wait():
+            show_end(log)
+            return False
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    rows = [row | {"step": step, "weights": weights} for row in results["evaluations"]]
+    append_rows(rows, run / "eval.jsonl")
+    for row in rows:
+        accuracy = Figure(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+        print(f"step {step}: accuracy {accuracy} on {row['problems']:,} problems of {row['dataset']}", flush=True)
+    log_to_wandb(run, step, {f"eval/{name}": value for name, value in results["metrics"].items()})
+    return True
+
+
+@contextmanager
+def held(run: Path, checkpoint: Path) -> Iterator[Path | None]:
+    """The checkpoint's model under a name of our own, so that the training may delete it in the meantime: hard links
+    where the file system has them. None where it was deleted already."""
+    folder = run / "evaluate" / "held"
+    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    model = folder / checkpoint.name
+    try:
+        shutil.copytree(checkpoint, model, copy_function=link_or_copy, ignore=NOT_THE_MODEL)
+    except (OSError, shutil.Error):
+        model = None
+    yield model
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def log_to_wandb(run: Path, step: int, metrics: dict[str, float]) -> None:
+    """eval/accuracy and its companions in the run's own W&B run, over train/global_step."""
+    identity = wandb_identity(run)
+    if identity is None:
+        return
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE", "shared")
+    settings = wandb.Settings(mode=mode, x_primary=False, x_label="evaluation") if mode == "shared" else None
+    try:
+        with wandb.init(**identity, resume="allow", settings=settings, dir=run) as shown:
+            shown.define_metric("train/global_step")
+            shown.define_metric("eval/*", step_metric="train/global_step")
+            shown.log(metrics | {"train/global_step": step})
+    except Exception as error:  # whatever W&B or the network has against it: the figures are in eval.jsonl
+        print(f"W&B did not take step {step} ({type(error).__name__}: {error})", file=sys.stderr, flush=True)

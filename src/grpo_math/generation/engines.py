@@ -1,0 +1,255 @@
+"""Completions for evaluation: by transformers, by vLLM in this process, or by a vLLM server over HTTP.
+
+An engine has one method, `generate(prompts, seeds, sampling, done)`. `prompts` are token ids, one list a prompt, and
+`seeds` one number each; the indexes in `done` are left out. It yields `{index: completions}` as prompts are finished,
+of one or several at a time, with `sampling.samples` completions each. None touches the random state of a training.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from grpo_math.errors import UserError
+from grpo_math.generation.vllm_http import ask, server_url
+
+CONCURRENT = 256  # requests that a server has at a time; vLLM's own scheduler takes what fits
+HOUR = 3600  # seconds in which one prompt's completions must be there
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`samples` completions a prompt at `temperature` (0: greedy) and `top_p`, each of at most `max_new_tokens` tokens.
+
+    Generation ends after any of the `stop` strings, which stay in the completion, and at the tokens `ends`.
+    """
+
+    max_new_tokens: int
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    ends: frozenset[int] = frozenset()
+
+    def for_vllm(self, seed: int, room: int) -> dict:
+        """The arguments of vLLM's SamplingParams, and the fields of a request to its server. None is left to the
+        model's generation config. With a seed a request draws from a generator of its own; its samples differ.
+        """
+        return {
+            "n": self.samples,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "max_tokens": min(self.max_new_tokens, room),
+            "seed": seed,
+            "stop": list(self.stop),
+            "include_stop_str_in_output": True,
+            "stop_token_ids": sorted(self.ends),
+        }
+
+
+@dataclass(frozen=True)
+class Completion:
+    """`length` is in tokens, the end token included; `truncated` where it had no more room."""
+
+    text: str
+    length: int
+    truncated: bool
+
+
+def same_random_state():
+    """A context that leaves torch's random state as it found it, the CPU's and this process's GPU's."""
+    import torch
+
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
+
+
+@contextmanager
+def plain_defaults(model) -> Iterator[None]:
+    """Nothing from the checkpoint's generation config, which `generate` would fill in for what is not said."""
+    from transformers import GenerationConfig
+
+    models = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+    own = [one.generation_config for one in models]
+    for one in models:
+        one.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for one, config in zip(models, own, strict=True):
+            one.generation_config = config
+
+
+class TransformersEngine:
+    """`model.generate`, in batches of at most `batch_size` completions whose prompts are about equally long.
+
+    The batches follow from all prompts, done or not, so that sampling goes on as it would have.
+    """
+
+    def __init__(self, model, tokenizer, batch_size: int):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done=frozenset()):
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        size = max(1, self.batch_size // sampling.samples)
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            if missing := set(batch) - done:
+                completions = self.complete([prompts[index] for index in batch], seeds[batch[0]], sampling)
+                yield {index: found for index, found in zip(batch, completions, strict=True) if index in missing}
+
+    def complete(self, prompts: list[list[int]], seed: int, sampling: Sampling) -> list[list[Completion]]:
+        import torch
+
+        tokenizer, model = self.tokenizer, self.model
+        inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
+        room = (
+            getattr(model.config.get_text_config(), "max_position_embeddings", math.inf) - inputs["input_ids"].shape[1]
+        )
+        new = (
+            sampling.max_new_tokens if room < 1 else min(sampling.max_new_tokens, room)
+        )  # beyond it as TRL: all the same
+        settings = self.settings(sampling, new)
+        was_training = model.training
+        model.eval()
+        with torch.no_grad(), same_random_state(), plain_defaults(model):
+            torch.manual_seed(seed)
+            output = model.generate(**inputs, generation_config=settings, tokenizer=tokenizer)
+        model.train(was_training)
+        rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+        completions = [self.completion(row, sampling) for row in rows]
+        return [completions[i : i + sampling.samples] for i in range(0, len(completions), sampling.samples)]
+
+    def settings(self, sampling: Sampling, max_new_tokens: int):
+        from transformers import GenerationConfig
+
+        greedy = sampling.temperature == 0
+        return GenerationConfig(
+            do_sample=not greedy,
+            num_beams=1,
+            num_return_sequences=sampling.samples,
+            repetition_penalty=1.0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(sampling.ends),
+            pad_token_id=self.tokenizer.pad_token_id,
+            **({} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}),
+            **({"stop_strings": list(sampling.stop)} if sampling.stop else {}),
+        )
+
+    def completion(self, row: list[int], sampling: Sampling) -> Completion:
+        """The tokens up to the end or, where a stop string ended them, to the padding."""
+        ends = {*sampling.ends, self.tokenizer.pad_token_id}
+        end = next((i for i, token in enumerate(row) if token in ends), len(row))
+        text = self.tokenizer.decode(row[:end], skip_special_tokens=True)
+        if any(stop in text for stop in sampling.stop):
+            return Completion(text, end, False)
+        return Completion(text, min(end + 1, len(row)), end == len(row))
+
+
+def from_vllm(ids: list[int], finish_reason: str, sampling: Sampling, tokenizer) -> Completion:
+    said = ids[:-1] if ids and ids[-1] in sampling.ends else ids
+    return Completion(tokenizer.decode(said, skip_special_tokens=True), len(ids), finish_reason == "length")
+
+
+class VllmEngine:
+    """A `vllm.LLM` of this process."""
+
+    def __init__(self, llm, tokenizer):
+        self.llm, self.tokenizer = llm, tokenizer
+
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done=frozenset()):
+        from vllm import SamplingParams
+
+        window = self.llm.llm_engine.model_config.max_model_len
+        wanted = [index for index in range(len(prompts)) if index not in done]
+        settings = [SamplingParams(**sampling.for_vllm(seeds[i], window - len(prompts[i]))) for i in wanted]
+        with same_random_state():
+            outputs = self.llm.generate([{"prompt_token_ids": prompts[i]} for i in wanted], settings, use_tqdm=False)
+        found = {}
+        for index, output in zip(wanted, outputs, strict=True):
+            samples = sorted(output.outputs, key=lambda one: one.index)
+            found[index] = [from_vllm(list(s.token_ids), s.finish_reason, sampling, self.tokenizer) for s in samples]
+        yield found
+
+
+class ServerEngine:
+    """A vLLM server; one request a prompt, many at a time."""
+
+    def __init__(self, url: str, tokenizer):
+        self.url, self.tokenizer = url, tokenizer
+        _, models = ask(f"{url}/v1/models", timeout=60)
+        self.model, self.window = models["data"][0]["id"], models["data"][0]["max_model_len"]
+
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done=frozenset()):
+        pool = ThreadPoolExecutor(CONCURRENT)
+        try:
+            asked = {
+                pool.submit(self.complete, prompt, seeds[index], sampling): index
+                for index, prompt in enumerate(prompts)
+                if index not in done
+            }
+            for answered in as_completed(asked):
+                yield {asked[answered]: answered.result()}
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def complete(self, prompt: list[int], seed: int, sampling: Sampling) -> list[Completion]:
+        import requests
+
+        fields = sampling.for_vllm(seed, self.window - len(prompt))
+        fields |= {"model": self.model, "prompt": prompt, "return_token_ids": True}
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy
+            try:
+                answer = session.post(f"{self.url}/v1/completions", json=fields, timeout=HOUR)
+            except OSError as error:
+                raise UserError(f"the vLLM server at {self.url} does not answer ({type(error).__name__})") from error
+        if not answer.ok:
+            raise UserError(f"the vLLM server at {self.url} refuses a request: {answer.text[:300]}")
+        choices = sorted(answer.json()["choices"], key=lambda choice: choice["index"])
+        return [from_vllm(c["token_ids"], c["finish_reason"], sampling, self.tokenizer) for c in choices]
+
+
+def generating(trainer) -> AbstractContextManager:
+    """Around all of a generation: 16-bit passes then round the float32 weights once and not for every token.
+
+    Only of all weights: an adapter's frozen ones would be rounded for every token just because of this.
+    """
+    adapter = hasattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config")
+    elsewhere = getattr(trainer, "use_vllm", False)  # SFT has no such thing
+    return nullcontext() if adapter or elsewhere else trainer.accelerator.autocast()
+
+
+@contextmanager
+def training_engine(trainer, model, tokenizer, batch_size: int) -> Iterator:
+    """The engine that a training generates on, with the policy's weights of this moment; all processes enter together.
+
+    TRL's own count of what vLLM has is left as it is, so that the training's next generation begins with a sync and an
+    empty prefix cache, as it would have.
+    """
+    vllm = getattr(trainer, "vllm_generation", None)
+    if vllm is None:
+        with generating(trainer):
+            yield TransformersEngine(model, tokenizer, batch_size)
+        return
+    vllm.sync_weights()
+    trainer.accelerator.wait_for_everyone()
+    if vllm.mode == "server":
+        yield ServerEngine(server_url(trainer.args), tokenizer)
+    else:
+        if vllm.enable_sleep_mode:
+            vllm.llm.wake_up(tags=["kv_cache"])
+        yield VllmEngine(vllm.llm, tokenizer)
+        if vllm.enable_sleep_mode:
+            vllm.llm.sleep(level=2)
+            vllm._llm_weights_sleeping = True
+    trainer.accelerator.wait_for_everyone()
+
+
+def settings_of(sampling: Sampling) -> dict:
+    """As JSON."""
+    return {**dataclasses.asdict(sampling), "stop": list(sampling.stop), "ends": sorted(sampling.ends)}

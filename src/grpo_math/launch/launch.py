@@ -1,0 +1,141 @@
+"""Run a recipe on a layout of GPUs, with its vLLM server where it has one; both end together.
+
+usage: grpo-math launch --layout single_gpu --config recipes/X.yaml [--key value ...] [--dry-run]
+
+  --config, --key      the recipe (GRPO or SFT) and its keys, as for grpo-math train
+  --layout NAME        a file of accelerate_configs/, or the path of your own: cpu, single_gpu (the default), dual_gpu
+                       (GPU 0 trains, GPU 1 serves vLLM), multi_gpu, zero2, zero3, fsdp2, multi_node
+  --num_processes N    training processes on this machine; by default one for every GPU that serves nothing
+  --nodes N            training machines; with --main_process_ip HOST (and --main_process_port) for all of them, and
+                       --node_rank I for each (default: SLURM's)
+  --dry-run            print the plan and the commands, start nothing
+
+Ctrl-C or SIGTERM finishes the step, saves a checkpoint and ends with status 0; a second one ends at once.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+from grpo_math.errors import UserError, run_cli
+from grpo_math.generation.processes import GRACE, Stopped, send, start, supervised
+from grpo_math.generation.vllm_server import TIMEOUT, show_end, start_server
+from grpo_math.launch.layouts import Plan, make_plan, parse
+from grpo_math.runs import checkpoints
+
+RESTARTS = 5  # of an evaluation beside the training
+
+
+def main(argv: list[str]) -> None:
+    status = supervised(lambda: run_cli(launch, argv))
+    if status:
+        sys.exit(status)
+
+
+def launch(argv: list[str]) -> None:
+    options, arguments, dry_run = parse(argv)
+    plan = make_plan(options, arguments)
+    print(plan, flush=True)
+    if not dry_run:
+        with contextlib.redirect_stdout(None):  # the trainer says where it begins
+            checkpoints.find_checkpoint(plan.recipe)
+        run(plan)
+
+
+def run(plan: Plan) -> None:
+    """Start the server, wait for it, start the trainer, and return when that has ended well. `supervised` ends both,
+    whatever happens here."""
+    log = plan.recipe.output_dir / "vllm_server.log"
+    server = None
+    if plan.server:
+        timeout = plan.recipe.trainer.get("vllm_server_timeout", TIMEOUT)
+        server = start_server(plan.server.words, plan.server.environment, plan.url, log, timeout)
+    watcher = Watcher(plan) if plan.watcher else None
+    trainer = start([*plan.trainer.program, *plan.trainer.words], os.environ | plan.trainer.environment)
+    try:
+        status = wait(trainer, server, watcher)
+    except Stopped:
+        told = workers(trainer)
+        if not told:
+            raise
+        print("stopping: the step is finished and saved first (once more: at once)", flush=True)
+        for worker in told:
+            send(worker, signal.SIGTERM)
+        psutil.wait_procs(told)  # accelerate itself may have ended before them
+        status = wait(trainer, server)
+    if status is None:
+        show_end(log)
+        raise UserError(
+            f"the vLLM server ended with status {server.returncode} during the training (its log, {log}, is above): "
+            "continue from the last checkpoint with --resume_from_checkpoint auto"
+        )
+    if status:
+        sys.exit(status if status > 0 else 128 - status)
+    if watcher and status == 0 and (plan.recipe.output_dir / "results.json").exists():
+        watcher.finish()
+
+
+class Watcher:
+    """The evaluation beside the training. It starts when no earlier end of the run is there to be seen. A killed one is
+    started again, a few times; one that gives up has said why, and the training goes on."""
+
+    def __init__(self, plan: Plan):
+        self.command = [*plan.watcher.program, *plan.watcher.words]
+        self.environment = os.environ | plan.watcher.environment
+        self.results = plan.recipe.output_dir / "results.json"
+        self.process: subprocess.Popen | None = None
+        self.again, self.left = 0.0, RESTARTS
+        plan.recipe.output_dir.mkdir(parents=True, exist_ok=True)
+
+    def keep(self) -> None:
+        now = time.monotonic()
+        if self.process is None:
+            if not self.results.exists() and now > self.again:
+                self.process = start(self.command, self.environment)
+        elif was_killed(self.process.poll()) and self.left:
+            self.left -= 1
+            self.process, self.again = None, now + GRACE  # its children end in the meantime
+            print(f"the evaluation beside the training was killed: starting it again in {GRACE} s", flush=True)
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is evaluated."""
+        if self.process is None:
+            self.process = start(self.command, self.environment)
+        self.process.wait()
+        if self.process.returncode:
+            print("the last checkpoint was not evaluated: run grpo-math evaluate", file=sys.stderr)
+
+
+def was_killed(status: int | None) -> bool:
+    """By a signal, itself or the supervisor it waits for."""
+    return status is not None and (status < 0 or status > 128)
+
+
+def wait(trainer: subprocess.Popen, server: subprocess.Popen | None, watcher: Watcher | None = None) -> int | None:
+    """The trainer's exit status; None where the server has ended before it."""
+    while trainer.poll() is None:
+        if server and server.poll() is not None:
+            return None
+        if watcher:
+            watcher.keep()
+        time.sleep(0.2)
+    return trainer.returncode
+
+
+def workers(trainer: subprocess.Popen) -> list[psutil.Process]:
+    """The training processes: the children of `accelerate launch`, which itself would only kill them."""
+    try:
+        return psutil.Process(trainer.pid).children()
+    except psutil.NoSuchProcess:
+        return []
+
+
+if __name__ == "__main__":
+    from grpo_math.__main__ import run as run_verb
+
+    run_verb("launch")

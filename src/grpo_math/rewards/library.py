@@ -1,0 +1,180 @@
+r"""The shipped rewards: plain functions, one score a completion.
+
+Each takes TRL's keyword arguments by name (`completions`, `completion_ids`, any dataset column, `log_metric`, ...) and
+from the run, where it names them, `template` (the `PromptTemplate`), `grades` (the batch's verdicts) and
+`max_completion_length` (tokens). Keyword-only parameters are its settings in the recipe. Lengths are in tokens.
+"""
+
+import math
+import re
+from collections.abc import Callable
+
+from grpo_math.data.prompts import PromptTemplate, completion_text
+from grpo_math.grading import Grade, well_formed
+from grpo_math.rewards.heuristic import ITEM, heuristic
+
+FAILED = {"timeouts": "timeout", "crashed": "crashed"}  # metric of a grade that failed -> its `how`
+STEP = re.compile(rf"(?i)\s*{ITEM}|[^=]*\w\s*=\s*\S")
+FOREIGN = re.compile(  # neither Latin, Greek nor mathematical
+    r"[^\W\d_A-Za-z\u00aa-\u02af\u0370-\u03ff\u1d00-\u1dbf\u1e00-\u1fff\u2071\u207f\u2090-\u209c\u2100-\u214f"
+    r"\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06\uff21-\uff5a\U0001d400-\U0001d7ff]"
+)
+LIMITS = {  # of settings, lowest and highest
+    "steps": {"wanted": (1, 1e6)},
+    "overlong": {"cache_tokens": (0, 1e7)},
+    "repetition": {"ngram_tokens": (1, 1e6), "max_penalty": (-1e6, 0)},
+}
+
+
+def correctness(
+    completions: list,
+    grades: list[Grade],
+    log_metric: Callable | None = None,
+    *,
+    correct: float = 1.0,
+    wrong: float = 0.0,
+    no_answer: float | None = None,
+    **_,
+) -> list[float | None]:
+    """`correct` for the right answer, `wrong` for another, `no_answer` (default: as `wrong`) where there is none.
+
+    Only an answer in the template's answer style is one, and one that took too long to compare is wrong. None where the
+    solution itself cannot be read. Logs `accuracy`, the share of right ones among the readable, and of all completions
+    the shares `grading/no_answer`, `grading/timeouts`, `grading/crashed` and `grading/unparsable_gold`, all in [0, 1].
+    """
+    log_grades(grades, log_metric)
+    absent = wrong if no_answer is None else no_answer
+    worth = {True: correct, False: wrong, None: None}
+    return [absent if grade.how == "no_answer" else worth[grade.correct] for grade in grades]
+
+
+def log_grades(grades: list[Grade], log_metric: Callable | None) -> None:
+    known = [grade.correct for grade in grades if grade.correct is not None]
+    if not log_metric:
+        return
+    if known:
+        log_metric("accuracy", sum(known) / len(known))
+    for name, how in {"no_answer": "no_answer", **FAILED, "unparsable_gold": "unparsable_gold"}.items():
+        log_metric(f"grading/{name}", sum(grade.how == how for grade in grades) / len(grades))
+
+
+def format(completions: list, template: PromptTemplate, **_) -> list[float]:
+    """1 where the whole completion is in the template's answer style, else 0; right or wrong does not matter."""
+    return [
+        float(well_formed(template.full_text(completion_text(completion)), template.answer_style))
+        for completion in completions
+    ]
+
+
+def r1_zero(
+    completions: list, grades: list[Grade], template: PromptTemplate, log_metric: Callable | None = None, **_
+) -> list[float | None]:
+    """1 where the completion is in the answer style and its answer is right, else 0: format and answer in one verdict.
+
+    The rule reward of R1-Zero studies (Liu et al. 2025, arXiv:2503.20783). Logs what `correctness` logs, and
+    `format_accuracy`, the share in the answer style, in [0, 1].
+    """
+    log_grades(grades, log_metric)
+    formed = format(completions, template)
+    if log_metric:
+        log_metric("format_accuracy", sum(formed) / len(formed))
+    return [
+        None if grade.correct is None else float(grade.correct and formed_)
+        for grade, formed_ in zip(grades, formed, strict=True)
+    ]
+
+
+def brevity(completion_ids: list[list[int]], max_completion_length: int, **_) -> list[float]:
+    """(1 + cos(pi * length / max_completion_length)) / 2: 1 for no token, 0 at the limit, in [0, 1].
+
+    Alone it teaches silence: give it `gate: correctness`.
+    """
+    return [cosine_between(1.0, 0.0, len(ids), max_completion_length) for ids in completion_ids]
+
+
+def cosine(
+    completion_ids: list[list[int]],
+    grades: list[Grade],
+    max_completion_length: int,
+    *,
+    correct_short: float = 1.0,
+    correct_long: float = 0.5,
+    wrong_short: float = -1.0,
+    wrong_long: float = -0.5,
+    **_,
+) -> list[float | None]:
+    """Correctness scaled by length: from `..._short` for no token along a half cosine to `..._long` at the limit.
+
+    Short right answers are worth more, short wrong ones less (Yeo et al. 2025, arXiv:2502.03373, appendix C.1). None
+    where the solution cannot be read. TRL's `get_cosine_scaled_reward` is the same curve over TRL's own grader.
+    """
+    ends = {True: (correct_short, correct_long), False: (wrong_short, wrong_long)}
+    return [
+        None if grade.correct is None else cosine_between(*ends[grade.correct], len(ids), max_completion_length)
+        for ids, grade in zip(completion_ids, grades, strict=True)
+    ]
+
+
+def cosine_between(start: float, end: float, length: int, longest: int) -> float:
+    """From `start` at length 0 to `end` at `longest` and beyond, along half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(length / longest, 1))) / 2
+
+
+def overlong(
+    completion_ids: list[list[int]], max_completion_length: int, *, cache_tokens: int = 128, **_
+) -> list[float]:
+    """0 up to max_completion_length - cache_tokens, then falling to -1 at max_completion_length, in [-1, 0].
+
+    The soft overlong punishment of DAPO (Yu et al. 2025, arXiv:2503.14476, equation 13), by TRL.
+    """
+    from trl.rewards import get_soft_overlong_punishment
+
+    return get_soft_overlong_punishment(max_completion_length, cache_tokens)(completion_ids)
+
+
+def repetition(
+    completion_ids: list[list[int]], *, ngram_tokens: int = 3, max_penalty: float = -1.0, **_
+) -> list[float]:
+    """max_penalty * (1 - distinct n-grams / n-grams), over tokens, in [max_penalty, 0]; 0 for texts below one n-gram.
+
+    Yeo et al. 2025 (arXiv:2502.03373, appendix C.2), by TRL.
+    """
+    from trl.rewards import get_repetition_penalty_reward
+
+    return get_repetition_penalty_reward(ngram_tokens, max_penalty)(completion_ids)
+
+
+def steps(completions: list, *, wanted: int = 3, **_) -> list[float]:
+    """min(1, distinct steps / wanted), in [0, 1]; a step is a line with an equation, a number, a dash or "Step n"."""
+    found = [
+        {line for line in completion_text(completion).splitlines() if STEP.match(line)} for completion in completions
+    ]
+    return [min(1.0, len(lines) / wanted) for lines in found]
+
+
+def language(completions: list, **_) -> list[float]:
+    """The share of the letters that are Latin, Greek or mathematical, in [0, 1]; 0 for a text without letters.
+
+    Against the mixing of languages that R1-Zero showed (DeepSeek-AI 2025, arXiv:2501.12948, section 2.3.2).
+    """
+    return [latin(completion_text(completion)) for completion in completions]
+
+
+def latin(text: str) -> float:
+    letters = sum(map(str.isalpha, text))
+    foreign = sum(map(str.isalpha, "".join(FOREIGN.findall(text))))  # the pattern takes subscripts for letters
+    return 1 - foreign / letters if letters else 0.0
+
+
+REWARDS = {
+    "correctness": correctness,
+    "format": format,
+    "r1_zero": r1_zero,
+    "brevity": brevity,
+    "cosine": cosine,
+    "overlong": overlong,
+    "repetition": repetition,
+    "steps": steps,
+    "language": language,
+    "heuristic": heuristic,
+}

@@ -1,0 +1,212 @@
+"""Beside the training: metrics.jsonl, accuracy before, during and after, and an end where one is asked for."""
+
+import logging
+import math
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast_object_list, reduce
+from transformers import Trainer, TrainerCallback
+
+from grpo_math.evaluation.solve import (
+    TOGETHER,
+    Benchmark,
+    Evaluation,
+    metrics_of,
+    sampling_of,
+    solve_together,
+    summarise,
+)
+from grpo_math.generation.engines import training_engine
+from grpo_math.generation.processes import Burst
+from grpo_math.models.models import ends_of
+from grpo_math.recipe.batch import is_main_process
+from grpo_math.recipe.recipe import Recipe
+from grpo_math.runs.folder import (
+    append_rows,
+    forget,
+    forget_after,
+    forget_completions,
+    read_rows,
+    write_rows,
+    write_table,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def callbacks(recipe: Recipe, tokenizer, benchmarks: list[Benchmark]) -> tuple["Evaluations", list[TrainerCallback]]:
+    """The evaluations (none without benchmarks), and the callbacks a run begins with, in their order: the file is ready
+    for the first evaluation, and the clock of the steps (progress.py) begins after it."""
+    measured = Evaluations(recipe, tokenizer, benchmarks)
+    return measured, [MetricsFile(recipe.output_dir), measured]
+
+
+def unfinished(state) -> bool:
+    """Whether the training was stopped before its last step."""
+    return state.global_step < state.max_steps
+
+
+def is_step(logs: dict) -> bool:
+    """Whether this is the log of a training step: neither TRL's summary at the end nor an evaluation."""
+    return "train_runtime" not in logs and "eval_accuracy" not in logs
+
+
+class MetricsFile(TrainerCallback):
+    """One JSON line a log in OUTPUT_DIR/metrics.jsonl: step, epoch, and every metric under TRL's name, or eval/X."""
+
+    def __init__(self, output_dir: Path):
+        self.path = output_dir / "metrics.jsonl"
+
+    def on_train_begin(self, args, state, control, **_):
+        """After a resume, forget the steps that will be made again."""
+        if state.is_world_process_zero:
+            made = state.global_step or -1  # at the beginning: nothing
+            forget_after(made, self.path)
+            forget_completions(self.path.parent, made)
+
+    def on_step_end(self, args, state, control, **_):
+        """The step of a checkpoint is logged, so that no log spans it: a resumed run makes the same ones."""
+        control.should_log |= control.should_save
+
+    on_epoch_end = on_step_end  # save_strategy: epoch
+
+    def on_log(self, args, state, control, logs=None, **_):
+        del state.log_history[:-1]  # transformers' own copy, all of which would stand in every checkpoint
+        if not state.is_world_process_zero or "train_runtime" in logs:
+            return
+        metrics = {re.sub("^eval_", "eval/", key): finite(value) for key, value in logs.items()}
+        append_rows([{"step": state.global_step, **metrics}], self.path)
+
+
+def finite(value):
+    """NaN and infinity are not JSON: null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class StopOnSignal(TrainerCallback):
+    """As a context: SIGTERM and Ctrl-C finish the step, save a checkpoint and end the training; a second one ends it at
+    once. All processes agree, whichever of them was told: it is enough that one was."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __enter__(self):
+        self.wanted, self.burst = False, Burst()
+        self.earlier = {number: signal.signal(number, self.note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
+
+    def note(self, number, frame):
+        if self.burst.begins():
+            if self.wanted:
+                self.__exit__()
+                signal.raise_signal(number)
+            self.wanted = True
+            if is_main_process() and "GRPO_MATH_PROCESSES" not in os.environ:  # else `launch` has said it
+                os.write(1, b"stopping: the step is finished and saved first (once more: at once)\n")
+
+    def on_step_end(self, args, state, control, **_):
+        told = reduce(torch.tensor(float(self.wanted), device=args.device))
+        if told and unfinished(state):
+            control.should_log = control.should_save = control.should_training_stop = True
+
+
+class Evaluations(TrainerCallback):
+    """Evaluate before the first step and after the last, and every few steps, on the training's own engine.
+
+    One line each in OUTPUT_DIR/eval.jsonl, every completion in OUTPUT_DIR/completions/eval-STEP.parquet, and for
+    metrics.jsonl and W&B eval/accuracy and its companions; with several datasets first each, then all problems
+    together, which is what counts. A resumed run keeps the evaluations made up to its checkpoint. With `eval.best` the
+    model with the highest lower end of accuracy's interval is in OUTPUT_DIR/best/.
+    """
+
+    def __init__(self, recipe: Recipe, tokenizer, benchmarks: list[Benchmark]):
+        self.recipe, self.tokenizer, self.benchmarks = recipe, tokenizer, benchmarks
+        self.file = recipe.output_dir / "eval.jsonl"
+        self.before: dict | None = None
+        self.after: dict | None = None
+        self.best: dict | None = None
+        self.seconds = 0.0  # spent evaluating by this process; a resumed run did not spend those before it
+        self.trainer: Trainer | None = None
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        known = [None, None]
+        if state.is_world_process_zero:
+            known = self.recall(state.global_step or -1, state.max_steps if self.recipe.eval.before_after else None)
+        if not self.benchmarks:
+            return
+        self.before, self.best = broadcast_object_list(known)  # what one process has read: all must decide alike
+        if state.global_step == 0 and self.recipe.eval.before_after:
+            self.before = self.measure("before", model, state)
+
+    def recall(self, step: int, last: int | None) -> list[dict | None]:
+        """What a resumed run knows of its first evaluation and of its best model so far; a model from a later step is
+        no longer one of this run's, and the next evaluation takes its place."""
+        rows = [row for row in forget_after(step, self.file) if "weights" not in row]  # none from beside
+        if step == last:  # it was killed behind its last evaluation, which will be made again
+            forget(self.file, lambda row: row["step"] == step and "weights" not in row)
+            forget(self.file.with_name("metrics.jsonl"), lambda row: row["step"] == step and "eval/accuracy" in row)
+        before = [row for row in rows if row["step"] == 0]
+        best = read_rows(self.recipe.output_dir / "best" / "evaluation.jsonl")
+        return [before[-1] if before else None, best[0] if best and best[0]["step"] <= step else None]
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        every, step = self.recipe.eval.every, state.global_step
+        last = self.recipe.eval.before_after and step == state.max_steps  # on_train_end's
+        if every and step % every == 0 and not last:
+            wanted = control.should_log
+            self.measure(f"step {step}", model, state)
+            control.should_log = wanted  # the evaluation's log has taken it back
+
+    def on_train_end(self, args, state, control, model=None, **_):
+        if self.recipe.eval.before_after and not unfinished(state):
+            self.after = self.measure("after", model, state)
+
+    def measure(self, moment: str, model, state) -> dict:
+        """Evaluate, tell everyone, and return the row of eval.jsonl that counts."""
+        started, tokenizer = time.perf_counter(), self.tokenizer
+        sampling = sampling_of(self.recipe, ends_of(model.generation_config) | {tokenizer.eos_token_id})
+        vllm = getattr(self.trainer, "vllm_generation", None)
+        size = vllm.tensor_parallel_size if vllm and vllm.mode == "colocate" else 1
+        rows, found = [], []
+        with training_engine(self.trainer, model, tokenizer, self.recipe.eval.batch_size) as engine:
+            for benchmark in self.benchmarks:
+                solved, seconds = solve_together(engine, benchmark, self.recipe, tokenizer, sampling, size)
+                found.append(summarise(solved, benchmark.title, state.global_step, seconds))
+                rows += solved
+        if len(found) > 1:
+            found.append(summarise(rows, TOGETHER, state.global_step, time.perf_counter() - started))
+        if state.is_world_process_zero:
+            self.keep(moment, rows, found)
+        metrics = {f"eval_{name}": value for name, value in metrics_of(found).items()}  # eval/X in W&B and the others
+        Trainer.log(self.trainer, metrics)  # not TRL's own, which would take the step's metrics with it
+        counts = found[-1].flat()
+        if self.recipe.eval.best and (self.best is None or counts["accuracy_low"] > self.best["accuracy_low"]):
+            self.best = counts
+            self.trainer.save_whole(
+                self.recipe.output_dir / "best", lambda folder: write_rows([counts], folder / "evaluation.jsonl")
+            )
+            if state.is_world_process_zero:
+                logger.info("best so far, in best/: step %d", counts["step"])
+        self.seconds += time.perf_counter() - started
+        return counts
+
+    def found(self) -> dict[str, dict]:
+        """The evaluations there are, for results.json."""
+        moments = {"before": self.before, "after": self.after, "best": self.best}
+        return {moment: evaluation for moment, evaluation in moments.items() if evaluation}
+
+    def keep(self, moment: str, rows: list[dict], found: list[Evaluation]) -> None:
+        completions = self.recipe.output_dir / "completions"
+        completions.mkdir(exist_ok=True)
+        write_table(rows, completions / f"eval-{found[0].step:06d}.parquet")
+        append_rows([evaluation.flat() for evaluation in found], self.file)
+        for evaluation in found:
+            logger.info("%s: %s", moment, evaluation)
