@@ -22,6 +22,7 @@ import psutil
 GRACE = 15  # seconds between being asked to end and being killed
 TOGETHER = 2  # seconds in which signals are one
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # of prctl
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
@@ -51,11 +52,13 @@ def supervised(work: Callable[[], int]) -> int:
     Ctrl-C, SIGTERM and SIGHUP reach it as `Stopped`, as does the death of this process, and a second one again.
     """
     prctl(SET_CHILD_SUBREAPER, 1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until both processes have their handlers
     front, supervisor = os.getpid(), os.fork()
     if supervisor == 0:
         os._exit(supervise(work, front))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOPS:
         signal.signal(number, lambda *_: os.kill(supervisor, signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     status = os.waitstatus_to_exitcode(os.waitpid(supervisor, 0)[1])
     ignore_signals()
     end_children()
@@ -70,6 +73,7 @@ def supervise(work: Callable[[], int], front: int) -> int:
         signal.signal(signal.SIGTERM, raise_stopped(Burst()))
         prctl(SET_CHILD_SUBREAPER, 1)
         prctl(SET_PDEATHSIG, signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         if os.getppid() == front:
             status = work()
     except Stopped:
@@ -97,7 +101,7 @@ def raise_stopped(burst: Burst):
 
 def ignore_signals() -> None:
     """Nothing to do for them; not SIG_IGN, which children would inherit."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOPS:
         signal.signal(number, lambda *_: None)
 
 
