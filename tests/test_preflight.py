@@ -10,7 +10,8 @@ import pytest
 import transformers
 
 from grpo_math.__main__ import dispatch
-from grpo_math.checks.preflight import CHECKS, run_checks, subject_of
+from grpo_math.check import subject_of
+from grpo_math.checks.preflight import CHECKS, run_checks
 from grpo_math.errors import run_cli
 
 GOOD = [{"question": f"What is {n}+1?", "answer": str(n + 1)} for n in range(20)]

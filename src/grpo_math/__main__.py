@@ -30,7 +30,7 @@ from grpo_math.errors import UserError, run_cli
 VERBS = {
     "train": "train",
     "sft": "sft",
-    "check": "checks.preflight",
+    "check": "check",
     "pass-rate": "evaluation.pass_rate",
     "evaluate": "evaluation.evaluate",
     "compare": "evaluation.compare",

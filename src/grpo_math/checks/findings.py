@@ -1,5 +1,6 @@
 """What a preflight says, and what it looks at: a recipe, and whatever follows from it without loading a model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -48,14 +49,15 @@ def note(says: str) -> Finding:
 class Subject:
     """A recipe under check. Everything else is made when a check first asks for it, and raises UserError by itself.
 
-    `mistakes` are the recipe's own. `options` and `arguments` are those of a launch (layouts.py); a training that
-    checks itself has none. `processes` are those of the layout.
+    `mistakes` are the recipe's own. `layout`, `processes` and `strategy` (what is sharded: none, zero2, zero3 or fsdp2)
+    are those of a launch, and `plan` raises UserError for what would not work in it; a training that checks itself has
+    none.
     """
 
     recipe: Recipe
     mistakes: list[str] = field(default_factory=list)
-    options: dict | None = None
-    arguments: list[str] = field(default_factory=list)
+    layout: str = "none"
+    plan: Callable[[], object] | None = None
     unreached: list[str] = field(default_factory=list)  # what is on the Hub, which does not answer
     strategy: str = "none"
     processes: int = field(default_factory=world_size)

@@ -134,10 +134,8 @@ def launch(subject: Subject) -> Iterator[Finding]:
     recipe = subject.recipe
     if subject.mistakes:
         yield note("the layout is not checked: mend the recipe first")
-    elif subject.options is not None:
-        from grpo_math.launch.layouts import make_plan
-
-        yield from complaint(lambda: make_plan(dict(subject.options), subject.arguments))
+    elif subject.plan:
+        yield from complaint(subject.plan)
     yield from complaint(lambda: check_machine(recipe.trainer | {"report_to": "none", "use_vllm": False}))
     yield from complaint(lambda: checkpoints.find_checkpoint(recipe))
     if recipe.trainer.get("use_vllm"):

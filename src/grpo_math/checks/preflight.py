@@ -1,15 +1,4 @@
-"""Check a recipe in seconds, before a model is loaded: data, golds, rewards, prompt, batch, memory, machine.
-
-usage: grpo-math check --config recipes/X.yaml [--layout single_gpu] [--sample N] [--json] [--key value ...]
-
-  --layout NAME    the layout it shall run on, as for grpo-math launch, with its --num_processes and --nodes; or `none`:
-                   one process, on whatever is here
-  --sample N       load the model too, sample a completion for each of N problems, and show them graded
-  --json           for programs: {"ok": ..., "findings": [{number, check, level, says, fix}, ...]}
-
-All checks run, whatever the others find. Status 1 where one finds an error, else 0. A training runs those that take
-no time by itself and stops on errors; --no_preflight leaves them out.
-"""
+"""All checks in one table, and what runs them: the verb `check`, a training before its model loads, a dry run."""
 
 import contextlib
 import json
@@ -33,7 +22,6 @@ from grpo_math.data.problems import ADAPTERS, Problems
 from grpo_math.errors import UserError
 from grpo_math.grading import configure
 from grpo_math.recipe import batch
-from grpo_math.recipe.file import take_count
 from grpo_math.recipe.recipe import Recipe, resolve
 
 Check = Callable[[Subject], Iterator[Finding]]
@@ -61,40 +49,18 @@ QUICK = (
 logger = logging.getLogger(__name__)
 
 
-def main(argv: list[str]) -> None:
-    argv, as_json = [word for word in argv if word != "--json"], "--json" in argv
-    count, argv = take_count(argv, "--sample", 0)
-    subject = subject_of(argv)
+def checked(subject: Subject, as_json: bool = False, samples: int = 0) -> bool:
+    """Run all checks and print their findings; returns whether there is no error among them."""
     if from_hub(subject.recipe) and not hub_answers():
         os.environ["HF_HUB_OFFLINE"] = "1"  # or every file would be asked for, for minutes
         subject.unreached = from_hub(subject.recipe)
     configure(subject.recipe.grading)
     checks = dict(CHECKS)
-    if count:
+    if samples:
         from grpo_math.checks.sample import sample
 
-        checks["sample"] = (lambda subject: sample(subject, count),)
-    ok = report_json(subject, checks) if as_json else report(subject, checks)
-    if not ok:
-        sys.exit(1)
-
-
-def subject_of(argv: list[str]) -> Subject:
-    """The recipe on its layout; a mistake in either is a finding, but there has to be a recipe file."""
-    from grpo_math.launch.layouts import parse, read_layout
-
-    options, arguments, _ = parse(argv)
-    if options["layout"] == "none":
-        recipe, mistakes = resolve(arguments)
-        return Subject(recipe, mistakes)
-    file, config = read_layout(options["layout"])
-    if config.get("use_cpu"):
-        arguments = [*arguments, "--use_cpu", "true"]
-    recipe, mistakes = resolve(arguments)
-    if file.stem == "dual_gpu" and recipe.sft is None and recipe.trainer.get("use_vllm") is not False:
-        recipe, mistakes = resolve([*arguments, "--use_vllm", "true", "--vllm_mode", "server"])
-    processes = (options["num_processes"] or config["num_processes"]) * (options["nodes"] or 1)
-    return Subject(recipe, mistakes, options, arguments, strategy=file.stem, processes=processes)
+        checks["sample"] = (lambda subject: sample(subject, samples),)
+    return report_json(subject, checks) if as_json else report(subject, checks)
 
 
 def from_hub(recipe: Recipe) -> list[str]:
@@ -150,8 +116,7 @@ def findings_of(check: Check, subject: Subject) -> Iterator[Finding]:
 
 def report(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
     """Print the findings as they come; returns whether there is no error among them."""
-    layout = (subject.options or {}).get("layout", "none")
-    print(f"{subject.recipe.source}, layout {layout}, {batch.count(subject.processes, 'process')}")
+    print(f"{subject.recipe.source}, layout {subject.layout}, {batch.count(subject.processes, 'process')}")
     names, begun, count = list(checks), 0, Counter()
     for number, _, finding in run_checks(subject, checks):
         for new in range(begun, number):
@@ -197,5 +162,7 @@ def dry_run(argv: list[str]) -> bool:
     if not flags & set(argv):
         return False
     if batch.is_main_process():
-        main(["--layout", "none", *(word for word in argv if word not in flags)])
+        recipe, mistakes = resolve([word for word in argv if word not in flags])
+        if not checked(Subject(recipe, mistakes)):
+            sys.exit(1)
     return True

@@ -1,0 +1,49 @@
+"""Check a recipe in seconds, before a model is loaded: data, golds, rewards, prompt, batch, memory, machine.
+
+usage: grpo-math check --config recipes/X.yaml [--layout single_gpu] [--sample N] [--json] [--key value ...]
+
+  --layout NAME    the layout to check for, as for grpo-math launch, with its --num_processes and --nodes; or `none`:
+                   one process, on whatever is here
+  --sample N       load the model too, sample a completion for each of N problems, and show them graded
+  --json           for programs: {"ok": ..., "findings": [{number, check, level, says, fix}, ...]}
+
+All checks run, whatever the others find. The exit status is 1 if any finds an error, else 0. A training runs the quick
+ones by itself and stops on errors; --no_preflight leaves them out.
+"""
+
+import sys
+
+from grpo_math.checks.findings import Subject
+from grpo_math.checks.preflight import checked
+from grpo_math.launch.layouts import make_plan, parse, read_layout
+from grpo_math.recipe.file import take_count
+from grpo_math.recipe.recipe import resolve
+
+
+def main(argv: list[str]) -> None:
+    argv, as_json = [word for word in argv if word != "--json"], "--json" in argv
+    samples, argv = take_count(argv, "--sample", 0)
+    if not checked(subject_of(argv), as_json, samples):
+        sys.exit(1)
+
+
+def subject_of(argv: list[str]) -> Subject:
+    """The recipe on its layout. A mistake in either is a finding, but there has to be a recipe file."""
+    options, arguments, _ = parse(argv)
+    if options["layout"] == "none":
+        recipe, mistakes = resolve(arguments)
+        return Subject(recipe, mistakes)
+    file, config = read_layout(options["layout"])
+    if config.get("use_cpu"):
+        arguments = [*arguments, "--use_cpu", "true"]
+    recipe, mistakes = resolve(arguments)
+    if file.stem == "dual_gpu" and recipe.sft is None and recipe.trainer.get("use_vllm") is not False:
+        recipe, mistakes = resolve([*arguments, "--use_vllm", "true", "--vllm_mode", "server"])
+    return Subject(
+        recipe,
+        mistakes,
+        layout=options["layout"],
+        plan=lambda: make_plan(options, arguments),
+        strategy=file.stem,
+        processes=(options["num_processes"] or config["num_processes"]) * (options["nodes"] or 1),
+    )
