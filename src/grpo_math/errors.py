@@ -1,5 +1,6 @@
 """Mistakes a person can mend: one line each, no traceback, exit status 2."""
 
+import difflib
 import logging
 import os
 import sys
@@ -55,3 +56,12 @@ def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
             print("interrupted (a training run continues with --resume_from_checkpoint auto)", file=sys.stderr)
         return 130
     return 0
+
+
+def suggestion(key: str, known: list[str], where: str, renamed: dict[str, str]) -> str:
+    if key in renamed:
+        return f"use {renamed[key]}"
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {where}{near[0]}?"
+    return f"the keys here are {', '.join(known)}" if len(known) <= 12 else "it is neither TRL's nor ours"

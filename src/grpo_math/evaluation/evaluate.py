@@ -270,9 +270,3 @@ def whole_problems(rows: list[dict], samples: int) -> list[dict]:
     """Without the problems of which a killed run wrote only some samples."""
     count = Counter((row["dataset"], row["problem"]) for row in rows)
     return [row for row in rows if count[row["dataset"], row["problem"]] == samples]
-
-
-if __name__ == "__main__":
-    from grpo_math.__main__ import run
-
-    run("evaluate")

@@ -120,9 +120,3 @@ def plot(found: list[dict], out: Path) -> None:
     axes.set_ylabel("problems")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(out.with_suffix(".png"), dpi=150)
-
-
-if __name__ == "__main__":
-    from grpo_math.__main__ import run
-
-    run("pass-rate")

@@ -225,9 +225,3 @@ def check_server(recipe: Recipe, config, longest_prompt: int, longest_completion
     mode = info["model_config"]["logprobs_mode"]
     if mode != "processed_logprobs":
         raise UserError(f"{key}: {url} has --logprobs-mode {mode}, not processed_logprobs: {fix}")
-
-
-if __name__ == "__main__":
-    from grpo_math.__main__ import run
-
-    run("serve")

@@ -133,9 +133,3 @@ def workers(trainer: subprocess.Popen) -> list[psutil.Process]:
         return psutil.Process(trainer.pid).children()
     except psutil.NoSuchProcess:
         return []
-
-
-if __name__ == "__main__":
-    from grpo_math.__main__ import run as run_verb
-
-    run_verb("launch")

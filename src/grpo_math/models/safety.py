@@ -1,44 +1,14 @@
-"""What a recipe must not hold, and what is not loaded unless it says so: pickled weights and a model's own code."""
+"""What is not loaded unless the recipe allows it: pickled weights and a model's own code."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from grpo_math.errors import UserError
-from grpo_math.recipe.schema import mapping_of
 
-SECRET = re.compile(r"(.*_)?(api_?key|password|secret)|((hf|auth|access|use_auth|wandb)_)?token", re.IGNORECASE)
 FORMATS = (  # names of weights: as safetensors, and pickled
     (("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")),
     (("adapter_model.safetensors",), ("adapter_model.bin",)),
 )
-
-
-def check_safety(raw: dict, problems: list[str]) -> None:
-    """The run folder keeps the recipe and the command line, so neither may hold a secret."""
-    problems += [
-        f"{key}: a secret would be kept in the run folder: set it in the environment (HF_TOKEN, WANDB_API_KEY, or a "
-        "variable that your own code reads)"
-        for key in secret_keys(raw)
-    ]
-    if "trust_remote_code" in mapping_of(raw, "model_init_kwargs", "{use_safetensors: false}", problems):
-        problems.append(
-            "model_init_kwargs.trust_remote_code: set it with trust_remote_code, for tokenizer and vLLM too"
-        )
-
-
-def secret_keys(content, where: str = "") -> Iterator[str]:
-    """The dotted names of all keys with a text that a secret's name stands before."""
-    if isinstance(content, list):
-        for place, value in enumerate(content):
-            yield from secret_keys(value, f"{where}[{place}]")
-    if not isinstance(content, dict):
-        return
-    for key, value in content.items():
-        name = f"{where}.{key}" if where else str(key)
-        if isinstance(value, str) and SECRET.fullmatch(str(key)):
-            yield name
-        yield from secret_keys(value, name)
 
 
 def load_arguments(keys: dict) -> dict:

@@ -14,9 +14,9 @@ from grpo_math.data.functions import parameters, source_file, split_reference
 from grpo_math.data.problems import ADAPTERS, DatasetSpec, PassRateSpec
 from grpo_math.data.prompts import RESERVED_COLUMNS, TEMPLATES, PromptTemplate
 from grpo_math.data.sources import FILE_READERS
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, suggestion
 from grpo_math.grading import STYLES, PoolSettings
-from grpo_math.recipe.schema import Keys, assigns, check_keys, function_keys, suggestion
+from grpo_math.recipe.schema import Keys, assigns, check_keys, function_keys
 from grpo_math.rewards.library import LIMITS
 from grpo_math.rewards.reward import REWARDS, RewardSpec, settings
 

@@ -14,7 +14,6 @@ from grpo_math.data.problems import DatasetSpec
 from grpo_math.data.prompts import PromptTemplate
 from grpo_math.errors import UserError
 from grpo_math.grading import PoolSettings
-from grpo_math.models.safety import check_safety
 from grpo_math.recipe.eval import EvalSpec, check_eval
 from grpo_math.recipe.file import merge, parse_arguments, read_recipe
 from grpo_math.recipe.parts import (
@@ -29,6 +28,7 @@ from grpo_math.recipe.parts import (
     check_sft,
     check_template,
 )
+from grpo_math.recipe.safety import check_safety
 from grpo_math.recipe.schema import check_keys, trl_keys
 from grpo_math.recipe.vllm import check_engine, check_generation
 from grpo_math.rewards.reward import RewardSpec

@@ -5,12 +5,11 @@ those of the installed version; a reward's or adapter's parameters come from its
 """
 
 import ast
-import difflib
 import importlib.util
 from functools import cache
 from pathlib import Path
 
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, suggestion
 
 KINDS = {"None": type(None), "bool": bool, "int": int, "str": str, "float": float, "list": list, "dict": dict}
 Keys = dict[str, str]  # key -> its annotation as source text, "" for any type
@@ -161,12 +160,3 @@ def mapping_of(given: dict, key: str, example: str, problems: list[str]) -> dict
     if isinstance(value, str):
         problems.append(f"{key}: want a mapping such as {example}, got {value!r}")
     return value if isinstance(value, dict) else {}
-
-
-def suggestion(key: str, known: list[str], where: str, renamed: dict[str, str]) -> str:
-    if key in renamed:
-        return f"use {renamed[key]}"
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {where}{near[0]}?"
-    return f"the keys here are {', '.join(known)}" if len(known) <= 12 else "it is neither TRL's nor ours"

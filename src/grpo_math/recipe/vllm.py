@@ -1,7 +1,8 @@
 """The part of a recipe that says how completions are generated, checked like the others (recipe_parts.py)."""
 
 from grpo_math.data.prompts import PromptTemplate
-from grpo_math.recipe.schema import class_keys, installed_folder, mapping_of, suggestion
+from grpo_math.errors import suggestion
+from grpo_math.recipe.schema import class_keys, installed_folder, mapping_of
 
 BY_TRL = {  # the engine's arguments that a recipe sets under TRL's own names
     "model": "model_name_or_path",

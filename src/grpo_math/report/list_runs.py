@@ -58,9 +58,3 @@ def steps(run: Run) -> str:
 def accuracies(run: Run) -> str:
     shown = [run.evaluations[0], run.evaluations[-1]] if len(run.evaluations) > 1 else run.evaluations
     return " → ".join(f"{evaluation['accuracy']:.3f}" for evaluation in shown)
-
-
-if __name__ == "__main__":
-    from grpo_math.__main__ import run
-
-    run("runs")

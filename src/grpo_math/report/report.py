@@ -173,9 +173,3 @@ def changes(folders: list[Path]) -> Iterator[tuple[Path, int, int]]:
         for file in sorted([*folder.glob("*.json*"), *folder.glob("*.yaml"), *folder.glob("completions/*")]):
             with contextlib.suppress(OSError):
                 yield file, file.stat().st_mtime_ns, file.stat().st_size
-
-
-if __name__ == "__main__":
-    from grpo_math.__main__ import run
-
-    run("report")

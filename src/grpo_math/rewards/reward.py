@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 
 from grpo_math.data.functions import load_function, parameters
 from grpo_math.data.prompts import PromptTemplate, completion_text
-from grpo_math.errors import RewardError, UserError
+from grpo_math.errors import RewardError, UserError, suggestion
 from grpo_math.grading import Grade, grade_batch
-from grpo_math.recipe.schema import suggestion
 from grpo_math.rewards.deadline import Late, deadline
 from grpo_math.rewards.library import FAILED, REWARDS
 from grpo_math.rewards.waiting import in_thread, result
