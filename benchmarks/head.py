@@ -13,8 +13,9 @@ import torch
 from spread import spread
 from trl.kernels import chunked_logprob
 
-from grpo_math.checks.memory import TILE, TILE_ON_CPU
+from grpo_math.checks.memory import TILE
 
+TILE_ON_CPU = (512, 2048)
 SIZES = [TILE, (4096, 8192), (4096, 2048), (1024, 1024), (256, 4096), TILE_ON_CPU]  # tokens, vocabulary entries
 TOKENS, HIDDEN, VOCABULARY = 1024, 576, 49152
 

@@ -2,21 +2,17 @@
 
 usage: python benchmarks/memory.py [--model FOLDER]
 
-Each row is a GRPO run of two steps in a process of its own. On a GPU the peak is torch.cuda.max_memory_allocated of the
-run; on a CPU it is the process's peak resident memory, less that of the same run with a policy of nearly no size, which
-holds all that is not the model. On a CPU passes are in the weights' own precision.
+Each row is a GRPO run of two steps in a process of its own; its peak is torch.cuda.max_memory_allocated.
 """
 
 import argparse
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-SHAPES = {"nothing": (8, 1, 512), "60M": (512, 12, 16_000)}  # hidden size, layers, vocabulary
+HIDDEN, LAYERS, VOCABULARY = 512, 12, 16_000  # 60 million parameters
 CASES = {
     "full": {},
     "full, no checkpointing": {"gradient_checkpointing": False},
@@ -25,17 +21,15 @@ CASES = {
     "LoRA": {"use_peft": True},
     "LoRA, no checkpointing": {"use_peft": True, "gradient_checkpointing": False},
 }
-MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}  # what is freed goes back, as in CUDA's figure
 LENGTH = 256  # tokens of a completion
 
 
-def make_policy(folder: Path, hidden: int, layers: int, vocabulary: int, tokenizer) -> None:
+def make_policy(folder: Path, tokenizer) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    heads = max(1, hidden // 64)
     config = LlamaConfig(
-        vocab_size=max(vocabulary, len(tokenizer)), hidden_size=hidden, intermediate_size=3 * hidden,
-        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=3 * HIDDEN,
+        num_hidden_layers=LAYERS, num_attention_heads=HIDDEN // 64, num_key_value_heads=HIDDEN // 64,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=True,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -43,10 +37,8 @@ def make_policy(folder: Path, hidden: int, layers: int, vocabulary: int, tokeniz
 
 
 def write_recipe(folder: Path, model: str, changes: dict) -> Path:
-    import torch
     import yaml
 
-    on_cpu = not torch.cuda.is_available()
     keys = {
         "dataset": {"name": "gsm8k", "path": str(folder)},
         "rewards": {"long": {"path": f"{folder}/long.py:long"}},
@@ -57,8 +49,7 @@ def write_recipe(folder: Path, model: str, changes: dict) -> Path:
         "num_generations": 8,
         "max_completion_length": LENGTH,
         "generation_kwargs": {"min_new_tokens": LENGTH},
-        "use_cpu": on_cpu,
-        "bf16": not on_cpu,
+        "bf16": True,
         "save_strategy": "no",
         **changes,
     }
@@ -78,7 +69,7 @@ def measure(model: str, changes: dict) -> tuple[float, float]:
         )
         path = write_recipe(folder, model, changes)
         command = [sys.executable, __file__, "--run", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | MALLOC)
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
         return tuple(json.loads(done.stdout.splitlines()[-1]))
@@ -98,10 +89,7 @@ def run(path: str) -> None:
     setting = setting_of(subject)
     estimate = memory.peak(memory.items(subject.shape, setting), setting)
     train(recipe)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated()
-    print(json.dumps([peak, estimate]))
+    print(json.dumps([torch.cuda.max_memory_allocated(), estimate]))
 
 
 def main() -> None:
@@ -116,17 +104,14 @@ def main() -> None:
 
     from grpo_math.quickstart import make_tokenizer
 
-    tokenizer = make_tokenizer(["What is 2+2? 0123456789"])
+    if not torch.cuda.is_available():
+        sys.exit("the estimate is for a GPU, and there is none")
     with tempfile.TemporaryDirectory() as name:
-        for shape, sizes in SHAPES.items():
-            make_policy(Path(name) / shape, *sizes, tokenizer)
-        on_gpu = torch.cuda.is_available()
+        make_policy(Path(name) / "60M", make_tokenizer(["What is 2+2? 0123456789"]))
         print("| model | run | estimate, GiB | measured, GiB | estimate / measured |\n|---|---|---|---|---|")
-        nothing = (0.0, 0.0) if on_gpu else measure(f"{name}/nothing", {})
         for model in [f"{name}/60M", *arguments.model]:
             for case, changes in CASES.items():
-                peak, estimate = measure(model, changes)
-                measured, estimated = ((a - b) / 2**30 for a, b in zip((peak, estimate), nothing, strict=True))
+                measured, estimated = (size / 2**30 for size in measure(model, changes))
                 row = [Path(model).name, case, f"{estimated:.2f}", f"{measured:.2f}", f"{estimated / measured:.2f}"]
                 print(f"| {' | '.join(row)} |", flush=True)
 

@@ -146,7 +146,7 @@ def findings(write_recipe, tmp_path, no_model):
         (tmp_path / "mine.py").write_text(MINE)
         path = write_recipe(**{"use_vllm": False, "num_generations": 4, **keys})
         subject = subject_of(["--config", str(path), "--layout", "none", *words])
-        return [(name, one.level, str(one)) for _, name, one in run_checks(subject, CHECKS)]
+        return [(name, one.level, str(one)) for name, found in run_checks(subject) for one in found]
 
     return run
 
@@ -163,7 +163,7 @@ def test_a_good_recipe_has_no_errors_and_no_warnings(findings):
 
 
 WARNINGS = [
-    ({"num_generations": 2}, "num_generations: 2 completions a group: mostly all alike, and a mean that says little: num_generations: 8"),
+    ({"num_generations": 2}, "num_generations: 2 completions per group: most groups have equal rewards, and the mean is noisy: num_generations: 8"),
     ({"temperature": 0.1}, "temperature: 0.1: the completions of a group will hardly differ: temperature: 1.0"),
     ({"loss_type": "cispo"}, "loss_type: cispo with TRL's epsilon_high of 0.2 clips nearly everything: epsilon_high: 5.0"),
     ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "rewards: form alone is worth 2 (a wrong completion against none), being right 1 more: raise the weight of correctness"),
@@ -309,7 +309,7 @@ def test_a_recipe_with_hardly_anything_is_checked_as_far_as_it_goes(tmp_path, ca
     said = capsys.readouterr().out
     assert "error: dataset: missing: write dataset: {name: gsm8k}" in said
     assert "not checked: see the error above" in said
-    assert "8. launch\n   the layout is not checked: mend the recipe first\n   error: bf16: " in said
+    assert "8. launch\n   the layout is not checked: fix the recipe first\n   error: bf16: " in said
     assert said.endswith("r.yaml: 4 errors, no warnings\n")
 
 

@@ -14,7 +14,8 @@ ones by itself and stops on errors; --no_preflight leaves them out.
 import sys
 
 from grpo_math.checks.findings import Subject
-from grpo_math.checks.preflight import checked
+from grpo_math.checks.memory import SHARDED
+from grpo_math.checks.preflight import report
 from grpo_math.launch.layouts import make_plan, parse, read_layout
 from grpo_math.recipe.file import take_count
 from grpo_math.recipe.recipe import resolve
@@ -23,8 +24,16 @@ from grpo_math.recipe.recipe import resolve
 def main(argv: list[str]) -> None:
     argv, as_json = [word for word in argv if word != "--json"], "--json" in argv
     samples, argv = take_count(argv, "--sample", 0)
-    if not checked(subject_of(argv), as_json, samples):
+    subject = subject_of(argv)
+    subject.samples = samples
+    if not report(subject, as_json):
         sys.exit(1)
+
+
+def sharded(config: dict) -> tuple[str, ...]:
+    """What the processes of an accelerate config share: by its ZeRO stage, all with FSDP."""
+    stage = (config.get("deepspeed_config") or {}).get("zero_stage", 0)
+    return SHARDED[3 - (3 if config["distributed_type"] == "FSDP" else stage) :]
 
 
 def subject_of(argv: list[str]) -> Subject:
@@ -44,6 +53,6 @@ def subject_of(argv: list[str]) -> Subject:
         mistakes,
         layout=options["layout"],
         plan=lambda: make_plan(options, arguments),
-        strategy=file.stem,
+        sharded=sharded(config),
         processes=(options["num_processes"] or config["num_processes"]) * (options["nodes"] or 1),
     )

@@ -1,10 +1,11 @@
-"""What a preflight says, and what it looks at: a recipe, and whatever follows from it without loading a model."""
+"""What a check reports, and what it looks at: a recipe and what follows from it without loading a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from grpo_math.checks.memory import Shape, count_parameters, shape_of
+from grpo_math.checks.memory import Shape, shape_of
 from grpo_math.data.lengths import prompt_lengths
 from grpo_math.data.problems import Problem, Problems
 from grpo_math.errors import UserError
@@ -17,17 +18,21 @@ from grpo_math.recipe.recipe import Recipe
 from grpo_math.rewards.reward import Reward, build_rewards
 from grpo_math.trainer.training import load_parts, mix_parts
 
-LONG = 50  # questions of most characters, of which one has the most tokens
-TOY = 10_000_000  # parameters: below, rules of thumb for language models say nothing
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+LONG = 50  # questions with the most characters, among which the one with the most tokens is looked for
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`level` is error, warning or note; `says` what was seen, with its numbers; `fix` the recipe line to change."""
+    """`level` is error, warning or note; `says` what was found, with its numbers; `fix` the recipe line to change;
+    `check` the name of the check (a key of CHECKS)."""
 
     level: str
     says: str
     fix: str = ""
+    check: str = ""
 
     def __str__(self) -> str:
         return f"{self.says}: {self.fix}" if self.fix else self.says
@@ -47,23 +52,23 @@ def note(says: str) -> Finding:
 
 @dataclass
 class Subject:
-    """A recipe under check. Everything else is made when a check first asks for it, and raises UserError by itself.
+    """A recipe to check. What is loaded from it is loaded when a check first uses it, and raises UserError itself.
 
-    `mistakes` are the recipe's own. `layout`, `processes` and `strategy` (what is sharded: none, zero2, zero3 or fsdp2)
-    are those of a launch, and `plan` raises UserError for what would not work in it; a training that checks itself has
-    none.
+    `mistakes` are the recipe's own errors. The rest is that of a launch: its layout's name, the number of processes,
+    what they shard (a part of memory.SHARDED), and `plan`, which raises UserError for what cannot work. `samples` is
+    the number of completions to show.
     """
 
     recipe: Recipe
     mistakes: list[str] = field(default_factory=list)
     layout: str = "none"
-    plan: Callable[[], object] | None = None
-    unreached: list[str] = field(default_factory=list)  # what is on the Hub, which does not answer
-    strategy: str = "none"
     processes: int = field(default_factory=world_size)
+    sharded: tuple[str, ...] = ()
+    plan: Callable[[], object] | None = None
+    samples: int = 0
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
         return load_tokenizer(self.recipe)
 
     @cached_property
@@ -79,17 +84,17 @@ class Subject:
 
     @cached_property
     def rewards(self) -> list[Reward | str]:
-        """Copies of the training's: what an own function keeps between its calls stays as it was."""
+        """Copies of the training's, so that the state of a reward function is not changed by a check."""
         return build_rewards(self.recipe.rewards, self.recipe.template, self.recipe.max_completion_length)
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Of the prompts, in tokens, sorted."""
+        """The lengths of the prompts in tokens, sorted."""
         return sorted(prompt_lengths(self.problems, self.recipe.template, self.tokenizer))
 
     @cached_property
     def longest(self) -> int:
-        """The longest prompt in tokens; only those with the longest questions are tokenised."""
+        """The longest prompt in tokens; only the longest questions are tokenised."""
         candidates = sorted(self.problems, key=lambda problem: len(problem.question))[-LONG:]
         return max(prompt_lengths(candidates, self.recipe.template, self.tokenizer))
 
@@ -98,13 +103,9 @@ class Subject:
         return load_benchmarks(self.recipe)
 
     @cached_property
-    def model_config(self):
+    def model_config(self) -> "PretrainedConfig":
         return read_config(self.recipe)
 
     @cached_property
     def shape(self) -> Shape:
         return shape_of(self.model_config, self.recipe)
-
-    @property
-    def toy(self) -> bool:
-        return count_parameters(self.model_config, self.recipe) < TOY

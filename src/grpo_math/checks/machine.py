@@ -1,14 +1,12 @@
-"""Preflight of the run on its layout: the batch, memory, this machine."""
+"""Checks of the run on its layout: the batch, memory, this machine."""
 
 import importlib.metadata
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
-
-import psutil
 
 from grpo_math.checks import memory
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
@@ -23,36 +21,32 @@ TRL = "1.16"  # the version this was written for
 
 
 def batch(subject: Subject) -> Iterator[Finding]:
-    """What a step takes, in completions and tokens, and what an evaluation takes."""
+    """The size of a step, in completions and tokens, and of an evaluation."""
     recipe, processes = subject.recipe, subject.processes
     if recipe.sft:
-        yield note("the recipe's own: an SFT has no groups")
+        yield note("the recipe's own: SFT has no groups")
         return
     config = batch_of(recipe, processes)
-    generated, step = recipe.trainer.get("generation_batch_size"), config.per_device_train_batch_size * processes
-    if generated and generated % step:
+    generated, each_pass = recipe.trainer.get("generation_batch_size"), config.per_device_train_batch_size * processes
+    if generated and generated % each_pass:
         yield error(
-            f"generation_batch_size: {generated} is no multiple of the {step} completions of a pass of all processes",
-            f"generation_batch_size: {step * math.ceil(generated / step)}, or leave it out",
+            f"generation_batch_size: {generated} is no multiple of the {each_pass} completions of a pass of all "
+            "processes",
+            f"generation_batch_size: {each_pass * math.ceil(generated / each_pass)}, or leave it out",
         )
     yield note(describe_batch(config, processes, len(subject.problems)))
-    at_a_time = config.per_device_train_batch_size * config.steps_per_generation
-    if at_a_time % config.num_generations:
-        yield note(
-            f"groups are spread over processes: {at_a_time} completions on each, {config.num_generations} a group"
-        )
-    each = config.num_generations * recipe.max_completion_length
-    mean = sum(subject.lengths) / len(subject.lengths) * config.num_generations
-    yield note(
-        f"an epoch: {len(subject.problems) * mean:,.0f} tokens of prompts, at most {len(subject.problems) * each:,} of "
-        "completions"
-    )
+    each = config.per_device_train_batch_size * config.steps_per_generation
+    if each % config.num_generations:
+        yield note(f"groups are spread over processes: {each} completions on each, {config.num_generations} per group")
+    prompts = sum(subject.lengths) * config.num_generations
+    completions = len(subject.problems) * config.num_generations * recipe.max_completion_length
+    yield note(f"an epoch: {prompts:,} tokens of prompts, at most {completions:,} of completions")
     if recipe.eval.wanted:
-        yield from evaluation_cost(recipe, subject, config)
+        yield evaluation_cost(subject, config)
 
 
 def batch_of(recipe: Recipe, processes: int) -> SimpleNamespace:
-    """What GRPOConfig would hold of the batch on so many processes."""
+    """The batch keys of GRPOConfig as they would be on so many processes."""
     given = recipe.trainer
     if recipe.sft is None:
         given = given | batch_arguments(given, recipe.prompts_per_step, processes)
@@ -67,15 +61,22 @@ def batch_of(recipe: Recipe, processes: int) -> SimpleNamespace:
     )
 
 
-def evaluation_cost(recipe: Recipe, subject: Subject, config) -> Iterator[Finding]:
-    count = sum(len(one.problems) for one in subject.benchmarks) * recipe.eval.samples
-    step = config.per_device_train_batch_size * config.gradient_accumulation_steps * subject.processes
-    step /= config.num_iterations
-    every = recipe.eval.every
-    share = f", {count / (every * step):.0%} of what the {every} steps between two generate" if every else ""
-    says = f"an evaluation: {count:,} completions{share}"
-    often = every and count > every * step
-    yield warning(says, f"eval: {{every: {math.ceil(count / step)}}}, or fewer samples") if often else note(says)
+def completions_per_step(config: SimpleNamespace, processes: int) -> float:
+    """New completions per optimizer step, over all processes."""
+    device, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    return device * passes * processes / config.num_iterations
+
+
+def evaluation_cost(subject: Subject, config: SimpleNamespace) -> Finding:
+    spec = subject.recipe.eval
+    count = sum(len(one.problems) for one in subject.benchmarks) * spec.samples
+    step = completions_per_step(config, subject.processes)
+    says = f"an evaluation: {count:,} completions"
+    if not spec.every:
+        return note(says)
+    says += f", {count / (spec.every * step):.0%} of what the {spec.every} steps between two generate"
+    fix = f"eval: {{every: {math.ceil(count / step)}}}, or fewer samples"
+    return warning(says, fix) if count > spec.every * step else note(says)
 
 
 def memory_estimate(subject: Subject) -> Iterator[Finding]:
@@ -84,12 +85,13 @@ def memory_estimate(subject: Subject) -> Iterator[Finding]:
     parts = memory.items(shape, setting)
     total = memory.peak(parts, setting)
     lines = [f"{name:26}{size / memory.GIB:7.2f} GiB" for name, size in parts.items() if size]
-    lines.append(f"{'largest phase':26}{total / memory.GIB:7.2f} GiB (an estimate, {shape.parameters:,} parameters)")
+    about = f"(an estimate for a GPU, {shape.parameters:,} parameters)"
+    lines.append(f"{'largest phase':26}{total / memory.GIB:7.2f} GiB {about}")
     if setting.vllm is not None:
-        beside = ", asleep while training" if setting.sleeps else ""
-        lines.append(f"{'vLLM':26}{setting.vllm:7.0%} of the GPU{beside}")
+        asleep = ", asleep while training" if setting.sleeps else ""
+        lines.append(f"{'vLLM':26}{setting.vllm:7.0%} of the GPU{asleep}")
     verdicts = {size: memory.verdict(shape, setting, size) for size in memory.CARDS}
-    lines.append("; ".join(f"{size} GB: {said}" for size, said in verdicts.items()))
+    lines.append("; ".join(f"{size} GB: {verdict}" for size, verdict in verdicts.items()))
     yield note("\n".join(lines))
     if verdicts[memory.CARDS[0]] != "fits":
         knobs = memory.knobs(shape, setting)
@@ -97,95 +99,82 @@ def memory_estimate(subject: Subject) -> Iterator[Finding]:
     fast = replace(setting, checkpointing=False)
     enough = [size for size in memory.CARDS if memory.verdict(shape, fast, size) == "fits"]
     if setting.checkpointing and enough:
-        yield note(
-            f"faster: gradient_checkpointing: false saves one forward pass of two; it fits from {enough[0]} GB on"
-        )
-    where, have = room(subject.recipe)
-    if memory.verdict(shape, setting, have) == "does not fit":
-        yield warning(f"memory: by this estimate the training does not fit into {where} ({have} GB)", "see `smaller`")
+        yield note(f"faster: gradient_checkpointing: false saves one of two forward passes, and fits {enough[0]} GB")
+    where, size = this_gpu()
+    if not subject.recipe.trainer.get("use_cpu") and memory.verdict(shape, setting, size) == "does not fit":
+        yield warning(f"memory: by this estimate the training does not fit into {where} ({size} GB)", "see `smaller`")
 
 
-def room(recipe: Recipe) -> tuple[str, int]:
-    """What there is to train in: this GPU, or this machine's memory; on a machine without the GPU, the largest sold."""
+def this_gpu() -> tuple[str, int]:
+    """Its size in GB; where there is none, the largest sold."""
     import torch
 
-    if recipe.trainer.get("use_cpu"):
-        return "this machine's memory", int(psutil.virtual_memory().total / 1e9)
     if torch.cuda.is_available():
         return "this GPU", int(torch.cuda.get_device_properties(0).total_memory / 1e9)
     return "any GPU", memory.CARDS[-1]
 
 
 def setting_of(subject: Subject) -> memory.Setting:
-    recipe, batch = subject.recipe, batch_of(subject.recipe, subject.processes)
-    device, sequences = batch.per_device_train_batch_size, 0
-    length = recipe.trainer.get("max_length") or 1024  # TRL's default for SFT
-    if recipe.sft is None:
-        sequences = device * batch.steps_per_generation
-        length = subject.lengths[-1] + recipe.max_completion_length
+    recipe = subject.recipe
     dtype = model_dtype(recipe, recipe.model.get("dtype") or "float32")
-    return memory.setting_of(
-        recipe, dtype, device, batch.gradient_accumulation_steps, sequences, length, subject.strategy, subject.processes
-    )
+    shards = dict.fromkeys(subject.sharded, subject.processes)
+    return memory.setting_of(recipe, dtype, batch_of(recipe, subject.processes), subject.longest, shards)
 
 
 def launch(subject: Subject) -> Iterator[Finding]:
     """This machine: devices, ports, versions, disk, accounts, the output folder."""
     recipe = subject.recipe
     if subject.mistakes:
-        yield note("the layout is not checked: mend the recipe first")
+        yield note("the layout is not checked: fix the recipe first")
     elif subject.plan:
-        yield from complaint(subject.plan)
-    yield from complaint(lambda: check_machine(recipe.trainer | {"report_to": "none", "use_vllm": False}))
-    yield from complaint(lambda: checkpoints.find_checkpoint(recipe))
+        yield from errors_of(subject.plan)
+    yield from errors_of(lambda: check_machine(recipe.trainer | {"report_to": "none", "use_vllm": False}))
+    yield from errors_of(lambda: checkpoints.find_checkpoint(recipe))
     if recipe.trainer.get("use_vllm"):
-        yield from complaint(check_vllm)
+        yield from errors_of(check_vllm)
     report_to = recipe.trainer.get("report_to") or []
     if {"wandb", "all"} & set([report_to] if isinstance(report_to, str) else report_to):
-        yield from complaint(check_wandb)
+        yield from errors_of(check_wandb)
     found = importlib.metadata.version("trl")
     if not found.startswith(f"{TRL}."):
         yield warning(f"TRL {found} is installed, this was written for {TRL}", f'pip install "trl=={TRL}.*"')
-    yield from disk(subject)
+    yield disk(subject)
 
 
-def complaint(check) -> Iterator[Finding]:
-    """What a check of a training raises, as a finding."""
+def errors_of(check: Callable[[], object]) -> Iterator[Finding]:
     try:
         check()
     except UserError as mistake:
-        yield from (error(line) for line in str(mistake).splitlines())
+        yield from map(error, str(mistake).splitlines())
 
 
-def disk(subject: Subject) -> Iterator[Finding]:
+def disk(subject: Subject) -> Finding:
+    """Whether the output folder is writable and has room for the checkpoints and the model."""
     recipe, shape, setting = subject.recipe, subject.shape, setting_of(subject)
     kept = kept_checkpoints(subject)
     model = shape.trained * (4 if setting.peft else setting.weight_bytes)
-    each = model + shape.trained * setting.optimizer_bytes
-    needed = each * kept + model * (1 + recipe.eval.best)
+    needed = (model + shape.trained * setting.optimizer_bytes) * kept + model * (1 + recipe.eval.best)
     folder = recipe.output_dir.absolute()
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        yield error(f"output_dir: cannot write to {folder}", "give another --output_dir")
-        return
+        return error(f"output_dir: cannot write to {folder}", "give another --output_dir")
     free = shutil.disk_usage(folder).free
     what = f"the model and {kept} checkpoint{'s' * (kept != 1)}"
-    says = f"disk: {needed / memory.GIB:.1f} GiB for {what}, {free / memory.GIB:.1f} GiB free"
-    yield error(f"{says} in {folder}", "save_total_limit: 1, or another output_dir") if needed > free else note(says)
+    says = f"disk: {needed / memory.GIB:.1f} GiB for {what}, {free / memory.GIB:.1f} GiB free in {folder}"
+    return error(says, "save_total_limit: 1, or another output_dir") if needed > free else note(says)
 
 
 def kept_checkpoints(subject: Subject) -> int:
-    """At most at a time; with a limit, one more is there while it is written."""
+    """At most at a time; with a limit, one more exists while it is written."""
     recipe, given = subject.recipe, subject.recipe.trainer
-    steps = given.get("max_steps", -1)
+    steps, epochs = given.get("max_steps", -1), given.get("num_train_epochs", 3.0)
     if steps < 1:
-        batch, problems = batch_of(recipe, subject.processes), len(subject.problems)
-        completions = batch.per_device_train_batch_size * batch.gradient_accumulation_steps * subject.processes
-        each = 1 if recipe.sft else batch.num_generations * batch.num_iterations
-        steps = math.ceil(problems * each * given.get("num_train_epochs", 3.0) / completions)
+        config = batch_of(recipe, subject.processes)
+        each = 1 if recipe.sft else config.num_generations
+        steps = math.ceil(len(subject.problems) * each * epochs / completions_per_step(config, subject.processes))
     every, strategy = given.get("save_steps", 500), given.get("save_strategy", "steps")
     every = every if every >= 1 else math.ceil(steps * every)  # below 1, a share of the run
-    made = {"no": 0, "epoch": math.ceil(given.get("num_train_epochs", 3.0))}.get(strategy, math.ceil(steps / every))
+    made = {"no": 0, "epoch": math.ceil(epochs)}.get(strategy, math.ceil(steps / every))
     limit = given.get("save_total_limit") or 0
     return made if limit < 1 else min(made, limit + 1)

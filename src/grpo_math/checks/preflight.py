@@ -1,105 +1,56 @@
-"""All checks in one table, and what runs them: the verb `check`, a training before its model loads, a dry run."""
+"""The table of checks, and how they are run: by the verb `check`, by a dry run, and by a training."""
 
 import contextlib
 import json
 import logging
-import os
 import sys
 import textwrap
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
-from grpo_math.checks import data as audit_data
-from grpo_math.checks import grader as audit_grader
-from grpo_math.checks import machine as audit_machine
-from grpo_math.checks import rewards as audit_rewards
-from grpo_math.checks import setup as audit_setup
+from grpo_math.checks import data, grader, machine, rewards, setup
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.data.problems import ADAPTERS, Problems
+from grpo_math.data.problems import Problems
 from grpo_math.errors import UserError
 from grpo_math.grading import configure
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe, resolve
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Check = Callable[[Subject], Iterator[Finding]]
 CHECKS: dict[str, tuple[Check, ...]] = {
-    "recipe": (audit_setup.keys, audit_setup.values),
-    "data": (audit_data.rows,),
-    "golds": (audit_data.golds, audit_grader.grader),
-    "rewards": (audit_rewards.audit, audit_grader.own_rewards),
-    "prompt": (audit_setup.template,),
-    "batch": (audit_machine.batch,),
-    "memory": (audit_machine.memory_estimate,),
-    "launch": (audit_machine.launch,),
-    "contamination": (audit_data.contamination,),
+    "recipe": (setup.keys, setup.values),
+    "data": (data.rows,),
+    "golds": (data.golds, grader.grader),
+    "rewards": (rewards.audit, grader.own_rewards),
+    "prompt": (setup.template,),
+    "batch": (machine.batch,),
+    "memory": (machine.memory_estimate,),
+    "launch": (machine.launch,),
+    "contamination": (data.contamination,),
 }
-PATIENCE = 5  # seconds for the Hub to answer
-QUICK = (
-    audit_setup.values,
-    audit_data.golds,
-    audit_grader.grader,
-    audit_rewards.audit,
-    audit_grader.own_rewards,
-    audit_setup.template,
-)
+QUICK = {"recipe": (setup.values,)} | {name: CHECKS[name] for name in ("golds", "rewards", "prompt")}
 
 logger = logging.getLogger(__name__)
 
 
-def checked(subject: Subject, as_json: bool = False, samples: int = 0) -> bool:
-    """Run all checks and print their findings; returns whether there is no error among them."""
-    if from_hub(subject.recipe) and not hub_answers():
-        os.environ["HF_HUB_OFFLINE"] = "1"  # or every file would be asked for, for minutes
-        subject.unreached = from_hub(subject.recipe)
+def run_checks(subject: Subject, checks: dict[str, tuple[Check, ...]] = CHECKS) -> Iterator[tuple[str, list[Finding]]]:
+    """The findings of each check. An error that stops several checks is reported by the first of them."""
     configure(subject.recipe.grading)
-    checks = dict(CHECKS)
-    if samples:
-        from grpo_math.checks.sample import sample
-
-        checks["sample"] = (lambda subject: sample(subject, samples),)
-    return report_json(subject, checks) if as_json else report(subject, checks)
-
-
-def from_hub(recipe: Recipe) -> list[str]:
-    """What is no local file or folder."""
-    name = recipe.model.get("model_name_or_path")
-    found = [name] if name and not os.path.isdir(name) else []
-    for spec in [*recipe.datasets, *recipe.eval_datasets]:
-        adapter = ADAPTERS.get(spec.name)
-        path = spec.path or (adapter and adapter.hub)
-        if adapter and path and not adapter.generate and not os.path.exists(os.path.expanduser(path)):
-            found.append(path)
-    return list(dict.fromkeys(found))
-
-
-def hub_answers() -> bool:
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        return True  # nobody will ask it
-    try:
-        urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=PATIENCE).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def run_checks(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> Iterator[tuple[int, str, Finding]]:
-    """Number, name and finding, as they are made. What several checks stumble over is said once."""
-    said: set[str] = set()
-    shown: set[tuple[int, str]] = set()
-    for number, (name, parts) in enumerate(checks.items(), 1):
-        for check in parts:
-            for finding in findings_of(check, subject):
-                if finding.level == "error" and finding.says in said:
-                    finding = note("not checked: see the error above")
-                if (number, finding.says) not in shown:
-                    yield number, name, finding
-                said.add(finding.says)
-                shown.add((number, finding.says))
+    seen: set[str] = set()
+    for name, parts in checks.items():
+        found: list[Finding] = []
+        for finding in (finding for check in parts for finding in findings_of(check, subject)):
+            repeated = finding.level == "error" and finding.says in seen
+            finding = replace(note("not checked: see the error above") if repeated else finding, check=name)
+            seen.add(finding.says)
+            if finding not in found:
+                found.append(finding)
+        yield name, found
 
 
 def findings_of(check: Check, subject: Subject) -> Iterator[Finding]:
@@ -108,48 +59,60 @@ def findings_of(check: Check, subject: Subject) -> Iterator[Finding]:
     except UserError as mistake:
         yield from map(error, str(mistake).splitlines())
     except Exception as mistake:
-        if subject.mistakes:  # whatever a half-understood recipe leads to
-            yield note("not checked: mend the recipe first")
-        else:  # a mistake of ours, which shall stop nobody
+        if subject.mistakes:  # an incomplete recipe may lead to anything
+            yield note("not checked: fix the recipe first")
+        else:  # a bug of the check must not stop a run
             yield warning(f"a check itself failed, {type(mistake).__name__}: {mistake}", "please report it")
 
 
-def report(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
-    """Print the findings as they come; returns whether there is no error among them."""
+def report(subject: Subject, as_json: bool = False) -> bool:
+    """Run all checks and print their findings; returns whether there is no error."""
+    checks = dict(CHECKS)
+    if subject.samples:
+        from grpo_math.checks.sample import sample
+
+        checks["sample"] = (sample,)
+    return (report_json if as_json else report_text)(subject, checks)
+
+
+def report_text(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
     print(f"{subject.recipe.source}, layout {subject.layout}, {batch.count(subject.processes, 'process')}")
-    names, begun, count = list(checks), 0, Counter()
-    for number, _, finding in run_checks(subject, checks):
-        for new in range(begun, number):
-            print(f"{new + 1}. {names[new]}" + ("" if new + 1 == number else ": ok"), flush=True)
-        begun = number
-        count[finding.level] += 1
-        label = "" if finding.level == "note" else f"{finding.level}: "
-        print(textwrap.indent(f"{label}{finding.says}", "   "))
-        if finding.fix:
-            print(f"     fix: {finding.fix}")
+    count: Counter[str] = Counter()
+    for number, (name, found) in enumerate(run_checks(subject, checks), 1):
+        print(f"{number}. {name}" + ("" if found else ": ok"), flush=True)
+        for finding in found:
+            count[finding.level] += 1
+            label = "" if finding.level == "note" else f"{finding.level}: "
+            print(textwrap.indent(label + finding.says, "   "))
+            if finding.fix:
+                print(f"     fix: {finding.fix}")
     found = ", ".join(f"{count[level] or 'no'} {level}{'s' * (count[level] != 1)}" for level in ("error", "warning"))
     print(f"{subject.recipe.source}: {found}")
     return not count["error"]
 
 
 def report_json(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
-    with contextlib.redirect_stdout(sys.stderr):  # what people's own functions print
-        found = [{"number": n, "check": name} | asdict(finding) for n, name, finding in run_checks(subject, checks)]
+    with contextlib.redirect_stdout(sys.stderr):  # a user's own functions may print
+        found = [
+            {"number": number, **asdict(finding)}
+            for number, (_, findings) in enumerate(run_checks(subject, checks), 1)
+            for finding in findings
+        ]
     ok = not any(one["level"] == "error" for one in found)
     print(json.dumps({"ok": ok, "findings": found}, indent=2))
     return ok
 
 
-def check_training(recipe: Recipe, tokenizer, parts: list[Problems]) -> None:
-    """The quick checks, by a training that has its problems and loads its model next. Raises UserError with every
-    error; says the warnings."""
+def check_training(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", parts: list[Problems]) -> None:
+    """The quick checks of a training, before it loads its model. Raises UserError with every error, and logs the
+    warnings."""
     if not recipe.preflight:
         return
     subject = Subject(recipe)
     subject.tokenizer, subject.parts = tokenizer, parts
-    found = [finding for _, _, finding in run_checks(subject, {"": QUICK})]
+    found = [finding for _, findings in run_checks(subject, QUICK) for finding in findings]
     if errors := [str(finding) for finding in found if finding.level == "error"]:
-        logger.info("the checks found errors, no model is loaded (--no_preflight goes on all the same)")
+        logger.info("the checks found errors, no model is loaded (--no_preflight skips the checks)")
         raise UserError("\n".join(errors))
     for finding in found:
         if finding.level == "warning":
@@ -157,12 +120,10 @@ def check_training(recipe: Recipe, tokenizer, parts: list[Problems]) -> None:
 
 
 def dry_run(argv: list[str]) -> bool:
-    """Whether a training is only to be checked; if so, that is done."""
+    """Whether `--dry_run` is given: the training is then only checked. Exits with status 1 on errors."""
     flags = {"--dry_run", "--dry-run"}
     if not flags & set(argv):
         return False
-    if batch.is_main_process():
-        recipe, mistakes = resolve([word for word in argv if word not in flags])
-        if not checked(Subject(recipe, mistakes)):
-            sys.exit(1)
+    if batch.is_main_process() and not report(Subject(*resolve([word for word in argv if word not in flags]))):
+        sys.exit(1)
     return True

@@ -1,4 +1,4 @@
-"""Preflight of the rewards: what each gives to completions that are right, wrong, empty, cut off, or nonsense."""
+"""Checks of the rewards: what each gives to completions that are right, wrong, empty, cut off, or nonsense."""
 
 import inspect
 from collections.abc import Iterator
@@ -7,29 +7,27 @@ from dataclasses import replace
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data.functions import parameters
 from grpo_math.data.problems import Problem
-from grpo_math.data.prompts import PromptTemplate, meta_columns, to_rows
+from grpo_math.data.prompts import meta_columns, to_rows
 from grpo_math.errors import RewardError
-from grpo_math.grading import configure
 from grpo_math.rewards.reward import Reward, RewardSpec
 
-EQUAL = 1e-9  # as good as
-PROBLEMS = 4  # are asked; scores are means over them
+EQUAL = 1e-9  # scores closer than this are the same
+PROBLEMS = 4  # tried; scores are means over them
 FROM_TRL = {"prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra", "environments"}
 FROM_US = {"template", "grades", "max_completion_length"}
+GOLD_NAMES = ("answer", "gold", "label", "target", "ground_truth")  # elsewhere
 
 
 def audit(subject: Subject) -> Iterator[Finding]:
-    """Columns the rewards want and the data lacks; then the table, and what it shows."""
+    """Columns that the rewards take and the data lacks; then the table of scores, and what it shows."""
     recipe = subject.recipe
     if recipe.sft:
-        yield note("an SFT has none")
+        yield note("SFT has no rewards")
         return
-    configure(recipe.grading)
-    rewards = subject.rewards
-    pairs = [(spec, one) for spec, one in zip(recipe.rewards, rewards, strict=True) if isinstance(one, Reward)]
-    learned = [spec.name for spec, one in zip(recipe.rewards, rewards, strict=True) if isinstance(one, str)]
+    pairs = [(spec, one) for spec, one in zip(recipe.rewards, subject.rewards, strict=True) if isinstance(one, Reward)]
+    learned = [spec.name for spec in recipe.rewards if spec.reward_model]
     if learned:
-        yield note(f"{', '.join(learned)}: not tried here, a reward model")
+        yield note(f"{', '.join(learned)}: a reward model, not tried here")
     problems = subject.problems[:: max(1, len(subject.problems) // PROBLEMS)][:PROBLEMS]  # of every dataset
     rows = to_rows(problems, recipe.template, subject.tokenizer, meta_columns(subject.problems))
     missing = list(missing_columns(pairs, set(rows[0])))
@@ -46,44 +44,54 @@ def audit(subject: Subject) -> Iterator[Finding]:
             failed = True
     if failed:
         return
-    totals = {
-        kind: sum(spec.weight * score for (spec, _), score in zip(pairs, found, strict=True))
-        for kind, found in scores.items()
-    }
-    yield note("\n".join(table([spec.name for spec, _ in pairs], scores, totals)))
-    yield from constant([spec.name for spec, _ in pairs], scores)
+    weights = {spec.name: spec.weight for spec, _ in pairs}
+    totals = {kind: sum(w * s for w, s in zip(weights.values(), found, strict=True)) for kind, found in scores.items()}
+    width = max(map(len, [*weights, "reward"])) + 2
+    lines = [f"{'mean score of':14}" + "".join(f"{name:>{width}}" for name in [*weights, "reward"])]
+    for kind, found in scores.items():
+        lines.append(f"{kind:14}" + "".join(f"{score:>{width}.3g}" for score in [*found, totals[kind]]))
+    yield note("\n".join(lines))
+    for name, found in zip(weights, zip(*scores.values(), strict=True), strict=True):
+        if max(found) - min(found) <= EQUAL:
+            yield warning(
+                f"rewards.{name}: gives {found[0]:g} to a perfect, a wrong, an empty and every other completion: it "
+                "teaches nothing",
+                f"rewards: {{{name}: false}}, or look at what it reads",
+            )
     if not learned:
-        yield from misled(totals, {spec.name: spec.weight for spec, _ in pairs}, scores)
+        yield from misled(totals, weights, scores)
 
 
 def missing_columns(pairs: list[tuple[RewardSpec, Reward]], there: set[str]) -> Iterator[Finding]:
     for spec, reward in pairs:
-        wanted = {
-            name
-            for name in parameters(reward.function)
-            if inspect.signature(reward.function).parameters[name].default is inspect.Parameter.empty
-        }
+        signature = inspect.signature(reward.function).parameters
+        wanted = {name for name in parameters(reward.function) if signature[name].default is inspect.Parameter.empty}
         absent = sorted(wanted - there - FROM_TRL - FROM_US - spec.params.keys())
         if absent:
-            gold = absent[0] in ("answer", "gold", "label", "target", "ground_truth")
+            fix = f"give it as a setting, rewards: {{{spec.name}: {{{absent[0]}: ...}}}}, or add the column"
             yield error(
                 f"rewards.{spec.name}: wants {', '.join(absent)}, the data has {', '.join(sorted(there - {'prompt'}))}",
-                "the gold's name is solution"
-                if gold
-                else f"give it as a setting, rewards: {{{spec.name}: {{{absent[0]}: ...}}}}, or add the column",
+                "the gold's name is solution" if absent[0] in GOLD_NAMES else fix,
             )
 
 
 def completions(problems: list[Problem], subject: Subject) -> dict[str, list[str]]:
-    """The same completions for every problem, by what they are."""
+    """For each kind of completion, one per problem."""
     template = subject.recipe.template
-    others = problems[1:] + problems[:1]
-    wrong = [replace(one, answer=wrong_answer(one, other)) for one, other in zip(problems, others, strict=True)]
+    others = [other.answer for other in problems[1:] + problems[:1]]
+    wrong = [
+        replace(one, answer=other if other != one.answer else f"{one.answer}1")
+        for one, other in zip(problems, others, strict=True)
+    ]
     perfect = [template.target(problem, worked=True) for problem in problems]
+    hedging = [
+        "\n".join(template.target(said, worked=False) for said in (other, one, replace(one, answer="1234567")))
+        for one, other in zip(problems, wrong, strict=True)
+    ]
     return {
         "perfect": perfect,
         "wrong": [template.target(problem, worked=True) for problem in wrong],
-        "hedging": [hedged(right, other, template) for right, other in zip(problems, wrong, strict=True)],
+        "hedging": hedging,
         "cut off": [text[: len(text) // 2] for text in perfect],
         "an echo": [template.user.replace("{question}", problem.question) for problem in problems],
         "nonsense": ["the the answer of of so 7 ( x y then it it is is " * 4] * len(problems),
@@ -91,18 +99,8 @@ def completions(problems: list[Problem], subject: Subject) -> dict[str, list[str
     }
 
 
-def wrong_answer(one: Problem, other: Problem) -> str:
-    return other.answer if other.answer != one.answer else f"{one.answer}1"
-
-
-def hedged(right: Problem, wrong: Problem, template: PromptTemplate) -> str:
-    """The right answer and two wrong ones, each in the answer style."""
-    said = [template.target(one, worked=False) for one in (wrong, right, replace(wrong, answer="1234567"))]
-    return "\n".join(said)
-
-
 def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subject) -> float:
-    """Over the problems, a group of the same completion each; what cannot be scored counts 0, as in TRL's sum."""
+    """The mean over the problems, each with a group of equal completions; None counts 0, as in TRL's sum."""
     group = subject.recipe.trainer.get("num_generations", 8)
     texts, rows = ([one for one in some for _ in range(group)] for some in (texts, rows))
     scores = scores_of(reward, texts, rows, subject)
@@ -110,46 +108,29 @@ def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subj
 
 
 def scores_of(reward: Reward, texts: list[str], rows: list[dict], subject: Subject) -> list[float | None]:
-    """What the reward gives to each text as the completion of the prompt in its row, in one call as TRL makes it."""
+    """The reward of each text as the completion of the prompt in its row, in one call as TRL makes it."""
     from transformers import TrainerState
 
     steps = max(1, subject.recipe.trainer.get("max_steps", 0))
-    state = TrainerState(max_steps=steps, num_train_epochs=1, epoch=0.0)
-    end = subject.tokenizer.eos_token_id
-    ids = [[*subject.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]
     chat = isinstance(rows[0]["prompt"], list)
-    said = [[{"role": "assistant", "content": text}] for text in texts] if chat else texts
-    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-    silent = {"trainer_state": state, "log_metric": lambda *_: None, "log_extra": lambda *_: None}
-    return reward(prompts=[row["prompt"] for row in rows], completions=said, completion_ids=ids, **columns, **silent)
-
-
-def table(names: list[str], scores: dict[str, list[float]], totals: dict[str, float]) -> list[str]:
-    """Kinds down, rewards across, and what they add up to."""
-    width = max(map(len, [*names, "reward"])) + 2
-    lines = [f"{'mean score of':14}" + "".join(f"{name:>{width}}" for name in [*names, "reward"])]
-    for kind, found in scores.items():
-        lines.append(f"{kind:14}" + "".join(f"{score:>{width}.3g}" for score in [*found, totals[kind]]))
-    return lines
-
-
-def constant(names: list[str], scores: dict[str, list[float]]) -> Iterator[Finding]:
-    for index, name in enumerate(names):
-        found = {round(one[index], 9) for one in scores.values()}
-        if len(found) == 1:
-            yield warning(
-                f"rewards.{name}: gives {found.pop():g} to a perfect, a wrong, an empty and every other completion: it "
-                "teaches nothing",
-                f"rewards: {{{name}: false}}, or look at what it reads",
-            )
+    end = subject.tokenizer.eos_token_id
+    return reward(
+        prompts=[row["prompt"] for row in rows],
+        completions=[[{"role": "assistant", "content": text}] for text in texts] if chat else texts,
+        completion_ids=[[*subject.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts],
+        trainer_state=TrainerState(max_steps=steps, num_train_epochs=1, epoch=0.0),
+        log_metric=lambda *_: None,
+        log_extra=lambda *_: None,
+        **{name: [row[name] for row in rows] for name in rows[0] if name != "prompt"},
+    )
 
 
 def misled(totals: dict[str, float], weights: dict[str, float], scores: dict[str, list[float]]) -> Iterator[Finding]:
     """Where the sum of the rewards pays for something else than being right."""
-    best = max(totals, key=totals.get)
-    more = [weight * (a - b) for weight, a, b in zip(weights.values(), scores[best], scores["perfect"], strict=True)]
-    culprit = list(weights)[more.index(max(more))]
+    best = max(totals, key=totals.__getitem__)
     if totals[best] > totals["perfect"] + EQUAL:
+        more = [w * (a - b) for w, a, b in zip(weights.values(), scores[best], scores["perfect"], strict=True)]
+        culprit = list(weights)[more.index(max(more))]
         yield warning(
             f"rewards: {best}: {totals[best]:.3g}, a perfect completion {totals['perfect']:.3g}",
             f"lower the weight of rewards.{culprit}, or give it gate: correctness",

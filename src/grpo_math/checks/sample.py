@@ -1,4 +1,4 @@
-"""Preflight with the model: a few completions at the training's own temperature, graded."""
+"""Check with the model loaded: a few completions at the training's own temperature, graded."""
 
 from collections.abc import Iterator
 
@@ -8,19 +8,22 @@ from grpo_math.generation.engines import TransformersEngine
 from grpo_math.models.models import end_tokens, load_model
 
 
-def sample(subject: Subject, count: int) -> Iterator[Finding]:
+def sample(subject: Subject) -> Iterator[Finding]:
+    """One completion for each of the first `samples` problems, and how many are right and in the answer style."""
     recipe, tokenizer = subject.recipe, subject.tokenizer
-    benchmark = Benchmark("training", subject.problems[:count])
+    benchmark = Benchmark("training", subject.problems[: subject.samples])
     ends = end_tokens(recipe.model["model_name_or_path"]) | {tokenizer.eos_token_id}
     sampling = sampling_of(like_training(recipe, samples=1), ends)
     engine = TransformersEngine(load_model(recipe), tokenizer, recipe.eval.batch_size)
     rows = [row for rows in solve(engine, benchmark, recipe, tokenizer, sampling) for row in rows]
-    found = graded(rows, recipe)
-    for row in sorted(found, key=lambda row: row["problem"]):
+    found = sorted(graded(rows, recipe), key=lambda row: row["problem"])
+    for row in found:
+        completion = row["completion"].replace("\n", "\n> ")
+        cut = ", cut off" if row["truncated"] else ""
+        verdict = f"{'right' if row['correct'] else 'wrong'} ({row['how']})"
         yield note(
-            f"{row['question']}\n> " + row["completion"].replace("\n", "\n> ") + f"\n{row['length']} tokens"
-            f"{', cut off' * row['truncated']}; answer {row['answer']}, gold {row['gold']}: "
-            f"{'right' if row['correct'] else 'wrong'} ({row['how']})"
+            f"{row['question']}\n> {completion}\n"
+            f"{row['length']} tokens{cut}; answer {row['answer']}, gold {row['gold']}: {verdict}"
         )
     right, formed, cut = (sum(bool(row[key]) for row in found) for key in ("correct", "well_formed", "truncated"))
     says = f"{right} of {len(found)} right, {formed} in the answer style, {cut} cut off"

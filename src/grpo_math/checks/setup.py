@@ -1,17 +1,23 @@
-"""Preflight of the recipe itself: TRL's rules, values known to hurt, and the prompt as the model sees it."""
+"""Checks of the recipe itself: TRL's rules, values known to hurt, and the prompt as the model sees it."""
 
+import os
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
+from grpo_math.data.problems import ADAPTERS
 from grpo_math.data.prompts import token_ids
-from grpo_math.models.models import is_adapter, trains_adapter
+from grpo_math.models.models import trains_adapter
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.schema import suggestion
 from grpo_math.trainer.training import grpo_config, sft_config
 
-ELSEWHERE = {"use_cpu": True, "bf16": False, "fp16": False, "report_to": "none"}  # on any machine
-SETTLED = (  # by the layout, and checked with it
+PATIENCE = 5  # seconds for the Hub to answer
+TOY = 10_000_000  # parameters, below which rules of thumb for language models do not apply
+ELSEWHERE = {"use_cpu": True, "bf16": False, "fp16": False, "report_to": "none"}  # valid on any machine
+OF_THE_LAYOUT = (  # checked with it
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "steps_per_generation",
@@ -20,21 +26,42 @@ SETTLED = (  # by the layout, and checked with it
 
 
 def keys(subject: Subject) -> Iterator[Finding]:
-    """The recipe's own mistakes, and TRL's opinion of its keys."""
-    yield from (error(mistake) for mistake in subject.mistakes)
-    if subject.unreached:
+    """The recipe's own errors, and those that TRL finds in its keys."""
+    yield from map(error, subject.mistakes)
+    if (there := from_hub(subject.recipe)) and not hub_answers():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # otherwise every file is asked for, for minutes
         yield warning(
-            f"the Hub does not answer: of {', '.join(subject.unreached)} only what is in its cache can be seen",
+            f"the Hub does not answer: of {', '.join(there)} only what is in its cache can be seen",
             "model_name_or_path: FOLDER, dataset: {path: FOLDER}",
         )
-    given = {key: value for key, value in subject.recipe.trainer.items() if key not in SETTLED}
-    recipe = replace(subject.recipe, trainer=given | ELSEWHERE, prompts_per_step=None)
-    if recipe.sft:
-        sft_config(recipe)
+    given = {key: value for key, value in subject.recipe.trainer.items() if key not in OF_THE_LAYOUT} | ELSEWHERE
+    if subject.recipe.sft:
+        sft_config(replace(subject.recipe, trainer=given))
     else:
-        recipe.trainer["use_vllm"] = False
-        recipe.trainer["per_device_train_batch_size"] = given.get("num_generations", 8)
-        grpo_config(recipe)
+        given |= {"use_vllm": False, "per_device_train_batch_size": given.get("num_generations", 8)}
+        grpo_config(replace(subject.recipe, trainer=given, prompts_per_step=None))
+
+
+def from_hub(recipe: Recipe) -> list[str]:
+    """The model and the datasets that are no local files or folders."""
+    paths = [recipe.model.get("model_name_or_path")]
+    for spec in [*recipe.datasets, *recipe.eval_datasets]:
+        adapter = ADAPTERS.get(spec.name)
+        if adapter and not adapter.generate:
+            paths.append(spec.path or adapter.hub)
+    return list(dict.fromkeys(path for path in paths if path and not os.path.exists(os.path.expanduser(path))))
+
+
+def hub_answers() -> bool:
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        return True  # it will not be asked
+    try:
+        urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=PATIENCE).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def values(subject: Subject) -> Iterator[Finding]:
@@ -43,57 +70,52 @@ def values(subject: Subject) -> Iterator[Finding]:
     if recipe.sft:
         return
     yield from sampling_keys(recipe)
-    if recipe.model.get("use_peft") and not is_adapter(recipe.model["model_name_or_path"]):
-        _ = subject.shape  # what peft says of the LoRA settings
+    length = recipe.max_completion_length
     for spec in recipe.rewards:
         cache = spec.params.get("cache_tokens", 128)
-        if spec.name == "overlong" and not spec.path and cache >= recipe.max_completion_length:
+        if spec.name == "overlong" and not spec.path and cache >= length:
             yield error(
-                f"rewards.overlong: cache_tokens {cache} of max_completion_length {recipe.max_completion_length}: it "
-                "would punish every completion",
-                f"rewards: {{overlong: {{cache_tokens: {recipe.max_completion_length // 4}}}}}",
+                f"rewards.overlong: cache_tokens {cache} of max_completion_length {length}: it would punish every "
+                "completion",
+                f"rewards: {{overlong: {{cache_tokens: {length // 4}}}}}",
             )
     if given.get("loss_type") == "cispo" and "epsilon_high" not in given:
         yield warning("loss_type: cispo with TRL's epsilon_high of 0.2 clips nearly everything", "epsilon_high: 5.0")
-    group = given.get("num_generations", 8)
+    group, temperature = given.get("num_generations", 8), given.get("temperature", 1.0)
     if group < 4:
         yield warning(
-            f"num_generations: {group} completions a group: mostly all alike, and a mean that says little",
+            f"num_generations: {group} completions per group: most groups have equal rewards, and the mean is noisy",
             "num_generations: 8",
         )
-    if given.get("temperature", 1.0) < 0.5:
-        yield warning(
-            f"temperature: {given['temperature']:g}: the completions of a group will hardly differ", "temperature: 1.0"
-        )
+    if temperature < 0.5:
+        says = f"temperature: {temperature:g}: the completions of a group will hardly differ"
+        yield warning(says, "temperature: 1.0")
     if given.get("beta"):
         cost = "the model without its adapter" if trains_adapter(recipe) else "a second copy of the weights"
-        yield note(f"beta: {given['beta']:g}: measured against {cost}")
-    if not subject.toy:
-        yield from rules_of_thumb(recipe, given)
+        yield note(f"beta: {given['beta']:g}: the reference is {cost}")
+    if subject.shape.parameters >= TOY:
+        yield from rules_of_thumb(recipe)
 
 
 def sampling_keys(recipe: Recipe) -> Iterator[Finding]:
-    """What TRL hands to transformers' GenerationConfig, which takes any name, or to vLLM at the first step."""
+    """Unknown `generation_kwargs`: transformers' GenerationConfig takes any name."""
     from transformers import GenerationConfig
 
     given = recipe.trainer.get("generation_kwargs")
     if recipe.trainer.get("use_vllm") or not isinstance(given, dict):
         return
     known = list(GenerationConfig().to_dict())
-    for key in given:
-        if key not in known:
-            fix = suggestion(key, known, "generation_kwargs.", {})
-            yield error(f"generation_kwargs.{key}: unknown key of transformers' GenerationConfig, {fix}")
+    for key in given.keys() - set(known):
+        fix = suggestion(key, known, "generation_kwargs.", {})
+        yield error(f"generation_kwargs.{key}: unknown key of transformers' GenerationConfig, {fix}")
 
 
-def rules_of_thumb(recipe: Recipe, given: dict) -> Iterator[Finding]:
-    rate, length = given.get("learning_rate", 1e-6), recipe.max_completion_length
+def rules_of_thumb(recipe: Recipe) -> Iterator[Finding]:
+    rate, length = recipe.trainer.get("learning_rate", 1e-6), recipe.max_completion_length
     most, usual = (2e-4, "1.0e-5") if trains_adapter(recipe) else (1e-5, "1.0e-6")
     if rate > most:
-        yield warning(
-            f"learning_rate: {rate:g}: GRPO's are about {usual} and hardly above {most:g}",
-            f"learning_rate: {usual}",
-        )
+        says = f"learning_rate: {rate:g}: GRPO's are about {usual} and hardly above {most:g}"
+        yield warning(says, f"learning_rate: {usual}")
     asked = f"{recipe.template.system or ''} {recipe.template.user} {recipe.template.prefill}".lower()
     if length < 256 and any(word in asked for word in ("step by step", "think", "reason")):
         yield warning(
@@ -108,7 +130,8 @@ def template(subject: Subject) -> Iterator[Finding]:
     rendered = tokenizer.decode(token_ids(recipe.template.prompt(subject.problems[0].question, tokenizer), tokenizer))
     ends = "".join(f", or {stop!r}" for stop in recipe.template.stop)
     yield note(f"{rendered}\n(ends with {tokenizer.eos_token!r}{ends}; padding {tokenizer.pad_token!r})")
-    yield from window(subject)
+    if recipe.sft is None:
+        yield from window(subject)
     opened = rendered.rpartition("<think>")[2]
     prefilled = "<think>" in rendered and not opened.strip() and "<think>" not in recipe.template.prefill
     formal = any(spec.name in ("format", "r1_zero") and not spec.path for spec in recipe.rewards)
@@ -119,22 +142,18 @@ def template(subject: Subject) -> Iterator[Finding]:
         )
     elif prefilled:
         yield note("the chat template opens <think> for the model")
-    if tokenizer.pad_token == tokenizer.eos_token and recipe.sft:
-        yield note("the padding is the end token: SFT masks it by its place")
 
 
 def window(subject: Subject) -> Iterator[Finding]:
-    recipe, room = subject.recipe, getattr(subject.model_config.get_text_config(), "max_position_embeddings", None)
-    longest, length = subject.longest, recipe.max_completion_length
-    if recipe.sft is None and room and longest + length > room:
-        prompts, completions = (
-            f"dataset: {{max_prompt_tokens: {room - length}}}",
-            f"max_completion_length: {room - longest}",
-        )
+    """The longest prompt and completion must fit into the model's context."""
+    longest, length = subject.longest, subject.recipe.max_completion_length
+    room = getattr(subject.model_config.get_text_config(), "max_position_embeddings", None)
+    if room and longest + length > room:
+        prompts, completions = "dataset: {max_prompt_tokens: %d}", "max_completion_length: %d"
         if min(longest, length) > room // 2:
-            fix = f"max_completion_length: {room // 2}, dataset: {{max_prompt_tokens: {room - room // 2}}}"
+            fix = f"{completions}, {prompts}" % (room // 2, room - room // 2)
         else:
-            fix = completions if length > longest else prompts
+            fix = completions % (room - longest) if length > longest else prompts % (room - length)
         yield error(
             f"the longest prompt ({longest} tokens) and max_completion_length {length} are {longest + length} tokens, "
             f"the model has room for {room}",
