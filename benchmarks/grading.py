@@ -28,7 +28,8 @@ from pathlib import Path
 from spread import spread
 
 from grpo_math.grading import grade_batch
-from grpo_math.grading.equal import known, settle
+from grpo_math.grading.batch import known
+from grpo_math.grading.equal import settle
 from grpo_math.grading.pool import pool
 from grpo_math.grading.reader import read
 from grpo_math.grading.tokens import normalise

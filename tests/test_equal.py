@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from grpo_math.data.problems import DatasetSpec, load_problems
 from grpo_math.grading import PoolSettings, grade, grade_batch
-from grpo_math.grading.equal import equal, equal_all, settle
+from grpo_math.grading.batch import equal, equal_all
+from grpo_math.grading.equal import settle
 from grpo_math.grading.tokens import normalise
 
 
@@ -94,13 +95,13 @@ def test_a_batch_keeps_its_order_and_grades_a_pair_once():
 
 def test_an_exception_in_the_grader_costs_one_completion_and_no_batch(monkeypatch, caplog):
     """Wherever it is raised: while the answer is found, read or compared."""
-    import grpo_math.grading as package
+    import grpo_math.grading.batch as package
 
     def broken(function, bad):
         return lambda *given: 1 / 0 if bad in given else function(*given)
 
     texts = [r"\boxed{1}", r"\boxed{2}", r"\boxed{1}, \boxed{3}", r"\boxed{2}"]
-    monkeypatch.setattr(sys.modules["grpo_math.grading.equal"], "settle", broken(settle, "1"))
+    monkeypatch.setattr(sys.modules["grpo_math.grading.batch"], "settle", broken(settle, "1"))
     grades = grade_batch(texts, ["2"] * 4, "boxed")
     assert [(g.correct, g.how) for g in grades] == [
         (False, "crashed"),

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_math.grading import STYLES, extract, grade, well_formed
-from grpo_math.grading.extract import last_boxed
+from grpo_math.grading import STYLES, extract, grade, last_boxed, well_formed
 
 
 @pytest.mark.parametrize(

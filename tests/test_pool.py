@@ -16,7 +16,7 @@ import pytest
 
 from grpo_math.errors import UserError
 from grpo_math.grading import PoolSettings, configure, grade, grade_batch
-from grpo_math.grading.equal import known
+from grpo_math.grading.batch import known
 from grpo_math.grading.pool import Pool, pool
 
 SLOW = r"e^{e^{e^{e^{e^{e}}}}}"  # math_verify takes for ever over this one

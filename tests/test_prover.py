@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grpo_math.grading.equal import equal, equal_all, settle
+from grpo_math.grading.batch import equal, equal_all
+from grpo_math.grading.equal import settle
 from grpo_math.grading.formula import STARTS
 from grpo_math.grading.reader import KNOWN
 from grpo_math.grading.tokens import SYNONYMS, UNICODE

@@ -11,8 +11,7 @@ from grpo_math.data import show_prompts
 from grpo_math.data.problems import DatasetSpec, Problem, gsm8k, load_problems
 from grpo_math.data.prompts import TEMPLATES, PromptTemplate
 from grpo_math.errors import UserError
-from grpo_math.grading import extract, grade, well_formed
-from grpo_math.grading.extract import boxes, without_boxes
+from grpo_math.grading import boxes, extract, grade, well_formed, without_boxes
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.sft import Pairs, sft
 from grpo_math.train import train

@@ -8,8 +8,7 @@ from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data.contamination import RUN, SAME, Overlap, test_sets
 from grpo_math.data.functions import parameters
 from grpo_math.data.problems import Problem, Problems
-from grpo_math.grading import grade_batch
-from grpo_math.grading.equal import equal_all
+from grpo_math.grading import equal_all, grade_batch
 from grpo_math.rewards.reward import Reward
 
 PAIRS = 1_000  # of golds of different problems

@@ -11,8 +11,7 @@ from grpo_math.data.functions import parameters
 from grpo_math.data.problems import Problem
 from grpo_math.data.prompts import meta_columns, to_rows
 from grpo_math.errors import RewardError
-from grpo_math.grading import grade_batch
-from grpo_math.grading.equal import equal_all
+from grpo_math.grading import equal_all, grade_batch
 
 GOLDS = 100  # different ones for the grader
 PROBLEMS = 3  # for an own reward

@@ -16,7 +16,7 @@ from pathlib import Path
 from grpo_math.data.functions import load_function
 from grpo_math.data.sources import generate_reasoning_gym, hub_rows, local_files, read_rows
 from grpo_math.errors import UserError
-from grpo_math.grading.extract import last_boxed
+from grpo_math.grading import last_boxed
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from grpo_math.data.problems import Problem
-from grpo_math.grading.extract import boxes, without_boxes
+from grpo_math.grading import boxes, without_boxes
 
 BATCH = 1_000  # prompts that are tokenized together
 

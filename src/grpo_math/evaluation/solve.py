@@ -16,8 +16,7 @@ from grpo_math.data.prompts import PromptTemplate, prompt_ids
 from grpo_math.errors import UserError
 from grpo_math.evaluation.statistics import Figure, mean, means, pass_at_k
 from grpo_math.generation.engines import Completion, Sampling
-from grpo_math.grading import grade_batch, well_formed
-from grpo_math.grading.equal import equal_all
+from grpo_math.grading import equal_all, grade_batch, well_formed
 from grpo_math.recipe.recipe import Recipe
 
 TOGETHER = "all datasets"  # the dataset of an evaluation of several, counted together

@@ -13,23 +13,18 @@ A list of several values never equals a single one. A tautology (x = x) is wrong
 `too_long`, and wrong.
 """
 
-import logging
 import re
-from collections.abc import Callable
 from functools import lru_cache
 
 from grpo_math.grading.algebra import Meaningless, TooBig, Unreadable
 from grpo_math.grading.algebra import equal as same_ratio
 from grpo_math.grading.compare import MAX_ITEMS, same, tier
-from grpo_math.grading.extract import MAX_ANSWER, extract, without_boxes
-from grpo_math.grading.pool import pool
+from grpo_math.grading.extraction import MAX_ANSWER, extract, without_boxes
 from grpo_math.grading.reader import MAX_CHARACTERS, read, unknown, wordy
 from grpo_math.grading.tokens import has_content, normalise, tokens, written
 from grpo_math.grading.units import STOP
 from grpo_math.grading.values import Expression, Group
 
-MAX_KNOWN = 2**16
-logger = logging.getLogger(__name__)
 CHOICE = re.compile(
     r"(?:(?i:option|choice|answer|graph)\s*)?(?:\(([A-J])\)(?:[.:]?\s(?P<rest>.*))?|([A-J])[.:)]?|([A-J])[.:)]\s(?P<more>.*))",
     re.DOTALL,
@@ -133,34 +128,3 @@ def sums_up(parts: list[str]) -> bool:
         return listed and all(any(same(item, one) for item in last.items) for one in before)
     except (TooBig, Meaningless, Unreadable):
         return False
-
-
-known: dict[tuple[str, str], tuple[bool, str]] = {}  # the workers' verdicts, the oldest first
-
-
-def equal(gold: str, answer: str) -> tuple[bool | None, str]:
-    """Whether `answer` equals `gold`, and what decided; None if the gold cannot be read."""
-    return equal_all([(gold, answer)])[0]
-
-
-def equal_all(pairs: list[tuple[str, str]]) -> list[tuple[bool | None, str]]:
-    """`equal` for each (gold, answer), in order. What the exact tiers leave open goes to the workers, a pair once."""
-    verdicts = {pair: guarded(settle, *pair) or (False, "crashed") for pair in dict.fromkeys(pairs)}
-    verdicts |= {pair: known[pair] for pair, (correct, _) in verdicts.items() if correct is None and pair in known}
-    open_ = [pair for pair, (correct, how) in verdicts.items() if correct is None and how == "math_verify"]
-    if open_:
-        found = dict(zip(open_, pool().run(open_), strict=True))
-        verdicts |= found
-        known.update({pair: verdict for pair, verdict in found.items() if verdict[1] == "math_verify"})
-        for pair in list(known)[: max(0, len(known) - MAX_KNOWN)]:
-            known.pop(pair, None)  # another thread may have
-    return [verdicts[pair] for pair in pairs]
-
-
-def guarded(function: Callable, *arguments):
-    """Return None if the function raises. An exception in the grader fails one completion, not the run."""
-    try:
-        return function(*arguments)
-    except Exception as error:
-        logger.warning("grading crashed (%r) on %.300r: counted as wrong, please report it", error, arguments)
-        return None

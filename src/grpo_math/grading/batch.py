@@ -1,0 +1,97 @@
+"""Many completions at a time: each pair of gold and answer is settled once, the open ones by the worker processes."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grpo_math.grading.equal import settle, sums_up
+from grpo_math.grading.extraction import STYLES, answers
+from grpo_math.grading.pool import pool
+from grpo_math.grading.tokens import has_content, normalise
+
+MAX_PARTS = 8  # different answers of one completion
+MAX_KNOWN = 2**16
+logger = logging.getLogger(__name__)
+known: dict[tuple[str, str], tuple[bool | None, str]] = {}  # the workers' verdicts, the oldest first
+
+
+@dataclass(frozen=True)
+class Grade:
+    """One verdict. `answer` is what was extracted. `correct` is None when the gold cannot be read. `how` names what
+    decided: a tier of `equal` (exact, number, algebra, structure, text, math_verify), or no_answer, too_long, timeout,
+    crashed, unparsable_gold."""
+
+    answer: str | None
+    correct: bool | None
+    how: str
+
+
+def grade(completion: str, gold: str, style: str = "boxed") -> Grade:
+    """Grade one completion against the gold, looking for the answer where `style` puts it (a key of `STYLES`)."""
+    return grade_batch([completion], [gold], style)[0]
+
+
+def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") -> list[Grade]:
+    """One `Grade` per completion, in order. An exception while one is graded gives `crashed`, and the batch goes on.
+
+    Raises ValueError for an unknown style, and unless there are as many golds as completions, all of them strings.
+    """
+    if style not in STYLES:
+        raise ValueError(f"no answer style {style!r}: use one of {', '.join(STYLES)}")
+    if len(completions) != len(golds) or not all(isinstance(text, str) for text in (*completions, *golds)):
+        raise ValueError(f"{len(completions)} completions, {len(golds)} golds: want as many of both, all strings")
+    found = [guarded(answers, completion, style) for completion in completions]
+    pairs = [(gold, text) for gold, parts in zip(golds, found, strict=True) for text in whole_and_parts(parts or [])]
+    verdicts = dict(zip(pairs, equal_all(pairs), strict=True))
+    crashed = Grade(None, False, "crashed")
+    return [guarded(decide, *pair, verdicts) or crashed for pair in zip(golds, found, strict=True)]
+
+
+def whole_and_parts(parts: list[str]) -> list[str]:
+    if len(parts) > MAX_PARTS:
+        return []
+    return [*parts, ", ".join(parts)] if len(parts) > 1 else parts
+
+
+def decide(gold: str, parts: list[str] | None, verdicts: dict) -> Grade | None:
+    """Correct if every answer of the completion is correct, or their list is. No answer is wrong, or not scored if the
+    gold is empty. None if extraction failed."""
+    if parts is None:
+        return None
+    if not parts:
+        nothing = not has_content(normalise(gold))
+        return Grade(None, None, "unparsable_gold") if nothing else Grade(None, False, "no_answer")
+    if len(parts) > MAX_PARTS:
+        return Grade(", ".join(parts[:MAX_PARTS]) + ", ...", False, "too_long")
+    whole, singly = ", ".join(parts), [verdicts[gold, part] for part in parts]
+    if all(correct for correct, _ in singly) or guarded(sums_up, parts):
+        return Grade(whole, *singly[-1])
+    return Grade(whole, *verdicts[gold, whole])
+
+
+def equal(gold: str, answer: str) -> tuple[bool | None, str]:
+    """Whether `answer` equals `gold`, and what decided; None if the gold cannot be read."""
+    return equal_all([(gold, answer)])[0]
+
+
+def equal_all(pairs: list[tuple[str, str]]) -> list[tuple[bool | None, str]]:
+    """`equal` for each (gold, answer), in order. What the exact tiers leave open goes to the workers, a pair once."""
+    verdicts = {pair: guarded(settle, *pair) or (False, "crashed") for pair in dict.fromkeys(pairs)}
+    verdicts |= {pair: known[pair] for pair, (correct, _) in verdicts.items() if correct is None and pair in known}
+    open_ = [pair for pair, (correct, how) in verdicts.items() if correct is None and how == "math_verify"]
+    if open_:
+        found = dict(zip(open_, pool().run(open_), strict=True))
+        verdicts |= found
+        known.update({pair: verdict for pair, verdict in found.items() if verdict[1] == "math_verify"})
+        for pair in list(known)[: max(0, len(known) - MAX_KNOWN)]:
+            known.pop(pair, None)  # another thread may have
+    return [verdicts[pair] for pair in pairs]
+
+
+def guarded(function: Callable, *arguments):
+    """Return None if the function raises. An exception in the grader fails one completion, not the run."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        logger.warning("grading crashed (%r) on %.300r: counted as wrong, please report it", error, arguments)
+        return None
