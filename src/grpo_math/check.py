@@ -14,7 +14,6 @@ ones by itself and stops on errors; --no_preflight leaves them out.
 import sys
 
 from grpo_math.checks.findings import Subject
-from grpo_math.checks.memory import SHARDED
 from grpo_math.checks.preflight import report
 from grpo_math.launch.layouts import make_plan, parse, read_layout
 from grpo_math.recipe.file import take_count
@@ -30,29 +29,19 @@ def main(argv: list[str]) -> None:
         sys.exit(1)
 
 
-def sharded(config: dict) -> tuple[str, ...]:
-    """What the processes of an accelerate config share: by its ZeRO stage, all with FSDP."""
-    stage = (config.get("deepspeed_config") or {}).get("zero_stage", 0)
-    return SHARDED[3 - (3 if config["distributed_type"] == "FSDP" else stage) :]
-
-
 def subject_of(argv: list[str]) -> Subject:
     """The recipe on its layout. A mistake in either is a finding, but there has to be a recipe file."""
     options, arguments, _ = parse(argv)
-    if options["layout"] == "none":
-        recipe, mistakes = resolve(arguments)
-        return Subject(recipe, mistakes)
-    file, config = read_layout(options["layout"])
-    if config.get("use_cpu"):
-        arguments = [*arguments, "--use_cpu", "true"]
     recipe, mistakes = resolve(arguments)
-    if file.stem == "dual_gpu" and recipe.sft is None and recipe.trainer.get("use_vllm") is not False:
-        recipe, mistakes = resolve([*arguments, "--use_vllm", "true", "--vllm_mode", "server"])
+    if options.layout == "none":
+        return Subject(recipe, mistakes)
+    layout = read_layout(options.layout)
+    recipe, mistakes = resolve([*arguments, *layout.keys(recipe)])
     return Subject(
         recipe,
         mistakes,
-        layout=options["layout"],
+        layout=options.layout,
+        processes=layout.processes(options),
+        sharded=layout.sharded,
         plan=lambda: make_plan(options, arguments),
-        sharded=sharded(config),
-        processes=(options["num_processes"] or config["num_processes"]) * (options["nodes"] or 1),
     )

@@ -1,13 +1,14 @@
-"""Which program of a launch runs where: the accelerate config, the processes, and a share of the GPUs for each side."""
+"""The plan of a launch: its accelerate config, its processes, and the GPUs of each."""
 
 import os
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+from grpo_math.checks.memory import SHARDED
 from grpo_math.errors import UserError
 from grpo_math.generation.vllm_engine import check_parallel, check_vllm, free_port
 from grpo_math.generation.vllm_server import (
@@ -23,57 +24,84 @@ from grpo_math.recipe.batch import batch_arguments, count
 from grpo_math.recipe.recipe import Recipe, load_recipe
 
 CONFIGS = Path(__file__).parents[3] / "accelerate_configs"
-PATIENCE = 600  # seconds that torch's elastic agent leaves its workers for a last checkpoint, when asked to end
-OPTIONS = {  # of a launch; those that are numbers, with the least each may be
-    "layout": None,
-    "num_processes": 1,
-    "nodes": 1,
-    "node_rank": 0,
-    "main_process_ip": None,
-    "main_process_port": 1,
-}
+PATIENCE = 600  # seconds that torch's elastic agent gives its workers to save a checkpoint
+SERVER, EVALUATION = "vLLM server", "evaluation"
+SECOND = {"dual_gpu": SERVER, "dual_gpu_eval": EVALUATION}  # shipped layouts that use a GPU for more than training
 
 
-def parse(argv: list[str]) -> tuple[dict, list[str], bool]:
-    """Our options (None where not given), the trainer's arguments, and whether this is a dry run."""
-    options, arguments, dry_run = dict.fromkeys(OPTIONS), [], False
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        name = word.removeprefix("--").replace("-", "_")
-        if word in ("--dry-run", "--dry_run"):
-            dry_run = True
-        elif not word.startswith("--") or name not in OPTIONS:
-            arguments.append(word)
-        elif not words or words[0].startswith("--"):
-            raise UserError(f"{word}: want a value after it")
-        else:
-            options[name] = number(name, words.pop(0))
-    options["layout"] = options["layout"] or "single_gpu"
-    return options, arguments, dry_run
+@dataclass(frozen=True)
+class Options:
+    """The options of a launch that are no keys of a recipe; None where not given."""
+
+    layout: str = "single_gpu"
+    num_processes: int | None = None  # on this machine
+    nodes: int | None = None
+    node_rank: int | None = None
+    main_process_ip: str | None = None
+    main_process_port: int | None = None
 
 
-def number(name: str, value: str) -> int | str:
-    least = OPTIONS[name]
-    if least is None:
-        return value
-    if not value.isdecimal() or int(value) < least:
-        raise UserError(f"--{name}: want a whole number of {least} or more, got {value!r}")
-    return int(value)
+@dataclass(frozen=True)
+class Layout:
+    """An accelerate config. `second` is what runs on GPUs of its own: SERVER, EVALUATION, or nothing."""
+
+    name: str
+    file: Path
+    config: dict
+    second: str | None = None
+
+    @property
+    def single(self) -> bool:
+        """Whether it is for one process."""
+        return self.config["distributed_type"] == "NO"
+
+    @property
+    def sharded(self) -> tuple[str, ...]:
+        """What its processes shard: everything with FSDP, otherwise by DeepSpeed's ZeRO stage."""
+        fsdp, deepspeed = self.config["distributed_type"] == "FSDP", self.config.get("deepspeed_config") or {}
+        return SHARDED[3 - (3 if fsdp else deepspeed.get("zero_stage", 0)) :]
+
+    def processes(self, options: Options) -> int:
+        """The training processes of all machines, as far as that follows from the options and the config."""
+        return (options.num_processes or self.config["num_processes"]) * (options.nodes or 1)
+
+    def keys(self, recipe: Recipe) -> list[str]:
+        """The recipe keys that it sets, as words of a command line."""
+        words = ["--use_cpu", "true"] if self.config.get("use_cpu") else []
+        if self.second == SERVER and recipe.sft is None and recipe.trainer.get("use_vllm") is not False:
+            words += ["--use_vllm", "true", "--vllm_mode", "server"]
+        return words
+
+
+def read_layout(name: str) -> Layout:
+    """A shipped layout by its name, or the accelerate config at a path."""
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name) if own else CONFIGS / f"{name}.yaml"
+    try:
+        config = yaml.safe_load(path.read_text())
+    except OSError:
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        raise UserError(f"--layout: no layout {name}: use one of {known}, or the path of your own .yaml") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--layout: {path} is not YAML ({str(error).splitlines()[0]})") from None
+    missing = {"distributed_type", "num_processes"} - (config if isinstance(config, dict) else {}).keys()
+    if missing:
+        raise UserError(f"--layout: {path} has no {', '.join(sorted(missing))}: start from one of {CONFIGS}")
+    return Layout(path.stem if own else name, path, config, None if own else SECOND.get(name))
 
 
 @dataclass
 class Command:
-    """One program to start: what a person would type for it, how it is started, what follows, what it has in its
-    environment beyond ours, and its GPUs (None: it needs none)."""
+    """One program to start: its name for a person, the words that start it, its arguments, the variables it has beyond
+    our environment, and its GPUs (None: it needs none)."""
 
     name: str
     program: list[str]
     words: list[str]
-    environment: dict[str, str]
-    gpus: list[str] | None
+    environment: dict[str, str] = field(default_factory=dict)
+    gpus: list[str] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.gpus is not None:
             self.environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
 
@@ -88,7 +116,7 @@ class Command:
 
 @dataclass
 class Plan:
-    """What is started, and on which GPUs. `batch` holds TRL's batch keys as they follow from prompts_per_step."""
+    """The commands of a launch. `batch` has TRL's batch keys as they follow from prompts_per_step."""
 
     recipe: Recipe
     layout: str
@@ -120,159 +148,133 @@ class Plan:
         return f"the vLLM server at {elsewhere}" if given.get("vllm_mode") == "server" else "vLLM, colocated"
 
 
-def read_layout(name: str) -> tuple[Path, dict]:
-    own = Path(name)
-    path = own if own.suffix in (".yaml", ".yml") else CONFIGS / f"{name}.yaml"
-    try:
-        config = yaml.safe_load(path.read_text())
-    except OSError:
-        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
-        raise UserError(f"--layout: no layout {name}: use one of {known}, or the path of your own .yaml") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"--layout: {path} is not YAML ({str(error).splitlines()[0]})") from None
-    missing = {"distributed_type", "num_processes"} - (config if isinstance(config, dict) else {}).keys()
-    if missing:
-        raise UserError(f"--layout: {path} has no {', '.join(sorted(missing))}: start from one of {CONFIGS}")
-    return path, config
-
-
-def make_plan(options: dict, arguments: list[str]) -> Plan:
-    """Everything that can be known before anything is started. Raises UserError for what would not work."""
-    file, config = read_layout(options["layout"])
-    if config.get("use_cpu"):
-        arguments = [*arguments, "--use_cpu", "true"]
+def make_plan(options: Options, arguments: list[str]) -> Plan:
+    """The plan for a recipe's arguments (`--config FILE --key value ...`). Raises UserError for what cannot work."""
+    layout = read_layout(options.layout)
     recipe = load_recipe(arguments)
-    if serves := serves_itself(recipe, file.stem):
-        arguments = [*arguments, "--use_vllm", "true", "--vllm_mode", "server"]
+    second = SERVER if serves_itself(recipe, layout) else layout.second
+    added = layout.keys(recipe) + (keys_with_watcher(recipe) if second == EVALUATION else [])
+    if added:
+        arguments = [*arguments, *added]
         recipe = load_recipe(arguments)
-    watches = file.stem == "dual_gpu_eval"
-    if watches:
-        arguments += leave_to_watcher(recipe)
-        recipe = load_recipe(arguments)
-    if recipe.trainer.get("use_vllm"):
+    given = recipe.trainer
+    if given.get("use_vllm"):
         check_vllm()
-    check_nodes(options, config, serves)
-    gpus = None if recipe.trainer.get("use_cpu") else visible_gpus()
-    serving = recipe.trainer.get("vllm_tensor_parallel_size", 1) if serves or watches else 0
-    local, training, others = share_gpus(options, config, gpus, serving)
-    processes = local * (options["nodes"] or 1)
-    batch = {}
-    if recipe.sft is None:
-        batch = batch_arguments(recipe.trainer, recipe.prompts_per_step, processes)
-    if recipe.trainer.get("use_vllm") and recipe.trainer.get("vllm_mode") != "server":
+    check_nodes(options, layout, second == SERVER)
+    gpus = None if given.get("use_cpu") else visible_gpus()
+    serving = given.get("vllm_tensor_parallel_size", 1) if second else 0
+    local, training, others = share_gpus(options, layout, gpus, serving, second)
+    processes = local * (options.nodes or 1)
+    batch = batch_arguments(given, recipe.prompts_per_step, processes) if recipe.sft is None else {}
+    if given.get("use_vllm") and given.get("vllm_mode") != "server":
         check_parallel(recipe, processes)
-    words = accelerate_arguments(file, options, config, processes)
+    words = accelerate_arguments(options, layout, processes)
     words += ["-m", "grpo_math.train" if recipe.sft is None else "grpo_math.sft", *arguments]
-    environment = trainer_environment(config, processes, on_cpu=gpus is None)
+    environment = {"GRPO_MATH_PROCESSES": str(processes), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(PATIENCE)}
+    if gpus is None and layout.config["distributed_type"] != "DEEPSPEED":
+        environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}  # no run resumes on its "cpu:0"
     if gpus is not None:
-        environment["GRPO_MATH_GPUS"] = str(processes + len(others))  # what the run costs
+        environment["GRPO_MATH_GPUS"] = str(processes + len(others or ()))  # for the cost of the run
     accelerate = [sys.executable, "-m", "grpo_math.launch.accelerated"]
-    plan = Plan(
-        recipe, file.stem, processes, batch, Command("accelerate launch", accelerate, words, environment, training)
-    )
-    if serves:
+    trainer = Command("accelerate launch", accelerate, words, environment, training)
+    plan = Plan(recipe, layout.name, processes, batch, trainer)
+    if second == SERVER:
         add_server(plan, others)
-    if watches:
-        words = ["--watch", str(recipe.output_dir)]
+    if second == EVALUATION:
         program = [sys.executable, "-m", "grpo_math", "evaluate"]
-        plan.watcher = Command("grpo-math evaluate", program, words, {}, others)
+        plan.watcher = Command("grpo-math evaluate", program, ["--watch", str(recipe.output_dir)], gpus=others)
         if "WANDB_MODE" not in os.environ:
-            plan.trainer.environment["WANDB_MODE"] = "shared"  # two processes write to one run
+            trainer.environment["WANDB_MODE"] = "shared"  # two processes write to one run
     return plan
 
 
-def leave_to_watcher(recipe: Recipe) -> list[str]:
-    """The trainer's further keys where a process beside it evaluates: it saves as often as it would have evaluated."""
+def keys_with_watcher(recipe: Recipe) -> list[str]:
+    """The trainer's further keys while another process evaluates: it saves as often as it would have evaluated."""
     if not recipe.eval_datasets:
         raise UserError("--layout: dual_gpu_eval evaluates every checkpoint: name problems, eval: {datasets: gsm8k}")
     if recipe.eval.best:
-        raise UserError("eval.best: the evaluation beside a training (dual_gpu_eval) keeps no best model: leave it out")
+        raise UserError("eval.best: the evaluation process of dual_gpu_eval keeps no best model: leave it out")
     if recipe.eval.every is None:
         return []
     steps = [] if "save_steps" in recipe.trainer else ["--save_steps", str(recipe.eval.every)]
     return ["--eval.every", "null", *steps]
 
 
-def check_nodes(options: dict, config: dict, serves: bool) -> None:
-    nodes = options["nodes"]
-    if nodes is None and config.get("num_machines", 1) > 1:
-        raise UserError(f"--layout: {options['layout']} is for several machines: say how many with --nodes")
+def serves_itself(recipe: Recipe, layout: Layout) -> bool:
+    """Whether this launch starts a vLLM server: for the layout dual_gpu, and for `vllm_mode: server` without a URL."""
+    given = recipe.trainer
+    elsewhere = {"vllm_server_base_url", "vllm_server_host"} & given.keys()
+    if layout.second != SERVER:
+        return bool(given.get("use_vllm") and given.get("vllm_mode") == "server" and not elsewhere)
+    if elsewhere:
+        raise UserError(
+            f"{elsewhere.pop()}: the layout {layout.name} starts its own server: leave it out, or use single_gpu"
+        )
+    if recipe.sft is not None:
+        raise UserError(f"--layout: SFT generates nothing, {layout.name} is for GRPO: use single_gpu")
+    if given.get("use_vllm") is False:
+        raise UserError(
+            f"use_vllm: false, but the layout {layout.name} generates with vLLM: leave it out, or use single_gpu"
+        )
+    return True
+
+
+def check_nodes(options: Options, layout: Layout, serves: bool) -> None:
+    nodes = options.nodes
+    if nodes is None and layout.config.get("num_machines", 1) > 1:
+        raise UserError(f"--layout: {layout.name} is for several machines: say how many with --nodes")
     if (nodes or 1) == 1:
         return
-    if config["distributed_type"] == "NO":
-        raise UserError(f"--nodes: the layout {options['layout']} is for one process: use multi_node, zero3 or fsdp2")
+    if layout.single:
+        raise UserError(f"--nodes: the layout {layout.name} is for one process: use multi_node, zero3 or fsdp2")
     if serves:
         raise UserError(
             "--nodes: start the server with grpo-math serve, and give --vllm_server_base_url to every machine"
         )
-    if options["main_process_ip"] is None:
+    if options.main_process_ip is None:
         raise UserError("--nodes: give --main_process_ip too, the address of the first training machine")
     if node_rank(options) >= nodes:
         raise UserError(f"--node_rank: {node_rank(options)} of {nodes} machines: the ranks are 0 to {nodes - 1}")
 
 
-def node_rank(options: dict) -> int:
-    return int(os.environ.get("SLURM_NODEID", 0)) if options["node_rank"] is None else options["node_rank"]
+def node_rank(options: Options) -> int:
+    return int(os.environ.get("SLURM_NODEID", 0)) if options.node_rank is None else options.node_rank
 
 
-def serves_itself(recipe: Recipe, layout: str) -> bool:
-    """Whether this launch starts a vLLM server: for the layout dual_gpu, and for `vllm_mode: server` without a URL."""
-    given = recipe.trainer
-    elsewhere = {"vllm_server_base_url", "vllm_server_host"} & given.keys()
-    if layout != "dual_gpu":
-        return bool(given.get("use_vllm") and given.get("vllm_mode") == "server" and not elsewhere)
-    if elsewhere:
-        raise UserError(
-            f"{elsewhere.pop()}: the layout dual_gpu starts a server of its own: leave it out, or use single_gpu"
-        )
-    if recipe.sft is not None:
-        raise UserError("--layout: SFT generates nothing that the second GPU of dual_gpu could serve: use single_gpu")
-    if given.get("use_vllm") is False:
-        raise UserError("use_vllm: false, but the layout dual_gpu generates with vLLM: leave it out, or use single_gpu")
-    return True
-
-
-def share_gpus(options: dict, config: dict, gpus: list[str] | None, serving: int):
-    """The number of training processes on this machine, their GPUs, and the server's (both None on a CPU)."""
-    name, wanted = options["layout"], options["num_processes"]
-    single = config["distributed_type"] == "NO"
-    if single and wanted not in (None, 1):
-        raise UserError(f"--num_processes: the layout {name} is for one process: use multi_gpu")
+def share_gpus(
+    options: Options, layout: Layout, gpus: list[str] | None, serving: int, second: str | None
+) -> tuple[int, list[str] | None, list[str] | None]:
+    """The number of training processes on this machine, their GPUs, and those of `second` (both None on a CPU)."""
+    wanted = options.num_processes
+    if layout.single and wanted not in (None, 1):
+        raise UserError(f"--num_processes: the layout {layout.name} is for one process: use multi_gpu")
     if gpus is None:
-        return 1 if single else wanted or 2, None, None
+        return 1 if layout.single else wanted or 2, None, None
     left = len(gpus) - serving
-    local = 1 if single else wanted or max(left, 1)
-    least = 2 if config["distributed_type"] == "MULTI_GPU" and (options["nodes"] or 1) == 1 else 1
+    local = 1 if layout.single else wanted or max(left, 1)
+    least = 2 if layout.config["distributed_type"] == "MULTI_GPU" and (options.nodes or 1) == 1 else 1
     if max(local, least) > left:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         seen = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
-        beside = "evaluation" if name == "dual_gpu_eval" else "vLLM server"
-        wants = f"{max(local, least)} for training" + (f" and {serving} for the {beside}" if serving else "")
-        smaller = "--layout cpu" if not gpus else "a smaller layout" if single else "single_gpu"
-        raise UserError(f"--layout: {name} wants GPUs, {wants}; visible are {len(gpus)}{seen}: use {smaller}")
+        wants = f"{max(local, least)} for training" + (f" and {serving} for the {second}" if second else "")
+        smaller = "--layout cpu" if not gpus else "a smaller layout" if layout.single else "single_gpu"
+        raise UserError(f"--layout: {layout.name} wants GPUs, {wants}; visible are {len(gpus)}{seen}: use {smaller}")
     return local, gpus[:local], gpus[local : local + serving]
 
 
-def trainer_environment(config: dict, processes: int, on_cpu: bool) -> dict[str, str]:
-    environment = {"GRPO_MATH_PROCESSES": str(processes), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(PATIENCE)}
-    if on_cpu and config["distributed_type"] != "DEEPSPEED":  # with cpu:0, accelerate's own name, nothing can resume
-        environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}
-    return environment
-
-
-def accelerate_arguments(file: Path, options: dict, config: dict, processes: int) -> list[str]:
-    nodes, port = options["nodes"] or 1, options["main_process_port"]
-    words = ["--config_file", str(file), "--num_processes", str(processes)]
-    if config["distributed_type"] == "NO":
+def accelerate_arguments(options: Options, layout: Layout, processes: int) -> list[str]:
+    nodes = options.nodes or 1
+    words = ["--config_file", str(layout.file), "--num_processes", str(processes)]
+    if layout.single:
         return words
     words += ["--num_machines", str(nodes), "--machine_rank", str(node_rank(options) if nodes > 1 else 0)]
     if nodes > 1:
-        words += ["--main_process_ip", options["main_process_ip"]]
-    return [*words, "--main_process_port", str(port or (29500 if nodes > 1 else free_port()))]
+        words += ["--main_process_ip", str(options.main_process_ip)]
+    return [*words, "--main_process_port", str(options.main_process_port or (29500 if nodes > 1 else free_port()))]
 
 
 def add_server(plan: Plan, gpus: list[str] | None) -> None:
-    """A server on free ports of this machine, and a trainer that knows them."""
+    """A server on free ports of this machine, and the trainer's keys that name them."""
     given = plan.recipe.trainer
     port = given.get("vllm_server_port") or free_port()
     check_port(port, "vllm_server_port")
@@ -285,3 +287,28 @@ def add_server(plan: Plan, gpus: list[str] | None) -> None:
     plan.server = Command("vllm serve", program(), words, ENVIRONMENT | {"VLLM_HOST_IP": LOOPBACK}, gpus)
     plan.trainer.environment["VLLM_HOST_IP"] = LOOPBACK
     plan.trainer.words += ["--vllm_server_base_url", plan.url, "--vllm_group_port", str(group)]
+
+
+NUMBERS = {"num_processes": 1, "nodes": 1, "node_rank": 0, "main_process_port": 1}
+
+
+def parse(argv: list[str]) -> tuple[Options, list[str], bool]:
+    """Our options, the trainer's arguments, and whether this is a dry run."""
+    options: dict = {}
+    arguments, words, dry_run = [], list(argv), False
+    while words:
+        word = words.pop(0)
+        name = word.removeprefix("--").replace("-", "_")
+        if word in ("--dry-run", "--dry_run"):
+            dry_run = True
+        elif not word.startswith("--") or name not in Options.__dataclass_fields__:
+            arguments.append(word)
+        elif not words or words[0].startswith("--"):
+            raise UserError(f"{word}: want a value after it")
+        else:
+            options[name] = words.pop(0)
+            if name in NUMBERS:
+                if not options[name].isdecimal() or int(options[name]) < NUMBERS[name]:
+                    raise UserError(f"--{name}: want a whole number of {NUMBERS[name]} or more, got {options[name]!r}")
+                options[name] = int(options[name])
+    return Options(**options), arguments, dry_run
