@@ -141,7 +141,8 @@ def speed_table() -> None:
 
 def tier_table(folder: Path) -> None:
     """Every real gold against its own worked solution."""
-    from grpo_math.data.problems import DatasetSpec, load_problems
+    from grpo_math.data.loading import load_problems
+    from grpo_math.data.problem import DatasetSpec
 
     print("\n| golds | right | tiers |\n|---|---|---|")
     for name, style, split in (("gsm8k", "hash", "train"), ("gsm8k", "hash", "test"), ("math500", "boxed", "test")):

@@ -148,7 +148,8 @@ def prepared(model: str, folder: Path, seed: int) -> dict:
 
 def write_sums(folder: Path, seed: int) -> None:
     """In GSM8K's form; every sum once, and held out or not by the seed."""
-    from grpo_math.data.problems import DatasetSpec, load_problems
+    from grpo_math.data.loading import load_problems
+    from grpo_math.data.problem import DatasetSpec
 
     sums = {
         problem.question: problem.answer for problem in load_problems(DatasetSpec("reasoning_gym", **SUMS)).problems

@@ -88,7 +88,8 @@ def make_model(folder: Path) -> Path:
 
 def write_data(folder: Path) -> None:
     """The quickstart's problems, in GSM8K's form for us and as question and answer for the bare run."""
-    from grpo_math.data.problems import DatasetSpec, load_problems
+    from grpo_math.data.loading import load_problems
+    from grpo_math.data.problem import DatasetSpec
     from grpo_math.quickstart import write_problems
 
     write_problems(folder / "gsm8k", seed=0)

@@ -125,19 +125,19 @@ def data(folder: Path, model: str | None) -> None:
 def prepare(recipe_file: str, rows: str) -> None:
     """One preparation, in a process of its own; the last line is its seconds and memory as JSON."""
     from grpo_math.checks.preflight import check_training
-    from grpo_math.data.problems import fingerprint
-    from grpo_math.data.prompts import to_rows
+    from grpo_math.data.loading import load_parts, mix_parts
+    from grpo_math.data.problem import fingerprint
+    from grpo_math.data.prompts import to_dataset, to_rows
     from grpo_math.models.models import load_tokenizer
     from grpo_math.recipe.recipe import load_recipe
-    from grpo_math.trainer.training import load_parts, mix_parts, to_dataset
 
     keys = ["--dataset.path", rows, "--dataset.max_prompt_tokens", "1024"]
     recipe = load_recipe(["--config", recipe_file, *keys])
     tokenizer = load_tokenizer(recipe)
     clock = [time.perf_counter()]
-    parts = load_parts(recipe, tokenizer)
+    parts = load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets)
     clock.append(time.perf_counter())
-    problems = mix_parts(recipe, parts)
+    problems = mix_parts(parts, recipe.datasets, seed=42)
     check_training(recipe, tokenizer, parts)
     clock.append(time.perf_counter())
     to_dataset(to_rows(problems, recipe.template, tokenizer))

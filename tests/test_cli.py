@@ -27,7 +27,7 @@ def test_help_answers_without_anything_heavy(arguments):
     [
         (
             ["trian"],
-            "error: no verb 'trian': use one of train, sft, check, pass-rate, evaluate, compare, report, runs, grade, prompts, rewards, launch, serve, export, quickstart\n",
+            "error: no verb 'trian': use one of train, sft, check, evaluate, compare, report, runs, grade, rewards, launch, serve, export, quickstart\n",
         ),
         (["train"], "error: no recipe: give one with --config recipes/X.yaml\n"),
         (["train", "--config=r.yaml"], "error: --config=...: write --config VALUE (a blank, not =)\n"),

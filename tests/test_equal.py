@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grpo_math.data.problems import DatasetSpec, load_problems
+from grpo_math.data.loading import load_problems
+from grpo_math.data.problem import DatasetSpec
 from grpo_math.grading import PoolSettings, grade, grade_batch
 from grpo_math.grading.batch import equal, equal_all
 from grpo_math.grading.equal import settle

@@ -83,17 +83,17 @@ def test_datasets_of_one_name_keep_apart(write_recipe, problem_folder, tmp_path)
     files = [str(problem_folder / f"{name}.jsonl") for name in ("test", "train")]
     datasets = [{"name": "gsm8k", "path": path, "max_samples": 2} for path in files]
     recipe = load_recipe(["--config", str(write_recipe(dataset={"name": "svamp"}, eval={"datasets": datasets}))])
-    assert [one.title for one in load_benchmarks(recipe)] == ["gsm8k test", f"gsm8k test {files[1]}"]
+    assert [one.title for one in load_benchmarks(recipe.eval_datasets)] == ["gsm8k test", f"gsm8k test {files[1]}"]
 
 
 def test_a_mistake_in_the_held_out_problems_names_their_key_and_leaves_file_names_alone(write_recipe, tmp_path):
     broken = tmp_path / "my.dataset.jsonl"
     for line, message in (
         ("{", f"{broken}, line 1: not JSON"),
-        ('{"q": 1}', "name it, eval.datasets.fields: {question: COLUMN}"),
+        ('{"q": 1}', "eval.datasets.fields: no column"),
     ):
         broken.write_text(line + "\n")
         recipe = load_recipe(["--config", str(write_recipe(eval={"datasets": {"name": "json", "path": str(broken)}}))])
         with pytest.raises(UserError) as caught:
-            load_benchmarks(recipe)
+            load_benchmarks(recipe.eval_datasets)
         assert message in str(caught.value)

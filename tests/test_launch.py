@@ -76,7 +76,8 @@ def test_the_server_is_what_trl_expects(plan, policy_folder):
 
 def test_the_window_holds_the_longest_prompt_and_completion_and_no_more(plan, tokenizer, problem_folder):
     made = plan("--layout dual_gpu", max_completion_length=13)
-    from grpo_math.data.problems import DatasetSpec, load_problems
+    from grpo_math.data.loading import load_problems
+    from grpo_math.data.problem import DatasetSpec
     from grpo_math.data.prompts import TEMPLATES, token_ids
 
     problems = load_problems(DatasetSpec(name="gsm8k", path=str(problem_folder))).problems

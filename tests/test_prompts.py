@@ -2,10 +2,9 @@
 
 import pytest
 
-from grpo_math.data import prompts, show_prompts
-from grpo_math.data.problems import Problem
+from grpo_math.data import prompts
+from grpo_math.data.problem import Problem
 from grpo_math.data.prompts import TEMPLATES, PromptTemplate, prompt_ids, to_rows, token_ids
-from grpo_math.errors import UserError
 
 QUESTION = "Ava has 3 apples. {How} many?"
 
@@ -77,7 +76,7 @@ def test_rows_carry_every_meta_column_but_those_of_trl(tokenizer):
 def test_a_dataset_is_what_datasets_makes_of_the_rows(values):
     from datasets import Dataset
 
-    from grpo_math.trainer.training import to_dataset
+    from grpo_math.data.prompts import to_dataset
 
     rows = [{"prompt": [{"role": "user", "content": "q"}], "column": value} for value in values]
     made, theirs = to_dataset(rows), Dataset.from_list(rows)
@@ -90,16 +89,3 @@ def test_stop_strings_by_engine():
     assert template.generation_kwargs(use_vllm=True) == {"stop": ["</answer>"], "include_stop_str_in_output": True}
     assert template.generation_kwargs(use_vllm=False) == {"stop_strings": ["</answer>"]}
     assert TEMPLATES["boxed"].generation_kwargs(use_vllm=True) == {}
-
-
-def test_the_prompts_verb_prints_what_the_model_will_see(write_recipe, capsys):
-    show_prompts.main(["--n", "2", "--config", str(write_recipe())])
-    out = capsys.readouterr().out
-    assert out.count("<|user|>Ava has 1 apples") == 2
-    assert "train, prompt 2: " in out
-    assert "tokens, solution '3'" in out
-
-
-def test_the_prompts_verb_refuses_a_bad_count():
-    with pytest.raises(UserError, match="--n: want a whole number above 0, got 'x'"):
-        show_prompts.main(["--n", "x"])

@@ -11,7 +11,8 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_math.data.problems import DatasetSpec, load_problems
+from grpo_math.data.loading import load_problems
+from grpo_math.data.problem import DatasetSpec
 from grpo_math.errors import UserError
 from grpo_math.quickstart import (
     ONE_STEP,

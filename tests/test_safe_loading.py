@@ -86,8 +86,6 @@ def verbs(recipe: Path, model: Path, tmp_path: Path) -> dict[str, list[str]]:
         "train": ["train", *config],
         "sft": ["sft", "--config", str(sft_recipe(recipe)), *config[2:]],
         "evaluate": ["evaluate", *config, "--use_vllm", "false", "--out", str(tmp_path / "evaluation")],
-        "pass-rate": ["pass-rate", *config, "--use_vllm", "false", "--out", str(tmp_path / "rates.parquet")],
-        "prompts": ["prompts", *config],
         "check": ["check", "--layout", "none", *config],
         "export": ["export", str(model), str(tmp_path / "out")],
     }
@@ -113,7 +111,7 @@ def said(words: list[str], capsys) -> str:
     return output.err + output.out
 
 
-VERBS = ("train", "sft", "evaluate", "pass-rate", "prompts", "check", "export")
+VERBS = ("train", "sft", "evaluate", "check", "export")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -125,7 +123,7 @@ def test_pickled_weights_are_refused_by_every_verb(verb, write_recipe, pickled, 
 
 def test_pickled_weights_that_are_allowed_are_trained_and_evaluated_and_exported(write_recipe, pickled, tmp_path):
     recipe = write_recipe(model_name_or_path=str(pickled), model_init_kwargs={"use_safetensors": False}, beta=0.1)
-    for verb in ("train", "evaluate", "pass-rate"):
+    for verb in ("train", "evaluate"):
         dispatch(verbs(recipe, pickled, tmp_path)[verb])
     dispatch([*verbs(recipe, pickled, tmp_path)["export"], *ALLOW_PICKLES])
     assert (tmp_path / "out" / "model.safetensors").exists()

@@ -7,8 +7,9 @@ from conftest import ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_math.data import show_prompts
-from grpo_math.data.problems import DatasetSpec, Problem, gsm8k, load_problems
+from grpo_math.data.adapters import gsm8k
+from grpo_math.data.loading import load_problems
+from grpo_math.data.problem import DatasetSpec, Problem
 from grpo_math.data.prompts import TEMPLATES, PromptTemplate
 from grpo_math.errors import UserError
 from grpo_math.grading import boxes, extract, grade, well_formed, without_boxes
@@ -179,11 +180,6 @@ def test_resume_continues_bit_by_bit(write_sft, tmp_path):
     assert [row["step"] for row in rows(tmp_path / "half" / "metrics.jsonl")] == [1, 2, 3, 4]
     first, second = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "half"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_the_prompts_verb_shows_what_is_taught(write_sft, capsys):
-    show_prompts.main(["--n", "1", "--config", str(write_sft())])
-    assert "--- completion 1\n1+1=2\n\\boxed{2}\n" in capsys.readouterr().out
 
 
 def test_a_recipe_is_for_one_of_the_two(write_recipe, write_sft):

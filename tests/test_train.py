@@ -355,13 +355,15 @@ def test_a_chat_template_that_refuses_the_prompt_is_one_line(write_recipe, polic
         run(write_recipe(model_name_or_path=model))
 
 
-def test_chat_template_kwargs_reach_counts_and_evaluation_too(write_recipe, policy_folder, tmp_path, capsys):
-    from grpo_math.data import show_prompts
+def test_chat_template_kwargs_reach_counts_and_evaluation_too(write_recipe, policy_folder, tmp_path):
+    from grpo_math.data.prompts import TEMPLATES, token_ids
+    from grpo_math.models.models import load_tokenizer
 
     template = "{{ messages[0]['content'] }}{% if quiet %}QUIET{% endif %}"
     model = changed_policy(policy_folder, tmp_path / "quiet", chat_template=template)
-    show_prompts.main(["--config", str(write_recipe(model_name_or_path=model, chat_template_kwargs={"quiet": True}))])
-    assert capsys.readouterr().out.count("QUIET") == 3
+    path = write_recipe(model_name_or_path=model, chat_template_kwargs={"quiet": True})
+    tokenizer = load_tokenizer(load_recipe(["--config", str(path)]))
+    assert tokenizer.decode(token_ids(TEMPLATES["boxed"].prompt("q", tokenizer), tokenizer)).endswith("QUIET")
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,11 @@ usage: grpo-math VERB [--help]
   train       one GRPO run from a recipe
   sft         one SFT run, the warm start of a GRPO run
   check       is this run a good one? in seconds, before a model loads
-  pass-rate   how often the model solves each training problem
   evaluate    accuracy, pass@k and maj@k on held-out problems, with intervals
   compare     evaluations on the same problems: is one model better?
   report      a run as one page: accuracy, curves, completions, recipe
   runs        the runs in a folder, with their state and accuracy
   grade       whether completions are right, and why
-  prompts     what the model will see, with token counts
   rewards     the shipped rewards, or what a recipe's rewards give a text
   launch      train or sft on a layout of GPUs, with its vLLM server
   serve       the vLLM server alone
@@ -31,13 +29,11 @@ VERBS = {
     "train": "train",
     "sft": "sft",
     "check": "check",
-    "pass-rate": "evaluation.pass_rate",
     "evaluate": "evaluation.evaluate",
     "compare": "evaluation.compare",
     "report": "report.report",
     "runs": "report.list_runs",
     "grade": "grading.grade_file",
-    "prompts": "data.show_prompts",
     "rewards": "checks.show_rewards",
     "launch": "launch.launch",
     "serve": "generation.vllm_server",

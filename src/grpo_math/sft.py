@@ -14,8 +14,9 @@ from array import array
 from pathlib import Path
 
 from grpo_math.checks.preflight import check_training, dry_run
-from grpo_math.data.problems import Problem
-from grpo_math.data.prompts import token_ids
+from grpo_math.data.loading import load_parts, mix_parts
+from grpo_math.data.problem import Problem
+from grpo_math.data.prompts import to_dataset, token_ids
 from grpo_math.errors import UserError, one_line
 from grpo_math.evaluation.solve import load_benchmarks
 from grpo_math.grading import configure
@@ -23,7 +24,7 @@ from grpo_math.models.models import end_tokens, load_tokenizer, policy_arguments
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.runs import checkpoints
 from grpo_math.runs import folder as run_folder
-from grpo_math.trainer.training import check_world, load_parts, mix_parts, run, sft_config, to_dataset
+from grpo_math.trainer.training import check_world, run, sft_config
 
 
 def main(argv: list[str]) -> None:
@@ -56,11 +57,12 @@ def sft_here(recipe: Recipe, config, checkpoint: Path | None, started: float) ->
 
     tokenizer = load_tokenizer(recipe)
     rows = Pairs(recipe, tokenizer, config.max_length)
-    parts = load_parts(recipe, tokenizer, rows.unusable)
-    problems = mix_parts(recipe, parts)
+    parts = load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets, rows.unusable)
+    problems = mix_parts(parts, recipe.datasets, config.seed)
     check_training(recipe, tokenizer, parts)
     rows.check(problems[0])
-    measured, watching = callbacks(recipe, tokenizer, load_benchmarks(recipe) if recipe.eval.wanted else [])
+    benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
+    measured, watching = callbacks(recipe, tokenizer, benchmarks)
     policy = policy_arguments(recipe, config)
     with one_line(f"{recipe.source}: TRL refused it"):
         trainer = SupervisedTrainer(

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from grpo_math.checks.preflight import check_training, dry_run
-from grpo_math.data.prompts import to_rows
+from grpo_math.data.loading import load_parts, mix_parts
+from grpo_math.data.prompts import to_dataset, to_rows
 from grpo_math.errors import one_line
 from grpo_math.evaluation.solve import load_benchmarks
 from grpo_math.generation.vllm_engine import LARGE, check_parallel, colocated_engine, engine_arguments, fit_window
@@ -28,7 +29,7 @@ from grpo_math.rewards.reward import build_rewards, for_trl
 from grpo_math.runs import checkpoints
 from grpo_math.runs import folder as run_folder
 from grpo_math.trainer.rollouts import Rollouts
-from grpo_math.trainer.training import check_world, grpo_config, load_parts, mix_parts, run, to_dataset
+from grpo_math.trainer.training import check_world, grpo_config, run
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +65,11 @@ def train_here(recipe: Recipe, config, rewards: list, checkpoint: Path | None, s
     from grpo_math.trainer.trainer import Trainer
 
     tokenizer = load_tokenizer(recipe)
-    parts = load_parts(recipe, tokenizer)
-    problems = mix_parts(recipe, parts)
+    parts = load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets)
+    problems = mix_parts(parts, recipe.datasets, config.seed)
     check_training(recipe, tokenizer, parts)
     logger.info("%s", batch.describe_batch(config, batch.world_size(), len(problems)))
-    benchmarks = load_benchmarks(recipe) if recipe.eval.wanted else []
+    benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
     engine = contextlib.nullcontext()
     if config.use_vllm:
         arguments = prepare_vllm(recipe, config, *longest_sequence(recipe, tokenizer, problems, benchmarks))

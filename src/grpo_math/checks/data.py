@@ -5,9 +5,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.data.contamination import RUN, SAME, Overlap, test_sets
+from grpo_math.data.filters import RUN, SAME, Overlap
 from grpo_math.data.functions import parameters
-from grpo_math.data.problems import Problem, Problems
+from grpo_math.data.loading import test_sets
+from grpo_math.data.problem import Problem, Problems
 from grpo_math.grading import equal_all, grade_batch
 from grpo_math.rewards.reward import Reward
 
@@ -132,7 +133,7 @@ def taught(subject: Subject) -> Iterator[Finding]:
 
 def contamination(subject: Subject) -> Iterator[Finding]:
     """Training problems that are in the test sets: counted here, dropped by `decontaminate`."""
-    tests = test_sets(subject.recipe)
+    tests = test_sets(subject.recipe.datasets, subject.recipe.eval_datasets)
     if not tests:
         yield note(
             "no test set to compare with: eval names none, and GSM8K's and MATH-500's are neither in the dataset's "
@@ -140,7 +141,7 @@ def contamination(subject: Subject) -> Iterator[Finding]:
         )
     for test in tests:
         overlap = Overlap(test.problems)
-        reasons = [overlap.reason(problem) for problem in subject.problems]
+        reasons = overlap(subject.problems)
         same, near = reasons.count(SAME), reasons.count(RUN)
         says = f"{test.title}: of {len(reasons):,} training problems {same:,} {SAME[5:]}, {near:,} more {RUN}"
         says += ", as templated ones do" if near > len(reasons) / 10 else ""

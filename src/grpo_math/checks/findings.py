@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from grpo_math.checks.memory import Shape, shape_of
-from grpo_math.data.lengths import prompt_lengths
-from grpo_math.data.problems import Problem, Problems
+from grpo_math.data.loading import load_parts, mix_parts
+from grpo_math.data.problem import Problem, Problems
+from grpo_math.data.prompts import prompt_lengths
 from grpo_math.errors import UserError
 from grpo_math.evaluation.solve import Benchmark, load_benchmarks
 from grpo_math.generation.vllm_engine import read_config
@@ -16,7 +17,6 @@ from grpo_math.recipe.batch import world_size
 from grpo_math.recipe.parts import NO_DATASET
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.rewards.reward import Reward, build_rewards
-from grpo_math.trainer.training import load_parts, mix_parts
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -76,11 +76,12 @@ class Subject:
         if not self.recipe.datasets:
             raise UserError(NO_DATASET)
         counted = any(spec.max_prompt_tokens for spec in self.recipe.datasets)
-        return load_parts(self.recipe, self.tokenizer if counted else None)
+        recipe = self.recipe
+        return load_parts(recipe.datasets, recipe.template, self.tokenizer if counted else None, recipe.eval_datasets)
 
     @cached_property
     def problems(self) -> list[Problem]:
-        return mix_parts(self.recipe, self.parts)
+        return mix_parts(self.parts, self.recipe.datasets, self.recipe.trainer.get("seed", 42))
 
     @cached_property
     def rewards(self) -> list[Reward | str]:
@@ -100,7 +101,7 @@ class Subject:
 
     @cached_property
     def benchmarks(self) -> list[Benchmark]:
-        return load_benchmarks(self.recipe)
+        return load_benchmarks(self.recipe.eval_datasets)
 
     @cached_property
     def model_config(self) -> "PretrainedConfig":

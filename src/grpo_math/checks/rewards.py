@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data.functions import parameters
-from grpo_math.data.problems import Problem
+from grpo_math.data.problem import Problem
 from grpo_math.data.prompts import meta_columns, to_rows
 from grpo_math.errors import RewardError
 from grpo_math.rewards.reward import Reward, RewardSpec

@@ -11,7 +11,8 @@ import inspect
 from dataclasses import replace
 
 from grpo_math.data.functions import parameters
-from grpo_math.data.problems import Problem, load_problems
+from grpo_math.data.loading import load_problems
+from grpo_math.data.problem import Problem
 from grpo_math.data.prompts import to_rows
 from grpo_math.errors import UserError
 from grpo_math.grading import configure, grade

@@ -1,10 +1,17 @@
 """Prompts: a template turns a `Problem` into what the model sees, and knows where the answer will stand."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from grpo_math.data.problems import Problem
+from grpo_math.data.problem import Problem
+from grpo_math.errors import one_line
 from grpo_math.grading import boxes, without_boxes
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 BATCH = 1_000  # prompts that are tokenized together
 
@@ -27,7 +34,7 @@ class PromptTemplate:
     prefill: str = ""
     chat: bool = True
 
-    def prompt(self, question: str, tokenizer) -> str | list[dict]:
+    def prompt(self, question: str, tokenizer: "PreTrainedTokenizerBase") -> str | list[dict]:
         """The prompt column for TRL: a list of messages, or a string (plain text, or a chat with a prefill)."""
         text = self.user.replace("{question}", question)
         if not self.chat:
@@ -93,22 +100,40 @@ def completion_text(completion: str | list[dict]) -> str:
     return completion if isinstance(completion, str) else completion[0]["content"]
 
 
-def token_ids(prompt: str | list[dict], tokenizer) -> list[int]:
+def token_ids(prompt: str | list[dict], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The token ids TRL will feed the model for this prompt."""
     return tokenized([prompt], tokenizer)[0]
 
 
-def tokenized(prompts: list[str] | list[list[dict]], tokenizer) -> list[list[int]]:
+def tokenized(prompts: list[str] | list[list[dict]], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
     if isinstance(prompts[0], str):
         return tokenizer(prompts)["input_ids"]
     return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
-def prompt_ids(questions: list[str], template: PromptTemplate, tokenizer) -> Iterator[list[int]]:
+def prompt_ids(
+    questions: list[str], template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[list[int]]:
     """The token ids of many prompts, batch by batch: a fast tokenizer spreads a batch over all cores."""
     for start in range(0, len(questions), BATCH):
         batch = questions[start : start + BATCH]
         yield from tokenized([template.prompt(question, tokenizer) for question in batch], tokenizer)
+
+
+def prompt_lengths(
+    problems: list[Problem], template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase"
+) -> list[int]:
+    """The length of each prompt in tokens, chat template included."""
+    known = counted(template, tokenizer)
+    new = list(dict.fromkeys(problem.question for problem in problems if problem.question not in known))
+    known.update(zip(new, map(len, prompt_ids(new, template, tokenizer)), strict=True))
+    return [known[problem.question] for problem in problems]
+
+
+@functools.lru_cache(maxsize=4)
+def counted(template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+    """The length by question: filters, checks and engines ask for the same ones."""
+    return {}
 
 
 # What TRL passes to reward functions itself, or what we add: a meta column of that name would clash.
@@ -124,7 +149,10 @@ def meta_columns(problems: list[Problem]) -> set[str]:
 
 
 def to_rows(
-    problems: list[Problem], template: PromptTemplate, tokenizer, columns: set[str] | None = None
+    problems: list[Problem],
+    template: PromptTemplate,
+    tokenizer: "PreTrainedTokenizerBase",
+    columns: set[str] | None = None,
 ) -> list[dict]:
     """One row a problem: prompt, solution, question, worked, and every meta column (None where a problem has none), or
     these `columns` of more problems."""
@@ -139,3 +167,16 @@ def to_rows(
         }
         for problem in problems
     ]
+
+
+def to_dataset(rows: list[dict]) -> "Dataset":
+    """The rows as TRL takes them; raises UserError where a column has values of several types."""
+    from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
+    from pyarrow import ArrowInvalid, ArrowTypeError, Table
+
+    with one_line(
+        "dataset: a column has values of several types", "make them one type", (ArrowInvalid, ArrowTypeError)
+    ):
+        table = Table.from_pylist(rows)
+    return Dataset(table, fingerprint=generate_random_fingerprint())  # any other takes a pickled copy of the table

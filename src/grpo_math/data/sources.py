@@ -25,7 +25,9 @@ def read_jsonl(path: Path) -> Iterable[dict]:
                 try:
                     yield json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise UserError(f"{path}, line {number}: not JSON ({error.msg}): mend or delete the line") from None
+                    raise UserError(
+                        f"path: {path}, line {number}: not JSON ({error.msg}): correct or delete the line"
+                    ) from None
 
 
 def read_csv(path: Path) -> Iterable[dict]:
@@ -46,14 +48,14 @@ def read_rows(path: Path) -> Iterable[dict]:
     """The rows of one file, by its ending; raises UserError for what cannot be read as rows."""
     reader = FILE_READERS.get(path.suffix.lower())
     if reader is None:
-        raise UserError(f"{path}: rows are read from {', '.join(FILE_READERS)} files")
+        raise UserError(f"path: {path}: rows are read from {', '.join(FILE_READERS)} files")
     try:
         for number, row in enumerate(reader(path), 1):
             if not isinstance(row, dict):
-                raise UserError(f"{path}, row {number}: want an object with named columns, got {row!r:.60}")
+                raise UserError(f"path: {path}, row {number}: want an object with named columns, got {row!r:.60}")
             yield row
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as {path.suffix[1:]} ({error})") from error
+        raise UserError(f"path: {path}: cannot be read as {path.suffix[1:]} ({error})") from error
 
 
 def local_files(path: Path, split: str, config: str | None = None) -> list[Path]:
@@ -81,9 +83,7 @@ def local_files(path: Path, split: str, config: str | None = None) -> list[Path]
     if not found:
         seen = ", ".join(str(file.relative_to(path)) for file in rows[:5]) or "no data file"
         wanted = f"{split!r}" + (f" of config {config!r}" if config else "")
-        raise UserError(
-            f"dataset.path: {path} has no split {wanted} (it has {seen}): set dataset.split, or name a file"
-        )
+        raise UserError(f"path: {path} has no split {wanted} (it has {seen}): set another split, or give a file")
     return found
 
 
@@ -95,22 +95,7 @@ def hub_rows(path: str, configs: Iterable[str | None], split: str) -> Iterable[d
             yield from load_dataset(path, config, split=split)
         except Exception as error:
             raise UserError(
-                f"dataset.path: {path!r} is no local file or folder, and the Hugging Face Hub gave no split {split!r} "
+                f"path: {path!r} is no local file or folder, and the Hugging Face Hub gave no split {split!r} "
                 f"of it ({type(error).__name__}: {str(error).splitlines()[0]}): without network, download it once "
-                f"and give the folder, dataset.path: FOLDER (with {split}.jsonl, .json, .csv or .parquet)"
+                f"and give the folder, path: FOLDER (with {split}.jsonl, .json, .csv or .parquet)"
             ) from error
-
-
-def generate_reasoning_gym(
-    split: str, config: dict | None, task: str, size: int = 1000, seed: int = 0
-) -> Iterable[dict]:
-    """`size` rows of a task. Other splits than train are the same task at another seed: a short question may recur."""
-    try:
-        import reasoning_gym as gym
-    except ImportError:
-        raise UserError("dataset.name: reasoning_gym needs the package: pip install reasoning-gym") from None
-    seed += 0 if split == "train" else 1_000_000
-    try:
-        return gym.create_dataset(task, size=size, seed=seed, **(config or {}))
-    except Exception as error:
-        raise UserError(f"dataset reasoning_gym, task {task!r}: {str(error).splitlines()[0]}") from error

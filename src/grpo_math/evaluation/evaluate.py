@@ -33,7 +33,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from grpo_math.data.functions import load_function
-from grpo_math.data.problems import fingerprint
+from grpo_math.data.problem import fingerprint
 from grpo_math.errors import UserError, one_line, run_cli
 from grpo_math.evaluation import watch
 from grpo_math.evaluation.second_opinion import opinions, second_opinion
@@ -127,7 +127,7 @@ def evaluate(recipe: Recipe, options: dict) -> None:
     configure(recipe.grading)
     quiet_progress_bars()
     tokenizer = load_tokenizer(recipe)
-    benchmarks = load_benchmarks(recipe)
+    benchmarks = load_benchmarks(recipe.eval_datasets)
     name = recipe.model["model_name_or_path"]
     sampling = sampling_of(recipe, end_tokens(name) | {tokenizer.eos_token_id})
     settings = describe(recipe, benchmarks, tokenizer, sampling)

@@ -4,14 +4,14 @@ import functools
 import itertools
 import logging
 import math
-import re
 import time
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from grpo_math.data.problems import DatasetSpec, Problem, Problems, load_problems
+from grpo_math.data.loading import load_problems
+from grpo_math.data.problem import DatasetSpec, Problem
 from grpo_math.data.prompts import PromptTemplate, prompt_ids
 from grpo_math.errors import UserError
 from grpo_math.evaluation.statistics import Figure, mean, means, pass_at_k
@@ -21,7 +21,6 @@ from grpo_math.recipe.recipe import Recipe
 
 TOGETHER = "all datasets"  # the dataset of an evaluation of several, counted together
 GROUPS = ("level", "subject", "type")  # the columns of a dataset by which accuracy is broken down
-DATASET_KEY = re.compile(r"(?<![\w./-])dataset\.(name|path|split|config|fields)\b")  # and no file's name
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +72,13 @@ class Evaluation:
         )
 
 
-def load_benchmarks(recipe: Recipe) -> list[Benchmark]:
-    """The held-out problems of the recipe's `eval:`, dataset by dataset, each with a name of its own."""
-    if not recipe.eval_datasets:
+def load_benchmarks(specs: list[DatasetSpec]) -> list[Benchmark]:
+    """The held-out problems, dataset by dataset, each with a name of its own."""
+    if not specs:
         raise UserError("eval.datasets: missing: say which problems to evaluate on, eval: {datasets: {name: gsm8k}}")
     benchmarks = []
-    for index, spec in enumerate(recipe.eval_datasets):
-        loaded = load_held_out(recipe, index, spec)
+    for spec in specs:
+        loaded = load_problems(spec)
         logger.info("evaluating on %s", loaded)
         taken = {benchmark.title for benchmark in benchmarks}
         title = spec.title if spec.title not in taken else f"{spec.title} {spec.config or spec.path or ''}".strip()
@@ -87,15 +86,6 @@ def load_benchmarks(recipe: Recipe) -> list[Benchmark]:
             title += " again"
         benchmarks.append(Benchmark(title, loaded.problems))
     return benchmarks
-
-
-def load_held_out(recipe: Recipe, index: int, spec: DatasetSpec) -> Problems:
-    """The problems of a spec that is the `eval.datasets` entry of this index, or nearly so."""
-    try:
-        return load_problems(spec)
-    except UserError as error:
-        where = f"eval.datasets[{index}]." if isinstance(recipe.eval.datasets, list) else "eval.datasets."
-        raise UserError(DATASET_KEY.sub(rf"{where}\g<1>", str(error))) from error
 
 
 def sampling_of(recipe: Recipe, ends: set[int]) -> Sampling:

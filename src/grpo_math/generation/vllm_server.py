@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from grpo_math.data.lengths import longest_prompt
-from grpo_math.data.problems import Problem
+from grpo_math.data.loading import load_parts, load_problems, mix_parts
+from grpo_math.data.problem import Problem
+from grpo_math.data.prompts import prompt_lengths
 from grpo_math.errors import UserError
 from grpo_math.generation.processes import start
 from grpo_math.generation.vllm_engine import (
@@ -81,13 +82,12 @@ def visible_gpus() -> list[str]:
 
 def needed_window(recipe: Recipe) -> int:
     """The context the recipe's problems need, in tokens: all of them are tokenised."""
-    from grpo_math.evaluation.solve import load_benchmarks
     from grpo_math.models.models import load_tokenizer
-    from grpo_math.trainer.training import load_parts, mix_parts
 
     tokenizer = load_tokenizer(recipe)
-    benchmarks = load_benchmarks(recipe) if recipe.eval.wanted else []
-    problems = mix_parts(recipe, load_parts(recipe, tokenizer))
+    benchmarks = [load_problems(spec) for spec in recipe.eval_datasets] if recipe.eval.wanted else []
+    parts = load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets)
+    problems = mix_parts(parts, recipe.datasets, recipe.trainer.get("seed", 42))
     longest = longest_sequence(recipe, tokenizer, problems, benchmarks)
     return fit_window(recipe.trainer.get("vllm_max_model_length"), *longest)
 
@@ -95,9 +95,9 @@ def needed_window(recipe: Recipe) -> int:
 def longest_sequence(recipe: Recipe, tokenizer, problems: list[Problem], benchmarks: list) -> tuple[int, int]:
     """The longest prompt and completion, in tokens, of the training on `problems` and of its evaluations: whichever of
     the two are longer together."""
-    longest = [(longest_prompt(problems, recipe.template, tokenizer), recipe.max_completion_length)]
+    longest = [(max(prompt_lengths(problems, recipe.template, tokenizer)), recipe.max_completion_length)]
     for benchmark in benchmarks:
-        prompt = longest_prompt(benchmark.problems, recipe.template, tokenizer)
+        prompt = max(prompt_lengths(benchmark.problems, recipe.template, tokenizer))
         longest.append((prompt, recipe.eval_completion_length))
     return max(longest, key=sum)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo_math.data.problems import DatasetSpec
+from grpo_math.data.problem import DatasetSpec
 from grpo_math.recipe.parts import at_least_one, check_dataset, fields_of
 from grpo_math.recipe.schema import check_keys
 
@@ -82,7 +82,10 @@ def check_eval(
         return spec, []
     if wanted and spec.split == trained.split:
         problems.append(f"eval.split: {spec.split} is what the training reads: name another split")
-    return spec, [DatasetSpec(trained.name, trained.path, config=trained.config, params=trained.params, **asked)]
+    held_out_split = DatasetSpec(
+        trained.name, trained.path, config=trained.config, params=trained.params, where="eval.datasets.", **asked
+    )
+    return spec, [held_out_split]
 
 
 def held_out(given, asked: dict, problems: list[str]) -> list[DatasetSpec]:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from grpo_math.data.adapters import ADAPTERS
 from grpo_math.data.functions import parameters, source_file, split_reference
-from grpo_math.data.problems import ADAPTERS, DatasetSpec, PassRateSpec
+from grpo_math.data.problem import DatasetSpec, PassRateSpec
 from grpo_math.data.prompts import RESERVED_COLUMNS, TEMPLATES, PromptTemplate
 from grpo_math.data.sources import FILE_READERS
 from grpo_math.errors import UserError, suggestion
@@ -110,12 +111,12 @@ def check_dataset(entry, where: str, problems: list[str]) -> list[DatasetSpec]:
         return []
     if name and path and looks_local(path) and not os.path.exists(os.path.expanduser(path)):
         problems.append(f"{where}path: no file or folder {path}")
-    shared = fields_of(DatasetSpec, "params") | {"pass_rate": "dict | None"}
+    shared = fields_of(DatasetSpec, "params", "where") | {"pass_rate": "dict | None"}
     checked = check_keys(entry, {**shared, **(dict.fromkeys(entry, "") if own is None else own)}, where, problems)
     at_least_one(checked, where, problems)
     checked["pass_rate"] = check_pass_rate(entry.get("pass_rate"), f"{where}pass_rate", problems)
     params = {key: checked.pop(key) for key in list(checked) if key not in shared}
-    return [DatasetSpec(**checked, params=params)]
+    return [DatasetSpec(**checked, params=params, where=where)]
 
 
 def check_pass_rate(given, where: str, problems: list[str]) -> PassRateSpec | None:
@@ -125,7 +126,7 @@ def check_pass_rate(given, where: str, problems: list[str]) -> PassRateSpec | No
     low, high = checked.get("min", 0.0), checked.get("max", 1.0)
     if not checked.get("file"):
         problems.append(
-            f"{where}.file: missing: name what grpo-math pass-rate wrote, {{file: rates.parquet, min: 0.1}}"
+            f"{where}.file: missing: give the folder of grpo-math evaluate --split train, {{file: FOLDER, min: 0.1}}"
         )
         return None
     if not 0 <= low <= high <= 1:

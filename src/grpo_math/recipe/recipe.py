@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from grpo_math.data.problems import DatasetSpec
+from grpo_math.data.problem import DatasetSpec
 from grpo_math.data.prompts import PromptTemplate
 from grpo_math.errors import UserError
 from grpo_math.grading import PoolSettings

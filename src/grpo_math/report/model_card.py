@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from grpo_math.data.problems import ADAPTERS, DatasetSpec
+from grpo_math.data.adapters import ADAPTERS
+from grpo_math.data.problem import DatasetSpec
 from grpo_math.errors import one_line
 from grpo_math.evaluation.statistics import Figure
 from grpo_math.models.models import load_tokenizer

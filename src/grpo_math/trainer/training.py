@@ -3,15 +3,12 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
-from grpo_math.data.contamination import contamination_filter
-from grpo_math.data.lengths import length_filter
-from grpo_math.data.pass_rates import rate_filter
-from grpo_math.data.problems import Keep, Problem, Problems, fingerprint, load_problems, mix
+from grpo_math.data.problem import Problem, fingerprint
 from grpo_math.errors import RewardError, UserError, one_line
 from grpo_math.generation.vllm_engine import check_vllm
 from grpo_math.models.models import widen
@@ -119,65 +116,6 @@ def check_wandb() -> None:
     with one_line("report_to: W&B refuses the API key", fix, (wandb.errors.Error,)):
         if not wandb.login(prompt=False, verify=False):
             raise UserError(f"report_to: W&B knows no API key: {fix}")
-
-
-def load_parts(recipe: Recipe, tokenizer, keep_too=lambda problem: None) -> list[Problems]:
-    """The recipe's problems, dataset by dataset, filtered as its keys say; those that `keep_too` gives a reason against
-    are dropped as well."""
-    clean = contamination_filter(recipe, any(spec.decontaminate for spec in recipe.datasets))
-    parts = [
-        load_problems(
-            spec,
-            first_reason(
-                each(rate_filter(spec.pass_rate)),
-                each(clean if spec.decontaminate else everything),
-                length_filter(recipe.template, tokenizer, spec.max_prompt_tokens),
-                each(keep_too),
-            ),
-        )
-        for spec in recipe.datasets
-    ]
-    for part in parts:
-        logger.info("training on %s", part)
-    return parts
-
-
-def everything(problem: Problem) -> None:
-    """Keep it."""
-
-
-def each(keep: Callable[[Problem], str | None]) -> Keep:
-    return lambda problems: [keep(problem) for problem in problems]
-
-
-def first_reason(*filters: Keep) -> Keep:
-    """One `keep` function of several; each sees what those before it keep."""
-
-    def keep(problems: list[Problem]) -> list[str | None]:
-        reasons = [None] * len(problems)
-        for part in filters:
-            left = [place for place, reason in enumerate(reasons) if not reason]
-            for place, reason in zip(left, part([problems[place] for place in left]), strict=True):
-                reasons[place] = reason
-        return reasons
-
-    return keep
-
-
-def mix_parts(recipe: Recipe, parts: list[Problems]) -> list[Problem]:
-    return mix(parts, [spec.weight for spec in recipe.datasets], seed=recipe.trainer.get("seed", 42))
-
-
-def to_dataset(rows: list[dict]):
-    from datasets import Dataset
-    from datasets.fingerprint import generate_random_fingerprint
-    from pyarrow import ArrowInvalid, ArrowTypeError, Table
-
-    with one_line(
-        "dataset: a column has values of several types", "make them one type", (ArrowInvalid, ArrowTypeError)
-    ):
-        table = Table.from_pylist(rows)
-    return Dataset(table, fingerprint=generate_random_fingerprint())  # any other takes a pickled copy of the table
 
 
 @contextmanager

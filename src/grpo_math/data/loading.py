@@ -1,0 +1,198 @@
+"""Loading: the problems of the datasets that a recipe names, filtered, counted and mixed."""
+
+import itertools
+import logging
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_math.data.adapters import ADAPTERS, Adapter, json_rows
+from grpo_math.data.filters import Filter, Overlap, first_reasons, outside_pass_rates, too_long
+from grpo_math.data.functions import load_function
+from grpo_math.data.problem import DatasetSpec, Problem, Problems, Unusable
+from grpo_math.data.prompts import PromptTemplate
+from grpo_math.data.sources import hub_rows, local_files, read_rows
+from grpo_math.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KNOWN = ("gsm8k", "math500")  # test sets that are compared with where they are on this machine
+logger = logging.getLogger("grpo_math.train")
+
+
+def load_parts(
+    specs: list[DatasetSpec],
+    template: PromptTemplate,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    tests: Sequence[DatasetSpec] = (),
+    keep_too: Callable[[Problem], str | None] | None = None,
+) -> list[Problems]:
+    """The training problems, dataset by dataset, filtered as their specs tell.
+
+    `tests` are the evaluation's datasets, for `decontaminate`. `keep_too` gives a reason to drop a problem, or None.
+    The tokenizer is needed where a spec has `max_prompt_tokens`.
+    """
+    overlap = None
+    if contaminated := [spec for spec in specs if spec.decontaminate]:
+        found = test_sets(specs, tests)
+        if not found:
+            raise UserError(
+                f"{contaminated[0].where}decontaminate: there is no test set to compare with: name one, "
+                "eval: {datasets: ...}"
+            )
+        overlap = Overlap([problem for test in found for problem in test.problems])
+    parts = []
+    for spec in specs:
+        filters: list[Filter] = []
+        if spec.pass_rate:
+            filters.append(outside_pass_rates(spec.pass_rate, spec.where))
+        if overlap and spec.decontaminate:
+            filters.append(overlap)
+        if spec.max_prompt_tokens is not None:
+            filters.append(too_long(template, tokenizer, spec.max_prompt_tokens))
+        if keep_too:
+            filters.append(lambda problems: [keep_too(problem) for problem in problems])
+        parts.append(load_problems(spec, *filters))
+        logger.info("training on %s", parts[-1])
+    return parts
+
+
+def mix_parts(parts: list[Problems], specs: list[DatasetSpec], seed: int) -> list[Problem]:
+    """Join the problems. With weights, each part gets its share of the largest mixture that repeats no problem."""
+    weights = [spec.weight for spec in specs]
+    if all(weight is None for weight in weights):
+        return [problem for part in parts for problem in part.problems]
+    if any(weight is None or weight <= 0 for weight in weights):
+        raise UserError(f"dataset weights {weights}: give every dataset of the list a weight above 0, or none of them")
+    total = sum(weights)
+    size = min(len(part.problems) * total / weight for part, weight in zip(parts, weights, strict=True))
+    rng = random.Random(seed)
+    return [
+        problem
+        for part, weight in zip(parts, weights, strict=True)
+        for problem in rng.sample(part.problems, max(1, int(size * weight / total + 1e-9)))
+    ]
+
+
+def test_sets(specs: list[DatasetSpec], tests: Sequence[DatasetSpec]) -> list[Problems]:
+    """The evaluation's test sets, whole, and those of GSM8K and MATH-500 where they are on this machine."""
+    found = [load_problems(replace(spec, max_samples=None)) for spec in tests]
+    absent = [name for name in KNOWN if name not in {spec.name for spec in tests}]
+    return found + [load_problems(spec) for name in absent if (spec := local_test_set(name, specs))]
+
+
+def local_test_set(name: str, specs: list[DatasetSpec]) -> DatasetSpec | None:
+    """A known test set in the folder of the training problems, or in the Hub's cache."""
+    for spec in specs:
+        folder = Path(spec.path or "").expanduser()
+        if spec.name == name and spec.path and folder.is_dir():
+            try:
+                local_files(folder, "test", spec.config)
+            except UserError:
+                continue
+            return DatasetSpec(name, spec.path, split="test", config=spec.config)
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cached = os.path.join(HF_HUB_CACHE, f"datasets--{ADAPTERS[name].hub.replace('/', '--')}", "snapshots")
+    return DatasetSpec(name, split="test") if os.path.isdir(cached) else None
+
+
+def load_problems(spec: DatasetSpec, *filters: Filter) -> Problems:
+    """The problems of one dataset, shuffled by `shuffle_seed`, at most `max_samples`.
+
+    The filters see all problems at once, or as many as are still wanted. Raises UserError when the source is missing,
+    malformed or leaves no problem.
+    """
+    parsed = parsed_rows(spec)
+    problems, places, dropped, read = [], [], Counter(), 0
+    while batch := list(itertools.islice(parsed, spec.max_samples and spec.max_samples - len(problems))):
+        read += len(batch)
+        reasons = iter(first_reasons([found for _, found in batch if isinstance(found, Problem)], filters))
+        for place, found in batch:
+            if reason := next(reasons) if isinstance(found, Problem) else found:
+                dropped[reason] += 1
+            else:
+                problems.append(found)
+                places.append(place)
+    loaded = Problems(spec.title, problems, places, read, dropped)
+    if not problems:
+        raise UserError(f"{spec.where[:-1]}: {loaded}: nothing is left to train or test on")
+    return loaded
+
+
+def parsed_rows(spec: DatasetSpec) -> Iterator[tuple[int, Problem | str]]:
+    """The problem in each row, or the reason why there is none, with the row's number.
+
+    What raises UserError in here begins its message with a key of the dataset; the key's place is added here.
+    """
+    adapter, seed = ADAPTERS[spec.name] if spec.name else Adapter(as_problem), spec.shuffle_seed
+    params = {} if adapter.generate or spec.name is None else spec.params
+    if seed is None and spec.max_samples and len(adapter.configs) > 1:
+        seed = 0  # MATH comes sorted by subject: the first rows are all algebra
+    try:
+        rows = enumerate(raw_rows(spec), 1)
+        if seed is not None:
+            rows = list(rows)
+            random.Random(seed).shuffle(rows)
+        for place, row in rows:
+            yield place, problem_of(row, place, spec, adapter, params)
+    except UserError as error:
+        raise UserError(f"{spec.where}{error}") from error
+
+
+def problem_of(row, place: int, spec: DatasetSpec, adapter: Adapter, params: dict) -> Problem | str:
+    try:
+        problem = adapter.parse(row, **params)
+        _ = problem.question.encode(), problem.answer.encode()
+    except Unusable as reason:
+        return str(reason)
+    except KeyError as error:
+        raise UserError(
+            f"name: row {place} of {spec.title} does not look like {spec.name} (no column {error}; its columns are "
+            f"{', '.join(map(str, row))}): use name: json with fields"
+        ) from error
+    except (AttributeError, TypeError, UnicodeEncodeError):  # half a surrogate pair, which no tokenizer takes
+        return "with a malformed cell"
+    return problem if problem.question else "without a question"
+
+
+def raw_rows(spec: DatasetSpec) -> Iterable:
+    """The raw rows of a dataset: from a function by path, reasoning-gym, a local file or folder, or the Hub."""
+    if spec.name is None:
+        return own_rows(spec)
+    adapter = ADAPTERS[spec.name]
+    if adapter.generate:
+        return adapter.generate(spec.split, spec.config, **spec.params)
+    path = spec.path or adapter.hub
+    if path is None:
+        raise UserError(f"path: missing for {spec.name}: give a FILE, a FOLDER or a HUB_ID")
+    if Path(path).expanduser().exists():
+        files = local_files(Path(path).expanduser(), spec.split, spec.config)
+        return (row for file in files for row in read_rows(file))
+    if ".py:" in path:
+        raise UserError(f"path: {path} is a function, and {spec.name} wants files: set name: null")
+    return hub_rows(path, (spec.config,) if spec.config else adapter.configs, spec.split)
+
+
+def own_rows(spec: DatasetSpec) -> Iterable:
+    """The rows of a user's own function; its exceptions become one line."""
+    try:
+        yield from load_function(spec.path)(split=spec.split, **spec.params)
+    except UserError as error:
+        raise UserError(f"path: {error}") from error
+    except Exception as error:
+        raise UserError(f"path: {spec.path} raised {type(error).__name__}: {error}") from error
+
+
+def as_problem(row) -> Problem:
+    """The rows of a user's own function: Problem objects, or mappings with a question and an answer."""
+    if isinstance(row, Problem):
+        return row
+    if isinstance(row, dict):
+        return json_rows(row)
+    raise UserError(f"path: the function yields {row!r}: yield Problem objects or dicts with question and answer")

@@ -1,0 +1,90 @@
+"""The one normal form of a problem, and what a recipe tells about a source of them."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The one normal form: `answer` is the final reference answer, `worked` a written-out solution if there is one."""
+
+    question: str
+    answer: str
+    worked: str | None = None
+    meta: dict = field(default_factory=dict)
+
+
+class Unusable(Exception):
+    """Why a row cannot become a problem."""
+
+
+@dataclass(frozen=True)
+class PassRateSpec:
+    """The `pass_rate:` part of a dataset: keep the problems whose pass rate is from `min` to `max`, in [0, 1].
+
+    `file` is the folder (or its completions.jsonl) of a `grpo-math evaluate` on the training problems.
+    """
+
+    file: str
+    min: float = 0.0
+    max: float = 1.0
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """The `dataset:` part of a recipe.
+
+    `config` is the Hub dataset's (text) or the reasoning_gym task's (a mapping); `params` are the adapter's own keys.
+    `decontaminate` drops training problems that overlap with test problems (filters.py). `where` is the place of these
+    keys in the recipe, `dataset.` or `eval.datasets[0].`, with which every error message begins.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    split: str = "train"
+    config: str | dict | None = None
+    max_samples: int | None = None
+    shuffle_seed: int | None = None
+    max_prompt_tokens: int | None = None
+    weight: float | None = None
+    decontaminate: bool = False
+    pass_rate: PassRateSpec | None = None
+    params: dict = field(default_factory=dict)
+    where: str = field(default="dataset.", compare=False)
+
+    @property
+    def title(self) -> str:
+        """The name in tables and figures: that of the files where they are not the dataset itself but in its form."""
+        source = self.name or self.path
+        if self.path and self.name not in (None, "json") and Path(self.path).expanduser().exists():
+            path = Path(self.path).expanduser().resolve()
+            source = path.parent.name if path.is_file() and path.stem in ("train", "test", self.split) else path.stem
+        return f"{source} {self.split}"
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The problems of one source, the row each stood in (from 1), and how many rows were dropped for which reason."""
+
+    title: str
+    problems: list[Problem]
+    places: list[int]
+    rows: int
+    dropped: Counter
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.most_common())
+        return f"{self.title}: {len(self.problems):,} problems of {self.rows:,} rows" + (
+            f", dropped: {reasons}" if reasons else ""
+        )
+
+
+def fingerprint(problems: list[Problem]) -> str:
+    """16 hex digits that change with any question or answer or their order."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(json.dumps([problem.question, problem.answer]).encode() + b"\n")
+    return digest.hexdigest()[:16]
