@@ -75,23 +75,6 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(run, t
     assert order == sorted(completions(tmp_path / "whole"), key=lambda row: (row["problem"], row["sample"]))
 
 
-def test_a_grader_from_outside_sees_the_same_completions(run, tmp_path, monkeypatch, capsys):
-    run()
-    (tmp_path / "theirs.py").write_text("def judge(completion, gold):\n    return int(gold) % 2 == 0\n")
-    monkeypatch.setattr(TransformersEngine, "complete", lambda *_: pytest.fail("generated again"))
-    results = run("--grader", f"{tmp_path}/theirs.py:judge")
-    even = sum(int(row["gold"]) % 2 == 0 for row in completions(tmp_path / "out"))
-    assert results["grader"]["evaluations"][0]["accuracy"] == even / 8
-    assert results["grader"]["agrees"] == {"gsm8k test": {"completions": 8, "agrees": 8 - even}}
-    assert results["evaluations"][0]["accuracy"] == 0
-    assert f"agrees with ours on {8 - even} of 8 completions" in capsys.readouterr().out
-    (tmp_path / "theirs.py").write_text("def judge(completion, gold):\n    return 1 / 0\n")
-    with pytest.raises(
-        UserError, match=r"judge raised ZeroDivisionError: division by zero on problem \d of gsm8k test"
-    ):
-        run("--grader", f"{tmp_path}/theirs.py:judge")
-
-
 def test_a_suite_is_a_list_of_names_or_a_file(run, problem_folder, tmp_path, capsys):
     (tmp_path / "own.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
     both = run(dataset=f"gsm8k={problem_folder},json={tmp_path}/own.jsonl", out="names")["evaluations"]
@@ -173,7 +156,6 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ),
         ("--dataset gsm8k=DATA --split nowhere", "nowhere"),
         ("--dataset json=BLANK", "nothing is left to train or test on"),
-        ("--dataset gsm8k=DATA --grader nowhere.py:f", "nowhere.py:f: no file nowhere.py"),
         ("--dataset", "--dataset: want a value after it"),
         ("--dataset none.yaml", "none.yaml: no such list"),
         ("", "eval.datasets: missing: say which problems to evaluate on"),
@@ -185,7 +167,7 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ),
         ("--dataset gsm8k=DATA --device 1", "--device: only with --watch"),
         ("--watch nowhere", "--watch: no folder nowhere"),
-        ("--watch DATA --grader g.py:f", "--watch: the run's recipe says what is evaluated"),
+        ("--watch DATA --out o", "--watch: the run's recipe says what is evaluated"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, message, policy_folder, problem_folder, tmp_path):

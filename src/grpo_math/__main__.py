@@ -36,7 +36,7 @@ VERBS = {
     "grade": "grading.grade_file",
     "rewards": "checks.show_rewards",
     "launch": "launch.launch",
-    "serve": "generation.vllm_server",
+    "serve": "launch.serve",
     "export": "models.export",
     "quickstart": "quickstart",
 }

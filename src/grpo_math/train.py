@@ -18,8 +18,15 @@ from grpo_math.data.loading import load_parts, mix_parts
 from grpo_math.data.prompts import to_dataset, to_rows
 from grpo_math.errors import one_line
 from grpo_math.evaluation.solve import load_benchmarks
-from grpo_math.generation.vllm_engine import LARGE, check_parallel, colocated_engine, engine_arguments, fit_window
-from grpo_math.generation.vllm_server import check_server, longest_sequence
+from grpo_math.generation.vllm_engine import (
+    LARGE,
+    check_parallel,
+    colocated_engine,
+    engine_arguments,
+    fit_window,
+    longest_sequence,
+)
+from grpo_math.generation.vllm_server import check_server
 from grpo_math.grading import configure
 from grpo_math.models.models import load_reward_models, load_tokenizer, policy_arguments
 from grpo_math.models.safety import load_arguments
@@ -72,7 +79,9 @@ def train_here(recipe: Recipe, config, rewards: list, checkpoint: Path | None, s
     benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
     engine = contextlib.nullcontext()
     if config.use_vllm:
-        arguments = prepare_vllm(recipe, config, *longest_sequence(recipe, tokenizer, problems, benchmarks))
+        generated = [(problems, recipe.max_completion_length)]
+        generated += [(benchmark.problems, recipe.eval_completion_length) for benchmark in benchmarks]
+        arguments = prepare_vllm(recipe, config, *longest_sequence(generated, recipe.template, tokenizer))
         engine = colocated_engine(arguments, config.seed)
     measured, watching = callbacks(recipe, tokenizer, benchmarks)
     scorers, scorer_tokenizers = load_reward_models(

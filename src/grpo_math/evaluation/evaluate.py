@@ -11,7 +11,6 @@ usage: grpo-math evaluate --config recipes/X.yaml [--model runs/X] [--suite gsm8
                       K completions a problem: mean@K, pass@k for every k up to K (printed: those of --k), maj@K
   --split, --max_samples, --max_completion_length, --batch_size
                       as in a recipe's eval:, which has all of these
-  --grader G          file.py:function of yours, called with a completion and the gold: its accuracy beside ours
   --out DIR           where everything is kept (default: a new folder below the recipe's output_dir, or in
                       runs/evaluate/); the same command again goes on where the last one was interrupted
   --use_vllm false    transformers instead of vLLM, which is the default where it is installed
@@ -32,11 +31,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from grpo_math.data.functions import load_function
 from grpo_math.data.problem import fingerprint
 from grpo_math.errors import UserError, one_line, run_cli
 from grpo_math.evaluation import watch
-from grpo_math.evaluation.second_opinion import opinions, second_opinion
 from grpo_math.evaluation.server import engine_for, uses_vllm
 from grpo_math.evaluation.solve import (
     TOGETHER,
@@ -67,7 +64,7 @@ from grpo_math.runs.folder import (
     write_rows,
 )
 
-OWN = ("grader", "out", "watch", "device")  # options that are no keys of a recipe
+OWN = ("out", "watch", "device")  # options that are no keys of a recipe
 OF_EVAL = ("split", "max_samples", "samples", "temperature", "top_p", "k", "batch_size", "max_completion_length")
 LOADING = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "attn_implementation")
 
@@ -122,8 +119,6 @@ def suite(value: str) -> str:
 def evaluate(recipe: Recipe, options: dict) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("evaluate is one process: start it by itself, vLLM takes all visible GPUs")
-    if "grader" in options:
-        load_function(options["grader"])  # a mistake in its name is said now
     configure(recipe.grading)
     quiet_progress_bars()
     tokenizer = load_tokenizer(recipe)
@@ -134,7 +129,7 @@ def evaluate(recipe: Recipe, options: dict) -> None:
     folder = open_folder(recipe, options.get("out"), settings)
     print(f"{name}, {settings['engine']}, {how(sampling)}: {folder}", flush=True)
     with only_one(folder, "--out"):
-        finish(recipe, benchmarks, tokenizer, sampling, settings, folder, options.get("grader"))
+        finish(recipe, benchmarks, tokenizer, sampling, settings, folder)
 
 
 def finish(
@@ -144,7 +139,6 @@ def finish(
     sampling: Sampling,
     settings: dict,
     folder: Path,
-    grader: str | None,
 ) -> None:
     """Generate what is missing, grade everything, and say and keep what was found."""
     with interruptible():
@@ -157,8 +151,6 @@ def finish(
             "right dataset?",
             file=sys.stderr,
         )
-    if grader:
-        rows = second_opinion(rows, grader, recipe)
     write_rows(rows, folder / "completions.jsonl")
     found = [
         summarise([row for row in rows if row["dataset"] == one.title], one.title, 0, seconds.get(one.title, 0.0))
@@ -170,8 +162,6 @@ def finish(
     results["metrics"] = metrics_of(found)
     results["right"] = {one.title: right_samples(rows, one) for one in benchmarks}
     print_tables(found, recipe.eval.k)
-    if grader:
-        results["grader"] = opinions(rows, grader, benchmarks)
     write_json(results, folder / "results.json")
     print(f"\n{folder}: results.json, completions.jsonl")
 

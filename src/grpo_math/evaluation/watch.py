@@ -31,8 +31,8 @@ POLL = 2.0  # seconds between two looks at the run folder
 
 def main(options: dict[str, str], arguments: list[str]) -> None:
     run = Path(options["watch"])
-    if "out" in options or "grader" in options or "--model_name_or_path" in arguments:
-        raise UserError("--watch: the run's recipe says what is evaluated: leave out --model, --out and --grader")
+    if "out" in options or "--model_name_or_path" in arguments:
+        raise UserError("--watch: the run's recipe says what is evaluated: leave out --model and --out")
     if not run.is_dir():
         raise UserError(f"--watch: no folder {run}: name a run's, which the training makes in its first seconds")
     for name, what in (

@@ -6,12 +6,17 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from grpo_math.data import Problem, PromptTemplate, prompt_lengths
 from grpo_math.errors import UserError, one_line
 from grpo_math.models.safety import load_arguments
 from grpo_math.recipe.batch import world_size
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.vllm import trainer_dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 OLDEST, NEWEST = "0.22.0", "0.31.0"  # of vLLM, for TRL 1.16 (trl/import_utils.py)
 INSTALL = 'pip install -e ".[vllm]" -c constraints.txt'
@@ -103,6 +108,16 @@ def check_parallel(recipe: Recipe, processes: int | None = None) -> None:
         )
     if processes and processes % size:
         raise UserError(f"vllm_tensor_parallel_size: {size} does not divide the {processes} processes of the run")
+
+
+def longest_sequence(
+    parts: list[tuple[list[Problem], int]], template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[int, int]:
+    """The longest prompt and completion, in tokens, that are generated together. Each part is problems and the longest
+    completion they may have: those of the training, and those of its evaluations."""
+    return max(
+        ((max(prompt_lengths(problems, template, tokenizer)), completion) for problems, completion in parts), key=sum
+    )
 
 
 def fit_window(given: int | None, longest_prompt: int, max_completion_length: int) -> int:

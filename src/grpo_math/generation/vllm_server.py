@@ -1,11 +1,4 @@
-"""Start the vLLM server that a recipe's training generates on.
-
-usage: grpo-math serve --config recipes/X.yaml [--host 127.0.0.1] [--port 8000] [--key value ...]
-
-`grpo-math launch` does this by itself; run it by hand where server and trainer are on different machines (see
-docs/multi_node.md). The server takes the first vllm_tensor_parallel_size GPUs of CUDA_VISIBLE_DEVICES. Whoever reaches
-its port can change its weights: open --host only to a network you trust.
-"""
+"""The vLLM server that a training generates on: how it is started, and whether it is the right one."""
 
 import itertools
 import json
@@ -17,43 +10,23 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from grpo_math.data.loading import load_parts, load_problems, mix_parts
-from grpo_math.data.problem import Problem
-from grpo_math.data.prompts import prompt_lengths
 from grpo_math.errors import UserError
 from grpo_math.generation.processes import start
 from grpo_math.generation.vllm_engine import (
     built_for_cpus,
     check_parallel,
-    check_vllm,
     engine_arguments,
     fit_window,
     served_model,
 )
 from grpo_math.generation.vllm_http import ask, server_url, wait_until_healthy
-from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.recipe.recipe import Recipe
 
 LOOPBACK = "127.0.0.1"  # the server's development endpoints know no password
 CPU_UTILISATION = 0.4  # of the memory, where others run too
 UTILISATION = 0.9  # of each of the server's GPUs, on which nothing else runs; vLLM's own default
 TIMEOUT = 600  # seconds for a server to come up, with a large model; vllm_server_timeout changes it
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1"}  # TRL changes weights through the development endpoints
-
-
-def main(argv: list[str]) -> None:
-    options = {"--host": "127.0.0.1", "--port": "8000"}
-    for name in options:
-        if name in argv[:-1]:
-            at = argv.index(name)
-            options[name], argv = argv[at + 1], argv[:at] + argv[at + 2 :]
-    recipe = load_recipe(argv, "GRPO")
-    check_vllm()
-    if not options["--port"].isdecimal():
-        raise UserError(f"--port: want a number, got {options['--port']!r}")
-    check_port(int(options["--port"]), "--port")
-    words = server_words(recipe, needed_window(recipe), options["--host"], int(options["--port"]))
-    print(" ".join(["vllm serve", *words]), flush=True)
-    os.execve(sys.executable, [*program(), *words], os.environ | ENVIRONMENT)
 
 
 def program() -> list[str]:
@@ -78,28 +51,6 @@ def visible_gpus() -> list[str]:
     if len(set(gpus)) < len(gpus):
         raise UserError(f"CUDA_VISIBLE_DEVICES: {named} names a GPU twice: name each once")
     return gpus
-
-
-def needed_window(recipe: Recipe) -> int:
-    """The context the recipe's problems need, in tokens: all of them are tokenised."""
-    from grpo_math.models.models import load_tokenizer
-
-    tokenizer = load_tokenizer(recipe)
-    benchmarks = [load_problems(spec) for spec in recipe.eval_datasets] if recipe.eval.wanted else []
-    parts = load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets)
-    problems = mix_parts(parts, recipe.datasets, recipe.trainer.get("seed", 42))
-    longest = longest_sequence(recipe, tokenizer, problems, benchmarks)
-    return fit_window(recipe.trainer.get("vllm_max_model_length"), *longest)
-
-
-def longest_sequence(recipe: Recipe, tokenizer, problems: list[Problem], benchmarks: list) -> tuple[int, int]:
-    """The longest prompt and completion, in tokens, of the training on `problems` and of its evaluations: whichever of
-    the two are longer together."""
-    longest = [(max(prompt_lengths(problems, recipe.template, tokenizer)), recipe.max_completion_length)]
-    for benchmark in benchmarks:
-        prompt = max(prompt_lengths(benchmark.problems, recipe.template, tokenizer))
-        longest.append((prompt, recipe.eval_completion_length))
-    return max(longest, key=sum)
 
 
 def server_words(recipe: Recipe, window: int, host: str, port: int) -> list[str]:

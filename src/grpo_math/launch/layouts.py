@@ -15,11 +15,11 @@ from grpo_math.generation.vllm_server import (
     ENVIRONMENT,
     LOOPBACK,
     check_port,
-    needed_window,
     program,
     server_words,
     visible_gpus,
 )
+from grpo_math.launch.serve import needed_window
 from grpo_math.recipe.batch import batch_arguments, count
 from grpo_math.recipe.recipe import Recipe, load_recipe
 
