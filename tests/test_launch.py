@@ -10,7 +10,7 @@ from conftest import ROOT
 from grpo_math.errors import UserError
 from grpo_math.launch.layouts import make_plan, parse
 from grpo_math.recipe.recipe import load_recipe
-from grpo_math.trainer.training import check_world
+from grpo_math.trainer.config import check_world
 
 GPU = {"use_cpu": None, "bf16": True, "use_vllm": True}
 

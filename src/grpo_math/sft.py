@@ -22,9 +22,11 @@ from grpo_math.evaluation.solve import load_benchmarks
 from grpo_math.grading import configure
 from grpo_math.models.models import end_tokens, load_tokenizer, policy_arguments
 from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.report.model_card import push, write_card
 from grpo_math.runs import checkpoints
 from grpo_math.runs import folder as run_folder
-from grpo_math.trainer.training import check_world, run, sft_config
+from grpo_math.trainer.config import check_world, sft_config
+from grpo_math.trainer.loop import run
 
 
 def main(argv: list[str]) -> None:
@@ -72,7 +74,7 @@ def sft_here(recipe: Recipe, config, checkpoint: Path | None, started: float) ->
             processing_class=tokenizer,
             callbacks=watching,
         )
-    return run(recipe, trainer, problems, measured, checkpoint, started)
+    return run(recipe, trainer, problems, measured, checkpoint, started, write_card, push)
 
 
 class Pairs:

@@ -32,11 +32,13 @@ from grpo_math.models.models import load_reward_models, load_tokenizer, policy_a
 from grpo_math.models.safety import load_arguments
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.report.model_card import push, write_card
 from grpo_math.rewards.reward import build_rewards, for_trl
 from grpo_math.runs import checkpoints
 from grpo_math.runs import folder as run_folder
+from grpo_math.trainer.config import check_world, grpo_config
+from grpo_math.trainer.loop import run
 from grpo_math.trainer.rollouts import Rollouts
-from grpo_math.trainer.training import check_world, grpo_config, run
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,7 @@ def train_here(recipe: Recipe, config, rewards: list, checkpoint: Path | None, s
             stop=() if config.use_vllm else recipe.template.stop,
             baseline=recipe.baseline,
         )
-    return run(recipe, trainer, problems, measured, checkpoint, started)
+    return run(recipe, trainer, problems, measured, checkpoint, started, write_card, push)
 
 
 def prepare_vllm(recipe: Recipe, config, longest_prompt: int, longest_completion: int) -> dict:

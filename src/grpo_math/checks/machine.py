@@ -15,7 +15,7 @@ from grpo_math.generation.vllm_engine import check_vllm, model_dtype
 from grpo_math.recipe.batch import batch_arguments, describe_batch
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs import checkpoints
-from grpo_math.trainer.training import check_machine, check_wandb
+from grpo_math.trainer.config import check_machine, check_wandb
 
 TRL = "1.16"  # the version this was written for
 

@@ -12,7 +12,7 @@ from grpo_math.data.prompts import token_ids
 from grpo_math.models.models import trains_adapter
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.schema import suggestion
-from grpo_math.trainer.training import grpo_config, sft_config
+from grpo_math.trainer.config import grpo_config, sft_config
 
 PATIENCE = 5  # seconds for the Hub to answer
 TOY = 10_000_000  # parameters, below which rules of thumb for language models do not apply

@@ -1,0 +1,108 @@
+"""TRL's GRPOConfig and SFTConfig from a recipe, and whether this machine and these processes can run them."""
+
+import os
+from typing import TYPE_CHECKING
+
+from grpo_math.errors import UserError, one_line
+from grpo_math.generation.vllm_engine import check_vllm
+from grpo_math.models.safety import load_arguments
+from grpo_math.recipe import batch
+from grpo_math.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig, SFTConfig
+
+
+def trainer_arguments(recipe: Recipe) -> dict:
+    """The arguments of GRPOConfig or SFTConfig: the recipe's own keys over our few defaults."""
+    from trl import ModelConfig
+
+    given = {key: value for key, value in recipe.trainer.items() if key != "resume_from_checkpoint"}
+    check_machine(given)
+    if "project" in given:  # transformers tells only Trackio
+        os.environ.setdefault("WANDB_PROJECT", given["project"])
+    # transformers would log the mean of earlier losses in place of a NaN
+    defaults = {
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "hub_strategy": "end",  # any other pushes the whole run folder
+        "disable_tqdm": True,
+        "run_name": recipe.output_dir.name,
+    }
+    model = ModelConfig(**recipe.model)
+    load = {"revision": model.model_revision, "attn_implementation": model.attn_implementation, "dtype": model.dtype}
+    load |= (given.get("model_init_kwargs") or {}) | {"use_safetensors": load_arguments(given)["use_safetensors"]}
+    return defaults | given | {"model_init_kwargs": load}
+
+
+def grpo_config(recipe: Recipe) -> "GRPOConfig":
+    from trl import GRPOConfig
+
+    arguments = trainer_arguments(recipe)
+    stops = recipe.template.generation_kwargs(arguments.get("use_vllm", False))
+    arguments["generation_kwargs"] = stops | (arguments.get("generation_kwargs") or {})
+    arguments["reward_weights"] = [spec.weight for spec in recipe.rewards]
+    arguments |= batch.batch_arguments(arguments, recipe.prompts_per_step, batch.world_size())
+    with one_line(f"{recipe.source}: TRL refused it"):
+        return GRPOConfig(**arguments)
+
+
+def sft_config(recipe: Recipe) -> "SFTConfig":
+    from trl import SFTConfig
+
+    with one_line(f"{recipe.source}: TRL refused it"):
+        return SFTConfig(**{"completion_only_loss": True} | trainer_arguments(recipe))
+
+
+def check_machine(given: dict) -> None:
+    """Raise UserError for what the recipe wants and this machine lacks, before a model is loaded."""
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    if given.get("bf16", True) and not given.get("use_cpu") and not is_torch_bf16_gpu_available():
+        raise UserError("bf16: there is no GPU here that can: give --bf16 false, and without any GPU --use_cpu true")
+    if given.get("use_vllm"):
+        check_vllm()
+    report_to = given.get("report_to") or []
+    if {"wandb", "all"} & set([report_to] if isinstance(report_to, str) else report_to):
+        check_wandb()
+
+
+def check_world(recipe: Recipe, config: "GRPOConfig | SFTConfig") -> None:
+    """Raise UserError where accelerate came up with other processes than asked for, which it does without a word, or
+    with a combination that trains something else. `config` is TRL's; nothing is loaded yet."""
+    state, environment = config.distributed_state, os.environ
+    asked = int(environment.get("GRPO_MATH_PROCESSES", state.num_processes))
+    if state.num_processes != asked:
+        raise UserError(
+            f"launch: {asked} processes were asked for, accelerate started {state.num_processes}: check the layout's "
+            "num_processes and distributed_type, and --config_file"
+        )
+    if config.n_gpu > 1:
+        raise UserError(
+            f"launch: one process sees {config.n_gpu} GPUs: use grpo-math launch, or choose one with "
+            "CUDA_VISIBLE_DEVICES=0"
+        )
+    if environment.get("ACCELERATE_USE_FSDP") == "true":
+        if state.distributed_type.value in ("MULTI_CPU", "NO"):
+            raise UserError("launch: accelerate makes DDP of FSDP on CPUs: use multi_gpu, or zero2, zero3 there")
+        beta = recipe.trainer.get("beta")
+        if beta and environment.get("FSDP_CPU_RAM_EFFICIENT_LOADING") == "true":
+            raise UserError(
+                f"beta: {beta} with FSDP measures against a reference model that was never loaded on all processes but "
+                "the first: set fsdp_cpu_ram_efficient_loading: false in the accelerate config"
+            )
+    quantised = recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit")
+    if quantised and environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+        raise UserError("load_in_4bit, load_in_8bit: ZeRO-3 cannot shard rounded weights: use zero2 or multi_gpu")
+
+
+def check_wandb() -> None:
+    import wandb
+
+    if wandb.setup().settings.mode in ("offline", "disabled", "dryrun"):
+        return
+    fix = "run `wandb login`, set WANDB_MODE=offline, or give --report_to none"
+    with one_line("report_to: W&B refuses the API key", fix, (wandb.errors.Error,)):
+        if not wandb.login(prompt=False, verify=False):
+            raise UserError(f"report_to: W&B knows no API key: {fix}")
