@@ -104,8 +104,8 @@ BROKEN_DATA = [  # the dataset's further keys, its rows, the line
 BROKEN_KEYS = [
     ({"dataset": {"path": "HERE/mine.py:load"}}, "dataset.path: HERE/mine.py:load raised OSError: no disk"),
     ({"dataset": {"path": "HERE/mine.py:load_texts"}}, "dataset.path: the function yields 'What is 1+1?': yield Problem objects or dicts with question and answer"),
-    ({"rewards": {"m": {"path": "HERE/mine.py:raises"}}}, "reward m: raised RuntimeError: no luck; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Mend the function, or take it out of rewards"),
-    ({"rewards": {"m": {"path": "HERE/mine.py:wrong_count"}}}, "reward m: returned 1 scores for 8 completions: return one a completion, in order (None where one cannot be scored)"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:raises"}}}, "reward m: raised RuntimeError: no luck; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Fix the function, or take it out of rewards"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:wrong_count"}}}, "reward m: returned 1 scores for 8 completions: return one per completion, in order (None where one cannot be scored)"),
     ({"rewards": {"m": {"path": "HERE/mine.py:text"}}}, "reward m: returned 'good' for the completion '\\\\boxed{1}': return a finite float, or None where it cannot be scored"),
     ({"rewards": {"m": {"path": "HERE/mine.py:nan"}}}, "reward m: returned nan for the completion '\\\\boxed{1}': return a finite float, or None where it cannot be scored"),
     ({"rewards": {"m": {"path": "HERE/mine.py:wants"}}}, "rewards.m: wants hint, the data has question, solution, worked: give it as a setting, rewards: {m: {hint: ...}}, or add the column"),

@@ -1,8 +1,8 @@
-"""From the recipe's `rewards:` to the functions TRL calls: parameters bound, gated, scaled, their output checked.
+"""From the recipe's `rewards:` to the functions TRL calls: settings bound, gated, scaled, their output checked.
 
 A reward function takes TRL's keyword arguments (`completions`, `prompts`, `completion_ids`, every dataset column,
-`trainer_state`, `log_metric`, ...) and returns one float a completion, or None where a completion cannot be scored
-(TRL then leaves it out of its group). Parameters given in the recipe are its keyword parameters. A function that names
+`trainer_state`, `log_metric`, ...) and returns one float per completion, or None where a completion cannot be scored
+(TRL then leaves it out of its group). Settings given in the recipe are its keyword parameters. A function that names
 `template`, `grades` or `max_completion_length` in its signature gets the run's `PromptTemplate`, the batch's verdicts,
 or the longest completion in tokens. It may be `async def`, or a callable instance.
 """
@@ -15,16 +15,15 @@ import logging
 import math
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from grpo_math.data.functions import load_function, parameters
 from grpo_math.data.prompts import PromptTemplate, completion_text
 from grpo_math.errors import RewardError, UserError, suggestion
 from grpo_math.grading import Grade, grade_batch
-from grpo_math.rewards.deadline import Late, deadline
 from grpo_math.rewards.library import FAILED, REWARDS
-from grpo_math.rewards.waiting import in_thread, result
+from grpo_math.rewards.waiting import Late, call, in_thread
 
 logger = logging.getLogger(__name__)
 grading = threading.Lock()  # rewards in several threads want the same verdicts
@@ -34,9 +33,8 @@ grading = threading.Lock()  # rewards in several threads want the same verdicts
 class RewardSpec:
     """One entry of `rewards:`. Without `path` or `reward_model` the name is that of a shipped function.
 
-    The entry is worth `weight * (scale * score + bias)`. Where the entry that `gate` names scores 0 or less, this one's
-    score is no more than 0: it earns nothing, but what it takes away it still takes. `timeout` is the deadline of one
-    call, in seconds (deadline.py).
+    The entry is worth `weight * (scale * score + bias)`. Where the entry that `gate` names scores 0 or less, a positive
+    score counts as 0; a negative one stays. `timeout` is the deadline of one call, in seconds.
     """
 
     name: str
@@ -51,7 +49,7 @@ class RewardSpec:
 
 
 @functools.lru_cache(maxsize=2)
-def graded(texts: tuple[str, ...], golds: tuple[str, ...], style: str) -> list[Grade]:
+def grades_of(texts: tuple[str, ...], golds: tuple[str, ...], style: str) -> list[Grade]:
     """The verdicts of a batch, made once for all rewards that read them."""
     grades = grade_batch(list(texts), list(golds), style)
     if failed := sum(grade.how in FAILED.values() for grade in grades):
@@ -59,48 +57,47 @@ def graded(texts: tuple[str, ...], golds: tuple[str, ...], style: str) -> list[G
     return grades
 
 
-def nothing(*_) -> None:
-    """In place of TRL's log_metric."""
+def log_nothing(*_) -> None:
+    """In place of TRL's log_metric and log_extra."""
 
 
 @dataclass
 class Reward:
-    """A reward function under the entry's name. A call waits for an async one, too; see `for_trl`."""
+    """A reward function under its entry's name. A call waits for an async one, too; see `for_trl`."""
 
-    name: str
+    spec: RewardSpec
     function: Callable
     params: dict
     template: PromptTemplate
     max_completion_length: int
-    scale: float = 1.0
-    bias: float = 0.0
+    skip: bool = False  # where it fails, instead of stopping the run
     gate: "Reward | None" = None
-    timeout: float | None = None
-    skip: bool = False  # what it fails on, instead of stopping
     known: tuple[list, list] | None = field(default=None, init=False, repr=False, compare=False)  # its last batch
 
     def __post_init__(self):
-        self.__name__ = self.name  # TRL's metric: rewards/<name>/mean
+        self.__name__ = self.spec.name  # TRL's metric: rewards/<name>/mean
 
     def __call__(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
         scores = self.scores(prompts, completions, **columns)
         self.known = completions, scores
         if self.gate:
-            earned = self.gate.recalled(prompts, completions, **columns)
-            scores = [gated(score, key) for score, key in zip(scores, earned, strict=True)]
-        return [None if score is None else self.scale * score + self.bias for score in scores]
+            keys = self.gate.recalled(prompts, completions, **columns)
+            scores = [gated(score, key) for score, key in zip(scores, keys, strict=True)]
+        return [None if score is None else self.spec.scale * score + self.spec.bias for score in scores]
 
     def recalled(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
-        """The scores for those that it gates: those it has just given, or it is asked, and logs nothing."""
+        """The scores for the entries it gates: those of the last call, or of a call that logs nothing."""
         if self.known and self.known[0] is completions:
             return self.known[1]
-        return self.scores(prompts, completions, **columns | dict.fromkeys(("log_metric", "log_extra"), nothing))
+        return self.scores(prompts, completions, **columns | dict.fromkeys(("log_metric", "log_extra"), log_nothing))
 
-    def scores(self, /, prompts: list, completions: list, log_metric: Callable = nothing, **columns):
-        """What the function itself gives, checked: before gate, scale and bias.
+    def scores(
+        self, /, prompts: list, completions: list, log_metric: Callable = log_nothing, **columns
+    ) -> list[float | None]:
+        """The function's own scores, checked: before gate, scale and bias.
 
-        Where it fails and failures are skipped, it is asked again group by group, and those on which it still fails, or
-        all if it was late, cannot be scored. Their share is `rewards/NAME/failed`.
+        Where it fails and failures are skipped, it is called again group by group, and the groups on which it still
+        fails, or all where it was late, have no score. Their share is `rewards/NAME/failed`.
         """
         given = {"prompts": prompts, "completions": completions, **columns}
         if not self.skip:
@@ -112,15 +109,15 @@ class Reward:
             scores, failed = [None] * len(completions), len(completions)
             for group in groups if len(groups) > 1 else ():
                 with contextlib.suppress(RewardError):
-                    scores[group] = self.asked(**part_of(given, group, len(prompts)), log_metric=nothing)
+                    scores[group] = self.asked(**part_of(given, group, len(prompts)), log_metric=log_nothing)
                     failed -= group.stop - group.start
             logger.warning("warning: skipped %d of %d completions: %s", failed, len(completions), error)
-        log_metric(f"rewards/{self.name}/failed", failed / len(completions))
+        log_metric(f"rewards/{self.spec.name}/failed", failed / len(completions))
         return scores
 
     def asked(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
-        """One call. Raises RewardError where it fails, with what it was given."""
-        named = parameters(self.function)
+        """One call. Raises RewardError, with the batch it was given, where the function fails."""
+        named, cause = parameters(self.function), None
         if "template" in named:
             columns["template"] = self.template
         if "max_completion_length" in named:
@@ -128,61 +125,57 @@ class Reward:
         if "grades" in named:
             texts = tuple(self.template.full_text(completion_text(completion)) for completion in completions)
             with grading:
-                columns["grades"] = graded(texts, tuple(columns["solution"]), self.template.answer_style)
+                columns["grades"] = grades_of(texts, tuple(columns["solution"]), self.template.answer_style)
         given = {"prompts": prompts, "completions": completions, **columns, **self.params}
         if not takes_everything(self.function):
             given = {name: value for name, value in given.items() if name in named}
         try:
-            return self.checked(self.called(given, completions), completions, len(completions))
-        except RewardError as error:
-            error.batch = self.batch_of(prompts, completions, columns, error.__cause__ or error)
-            raise
-
-    def called(self, given: dict, completions: list):
-        """What the function returns for these arguments, in its time."""
-        try:
-            with deadline(self.timeout):
-                scores = self.function(**given)
-                if inspect.isawaitable(scores):
-                    scores = result(scores, self.timeout)
-                return list(scores) if isinstance(scores, Iterator) else scores
+            scores = call(self.function, given, self.spec.timeout)
+            wrong = wrong_with(scores, completions)
         except UserError:
             raise
-        except (Exception, Late) as error:
-            what = f"raised {type(error).__name__}: {error}"
-            if isinstance(error, Late):
-                what = f"took longer than its timeout of {self.timeout:g} s"
-            raise RewardError(
-                f"reward {self.name}: {what}; first of its {len(completions)} completions: "
-                f"{completions[0]!r:.200}. Mend the function, or take it out of rewards"
-            ) from error
-
-    def batch_of(self, prompts: list, completions: list, columns: dict, error: BaseException) -> dict:
-        """What to look at where the function failed: its error, and all that it was given of each completion."""
+        except Exception as error:
+            late = f"took longer than its timeout of {self.spec.timeout} s"
+            cause, wrong = error, late if isinstance(error, Late) else f"raised {type(error).__name__}: {error}"
+            wrong += f"; first of its {len(completions)} completions: {completions[0]!r:.200}. "
+            wrong += "Fix the function, or take it out of rewards"
+        if not wrong:
+            return [None if score is None else float(score) for score in scores]
+        failed = RewardError(f"reward {self.spec.name}: {wrong}")
         own = {name: column for name, column in columns.items() if is_column(column, len(prompts)) and name != "grades"}
         own = {"prompt": prompts, "completion": completions, **own}
-        return {
-            "reward": self.name,
-            "error": "".join(traceback.format_exception(error)),
+        failed.batch = {
+            "reward": self.spec.name,
+            "error": "".join(traceback.format_exception(cause or failed)),
             "completions": [dict(zip(own, values, strict=True)) for values in zip(*own.values(), strict=True)],
         }
+        raise failed from cause
 
-    def checked(self, scores, completions: list, count: int) -> list[float | None]:
-        if isinstance(scores, str | dict | set) or not hasattr(scores, "__iter__"):
-            raise RewardError(f"reward {self.name}: returned {scores!r:.80}: return a list of floats")
-        scores = list(scores)
-        if len(scores) != count:
-            raise RewardError(
-                f"reward {self.name}: returned {len(scores)} scores for {count} completions: "
-                "return one a completion, in order (None where one cannot be scored)"
+
+def wrong_with(scores, completions: list) -> str | None:
+    """Why TRL cannot use what a reward function returned, and what to return; None where it can."""
+    if isinstance(scores, str | dict | set) or not hasattr(scores, "__len__"):
+        return f"returned {scores!r:.80}: return a list of floats"
+    if len(scores) != len(completions):
+        return (
+            f"returned {len(scores)} scores for {len(completions)} completions: return one per completion, in order "
+            "(None where one cannot be scored)"
+        )
+    for score, completion in zip(scores, completions, strict=True):
+        if score is not None and not is_finite_number(score):
+            return (
+                f"returned {score!r:.80} for the completion {completion_text(completion)!r:.200}: return a finite "
+                "float, or None where it cannot be scored"
             )
-        for score, completion in zip(scores, completions, strict=True):
-            if score is not None and not is_finite_number(score):
-                raise RewardError(
-                    f"reward {self.name}: returned {score!r:.80} for the completion "
-                    f"{completion_text(completion)!r:.200}: return a finite float, or None where it cannot be scored"
-                )
-        return [None if score is None else float(score) for score in scores]
+    return None
+
+
+def is_finite_number(score) -> bool:
+    """Whether TRL can use it: int, float, bool, or a NumPy or torch scalar; no text, no NaN, no infinity."""
+    try:
+        return not isinstance(score, str | bytes) and math.isfinite(score)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def is_column(values, count: int) -> bool:
@@ -204,18 +197,10 @@ def takes_everything(function: Callable) -> bool:
 
 
 def gated(score: float | None, key: float | None) -> float | None:
-    """The score where the gate earned something; otherwise only what it takes away."""
+    """The score where the gate's is positive; otherwise no more than 0."""
     if score is None or key is None:
         return None
     return score if key > 0 else min(score, 0.0)
-
-
-def is_finite_number(score) -> bool:
-    """Whether TRL can use it: int, float, bool, or a NumPy or torch scalar; no text, no NaN, no infinity."""
-    try:
-        return not isinstance(score, str | bytes) and math.isfinite(score)
-    except (TypeError, ValueError, OverflowError):
-        return False
 
 
 def settings(function: Callable) -> dict:
@@ -250,17 +235,7 @@ def build_rewards(
         function = own_function(spec) if spec.path else REWARDS[spec.name]
         # A shipped reward's settings are bound, defaults too: a data column of such a name is not meant.
         params = spec.params if spec.path else settings(function) | spec.params
-        built[spec.name] = Reward(
-            spec.name,
-            function,
-            params,
-            template,
-            max_completion_length,
-            scale=spec.scale,
-            bias=spec.bias,
-            timeout=spec.timeout,
-            skip=skip,
-        )
+        built[spec.name] = Reward(spec, function, params, template, max_completion_length, skip)
     for spec in specs:
         if spec.gate:
             built[spec.name].gate = built[spec.gate]
@@ -268,10 +243,10 @@ def build_rewards(
 
 
 def for_trl(reward):
-    """The reward as TRL shall call it: an async one as a coroutine function, which TRL runs beside the others.
+    """The reward as TRL calls it: an async one as a coroutine function, which TRL runs concurrently.
 
-    All that Reward does happens in a thread, so that what blocks there, such as grading, holds up nobody. What is no
-    Reward (a loaded model) stays as it is.
+    All that Reward does happens in a thread, so that what blocks there, such as grading, holds up nobody. Anything
+    else than a Reward (a loaded model) is returned unchanged.
     """
     from trl.trainer.utils import is_async_callable
 
@@ -281,5 +256,5 @@ def for_trl(reward):
     async def called_by_trl(**given) -> list[float | None]:
         return await in_thread(reward, **given)
 
-    called_by_trl.__name__ = reward.name
+    called_by_trl.__name__ = reward.spec.name
     return called_by_trl

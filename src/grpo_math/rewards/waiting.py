@@ -1,32 +1,68 @@
-"""Coroutines for callers that wait, and waiting callers for coroutines; nothing here keeps the process from ending."""
+"""Deadlines for other people's functions, and coroutines for callers that wait; no thread here keeps Python alive."""
 
 import asyncio
+import faulthandler
 import functools
+import inspect
+import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, wait
 
-from grpo_math.rewards.deadline import Late
-
+GRACE = 10  # seconds after a deadline at which a process that cannot run its own threads ends
 starting = threading.Lock()
 
 
-@functools.cache
-def loop() -> asyncio.AbstractEventLoop:
-    """The loop that runs all coroutines here, in a daemon thread: what is bound to it, such as a client, stays good."""
-    ours = asyncio.new_event_loop()
-    threading.Thread(target=ours.run_forever, name="grpo-math-loop", daemon=True).start()
-    return ours
+class Late(Exception):
+    """The function did not return before its deadline."""
 
 
-def result(awaitable: Awaitable, seconds: float | None):
-    """What the awaitable returns, from a thread without a loop.
+def call(function: Callable, given: dict, seconds: float | None):
+    """What the function returns for these arguments, awaited where it is awaitable, as a list where it is an iterator.
 
-    Raises Late after so many seconds (None waits for ever), and cancels it; nobody waits for what goes on all the same.
+    Raises Late after so many seconds; None is no deadline. With one, the function runs in a thread of its own, where a
+    late one is left alone (a late coroutine is cancelled). What never releases the interpreter's lock, such as a
+    regular expression, stops this thread too: GRACE seconds later the traceback is printed and the process ends.
     """
-    with starting:
-        running = loop()
-    future = asyncio.run_coroutine_threadsafe(outcome(awaitable), running)
+    if seconds is None:
+        found = finished(function, given)
+    else:
+        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=sys.__stderr__)
+        try:
+            found = result(thread(functools.partial(finished, function, given)), seconds)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    if inspect.isawaitable(found):
+        with starting:
+            running = loop()
+        found = result(asyncio.run_coroutine_threadsafe(outcome(found), running), seconds)
+    return found
+
+
+def finished(function: Callable, given: dict):
+    return as_list(function(**given))
+
+
+def as_list(scores):
+    return list(scores) if isinstance(scores, Iterator) else scores
+
+
+def thread(work: Callable[[], object]) -> Future:
+    """What `work` returns, from a daemon thread: Python's exit would wait for those of an executor."""
+    future = Future()
+    future.set_running_or_notify_cancel()  # from here on nobody can cancel it
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="grpo-math-reward", daemon=True).start()
+    return future
+
+
+def result(future: Future, seconds: float | None):
     try:
         if not wait([future], seconds).done:
             raise Late
@@ -35,24 +71,21 @@ def result(awaitable: Awaitable, seconds: float | None):
         future.cancel()  # where it is late, or Ctrl-C came
 
 
+@functools.cache
+def loop() -> asyncio.AbstractEventLoop:
+    """The loop of all coroutines here, in a daemon thread: what is bound to it, such as a client, stays valid."""
+    ours = asyncio.new_event_loop()
+    threading.Thread(target=ours.run_forever, name="grpo-math-loop", daemon=True).start()
+    return ours
+
+
 async def outcome(awaitable: Awaitable):
     try:
-        return await awaitable
+        return as_list(await awaitable)
     except (SystemExit, KeyboardInterrupt) as error:  # would end the loop, and not the process
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 async def in_thread(function: Callable, /, **arguments):
-    """As asyncio.to_thread, in a daemon thread of its own: Python's exit would wait for those of to_thread, which are
-    few besides."""
-    answer = Future()
-    answer.set_running_or_notify_cancel()  # from here on nobody can cancel it
-
-    def work() -> None:
-        try:
-            answer.set_result(function(**arguments))
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=work, name="grpo-math-reward", daemon=True).start()
-    return await asyncio.wrap_future(answer)
+    """As asyncio.to_thread, but in a daemon thread of its own."""
+    return await asyncio.wrap_future(thread(functools.partial(function, **arguments)))

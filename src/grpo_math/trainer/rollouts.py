@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_math.data.prompts import PromptTemplate, completion_text
-from grpo_math.rewards.reward import graded
+from grpo_math.rewards.reward import grades_of
 from grpo_math.runs.folder import write_table
 
 FILES = 100  # about as many a run, unless the recipe says otherwise
@@ -34,7 +34,7 @@ class Rollouts:
         texts = [completion_text(completion) for completion in completions]
         golds = [row["solution"] for row in inputs]
         full = tuple(self.template.full_text(text) for text in texts)
-        grades = graded(full, tuple(golds), self.template.answer_style)
+        grades = grades_of(full, tuple(golds), self.template.answer_style)
         return [
             {
                 "step": step,
