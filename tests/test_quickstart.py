@@ -59,14 +59,14 @@ def test_the_warm_start_asks_for_nothing_but_answers_and_results(tokenizer):
 
 def test_only_an_earlier_quickstart_is_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="holds something that is no quickstart"):
+    with pytest.raises(UserError, match="is not an earlier quickstart"):
         make_room(tmp_path)
     assert (tmp_path / "thesis.tex").exists()
     (tmp_path / "policy").mkdir()
     (tmp_path / "data").mkdir()
-    with pytest.raises(UserError, match="holds something that is no quickstart"):
+    with pytest.raises(UserError, match="is not an earlier quickstart"):
         make_room(tmp_path)
-    with pytest.raises(UserError, match="holds something that is no quickstart"):
+    with pytest.raises(UserError, match="is not an earlier quickstart"):
         make_room(tmp_path / "thesis.tex")
     make_room(tmp_path / "new")
     (tmp_path / "new" / "old").touch()

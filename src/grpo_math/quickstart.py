@@ -1,17 +1,16 @@
-"""The main job on a plain CPU in about two minutes: `make quickstart`.
+"""The whole job on a plain CPU in about two minutes, without downloads: `grpo-math quickstart`.
 
-There is no model hub to ask, so the policy is made here: a 0.6M-parameter Llama and a tokenizer, both from nothing.
-Two-step word problems in GSM8K's form are written to `DIR/arithmetic`. SFT on worked solutions teaches the model to
-reason; a short second phase of SFT on bare answers makes it blurt by habit, which it does badly. GRPO then has
-something real to discover from the correctness reward alone: writing out the working pays. The GRPO run is
-`grpo_math.train` on recipes/quickstart.yaml, the code and the rewards that train any other model.
+The policy is a 0.6M-parameter Llama with its own tokenizer, both made here. Two-step word problems in GSM8K's format
+are written to DIR/arithmetic. SFT on worked solutions teaches the policy to reason; a short second phase of SFT on bare
+answers makes it answer without working, and mostly wrong. GRPO then learns from the correctness reward alone that
+writing out the working pays: `grpo_math.train` on recipes/quickstart.yaml, the code that trains any other model.
 
 usage: grpo-math quickstart [--seed 0] [--output_dir runs/quickstart]
 """
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads only slow so small a model down
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads slow so small a model down
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -22,13 +21,17 @@ import random
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from grpo_math.data.prompts import token_ids
+from grpo_math.data.prompts import PromptTemplate, token_ids
 from grpo_math.errors import UserError, one_line
+from grpo_math.recipe.file import shipped
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import write_json
 
-RECIPE = Path("recipes/quickstart.yaml")
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
 NAMES = ["Ava", "Bo", "Cleo", "Dan", "Eli", "Fay", "Gus", "Hana", "Ivo", "June"]
 THINGS = ["apples", "books", "coins", "pens", "cards", "eggs", "shells", "stamps", "marbles", "keys"]
 ONE_STEP = [
@@ -74,31 +77,29 @@ def make_problem(rng: random.Random, templates: list[tuple[str, str]]) -> dict:
     return {"question": question, "steps": steps, "answer": value}
 
 
-def gsm8k_row(problem: dict) -> dict:
-    """The problem as a row of GSM8K's files: calculator marks in the working, the answer after ####."""
+def gsm8k_row(problem: dict) -> str:
+    """The problem as a line of GSM8K's files: calculator marks in the working, the answer after ####."""
     lines = [f"{left}=<<{left}={right}>>{right}" for left, right in problem["steps"]]
-    return {"question": problem["question"], "answer": "\n".join([*lines, f"#### {problem['answer']}"])}
+    return json.dumps({"question": problem["question"], "answer": "\n".join([*lines, f"#### {problem['answer']}"])})
 
 
 def write_problems(folder: Path, seed: int, train: int = 512, test: int = 200) -> None:
-    """Write train.jsonl and test.jsonl; no test question (names and things aside) occurs in training."""
-    rng, seen = random.Random(seed), set()
-    splits = {"train": [], "test": []}
-    for split, size in (("train", train), ("test", test)):
-        while len(splits[split]) < size:
-            problem = make_problem(rng, TWO_STEP)
-            key = tuple(problem["steps"])
-            if split == "train":
-                seen.add(key)
-            if split == "train" or key not in seen:
-                splits[split].append(gsm8k_row(problem))
+    """Write train.jsonl and test.jsonl; the steps of a test problem occur in no training problem."""
+    rng = random.Random(seed)
+    training = [make_problem(rng, TWO_STEP) for _ in range(train)]
+    steps = [problem["steps"] for problem in training]
+    held_out: list[dict] = []
+    while len(held_out) < test:
+        problem = make_problem(rng, TWO_STEP)
+        if problem["steps"] not in steps:
+            held_out.append(problem)
     folder.mkdir(parents=True, exist_ok=True)
-    for split, rows in splits.items():
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split, problems in (("train", training), ("test", held_out)):
+        (folder / f"{split}.jsonl").write_text("".join(gsm8k_row(problem) + "\n" for problem in problems))
 
 
-def make_tokenizer(texts: list[str], vocab_size: int = 512):
-    """A byte-level BPE tokenizer trained on `texts`, one token a digit, with a chat template."""
+def make_tokenizer(texts: list[str], vocab_size: int = 512) -> "PreTrainedTokenizerFast":
+    """A byte-level BPE tokenizer trained on `texts`, one token per digit, with a chat template."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -122,25 +123,24 @@ def make_tokenizer(texts: list[str], vocab_size: int = 512):
     )
 
 
-def make_policy(tokenizer, hidden_size: int = 128):
-    """A two-layer Llama, 0.58M parameters at the default width, from the global torch seed."""
+def make_policy(tokenizer: "PreTrainedTokenizerFast", hidden_size: int = 128) -> "PreTrainedModel":
+    """A two-layer Llama, 0.58M parameters at the default width, from torch's global seed."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    policy = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=hidden_size,
-            intermediate_size=4 * hidden_size,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    policy = LlamaForCausalLM(config)
     for parameter in policy.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.07)
@@ -157,20 +157,16 @@ def bare_answer(problem: dict) -> str:
 
 def arithmetic_facts() -> list[tuple[str, str]]:
     """Every sum, difference and product a two-step problem can need, as ("3+4=", "7")."""
-    facts = [
-        (f"{left}{sign}{right}=", calculate(left, sign, right))
-        for left in range(28)
-        for sign in "+-"
-        for right in range(1, 10)
-    ]
-    facts += 3 * [(f"{left}*{right}=", left * right) for left in range(2, 6) for right in range(2, 6)]
-    return [(left, str(result)) for left, result in facts if result >= 0]
+    facts = [(left, sign, right) for left in range(28) for sign in "+-" for right in range(1, 10)]
+    facts += 3 * [(left, "*", right) for left in range(2, 6) for right in range(2, 6)]
+    results = [("{}{}{}=".format(*fact), calculate(*fact)) for fact in facts]
+    return [(left, str(result)) for left, result in results if result >= 0]
 
 
 class WarmStart:
-    """Rows for SFT: prompts with an answer, and drill rows of eight bare facts; loss on answers and results alone."""
+    """Rows for SFT: prompts with an answer, and drill rows of eight facts; the loss is on answers and results only."""
 
-    def __init__(self, tokenizer, template, seed: int):
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", template: PromptTemplate, seed: int):
         self.tokenizer, self.template, self.rng = tokenizer, template, random.Random(seed)
         self.facts = [(self.encode(left), self.encode(result + "\n")) for left, result in arithmetic_facts()]
 
@@ -198,16 +194,16 @@ class WarmStart:
         return {"input_ids": ids, "labels": labels}
 
 
-def sft(policy, tokenizer, rows: list[dict], batch_size: int, learning_rate: float, seed: int, folder: Path) -> None:
-    """One pass over `rows`; `folder` is where the trainer may write."""
+def sft(
+    policy: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", rows: list[dict], folder: Path, **settings: Any
+) -> None:
+    """One pass over `rows`, with `settings` of TrainingArguments; `folder` is where the trainer may write."""
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=1,
-        per_device_train_batch_size=batch_size,
-        learning_rate=learning_rate,
         warmup_steps=0.05,  # a share of the steps
         weight_decay=0.01,
         adam_beta2=0.95,
@@ -217,69 +213,65 @@ def sft(policy, tokenizer, rows: list[dict], batch_size: int, learning_rate: flo
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
-        seed=seed,
+        **settings,
     )
-    pad = DataCollatorForSeq2Seq(tokenizer)
-    trainer = Trainer(policy, arguments, train_dataset=Dataset.from_list(rows), data_collator=pad)
+    collator = DataCollatorForSeq2Seq(tokenizer)
+    trainer = Trainer(policy, arguments, train_dataset=Dataset.from_list(rows), data_collator=collator)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
 
 
-def make_warm_policy(folder: Path, template, seed: int) -> None:
-    """Make, warm up and save the policy: it knows how to reason, and by habit does not."""
+def make_warm_policy(folder: Path, template: PromptTemplate, seed: int) -> None:
+    """Make, train and save the policy: able to reason, and answering without working by habit."""
     import torch
 
     rng = random.Random(seed + 1000)
     problems = [make_problem(rng, TWO_STEP) for _ in range(1500)]
-    tokenizer = make_tokenizer(
-        [template.user.replace("{question}", p["question"]) for p in problems] + [worked_answer(p) for p in problems]
-    )
+    prompts = [template.user.replace("{question}", problem["question"]) for problem in problems]
+    tokenizer = make_tokenizer(prompts + list(map(worked_answer, problems)))
     torch.manual_seed(seed)
     policy = make_policy(tokenizer)
     warm_start = WarmStart(tokenizer, template, seed + 2000)
-    sft(policy, tokenizer, warm_start.rows(600 * 16, terse=0.0), 16, 2e-3, seed, folder)
-    sft(policy, tokenizer, warm_start.rows(60 * 32, terse=0.8), 32, 5e-4, seed, folder)
+    for count, terse, settings in (
+        (600 * 16, 0.0, {"per_device_train_batch_size": 16, "learning_rate": 2e-3}),
+        (60 * 32, 0.8, {"per_device_train_batch_size": 32, "learning_rate": 5e-4}),
+    ):
+        sft(policy, tokenizer, warm_start.rows(count, terse), folder, seed=seed, **settings)
     policy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def make_room(folder: Path) -> None:
-    """A new folder with our mark. An earlier quickstart is replaced; anything else is left alone."""
+    """Make the folder and mark it as a quickstart's. An earlier quickstart is replaced, nothing else is."""
     mark = folder / ".quickstart"
     if mark.exists():
         print(f"replacing the earlier quickstart in {folder}")
         shutil.rmtree(folder)
-    elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder} holds something that is no quickstart: give another --output_dir")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"output_dir: {folder} exists and is not an earlier quickstart: give another --output_dir")
     with one_line("output_dir"):
         folder.mkdir(parents=True, exist_ok=True)
         mark.touch()
 
 
 def main(argv: list[str]) -> None:
+    from grpo_math.report.report import report_end
     from grpo_math.train import train
 
     parser = argparse.ArgumentParser(prog="grpo-math quickstart")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/quickstart"))
     options = parser.parse_args(argv)
-    folder = options.output_dir
-    overrides = {
-        "output_dir": folder,
-        "seed": options.seed,
-        "model_name_or_path": folder / "policy",
-        "dataset.path": folder / "arithmetic",
-    }
-    if not RECIPE.exists():
-        raise UserError(f"no {RECIPE} here: run the quickstart in the repository's folder")
+    folder, policy, problems = (options.output_dir / name for name in ("", "policy", "arithmetic"))
     make_room(folder)
     started = time.perf_counter()
-    write_problems(folder / "arithmetic", options.seed)
-    (folder / "policy").mkdir()
+    write_problems(problems, options.seed)
+    policy.mkdir()
+    overrides = {"output_dir": folder, "seed": options.seed, "model_name_or_path": policy, "dataset.path": problems}
     arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    recipe = load_recipe(["--config", str(RECIPE), *arguments])
+    recipe = load_recipe(["--config", str(shipped("recipes") / "quickstart.yaml"), *arguments])
     print("making and warming up a 0.6M-parameter policy (SFT) ...", flush=True)
-    make_warm_policy(folder / "policy", recipe.template, options.seed)
+    make_warm_policy(policy, recipe.template, options.seed)
     warm_start = time.perf_counter() - started
 
     results = train(recipe)
@@ -288,20 +280,18 @@ def main(argv: list[str]) -> None:
     results["seconds"]["warm_start"] = round(warm_start, 2)
     results["seconds"]["total"] = round(time.perf_counter() - started, 2)
     write_json(results, folder / "results.json")
-    print_table(results, folder)
-
-    from grpo_math.report.report import report_end
-
+    print_results(results)
+    print(f"run folder: {folder}")
     report_end(results, folder)
 
 
-def print_table(results: dict, folder: Path) -> None:
+def print_results(results: dict) -> None:
     print(f"\n{'':8}  accuracy  95 % interval  tokens")
     for moment in ("before", "after"):
         row = results[moment]
         low, high = row["accuracy_low"], row["accuracy_high"]
         print(f"{moment:8}  {row['accuracy']:8.3f}  {low:.3f} - {high:.3f}  {row['length']:6.1f}")
-    seconds = results["seconds"]
-    shown = ("warm_start", "train", "evaluate", "total")
-    print("\nseconds: " + ", ".join(f"{name} {seconds[name]:.0f}" for name in shown))
-    print(f"run folder: {folder}")
+    seconds = ", ".join(
+        f"{name} {results['seconds'][name]:.0f}" for name in ("warm_start", "train", "evaluate", "total")
+    )
+    print(f"\nseconds: {seconds}")

@@ -150,3 +150,9 @@ def take_count(argv: list[str], option: str, default: int) -> tuple[int, list[st
     if not value.isdecimal() or int(value) < 1:
         raise UserError(f"{option}: want a whole number above 0, got {value!r}")
     return int(value), argv[:at] + argv[at + 2 :]
+
+
+def shipped(name: str) -> Path:
+    """The folder `recipes` or `accelerate_configs`: of the installed package, or of the repository it is run from."""
+    package = Path(__file__).parents[1]
+    return package / name if (package / name).is_dir() else package.parents[1] / name
