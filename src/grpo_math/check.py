@@ -15,7 +15,8 @@ import sys
 
 from grpo_math.checks.findings import Subject
 from grpo_math.checks.preflight import report
-from grpo_math.launch.layouts import make_plan, parse, read_layout
+from grpo_math.launch.layouts import parse, read_layout
+from grpo_math.launch.plan import make_plan
 from grpo_math.recipe.file import take_count
 from grpo_math.recipe.recipe import resolve
 

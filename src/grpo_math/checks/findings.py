@@ -19,7 +19,7 @@ from grpo_math.recipe.recipe import Recipe
 from grpo_math.rewards.reward import Reward, build_rewards
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerState
 
 LONG = 50  # questions with the most characters, among which the one with the most tokens is looked for
 
@@ -70,6 +70,13 @@ class Subject:
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         return load_tokenizer(self.recipe)
+
+    @cached_property
+    def state(self) -> "TrainerState":
+        """That of the first step, for rewards that read it."""
+        from transformers import TrainerState
+
+        return TrainerState(max_steps=max(1, self.recipe.trainer.get("max_steps", 0)), num_train_epochs=1, epoch=0.0)
 
     @cached_property
     def parts(self) -> list[Problems]:

@@ -61,11 +61,12 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
         except RewardError:
             continue  # `audit` reports what fails on right answers
         try:
-            every = [row for row in rows for _ in range(size)]
-            scores = [score or 0.0 for score in scores_of(reward, list(chain(*texts)), every, subject)]
+            each = [row for row in rows for _ in range(size)]
+            scores = scores_of(reward, list(chain(*texts)), each, subject.tokenizer, subject.state)
         except RewardError as mistake:
             yield error(f"{mistake} (seen with answers without content)")
             continue
+        scores = [score or 0.0 for score in scores]
         found = [scores[place : place + size] for place in range(0, len(scores), size)]
         told = [right > wrong + EQUAL for right, wrong, *_ in found]  # each gold from the other
         if all(told):

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data.functions import parameters
@@ -10,6 +11,9 @@ from grpo_math.data.problem import Problem
 from grpo_math.data.prompts import meta_columns, to_rows
 from grpo_math.errors import RewardError
 from grpo_math.rewards.reward import Reward, RewardSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainerState
 
 EQUAL = 1e-9  # scores closer than this are the same
 PROBLEMS = 4  # tried; scores are means over them
@@ -103,25 +107,31 @@ def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subj
     """The mean over the problems, each with a group of equal completions; None counts 0, as in TRL's sum."""
     group = subject.recipe.trainer.get("num_generations", 8)
     texts, rows = ([one for one in some for _ in range(group)] for some in (texts, rows))
-    scores = scores_of(reward, texts, rows, subject)
+    scores = scores_of(reward, texts, rows, subject.tokenizer, subject.state)
     return sum(score or 0.0 for score in scores) / len(scores)
 
 
-def scores_of(reward: Reward, texts: list[str], rows: list[dict], subject: Subject) -> list[float | None]:
-    """The reward of each text as the completion of the prompt in its row, in one call as TRL makes it."""
-    from transformers import TrainerState
-
-    steps = max(1, subject.recipe.trainer.get("max_steps", 0))
+def scores_of(
+    reward: Reward,
+    texts: list[str],
+    rows: list[dict],
+    tokenizer: "PreTrainedTokenizerBase | None",
+    state: "TrainerState | None" = None,
+) -> list[float | None]:
+    """The reward of each text as the completion of the prompt in its row, in one call as TRL makes it. Without a
+    tokenizer there are no `completion_ids`."""
     chat = isinstance(rows[0]["prompt"], list)
-    end = subject.tokenizer.eos_token_id
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+    if tokenizer:
+        ids, end = tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id
+        columns["completion_ids"] = [[*some, end] for some in ids]
     return reward(
         prompts=[row["prompt"] for row in rows],
         completions=[[{"role": "assistant", "content": text}] for text in texts] if chat else texts,
-        completion_ids=[[*subject.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts],
-        trainer_state=TrainerState(max_steps=steps, num_train_epochs=1, epoch=0.0),
+        trainer_state=state,
         log_metric=lambda *_: None,
         log_extra=lambda *_: None,
-        **{name: [row[name] for row in rows] for name in rows[0] if name != "prompt"},
+        **columns,
     )
 
 

@@ -149,13 +149,9 @@ def window(subject: Subject) -> Iterator[Finding]:
     longest, length = subject.longest, subject.recipe.max_completion_length
     room = getattr(subject.model_config.get_text_config(), "max_position_embeddings", None)
     if room and longest + length > room:
-        prompts, completions = "dataset: {max_prompt_tokens: %d}", "max_completion_length: %d"
-        if min(longest, length) > room // 2:
-            fix = f"{completions}, {prompts}" % (room // 2, room - room // 2)
-        else:
-            fix = completions % (room - longest) if length > longest else prompts % (room - length)
+        shorter = room - min(longest, length, room // 2)
         yield error(
             f"the longest prompt ({longest} tokens) and max_completion_length {length} are {longest + length} tokens, "
             f"the model has room for {room}",
-            fix,
+            f"max_completion_length: {shorter}" if length > longest else f"dataset: {{max_prompt_tokens: {shorter}}}",
         )

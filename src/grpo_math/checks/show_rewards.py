@@ -3,13 +3,14 @@
 usage: grpo-math rewards
    or: grpo-math rewards --try recipes/X.yaml --completion TEXT [--gold G] [--key value ...]
 
-The text is scored against the recipe's first problem, or against --gold. No model is loaded, a reward
-model is not tried; the tokenizer is, where a reward counts tokens.
+The text is scored against the recipe's first problem, or against --gold. No model is loaded, so a reward model is not
+tried; the tokenizer is, if a reward counts tokens.
 """
 
 import inspect
 from dataclasses import replace
 
+from grpo_math.checks.rewards import scores_of
 from grpo_math.data.functions import parameters
 from grpo_math.data.loading import load_problems
 from grpo_math.data.problem import Problem
@@ -21,12 +22,10 @@ from grpo_math.recipe.file import take
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.rewards.reward import REWARDS, Reward, build_rewards, settings
 
-SILENT = {"trainer_state": None, "log_metric": lambda *_: None, "log_extra": lambda *_: None}  # what TRL adds
-
 
 def main(argv: list[str]) -> None:
     if not argv:
-        print("\n".join(listing()))
+        print(listing())
         return
     if missing := [option for option in ("--try", "--completion") if option not in argv]:
         raise UserError(
@@ -34,40 +33,32 @@ def main(argv: list[str]) -> None:
         )
     found, rest = take(argv, "--try", "--completion", "--gold")
     recipe = load_recipe(["--config", found["--try"], *rest], "GRPO")
-    print("\n".join(scored(recipe, found["--completion"], found.get("--gold"))))
+    print(scored(recipe, found["--completion"], found.get("--gold")))
 
 
-def listing() -> list[str]:
+def listing() -> str:
     lines = []
     for name, function in REWARDS.items():
         lines.append(f"{name:12} {inspect.getdoc(function).partition(chr(10))[0]}")
         own = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in settings(function).items())
         lines += [f"{'':12} {{{own}}}"] if own else []
-    lines.append("")
-    lines.append("every entry: {weight: 1.0, scale: 1.0, bias: 0.0, gate: another entry that must earn something}")
+    lines.append("\nevery entry: {weight: 1.0, scale: 1.0, bias: 0.0, gate: another entry that must earn something}")
     lines.append("your own: {path: my_rewards.py:function, ...}; a reward model: {reward_model: folder or Hub id}")
-    return lines
+    return "\n".join(lines)
 
 
-def scored(recipe: Recipe, completion: str, gold: str | None) -> list[str]:
-    """What each entry gives the completion, its weight, and the reward they add up to."""
+def scored(recipe: Recipe, completion: str, gold: str | None) -> str:
+    """The score of each entry, its weight, and the reward they add up to."""
     configure(recipe.grading)
-    rewards = build_rewards(recipe.rewards, recipe.template, recipe.max_completion_length)
-    functions = [reward.function for reward in rewards if isinstance(reward, Reward)]
-    counting = any("completion_ids" in parameters(function) for function in functions)
-    prefilled = recipe.template.chat and recipe.template.prefill  # rendered by the tokenizer
-    tokenizer = load_tokenizer(recipe) if counting or prefilled else None
+    template = recipe.template
+    rewards = build_rewards(recipe.rewards, template, recipe.max_completion_length)
+    counting = any("completion_ids" in parameters(one.function) for one in rewards if isinstance(one, Reward))
+    tokenizer = load_tokenizer(recipe) if counting or (template.chat and template.prefill) else None
     if gold is not None:
         problem = Problem("(none)", gold)
     else:
         problem = load_problems(replace(recipe.datasets[0], max_samples=1)).problems[0]
-    (row,) = to_rows([problem], recipe.template, tokenizer)
-    columns = {name: [value] for name, value in row.items() if name != "prompt"}
-    if tokenizer:
-        columns["completion_ids"] = [tokenizer(completion, add_special_tokens=False)["input_ids"]]
-    chat = isinstance(row["prompt"], list)
-    completions = [[{"role": "assistant", "content": completion}]] if chat else [completion]
-    template, total = recipe.template, 0.0
+    rows, total = to_rows([problem], template, tokenizer), 0.0
     seen = grade(template.full_text(completion), problem.answer, template.answer_style)
     lines = [
         f"solution: {problem.answer}",
@@ -75,10 +66,10 @@ def scored(recipe: Recipe, completion: str, gold: str | None) -> list[str]:
         f"{'':16} {'score':>8} {'weight':>8}",
     ]
     for spec, reward in zip(recipe.rewards, rewards, strict=True):
-        if isinstance(reward, str):
-            lines.append(f"{spec.name:16} {'-':>8} {spec.weight:>8g}   a reward model, not tried")
-            continue
-        (score,) = reward(prompts=[row["prompt"]], completions=completions, **columns, **SILENT)
-        total += spec.weight * (score or 0.0)
-        lines.append(f"{spec.name:16} {'None' if score is None else format(score, '.4g'):>8} {spec.weight:>8g}")
-    return [*lines, f"{'reward':16} {total:>8.4g}"]
+        shown, remark = "-", "   a reward model, not tried"
+        if isinstance(reward, Reward):
+            (score,) = scores_of(reward, [completion], rows, tokenizer)
+            total += spec.weight * (score or 0.0)
+            shown, remark = "None" if score is None else format(score, ".4g"), ""
+        lines.append(f"{spec.name:16} {shown:>8} {spec.weight:>8g}{remark}")
+    return "\n".join([*lines, f"{'reward':16} {total:>8.4g}"])

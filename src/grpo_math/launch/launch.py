@@ -25,7 +25,8 @@ import psutil
 from grpo_math.errors import UserError, run_cli
 from grpo_math.generation.processes import GRACE, Stopped, send, start, supervised
 from grpo_math.generation.vllm_server import TIMEOUT, show_end, start_server
-from grpo_math.launch.layouts import Plan, make_plan, parse
+from grpo_math.launch.layouts import parse
+from grpo_math.launch.plan import Plan, make_plan
 from grpo_math.runs import checkpoints
 
 RESTARTS = 5  # of an evaluation beside the training

@@ -1,0 +1,222 @@
+"""The plan of a launch: its commands, and the processes and GPUs of each."""
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass, field
+
+from grpo_math.errors import UserError
+from grpo_math.generation.vllm_engine import check_parallel, check_vllm, free_port
+from grpo_math.generation.vllm_server import (
+    ENVIRONMENT,
+    LOOPBACK,
+    check_port,
+    program,
+    server_words,
+    visible_gpus,
+)
+from grpo_math.launch.layouts import EVALUATION, SERVER, Layout, Options, read_layout
+from grpo_math.launch.serve import needed_window
+from grpo_math.recipe.batch import batch_arguments, count
+from grpo_math.recipe.recipe import Recipe, load_recipe
+
+PATIENCE = 600  # seconds that torch's elastic agent gives its workers to save a checkpoint
+
+
+@dataclass
+class Command:
+    """One program to start: its name for a person, the words that start it, its arguments, the variables it has beyond
+    our environment, and its GPUs (None: it needs none)."""
+
+    name: str
+    program: list[str]
+    words: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    gpus: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpus is not None:
+            self.environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+
+    def __str__(self) -> str:
+        settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join([*settings, self.name, shlex.join(self.words)])
+
+    @property
+    def where(self) -> str:
+        return "the CPU" if self.gpus is None else f"GPU {', '.join(self.gpus)}"
+
+
+@dataclass
+class Plan:
+    """The commands of a launch. `batch` has TRL's batch keys as they follow from prompts_per_step."""
+
+    recipe: Recipe
+    layout: str
+    processes: int
+    batch: dict
+    trainer: Command
+    server: Command | None = None
+    url: str = ""
+    watcher: Command | None = None
+
+    def __str__(self) -> str:
+        processes = f"{count(self.processes, 'training process')} on {self.trainer.where}"
+        generator = f"; completions by {self.generator}" if self.recipe.sft is None else ""
+        lines = [f"layout {self.layout}: {processes}{generator}"]
+        if self.batch:
+            lines.append("each process: " + ", ".join(f"{key} {value}" for key, value in self.batch.items()))
+        lines += [f"server:  {self.server}"] if self.server else []
+        lines += [f"trainer: {self.trainer}"]
+        return "\n".join([*lines, f"watcher: {self.watcher}"] if self.watcher else lines)
+
+    @property
+    def generator(self) -> str:
+        given = self.recipe.trainer
+        if self.server:
+            return f"a vLLM server on {self.server.where}"
+        if not given.get("use_vllm"):
+            return "transformers"
+        elsewhere = given.get("vllm_server_base_url") or given.get("vllm_server_host")
+        return f"the vLLM server at {elsewhere}" if given.get("vllm_mode") == "server" else "vLLM, colocated"
+
+
+def make_plan(options: Options, arguments: list[str]) -> Plan:
+    """The plan for a recipe's arguments (`--config FILE --key value ...`). Raises UserError for what cannot work."""
+    layout = read_layout(options.layout)
+    recipe = load_recipe(arguments)
+    second = SERVER if serves_itself(recipe, layout) else layout.second
+    added = layout.keys(recipe) + (keys_with_watcher(recipe) if second == EVALUATION else [])
+    if added:
+        arguments = [*arguments, *added]
+        recipe = load_recipe(arguments)
+    given = recipe.trainer
+    if given.get("use_vllm"):
+        check_vllm()
+    check_nodes(options, layout, second == SERVER)
+    gpus = None if given.get("use_cpu") else visible_gpus()
+    serving = given.get("vllm_tensor_parallel_size", 1) if second else 0
+    local, training, others = share_gpus(options, layout, gpus, serving, second)
+    processes = local * (options.nodes or 1)
+    batch = batch_arguments(given, recipe.prompts_per_step, processes) if recipe.sft is None else {}
+    if given.get("use_vllm") and given.get("vllm_mode") != "server":
+        check_parallel(recipe, processes)
+    words = accelerate_arguments(options, layout, processes)
+    words += ["-m", "grpo_math.train" if recipe.sft is None else "grpo_math.sft", *arguments]
+    environment = {"GRPO_MATH_PROCESSES": str(processes), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(PATIENCE)}
+    if gpus is None and layout.config["distributed_type"] != "DEEPSPEED":
+        environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}  # no run resumes on its "cpu:0"
+    if gpus is not None:
+        environment["GRPO_MATH_GPUS"] = str(processes + len(others or ()))  # for the cost of the run
+    accelerate = [sys.executable, "-m", "grpo_math.launch.accelerated"]
+    trainer = Command("accelerate launch", accelerate, words, environment, training)
+    plan = Plan(recipe, layout.name, processes, batch, trainer)
+    if second == SERVER:
+        add_server(plan, others)
+    if second == EVALUATION:
+        program = [sys.executable, "-m", "grpo_math", "evaluate"]
+        plan.watcher = Command("grpo-math evaluate", program, ["--watch", str(recipe.output_dir)], gpus=others)
+        if "WANDB_MODE" not in os.environ:
+            trainer.environment["WANDB_MODE"] = "shared"  # two processes write to one run
+    return plan
+
+
+def keys_with_watcher(recipe: Recipe) -> list[str]:
+    """The trainer's further keys while another process evaluates: it saves as often as it would have evaluated."""
+    if not recipe.eval_datasets:
+        raise UserError("--layout: dual_gpu_eval evaluates every checkpoint: name problems, eval: {datasets: gsm8k}")
+    if recipe.eval.best:
+        raise UserError("eval.best: the evaluation process of dual_gpu_eval keeps no best model: leave it out")
+    if recipe.eval.every is None:
+        return []
+    steps = [] if "save_steps" in recipe.trainer else ["--save_steps", str(recipe.eval.every)]
+    return ["--eval.every", "null", *steps]
+
+
+def serves_itself(recipe: Recipe, layout: Layout) -> bool:
+    """Whether this launch starts a vLLM server: for the layout dual_gpu, and for `vllm_mode: server` without a URL."""
+    given = recipe.trainer
+    elsewhere = {"vllm_server_base_url", "vllm_server_host"} & given.keys()
+    if layout.second != SERVER:
+        return bool(given.get("use_vllm") and given.get("vllm_mode") == "server" and not elsewhere)
+    if elsewhere:
+        raise UserError(
+            f"{elsewhere.pop()}: the layout {layout.name} starts its own server: leave it out, or use single_gpu"
+        )
+    if recipe.sft is not None:
+        raise UserError(f"--layout: SFT generates nothing, {layout.name} is for GRPO: use single_gpu")
+    if given.get("use_vllm") is False:
+        raise UserError(
+            f"use_vllm: false, but the layout {layout.name} generates with vLLM: leave it out, or use single_gpu"
+        )
+    return True
+
+
+def check_nodes(options: Options, layout: Layout, serves: bool) -> None:
+    nodes = options.nodes
+    if nodes is None and layout.config.get("num_machines", 1) > 1:
+        raise UserError(f"--layout: {layout.name} is for several machines: say how many with --nodes")
+    if (nodes or 1) == 1:
+        return
+    if layout.single:
+        raise UserError(f"--nodes: the layout {layout.name} is for one process: use multi_node, zero3 or fsdp2")
+    if serves:
+        raise UserError(
+            "--nodes: start the server with grpo-math serve, and give --vllm_server_base_url to every machine"
+        )
+    if options.main_process_ip is None:
+        raise UserError("--nodes: give --main_process_ip too, the address of the first training machine")
+    if node_rank(options) >= nodes:
+        raise UserError(f"--node_rank: {node_rank(options)} of {nodes} machines: the ranks are 0 to {nodes - 1}")
+
+
+def node_rank(options: Options) -> int:
+    return int(os.environ.get("SLURM_NODEID", 0)) if options.node_rank is None else options.node_rank
+
+
+def share_gpus(
+    options: Options, layout: Layout, gpus: list[str] | None, serving: int, second: str | None
+) -> tuple[int, list[str] | None, list[str] | None]:
+    """The number of training processes on this machine, their GPUs, and those of `second` (both None on a CPU)."""
+    wanted = options.num_processes
+    if layout.single and wanted not in (None, 1):
+        raise UserError(f"--num_processes: the layout {layout.name} is for one process: use multi_gpu")
+    if gpus is None:
+        return 1 if layout.single else wanted or 2, None, None
+    left = len(gpus) - serving
+    local = 1 if layout.single else wanted or max(left, 1)
+    least = 2 if layout.config["distributed_type"] == "MULTI_GPU" and (options.nodes or 1) == 1 else 1
+    if max(local, least) > left:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        seen = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
+        wants = f"{max(local, least)} for training" + (f" and {serving} for the {second}" if second else "")
+        smaller = "--layout cpu" if not gpus else "a smaller layout" if layout.single else "single_gpu"
+        raise UserError(f"--layout: {layout.name} wants GPUs, {wants}; visible are {len(gpus)}{seen}: use {smaller}")
+    return local, gpus[:local], gpus[local : local + serving]
+
+
+def accelerate_arguments(options: Options, layout: Layout, processes: int) -> list[str]:
+    nodes = options.nodes or 1
+    words = ["--config_file", str(layout.file), "--num_processes", str(processes)]
+    if layout.single:
+        return words
+    words += ["--num_machines", str(nodes), "--machine_rank", str(node_rank(options) if nodes > 1 else 0)]
+    if nodes > 1:
+        words += ["--main_process_ip", str(options.main_process_ip)]
+    return [*words, "--main_process_port", str(options.main_process_port or (29500 if nodes > 1 else free_port()))]
+
+
+def add_server(plan: Plan, gpus: list[str] | None) -> None:
+    """A server on free ports of this machine, and the trainer's keys that name them."""
+    given = plan.recipe.trainer
+    port = given.get("vllm_server_port") or free_port()
+    check_port(port, "vllm_server_port")
+    group = given.get("vllm_group_port") or free_port()
+    check_port(group, "vllm_group_port")
+    plan.url = f"http://{LOOPBACK}:{port}"
+    if port == group:
+        raise UserError(f"vllm_group_port: {group} is vllm_server_port too: leave both out, or give two")
+    words = server_words(plan.recipe, needed_window(plan.recipe), LOOPBACK, port)
+    plan.server = Command("vllm serve", program(), words, ENVIRONMENT | {"VLLM_HOST_IP": LOOPBACK}, gpus)
+    plan.trainer.environment["VLLM_HOST_IP"] = LOOPBACK
+    plan.trainer.words += ["--vllm_server_base_url", plan.url, "--vllm_group_port", str(group)]
