@@ -199,6 +199,6 @@ def test_the_layout_starts_both_starts_a_killed_watcher_again_and_ends_both(reci
     everyone = family(launcher)
     said = launcher.communicate(timeout=180)[0]
     assert launcher.returncode == 0, said
-    assert "the evaluation beside the training was killed: starting it again" in said
+    assert "the evaluation process was killed: restarting it" in said
     assert evaluated(run)[-1][0] == 30
     assert not any(one.is_running() and one.status() != "zombie" for one in everyone)

@@ -14,22 +14,22 @@ Ctrl-C or SIGTERM finishes the step, saves a checkpoint and ends with status 0; 
 """
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
 from grpo_math.errors import UserError, run_cli
-from grpo_math.generation.processes import GRACE, Stopped, send, start, supervised
+from grpo_math.generation.processes import GRACE, Stopped, send, supervised
 from grpo_math.generation.vllm_server import TIMEOUT, show_end, start_server
 from grpo_math.launch.layouts import parse
-from grpo_math.launch.plan import Plan, make_plan
+from grpo_math.launch.plan import Command, Plan, make_plan
 from grpo_math.runs import checkpoints
 
-RESTARTS = 5  # of an evaluation beside the training
+RESTARTS = 5  # of the evaluation process
 
 
 def main(argv: list[str]) -> None:
@@ -43,82 +43,78 @@ def launch(argv: list[str]) -> None:
     plan = make_plan(options, arguments)
     print(plan, flush=True)
     if not dry_run:
-        with contextlib.redirect_stdout(None):  # the trainer says where it begins
+        with contextlib.redirect_stdout(None):  # the trainer prints where it begins
             checkpoints.find_checkpoint(plan.recipe)
-        run(plan)
+        run_plan(plan)
 
 
-def run(plan: Plan) -> None:
-    """Start the server, wait for it, start the trainer, and return when that has ended well. `supervised` ends both,
-    whatever happens here."""
-    log = plan.recipe.output_dir / "vllm_server.log"
-    server = None
+def run_plan(plan: Plan) -> None:
+    """Start the server, wait for it, start the trainer, and return when it has ended with status 0. `supervised` stops
+    both, whatever happens here."""
+    log, server = plan.recipe.output_dir / "vllm_server.log", None
     if plan.server:
         timeout = plan.recipe.trainer.get("vllm_server_timeout", TIMEOUT)
         server = start_server(plan.server.words, plan.server.environment, plan.url, log, timeout)
-    watcher = Watcher(plan) if plan.watcher else None
-    trainer = start([*plan.trainer.program, *plan.trainer.words], os.environ | plan.trainer.environment)
+    watcher = Watcher(plan.watcher, plan.recipe.output_dir) if plan.watcher else None
+    trainer = plan.trainer.start()
     try:
         status = wait(trainer, server, watcher)
     except Stopped:
         told = workers(trainer)
         if not told:
             raise
-        print("stopping: the step is finished and saved first (once more: at once)", flush=True)
+        print("stopping: the step is finished and saved first (a second signal stops at once)", flush=True)
         for worker in told:
             send(worker, signal.SIGTERM)
-        psutil.wait_procs(told)  # accelerate itself may have ended before them
+        psutil.wait_procs(told)  # accelerate itself may end before them
         status = wait(trainer, server)
-    if status is None:
+    if server and status is None:
         show_end(log)
         raise UserError(
-            f"the vLLM server ended with status {server.returncode} during the training (its log, {log}, is above): "
-            "continue from the last checkpoint with --resume_from_checkpoint auto"
+            f"the vLLM server ended with status {server.returncode} during the training (the end of its log, {log}, is "
+            "above): continue from the last checkpoint with --resume_from_checkpoint auto"
         )
     if status:
         sys.exit(status if status > 0 else 128 - status)
-    if watcher and status == 0 and (plan.recipe.output_dir / "results.json").exists():
+    if watcher and watcher.results.exists():
         watcher.finish()
 
 
 class Watcher:
-    """The evaluation beside the training. It starts when no earlier end of the run is there to be seen. A killed one is
-    started again, a few times; one that gives up has said why, and the training goes on."""
+    """The process that evaluates the checkpoints of a training. A killed one is restarted, a few times; one that ends
+    with an error has printed it, and the training continues."""
 
-    def __init__(self, plan: Plan):
-        self.command = [*plan.watcher.program, *plan.watcher.words]
-        self.environment = os.environ | plan.watcher.environment
-        self.results = plan.recipe.output_dir / "results.json"
+    def __init__(self, command: Command, folder: Path):
+        self.command, self.results = command, folder / "results.json"
         self.process: subprocess.Popen | None = None
         self.again, self.left = 0.0, RESTARTS
-        plan.recipe.output_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def keep(self) -> None:
+        """Start it once the results of an earlier run are gone, and again where it was killed."""
         now = time.monotonic()
         if self.process is None:
             if not self.results.exists() and now > self.again:
-                self.process = start(self.command, self.environment)
+                self.process = self.command.start()
         elif was_killed(self.process.poll()) and self.left:
             self.left -= 1
             self.process, self.again = None, now + GRACE  # its children end in the meantime
-            print(f"the evaluation beside the training was killed: starting it again in {GRACE} s", flush=True)
+            print(f"the evaluation process was killed: restarting it in {GRACE} s", flush=True)
 
     def finish(self) -> None:
         """Wait until the last checkpoint is evaluated."""
-        if self.process is None:
-            self.process = start(self.command, self.environment)
-        self.process.wait()
-        if self.process.returncode:
+        self.process = self.process or self.command.start()
+        if self.process.wait():
             print("the last checkpoint was not evaluated: run grpo-math evaluate", file=sys.stderr)
 
 
 def was_killed(status: int | None) -> bool:
-    """By a signal, itself or the supervisor it waits for."""
+    """By a signal to itself, or to the supervisor it waits for."""
     return status is not None and (status < 0 or status > 128)
 
 
 def wait(trainer: subprocess.Popen, server: subprocess.Popen | None, watcher: Watcher | None = None) -> int | None:
-    """The trainer's exit status; None where the server has ended before it."""
+    """The trainer's exit status; None where the server ended before it."""
     while trainer.poll() is None:
         if server and server.poll() is not None:
             return None

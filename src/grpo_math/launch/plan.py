@@ -2,10 +2,12 @@
 
 import os
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass, field
 
 from grpo_math.errors import UserError
+from grpo_math.generation.processes import start
 from grpo_math.generation.vllm_engine import check_parallel, check_vllm, free_port
 from grpo_math.generation.vllm_server import (
     ENVIRONMENT,
@@ -41,6 +43,9 @@ class Command:
     def __str__(self) -> str:
         settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
         return " ".join([*settings, self.name, shlex.join(self.words)])
+
+    def start(self) -> subprocess.Popen:
+        return start([*self.program, *self.words], os.environ | self.environment)
 
     @property
     def where(self) -> str:
