@@ -7,9 +7,10 @@ import yaml
 
 from grpo_math.checks.memory import SHARDED
 from grpo_math.errors import UserError
+from grpo_math.recipe.file import shipped
 from grpo_math.recipe.recipe import Recipe
 
-CONFIGS = Path(__file__).parents[3] / "accelerate_configs"
+CONFIGS = shipped("accelerate_configs")
 SERVER, EVALUATION = "vLLM server", "evaluation"
 SECOND = {"dual_gpu": SERVER, "dual_gpu_eval": EVALUATION}  # shipped layouts that use a GPU for more than training
 
