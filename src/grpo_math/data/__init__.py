@@ -10,19 +10,6 @@ from grpo_math.data.problem import DatasetSpec, PassRateSpec, Problem, Problems,
 from grpo_math.data.prompts import TEMPLATES, PromptTemplate, prompt_lengths, to_dataset, to_rows
 
 __all__ = [
-    "ADAPTERS",
-    "TEMPLATES",
-    "DatasetSpec",
-    "PassRateSpec",
-    "Problem",
-    "Problems",
-    "PromptTemplate",
-    "fingerprint",
-    "load_parts",
-    "load_problems",
-    "mix_parts",
-    "prompt_lengths",
-    "test_sets",
-    "to_dataset",
-    "to_rows",
-]
+    "ADAPTERS", "TEMPLATES", "DatasetSpec", "PassRateSpec", "Problem", "Problems", "PromptTemplate", "fingerprint",
+    "load_parts", "load_problems", "mix_parts", "prompt_lengths", "test_sets", "to_dataset", "to_rows",
+]  # fmt: skip

@@ -3,6 +3,7 @@
 An unusable row is dropped and counted under its reason, never silently. Every adapter's docstring shows one real row.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -33,9 +34,7 @@ def gsm8k(row: dict) -> Problem:
     worked, mark, answer = row["answer"].rpartition("####")
     if not mark:
         raise Unusable("without '####' before the answer")
-    while "<<" in worked:  # calculator marks
-        before, _, rest = worked.partition("<<")
-        worked = before + rest.partition(">>")[2]
+    worked = re.sub(r"<<.*?(>>|$)", "", worked, flags=re.DOTALL)  # calculator marks
     return Problem(row["question"].strip(), text_of(answer.replace(",", "")), worked.strip())
 
 
@@ -46,8 +45,8 @@ def math(row: dict, levels: list[int] | None = None, subjects: list[str] | None 
 
     `levels` keeps those levels (1-5), `subjects` those subjects ("Algebra", "counting_and_probability", ...).
     """
-    digits = "".join(character for character in str(row.get("level", "")) if character.isdecimal())
-    level = int(digits) if digits else None
+    digits = re.search(r"\d+", str(row.get("level")))
+    level = int(digits[0]) if digits else None
     subject = row.get("subject", row.get("type"))
     if levels is not None and level not in levels:
         raise Unusable("of other levels")
@@ -111,7 +110,7 @@ def find_column(row: dict, role: str, names: tuple[str, ...], fields: dict) -> s
     return column
 
 
-def reasoning_gym(row: dict) -> Problem:
+def reasoning_gym(row: dict, **_) -> Problem:
     """Any task of reasoning-gym, made on the spot: `task: gsm_symbolic, size: 2000, seed: 1, config: {}`.
 
     {"question": "State the final answer to the following arithmetic problem: 4 + 3 =", "answer": "7",
@@ -139,6 +138,15 @@ def generate_reasoning_gym(
         ) from error
 
 
+def own_row(row, **_) -> Problem:
+    """What a user's own function yields: a Problem, or a mapping with a question and an answer."""
+    if isinstance(row, Problem):
+        return row
+    if isinstance(row, dict):
+        return json_rows(row)
+    raise UserError(f"path: the function yields {row!r}: yield Problem objects or dicts with question and answer")
+
+
 @dataclass(frozen=True)
 class Adapter:
     parse: Callable[..., Problem]
@@ -148,14 +156,9 @@ class Adapter:
 
 
 SUBJECTS = (
-    "algebra",
-    "counting_and_probability",
-    "geometry",
-    "intermediate_algebra",
-    "number_theory",
-    "prealgebra",
+    "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra",
     "precalculus",
-)
+)  # fmt: skip
 ADAPTERS = {
     "gsm8k": Adapter(gsm8k, "openai/gsm8k", ("main",)),
     "math": Adapter(math, "EleutherAI/hendrycks_math", SUBJECTS),
@@ -164,3 +167,4 @@ ADAPTERS = {
     "json": Adapter(json_rows),
     "reasoning_gym": Adapter(reasoning_gym, generate=generate_reasoning_gym),
 }
+OWN = Adapter(own_row)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,7 +99,7 @@ def runs(question: str) -> Iterator[tuple[str, ...]]:
     return zip(*(words[start:] for start in range(WORDS)), strict=False)
 
 
-def first_reasons(problems: list[Problem], filters: list[Filter]) -> list[str | None]:
+def first_reasons(problems: list[Problem], filters: Sequence[Filter]) -> list[str | None]:
     """The reason of the first filter that has one; each filter sees what those before it keep."""
     reasons: list[str | None] = [None] * len(problems)
     for part in filters:

@@ -1,5 +1,6 @@
 """Loading: the problems of the datasets that a recipe names, filtered, counted and mixed."""
 
+import contextlib
 import itertools
 import logging
 import os
@@ -10,12 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_math.data.adapters import ADAPTERS, Adapter, json_rows
+from grpo_math.data.adapters import ADAPTERS, OWN
 from grpo_math.data.filters import Filter, Overlap, first_reasons, outside_pass_rates, too_long
-from grpo_math.data.functions import load_function
 from grpo_math.data.problem import DatasetSpec, Problem, Problems, Unusable
 from grpo_math.data.prompts import PromptTemplate
-from grpo_math.data.sources import hub_rows, local_files, read_rows
+from grpo_math.data.sources import function_rows, hub_rows, local_files, rows_of_file
 from grpo_math.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,15 +91,13 @@ def local_test_set(name: str, specs: list[DatasetSpec]) -> DatasetSpec | None:
     for spec in specs:
         folder = Path(spec.path or "").expanduser()
         if spec.name == name and spec.path and folder.is_dir():
-            try:
+            with contextlib.suppress(UserError):  # it has no such split
                 local_files(folder, "test", spec.config)
-            except UserError:
-                continue
-            return DatasetSpec(name, spec.path, split="test", config=spec.config)
+                return DatasetSpec(name=name, path=spec.path, split="test", config=spec.config)
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cached = os.path.join(HF_HUB_CACHE, f"datasets--{ADAPTERS[name].hub.replace('/', '--')}", "snapshots")
-    return DatasetSpec(name, split="test") if os.path.isdir(cached) else None
+    return DatasetSpec(name=name, split="test") if os.path.isdir(cached) else None
 
 
 def load_problems(spec: DatasetSpec, *filters: Filter) -> Problems:
@@ -126,12 +124,11 @@ def load_problems(spec: DatasetSpec, *filters: Filter) -> Problems:
 
 
 def parsed_rows(spec: DatasetSpec) -> Iterator[tuple[int, Problem | str]]:
-    """The problem in each row, or the reason why there is none, with the row's number.
+    """The number of each row, and its problem or the reason why there is none.
 
     What raises UserError in here begins its message with a key of the dataset; the key's place is added here.
     """
-    adapter, seed = ADAPTERS[spec.name] if spec.name else Adapter(as_problem), spec.shuffle_seed
-    params = {} if adapter.generate or spec.name is None else spec.params
+    adapter, seed = ADAPTERS[spec.name] if spec.name else OWN, spec.shuffle_seed
     if seed is None and spec.max_samples and len(adapter.configs) > 1:
         seed = 0  # MATH comes sorted by subject: the first rows are all algebra
     try:
@@ -140,31 +137,27 @@ def parsed_rows(spec: DatasetSpec) -> Iterator[tuple[int, Problem | str]]:
             rows = list(rows)
             random.Random(seed).shuffle(rows)
         for place, row in rows:
-            yield place, problem_of(row, place, spec, adapter, params)
+            try:
+                problem = adapter.parse(row, **spec.params)
+                _ = problem.question.encode(), problem.answer.encode()
+                yield place, problem if problem.question else "without a question"
+            except Unusable as reason:
+                yield place, str(reason)
+            except (AttributeError, TypeError, UnicodeEncodeError):  # half a surrogate pair, which no tokenizer takes
+                yield place, "with a malformed cell"
+            except KeyError as error:
+                raise UserError(
+                    f"name: row {place} of {spec.title} does not look like {spec.name} (no column {error}; its columns "
+                    f"are {', '.join(map(str, row))}): use name: json with fields"
+                ) from error
     except UserError as error:
         raise UserError(f"{spec.where}{error}") from error
-
-
-def problem_of(row, place: int, spec: DatasetSpec, adapter: Adapter, params: dict) -> Problem | str:
-    try:
-        problem = adapter.parse(row, **params)
-        _ = problem.question.encode(), problem.answer.encode()
-    except Unusable as reason:
-        return str(reason)
-    except KeyError as error:
-        raise UserError(
-            f"name: row {place} of {spec.title} does not look like {spec.name} (no column {error}; its columns are "
-            f"{', '.join(map(str, row))}): use name: json with fields"
-        ) from error
-    except (AttributeError, TypeError, UnicodeEncodeError):  # half a surrogate pair, which no tokenizer takes
-        return "with a malformed cell"
-    return problem if problem.question else "without a question"
 
 
 def raw_rows(spec: DatasetSpec) -> Iterable:
     """The raw rows of a dataset: from a function by path, reasoning-gym, a local file or folder, or the Hub."""
     if spec.name is None:
-        return own_rows(spec)
+        return function_rows(spec.path, spec.split, spec.params)
     adapter = ADAPTERS[spec.name]
     if adapter.generate:
         return adapter.generate(spec.split, spec.config, **spec.params)
@@ -173,26 +166,7 @@ def raw_rows(spec: DatasetSpec) -> Iterable:
         raise UserError(f"path: missing for {spec.name}: give a FILE, a FOLDER or a HUB_ID")
     if Path(path).expanduser().exists():
         files = local_files(Path(path).expanduser(), spec.split, spec.config)
-        return (row for file in files for row in read_rows(file))
+        return (row for file in files for row in rows_of_file(file))
     if ".py:" in path:
         raise UserError(f"path: {path} is a function, and {spec.name} wants files: set name: null")
     return hub_rows(path, (spec.config,) if spec.config else adapter.configs, spec.split)
-
-
-def own_rows(spec: DatasetSpec) -> Iterable:
-    """The rows of a user's own function; its exceptions become one line."""
-    try:
-        yield from load_function(spec.path)(split=spec.split, **spec.params)
-    except UserError as error:
-        raise UserError(f"path: {error}") from error
-    except Exception as error:
-        raise UserError(f"path: {spec.path} raised {type(error).__name__}: {error}") from error
-
-
-def as_problem(row) -> Problem:
-    """The rows of a user's own function: Problem objects, or mappings with a question and an answer."""
-    if isinstance(row, Problem):
-        return row
-    if isinstance(row, dict):
-        return json_rows(row)
-    raise UserError(f"path: the function yields {row!r}: yield Problem objects or dicts with question and answer")

@@ -1,4 +1,8 @@
-"""Raw rows: from local files, from the Hub, or made on the spot."""
+"""Raw rows: from local files, from the Hub, or from a function.
+
+JSON and CSV are read by the standard library: `datasets` would guess a type for each column, and change golds ("007" in
+a CSV file becomes 7, the text "2020-01-01" a date, an integer beside a fraction a float).
+"""
 
 import csv
 import json
@@ -6,56 +10,48 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from grpo_math.data.functions import load_function
 from grpo_math.errors import UserError
 
-
-def read_json(path: Path) -> Iterable[dict]:
-    """A list of rows, one row (MATH's one-problem files), or one list under a name ({"data": [...]})."""
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        return lists[0] if len(content) == len(lists) == 1 else [content]
-    return content
+FILE_TYPES = (".jsonl", ".json", ".csv", ".parquet")
 
 
-def read_jsonl(path: Path) -> Iterable[dict]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(
-                        f"path: {path}, line {number}: not JSON ({error.msg}): correct or delete the line"
-                    ) from None
-
-
-def read_csv(path: Path) -> Iterable[dict]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        yield from csv.DictReader(lines)
-
-
-def read_parquet(path: Path) -> Iterable[dict]:
-    from pyarrow import parquet
-
-    return parquet.read_table(path).to_pylist()
-
-
-FILE_READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet": read_parquet}
-
-
-def read_rows(path: Path) -> Iterable[dict]:
+def rows_of_file(path: Path) -> Iterable[dict]:
     """The rows of one file, by its ending; raises UserError for what cannot be read as rows."""
-    reader = FILE_READERS.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(f"path: {path}: rows are read from {', '.join(FILE_READERS)} files")
     try:
-        for number, row in enumerate(reader(path), 1):
+        for number, row in enumerate(entries(path), 1):
             if not isinstance(row, dict):
                 raise UserError(f"path: {path}, row {number}: want an object with named columns, got {row!r:.60}")
             yield row
     except (OSError, ValueError) as error:
         raise UserError(f"path: {path}: cannot be read as {path.suffix[1:]} ({error})") from error
+
+
+def entries(path: Path) -> Iterable:
+    kind = path.suffix.lower()
+    if kind not in FILE_TYPES:
+        raise UserError(f"path: {path}: rows are read from {', '.join(FILE_TYPES)} files")
+    if kind == ".parquet":
+        from pyarrow import parquet
+
+        yield from parquet.read_table(path).to_pylist()
+        return
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        if kind == ".csv":
+            yield from csv.DictReader(lines)
+        elif kind == ".json":  # a list of rows, one row (MATH's files), or one list under a name, {"data": [...]}
+            content = json.load(lines)
+            values = list(content.values()) if isinstance(content, dict) else [content]
+            yield from values[0] if len(values) == 1 and isinstance(values[0], list) else [content]
+        else:
+            for number, line in enumerate(lines, 1):
+                try:
+                    if line.strip():
+                        yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UserError(
+                        f"path: {path}, line {number}: not JSON ({error.msg}): correct or delete the line"
+                    ) from None
 
 
 def local_files(path: Path, split: str, config: str | None = None) -> list[Path]:
@@ -67,19 +63,13 @@ def local_files(path: Path, split: str, config: str | None = None) -> list[Path]
     """
     if path.is_file():
         return [path]
-    named = re.compile(rf"{re.escape(split)}(-\d+-of-\d+)?")
-    if config and (path / config).is_dir():
-        root = path / config
-    else:
-        root = path / "main" if config is None and (path / "main").is_dir() else path
-        if config not in (None, "main"):
-            named = re.compile(rf"{re.escape(split)}_{re.escape(config)}")
-    rows = sorted(file for file in root.rglob("*") if file.suffix.lower() in FILE_READERS)
-    found = [
-        file
-        for file in rows
-        if named.fullmatch(file.stem) or any(named.fullmatch(part) for part in file.relative_to(root).parts[:-1])
-    ]
+    root = path / (config or "main")
+    stem = split
+    if not root.is_dir():
+        root, stem = path, split if config in (None, "main") else f"{split}_{config}"
+    named = re.compile(rf"{re.escape(stem)}(-\d+-of-\d+)?")
+    rows = sorted(file for file in root.rglob("*") if file.suffix.lower() in FILE_TYPES)
+    found = [file for file in rows if any(map(named.fullmatch, (file.stem, *file.relative_to(root).parent.parts)))]
     if not found:
         seen = ", ".join(str(file.relative_to(path)) for file in rows[:5]) or "no data file"
         wanted = f"{split!r}" + (f" of config {config!r}" if config else "")
@@ -99,3 +89,13 @@ def hub_rows(path: str, configs: Iterable[str | None], split: str) -> Iterable[d
                 f"of it ({type(error).__name__}: {str(error).splitlines()[0]}): without network, download it once "
                 f"and give the folder, path: FOLDER (with {split}.jsonl, .json, .csv or .parquet)"
             ) from error
+
+
+def function_rows(path: str, split: str, params: dict) -> Iterable:
+    """The rows of a user's own function; its exceptions become one line."""
+    try:
+        yield from load_function(path)(split=split, **params)
+    except UserError as error:
+        raise UserError(f"path: {error}") from error
+    except Exception as error:
+        raise UserError(f"path: {path} raised {type(error).__name__}: {error}") from error

@@ -14,7 +14,7 @@ from grpo_math.data.adapters import ADAPTERS
 from grpo_math.data.functions import parameters, source_file, split_reference
 from grpo_math.data.problem import DatasetSpec, PassRateSpec
 from grpo_math.data.prompts import RESERVED_COLUMNS, TEMPLATES, PromptTemplate
-from grpo_math.data.sources import FILE_READERS
+from grpo_math.data.sources import FILE_TYPES
 from grpo_math.errors import UserError, suggestion
 from grpo_math.grading import STYLES, PoolSettings
 from grpo_math.recipe.schema import Keys, assigns, check_keys, function_keys
@@ -141,7 +141,7 @@ def at_least_one(checked: dict, where: str, problems: list[str]) -> None:
 
 
 def looks_local(path: str) -> bool:
-    return Path(path).suffix.lower() in FILE_READERS or path.startswith((".", "/", "~"))
+    return Path(path).suffix.lower() in FILE_TYPES or path.startswith((".", "/", "~"))
 
 
 def check_template(given, problems: list[str]) -> PromptTemplate | None:

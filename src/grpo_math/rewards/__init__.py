@@ -1,0 +1,9 @@
+"""From the recipe's `rewards:` to the functions that TRL calls.
+
+Enters: `RewardSpec`s and the prompt template. Leaves: `Reward`s, one score per completion, checked, gated and scaled,
+and the paths of reward models. Imports errors, grading and data, and nothing heavy.
+"""
+
+from grpo_math.rewards.reward import REWARDS, Reward, RewardSpec, build_rewards, for_trl, grades_of, settings
+
+__all__ = ["REWARDS", "Reward", "RewardSpec", "build_rewards", "for_trl", "grades_of", "settings"]
