@@ -98,27 +98,24 @@ def write_rows(file: Path, count: int) -> None:
 
 
 def data(folder: Path, model: str | None) -> None:
-    """All that a training does with problems before its model loads. The first time is one run."""
+    """All that a training does with problems before its model loads. One run each."""
     recipe = write_recipe(folder, model, eval={})
     # A training's tokenizer uses all cores; the quickstart, which is imported here, asks for one.
-    environment = {**os.environ, "HF_HOME": str(folder / "cache"), "TOKENIZERS_PARALLELISM": "true"}
-    print("| rows | MB | first time, s | of it reading, with lengths | second time, s | GiB at most |")
-    print("|---|---|---|---|---|---|")
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "true"}
+    print("| rows | MB | seconds | of it reading, with lengths | GiB at most |")
+    print("|---|---|---|---|---|")
     for count in (10_000, 100_000, 1_000_000):
         file = folder / f"{count}.jsonl"
         write_rows(file, count)
         words = [sys.executable, str(HERE), "--prepare", str(recipe), str(file)]
-        made = [
-            json.loads(subprocess.check_output(words, env=environment, text=True).splitlines()[-1])
-            for _ in range(RUNS + 1)
-        ]
-        seconds = [sum(one["seconds"].values()) for one in made]
+        made = json.loads(subprocess.check_output(words, env=environment, text=True).splitlines()[-1])
+        seconds = made["seconds"]
         print(
-            f"| {count:,} | {file.stat().st_size / 1e6:,.0f} | {seconds[0]:.1f} | {made[0]['seconds']['load']:.1f} "
-            f"| {spread(seconds[1:], ',.1f')} | {max(one['gib'] for one in made):.1f} |",
+            f"| {count:,} | {file.stat().st_size / 1e6:,.0f} | {sum(seconds.values()):.1f} | {seconds['load']:.1f} "
+            f"| {made['gib']:.1f} |",
             flush=True,
         )
-        print(" ".join(f"{part} {value:.1f}" for part, value in made[1]["seconds"].items()), file=sys.stderr)
+        print(" ".join(f"{part} {value:.1f}" for part, value in seconds.items()), file=sys.stderr)
         file.unlink()
 
 
