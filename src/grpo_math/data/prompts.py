@@ -1,4 +1,4 @@
-"""Prompts: a template turns a `Problem` into what the model sees, and knows where the answer will stand."""
+"""Prompts: a template turns a `Problem` into the prompt, and defines where the answer is expected."""
 
 import functools
 from collections.abc import Iterator
@@ -154,8 +154,8 @@ def to_rows(
     tokenizer: "PreTrainedTokenizerBase",
     columns: set[str] | None = None,
 ) -> list[dict]:
-    """One row a problem: prompt, solution, question, worked, and every meta column (None where a problem has none), or
-    these `columns` of more problems."""
+    """One row per problem: prompt, solution, question, worked, and the `columns` of meta (default: all there are), None where
+    a problem lacks one."""
     columns = meta_columns(problems) if columns is None else columns
     return [
         {

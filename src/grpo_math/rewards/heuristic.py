@@ -1,7 +1,7 @@
-r"""A reward for text answers that no grader can call right or wrong: does it look like the reference?
+r"""A reward for text answers that no grader can call right or wrong: similarity to the reference.
 
-It measures likeness, not truth, and a policy that is trained on it long enough will find that out: prefer a verdict
-(`correctness`) or a reward model where you have one.
+It measures similarity, not truth, and a policy trained on it long enough exploits that: prefer a verdict
+(`correctness`) or a reward model where there is one.
 """
 
 import re

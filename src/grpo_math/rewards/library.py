@@ -1,4 +1,4 @@
-r"""The shipped rewards: plain functions, one score a completion.
+r"""The shipped rewards: plain functions, one score per completion.
 
 Each takes TRL's keyword arguments by name (`completions`, `completion_ids`, any dataset column, `log_metric`, ...) and
 from the run, where it names them, `template` (the `PromptTemplate`), `grades` (the batch's verdicts) and
@@ -38,21 +38,20 @@ def correctness(
 ) -> list[float | None]:
     """`correct` for the right answer, `wrong` for another, `no_answer` (default: as `wrong`) where there is none.
 
-    Only an answer in the template's answer style is one, and one that took too long to compare is wrong. None where the
+    Only an answer in the template's answer style counts; one that took too long to compare is wrong. None where the
     solution itself cannot be read. Logs `accuracy`, the share of right ones among the readable, and of all completions
     the shares `grading/no_answer`, `grading/timeouts`, `grading/crashed` and `grading/unparsable_gold`, all in [0, 1].
     """
     log_grades(grades, log_metric)
-    absent = wrong if no_answer is None else no_answer
     worth = {True: correct, False: wrong, None: None}
+    absent = wrong if no_answer is None else no_answer
     return [absent if grade.how == "no_answer" else worth[grade.correct] for grade in grades]
 
 
 def log_grades(grades: list[Grade], log_metric: Callable | None) -> None:
-    known = [grade.correct for grade in grades if grade.correct is not None]
     if not log_metric:
         return
-    if known:
+    if known := [grade.correct for grade in grades if grade.correct is not None]:
         log_metric("accuracy", sum(known) / len(known))
     for name, how in {"no_answer": "no_answer", **FAILED, "unparsable_gold": "unparsable_gold"}.items():
         log_metric(f"grading/{name}", sum(grade.how == how for grade in grades) / len(grades))
@@ -60,10 +59,8 @@ def log_grades(grades: list[Grade], log_metric: Callable | None) -> None:
 
 def format(completions: list, template: PromptTemplate, **_) -> list[float]:
     """1 where the whole completion is in the template's answer style, else 0; right or wrong does not matter."""
-    return [
-        float(well_formed(template.full_text(completion_text(completion)), template.answer_style))
-        for completion in completions
-    ]
+    texts = [template.full_text(completion_text(completion)) for completion in completions]
+    return [float(well_formed(text, template.answer_style)) for text in texts]
 
 
 def r1_zero(
@@ -87,7 +84,7 @@ def r1_zero(
 def brevity(completion_ids: list[list[int]], max_completion_length: int, **_) -> list[float]:
     """(1 + cos(pi * length / max_completion_length)) / 2: 1 for no token, 0 at the limit, in [0, 1].
 
-    Alone it teaches silence: give it `gate: correctness`.
+    Alone it rewards empty completions: give it `gate: correctness`.
     """
     return [cosine_between(1.0, 0.0, len(ids), max_completion_length) for ids in completion_ids]
 
@@ -146,9 +143,7 @@ def repetition(
 
 def steps(completions: list, *, wanted: int = 3, **_) -> list[float]:
     """min(1, distinct steps / wanted), in [0, 1]; a step is a line with an equation, a number, a dash or "Step n"."""
-    found = [
-        {line for line in completion_text(completion).splitlines() if STEP.match(line)} for completion in completions
-    ]
+    found = [set(filter(STEP.match, completion_text(completion).splitlines())) for completion in completions]
     return [min(1.0, len(lines) / wanted) for lines in found]
 
 
@@ -157,24 +152,13 @@ def language(completions: list, **_) -> list[float]:
 
     Against the mixing of languages that R1-Zero showed (DeepSeek-AI 2025, arXiv:2501.12948, section 2.3.2).
     """
-    return [latin(completion_text(completion)) for completion in completions]
+    scores = []
+    for text in map(completion_text, completions):
+        letters = sum(map(str.isalpha, text))
+        foreign = sum(map(str.isalpha, "".join(FOREIGN.findall(text))))  # the pattern takes subscripts for letters
+        scores.append(1 - foreign / letters if letters else 0.0)
+    return scores
 
 
-def latin(text: str) -> float:
-    letters = sum(map(str.isalpha, text))
-    foreign = sum(map(str.isalpha, "".join(FOREIGN.findall(text))))  # the pattern takes subscripts for letters
-    return 1 - foreign / letters if letters else 0.0
-
-
-REWARDS = {
-    "correctness": correctness,
-    "format": format,
-    "r1_zero": r1_zero,
-    "brevity": brevity,
-    "cosine": cosine,
-    "overlong": overlong,
-    "repetition": repetition,
-    "steps": steps,
-    "language": language,
-    "heuristic": heuristic,
-}
+SHIPPED = (correctness, format, r1_zero, brevity, cosine, overlong, repetition, steps, language, heuristic)
+REWARDS = {function.__name__: function for function in SHIPPED}
