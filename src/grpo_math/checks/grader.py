@@ -12,6 +12,7 @@ from grpo_math.data.problem import Problem
 from grpo_math.data.prompts import meta_columns, to_rows
 from grpo_math.errors import RewardError
 from grpo_math.grading import equal_all, grade_batch
+from grpo_math.rewards.reward import Reward
 
 GOLDS = 100  # different ones for the grader
 PROBLEMS = 3  # for an own reward
@@ -44,7 +45,8 @@ def grader(subject: Subject) -> Iterator[Finding]:
 def own_rewards(subject: Subject) -> Iterator[Finding]:
     """Own rewards that tell golds apart: to score such an answer as high as the right one is an error."""
     recipe, problems = subject.recipe, different(subject.problems, PROBLEMS)
-    own = [(spec, one) for spec, one in zip(recipe.rewards, subject.rewards, strict=True) if spec.path]
+    pairs = zip(recipe.rewards, subject.rewards, strict=True)
+    own = [(spec, one) for spec, one in pairs if spec.path and isinstance(one, Reward)]
     if recipe.sft or len(problems) < 2 or not own:
         return
     padding = EMPTY_ANSWERS[-1:] * (-(2 + len(EMPTY_ANSWERS)) % recipe.trainer.get("num_generations", 8))
@@ -62,11 +64,11 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
             continue  # `audit` reports what fails on right answers
         try:
             each = [row for row in rows for _ in range(size)]
-            scores = scores_of(reward, list(chain(*texts)), each, subject.tokenizer, subject.state)
+            given = scores_of(reward, list(chain(*texts)), each, subject.tokenizer, subject.state)
         except RewardError as mistake:
             yield error(f"{mistake} (seen with answers without content)")
             continue
-        scores = [score or 0.0 for score in scores]
+        scores = [score or 0.0 for score in given]
         found = [scores[place : place + size] for place in range(0, len(scores), size)]
         told = [right > wrong + EQUAL for right, wrong, *_ in found]  # each gold from the other
         if all(told):

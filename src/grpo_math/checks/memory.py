@@ -9,7 +9,7 @@ scores. docs/performance.md compares it with real runs.
 
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpo_math.errors import one_line
 from grpo_math.models.models import is_adapter, read_adapter, trains_adapter
@@ -105,7 +105,7 @@ def adapter_size(model: "PreTrainedModel", recipe: Recipe) -> int:
 
     name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
     there = is_adapter(name, revision)
-    config = read_adapter(name, revision) if there else get_peft_config(ModelConfig(**recipe.model))
+    config: Any = read_adapter(name, revision) if there else get_peft_config(ModelConfig(**recipe.model))
     config.inference_mode = False  # a saved adapter has true
     with one_line("use_peft: peft refuses it", "see lora_target_modules (TRL takes a list of one for a pattern)"):
         adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
@@ -219,7 +219,7 @@ def knobs(shape: Shape, setting: Setting) -> list[tuple[str, float]]:
     """The recipe lines that would save most, each tried alone, with the bytes saved, largest first."""
     small = replace(shape, trained=shape.parameters // 100)  # an adapter of rank 16 is about a hundredth of the model
     lora = {"peft": True, "reference": False, "optimizer_bytes": 8}
-    changes = {
+    changes: dict[str, tuple[Shape, dict[str, Any]]] = {
         "gradient_checkpointing: true": (shape, {"checkpointing": True}),
         "per_device_train_batch_size: 1": (shape, {"batch": 1, "passes": max(2, setting.passes)}),
         f"half the length ({setting.length // 2} tokens)": (shape, {"length": setting.length // 2}),

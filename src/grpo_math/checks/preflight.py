@@ -86,8 +86,8 @@ def report_text(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
             print(textwrap.indent(label + finding.says, "   "))
             if finding.fix:
                 print(f"     fix: {finding.fix}")
-    found = ", ".join(f"{count[level] or 'no'} {level}{'s' * (count[level] != 1)}" for level in ("error", "warning"))
-    print(f"{subject.recipe.source}: {found}")
+    counts = [f"{count[level] or 'no'} {level}{'s' * (count[level] != 1)}" for level in ("error", "warning")]
+    print(f"{subject.recipe.source}: {', '.join(counts)}")
     return not count["error"]
 
 

@@ -55,10 +55,10 @@ def audit(subject: Subject) -> Iterator[Finding]:
     for kind, found in scores.items():
         lines.append(f"{kind:14}" + "".join(f"{score:>{width}.3g}" for score in [*found, totals[kind]]))
     yield note("\n".join(lines))
-    for name, found in zip(weights, zip(*scores.values(), strict=True), strict=True):
-        if max(found) - min(found) <= EQUAL:
+    for name, given in zip(weights, zip(*scores.values(), strict=True), strict=True):
+        if max(given) - min(given) <= EQUAL:
             yield warning(
-                f"rewards.{name}: gives {found[0]:g} to a perfect, a wrong, an empty and every other completion: it "
+                f"rewards.{name}: gives {given[0]:g} to a perfect, a wrong, an empty and every other completion: it "
                 "teaches nothing",
                 f"rewards: {{{name}: false}}, or look at what it reads",
             )
@@ -106,7 +106,7 @@ def completions(problems: list[Problem], subject: Subject) -> dict[str, list[str
 def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subject) -> float:
     """The mean over the problems, each with a group of equal completions; None counts 0, as in TRL's sum."""
     group = subject.recipe.trainer.get("num_generations", 8)
-    texts, rows = ([one for one in some for _ in range(group)] for some in (texts, rows))
+    texts, rows = [text for text in texts for _ in range(group)], [row for row in rows for _ in range(group)]
     scores = scores_of(reward, texts, rows, subject.tokenizer, subject.state)
     return sum(score or 0.0 for score in scores) / len(scores)
 

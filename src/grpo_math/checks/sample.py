@@ -19,11 +19,11 @@ def sample(subject: Subject) -> Iterator[Finding]:
     found = sorted(graded(rows, recipe), key=lambda row: row["problem"])
     for row in found:
         completion = row["completion"].replace("\n", "\n> ")
-        cut = ", cut off" if row["truncated"] else ""
+        end = ", cut off" if row["truncated"] else ""
         verdict = f"{'right' if row['correct'] else 'wrong'} ({row['how']})"
         yield note(
             f"{row['question']}\n> {completion}\n"
-            f"{row['length']} tokens{cut}; answer {row['answer']}, gold {row['gold']}: {verdict}"
+            f"{row['length']} tokens{end}; answer {row['answer']}, gold {row['gold']}: {verdict}"
         )
     right, formed, cut = (sum(bool(row[key]) for row in found) for key in ("correct", "well_formed", "truncated"))
     says = f"{right} of {len(found)} right, {formed} in the answer style, {cut} cut off"

@@ -46,7 +46,7 @@ def from_hub(recipe: Recipe) -> list[str]:
     """The model and the datasets that are no local files or folders."""
     paths = [recipe.model.get("model_name_or_path")]
     for spec in [*recipe.datasets, *recipe.eval_datasets]:
-        adapter = ADAPTERS.get(spec.name)
+        adapter = ADAPTERS.get(spec.name or "")
         if adapter and not adapter.generate:
             paths.append(spec.path or adapter.hub)
     return list(dict.fromkeys(path for path in paths if path and not os.path.exists(os.path.expanduser(path))))
@@ -127,7 +127,8 @@ def rules_of_thumb(recipe: Recipe) -> Iterator[Finding]:
 def template(subject: Subject) -> Iterator[Finding]:
     """The prompt as the model sees it, and how a completion ends."""
     tokenizer, recipe = subject.tokenizer, subject.recipe
-    rendered = tokenizer.decode(token_ids(recipe.template.prompt(subject.problems[0].question, tokenizer), tokenizer))
+    prompt = recipe.template.prompt(subject.problems[0].question, tokenizer)
+    rendered = str(tokenizer.decode(token_ids(prompt, tokenizer)))
     ends = "".join(f", or {stop!r}" for stop in recipe.template.stop)
     yield note(f"{rendered}\n(ends with {tokenizer.eos_token!r}{ends}; padding {tokenizer.pad_token!r})")
     if recipe.sft is None:

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
 def listing() -> str:
     lines = []
     for name, function in REWARDS.items():
-        lines.append(f"{name:12} {inspect.getdoc(function).partition(chr(10))[0]}")
+        lines.append(f"{name:12} {(inspect.getdoc(function) or '').partition(chr(10))[0]}")
         own = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in settings(function).items())
         lines += [f"{'':12} {{{own}}}"] if own else []
     lines.append("\nevery entry: {weight: 1.0, scale: 1.0, bias: 0.0, gate: another entry that must earn something}")

@@ -1,4 +1,4 @@
-"""Layouts: accelerate configs, shipped or one's own, and the options of a launch."""
+"""Layouts: shipped accelerate configs or the user's own, and the options of a launch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,6 @@ from grpo_math.errors import UserError
 from grpo_math.recipe.file import shipped
 from grpo_math.recipe.recipe import Recipe
 
-CONFIGS = shipped("accelerate_configs")
 SERVER, EVALUATION = "vLLM server", "evaluation"
 SECOND = {"dual_gpu": SERVER, "dual_gpu_eval": EVALUATION}  # shipped layouts that use a GPU for more than training
 
@@ -62,17 +61,18 @@ class Layout:
 def read_layout(name: str) -> Layout:
     """A shipped layout by its name, or the accelerate config at a path."""
     own = name.endswith((".yaml", ".yml"))
-    path = Path(name) if own else CONFIGS / f"{name}.yaml"
+    configs = shipped("accelerate_configs")
+    path = Path(name) if own else configs / f"{name}.yaml"
     try:
         config = yaml.safe_load(path.read_text())
     except OSError:
-        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        known = ", ".join(sorted(file.stem for file in configs.glob("*.yaml")))
         raise UserError(f"--layout: no layout {name}: use one of {known}, or the path of your own .yaml") from None
     except yaml.YAMLError as error:
         raise UserError(f"--layout: {path} is not YAML ({str(error).splitlines()[0]})") from None
     missing = {"distributed_type", "num_processes"} - (config if isinstance(config, dict) else {}).keys()
     if missing:
-        raise UserError(f"--layout: {path} has no {', '.join(sorted(missing))}: start from one of {CONFIGS}")
+        raise UserError(f"--layout: {path} has no {', '.join(sorted(missing))}: start from one of {configs}")
     return Layout(path.stem if own else name, path, config, None if own else SECOND.get(name))
 
 

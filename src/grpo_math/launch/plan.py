@@ -158,10 +158,10 @@ def serves_itself(recipe: Recipe, layout: Layout) -> bool:
 
 
 def check_nodes(options: Options, layout: Layout, serves: bool) -> None:
-    nodes = options.nodes
-    if nodes is None and layout.config.get("num_machines", 1) > 1:
+    nodes = options.nodes or 1
+    if options.nodes is None and layout.config.get("num_machines", 1) > 1:
         raise UserError(f"--layout: {layout.name} is for several machines: say how many with --nodes")
-    if (nodes or 1) == 1:
+    if nodes == 1:
         return
     if layout.single:
         raise UserError(f"--nodes: the layout {layout.name} is for one process: use multi_node, zero3 or fsdp2")

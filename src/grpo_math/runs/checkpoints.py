@@ -11,10 +11,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from grpo_math.recipe.batch import is_main_process
 from grpo_math.errors import UserError
-from grpo_math.recipe.recipe import Recipe
+from grpo_math.recipe.batch import is_main_process
 from grpo_math.recipe.file import dotted, read_yaml
+from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs.folder import is_running, to_disk
 
 KEPT = ("optim", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")  # by an optimizer's state

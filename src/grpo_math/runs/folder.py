@@ -21,8 +21,8 @@ from typing import BinaryIO
 
 import psutil
 
-from grpo_math.recipe.batch import is_main_process, world_size
 from grpo_math.errors import UserError
+from grpo_math.recipe.batch import is_main_process, world_size
 from grpo_math.recipe.recipe import Recipe
 
 PACKAGES = ("grpo-math", "torch", "trl", "transformers", "accelerate", "peft", "datasets", "math-verify", "vllm")
