@@ -114,7 +114,7 @@ def ours(golds: list[str], texts: list[str]) -> Counter:
         remembered.cache_clear()
     known.clear()
     grades = grade_batch(texts, golds, "boxed")
-    pool().close()
+    pool.close()
     return Counter(grade.how for grade in grades)
 
 

@@ -1,27 +1,26 @@
 """What may hang is graded in worker processes (`worker`), which end themselves at their deadline and are replaced."""
 
 import atexit
-import contextlib
 import json
 import os
-import select
-import selectors
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 
 from grpo_math.errors import UserError
-from grpo_math.grading.worker import CRASHED, LINES
 
-CLOSE_SECONDS = 10.0  # to wait at exit for a batch of another thread, or for the worker to end
-START_SECONDS = 120.0  # for the worker to import math_verify, on the busiest of machines
-VERDICTS = {line: (correct, "math_verify") for correct, line in LINES.items()} | {
-    LINES[None]: (None, "unparsable_gold"),
-    CRASHED: (False, "crashed"),
+CLOSE_SECONDS = 10.0  # to wait at exit for a batch of another thread
+SILENCE_SECONDS = 120.0  # of processes that are given up: more than importing math_verify takes on a busy machine
+VERDICTS = {
+    "true": (True, "math_verify"),
+    "false": (False, "math_verify"),
+    "null": (None, "unparsable_gold"),
+    "timeout": (False, "timeout"),
+    "crashed": (False, "crashed"),
 }
 Verdict = tuple[bool | None, str]
 
@@ -37,80 +36,57 @@ class PoolSettings:
 
 
 class Pool:
-    """Workers, forked as they are needed by a process that has loaded math_verify. Any thread may call it; batches are
-    graded one after the other."""
+    """Workers, forked by a process that has loaded math_verify. Any thread may call `run`; batches are graded one after
+    the other."""
 
     def __init__(self, settings: PoolSettings):
         self.settings = settings
-        share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        self.size = settings.workers or max(1, share)
         self.process: subprocess.Popen | None = None
         self.door: socket.socket | None = None
-        self.idle: list[socket.socket] = []  # of workers without a job
         self.lock = threading.Lock()
-        self.owner = os.getpid()
+
+    @property
+    def size(self) -> int:
+        share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return self.settings.workers or max(1, share)
 
     def run(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
         """(correct, how) for each (gold, answer); `how` is math_verify, unparsable_gold, timeout or crashed."""
+        verdicts: dict[int, Verdict] = {}
         with self.lock:
-            try:
-                return self.dispatch(pairs)
-            except BaseException:  # Ctrl-C: discard the workers, nobody reads their verdicts
-                self.end()
-                raise
+            for _ in range(2):  # if the processes are killed, new ones get what is left
+                try:
+                    with suppress(OSError):
+                        self.dispatch(pairs, verdicts)
+                finally:
+                    if len(verdicts) < len(pairs):
+                        self.end()
+        return [verdicts.get(job, VERDICTS["crashed"]) for job in range(len(pairs))]
 
-    def dispatch(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        waiting, verdicts, again = deque(range(len(pairs))), {}, set()
-        with selectors.DefaultSelector() as working:
-            while len(verdicts) < len(pairs):
-                while waiting and len(working.get_map()) < self.size:
-                    job, start = waiting.popleft(), time.monotonic()
-                    working.register(self.hand_over(pairs[job]), selectors.EVENT_READ, (job, start))
-                for key, _ in working.select():
-                    job, start = key.data
-                    working.unregister(key.fileobj)
-                    verdict = self.verdict(key.fileobj, time.monotonic() - start)
-                    if verdict[1] == "crashed" and self.process.poll() is not None and job not in again:
-                        waiting.append(job)  # the parent died before it forked this worker
-                        again.add(job)
-                    else:
-                        verdicts[job] = verdict
-        return [verdicts[job] for job in range(len(pairs))]
-
-    def hand_over(self, pair: tuple[str, str]) -> socket.socket:
-        """Give a job to an idle worker or a new one; returns the socket that the verdict comes through."""
-        message = json.dumps(pair).encode()
-        while self.idle:
-            worker = self.idle.pop()
-            if not select.select([worker], [], [], 0)[0]:  # a healthy idle worker has no pending data
-                with contextlib.suppress(OSError):
-                    worker.send(message)
-                return worker
-            worker.close()
-        if not self.process or self.process.poll() is not None:
+    def dispatch(self, pairs: list[tuple[str, str]], verdicts: dict[int, Verdict]) -> None:
+        """Add the verdicts that are missing; some still are if the processes end."""
+        if self.process is None or self.process.poll() is not None:
             self.start()
-        worker, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        worker.send(message)
-        with theirs, contextlib.suppress(OSError):
-            socket.send_fds(self.door, [b"new"], [theirs.fileno()])
-        return worker
-
-    def verdict(self, worker: socket.socket, seconds: float) -> Verdict:
-        """A worker's verdict. A closed socket means that its alarm or another signal has ended it."""
-        with contextlib.suppress(ConnectionResetError):
-            if line := worker.recv(16):
-                self.idle.append(worker)
-                return VERDICTS[line]
-        worker.close()
-        return False, "timeout" if seconds >= self.settings.timeout else "crashed"
+        waiting = deque(json.dumps([job, *pair]).encode() for job, pair in enumerate(pairs) if job not in verdicts)
+        for _ in range(min(self.size, len(waiting))):
+            self.door.send(waiting.popleft())
+        working: dict[str, int] = {}
+        while len(verdicts) < len(pairs) and (message := self.door.recv(64)):
+            worker, word = message.decode().split()
+            if word.isdigit():
+                working[worker] = int(word)
+            elif worker in working:  # else an idle one died
+                verdicts[working.pop(worker)] = VERDICTS[word]
+                if waiting:
+                    self.door.send(waiting.popleft())
 
     def start(self) -> None:
         self.end()
         self.door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        words = [str(theirs.fileno()), str(self.settings.timeout), str(self.settings.memory_gib)]
+        words = (theirs.fileno(), self.settings.timeout, self.settings.memory_gib, self.size)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "grpo_math.grading.worker", *words],
+                [sys.executable, "-m", "grpo_math.grading.worker", *map(str, words)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -118,56 +94,41 @@ class Pool:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        self.door.settimeout(START_SECONDS)
-        with contextlib.suppress(OSError):
-            if self.door.recv(16):
+        self.door.settimeout(self.settings.timeout + SILENCE_SECONDS)
+        with suppress(OSError):
+            if self.door.recv(64):
                 return
         self.end()
         raise UserError("grading: no worker starts: `python -c 'import math_verify'` may say why")
 
     def end(self) -> None:
-        while self.idle:
-            self.idle.pop().close()
-        if self.process is None:
-            return
-        with contextlib.suppress(OSError):
-            self.door.shutdown(socket.SHUT_RDWR)  # for a forked child of ours that holds it too
-        self.door.close()
-        try:
-            self.process.wait(CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        if self.process is not None:
+            self.process.kill()  # its workers end with it
             self.process.wait()
-        self.process = None
+            self.door.close()
+            self.process = None
 
     def close(self) -> None:
-        """End the worker, once a batch in another thread is done; a forked child that inherited it must not."""
-        if os.getpid() == self.owner:
-            waited = self.lock.acquire(timeout=CLOSE_SECONDS)
-            self.end()
-            if waited:
-                self.lock.release()
+        """End the processes once a batch in another thread is done, or after a while."""
+        waited = self.lock.acquire(timeout=CLOSE_SECONDS)
+        self.end()
+        if waited:
+            self.lock.release()
+
+    def forget(self) -> None:
+        """In a forked child: the processes belong to its parent."""
+        if self.process is not None:
+            self.door.close()
+        self.process, self.lock = None, threading.Lock()
 
 
-settings = PoolSettings()
-shared: Pool | None = None
-making = threading.Lock()
+pool = Pool(PoolSettings())
+atexit.register(pool.close)
+os.register_at_fork(after_in_child=pool.forget)
 
 
-def configure(wanted: PoolSettings) -> None:
+def configure(settings: PoolSettings) -> None:
     """The settings of this process's pool, from the next batch on."""
-    global settings, shared
-    if shared and wanted != settings:
-        shared.close()
-        shared = None
-    settings = wanted
-
-
-def pool() -> Pool:
-    """This process's pool, made on first use and closed at exit."""
-    global shared
-    with making:
-        if shared is None or shared.owner != os.getpid():
-            shared = Pool(settings)
-            atexit.register(shared.close)
-        return shared
+    if settings != pool.settings:
+        pool.close()
+        pool.settings = settings
