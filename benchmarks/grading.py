@@ -146,7 +146,7 @@ def tier_table(folder: Path) -> None:
 
     print("\n| golds | right | tiers |\n|---|---|---|")
     for name, style, split in (("gsm8k", "hash", "train"), ("gsm8k", "hash", "test"), ("math500", "boxed", "test")):
-        problems = load_problems(DatasetSpec(name, str(folder / name), split)).problems
+        problems = load_problems(DatasetSpec(name=name, path=str(folder / name), split=split)).problems
         texts = [f"{p.worked}\n#### {p.answer}" if style == "hash" else p.worked for p in problems]
         grades = grade_batch(texts, [problem.answer for problem in problems], style)
         tiers = ", ".join(f"{how} {count / len(grades):.1%}" for how, count in Counter(g.how for g in grades).items())

@@ -152,7 +152,8 @@ def write_sums(folder: Path, seed: int) -> None:
     from grpo_math.data.problem import DatasetSpec
 
     sums = {
-        problem.question: problem.answer for problem in load_problems(DatasetSpec("reasoning_gym", **SUMS)).problems
+        problem.question: problem.answer
+        for problem in load_problems(DatasetSpec(name="reasoning_gym", **SUMS)).problems
     }
     rows = [{"question": question, "answer": f"#### {answer}"} for question, answer in sorted(sums.items())]
     random.Random(seed).shuffle(rows)

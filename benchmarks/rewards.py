@@ -41,7 +41,7 @@ def main() -> None:
     words = statistics.mean(len(text.split()) for text in texts)
     print(f"{COUNT:,} completions of {words:.0f} words\n\n| reward | seconds (fastest-slowest) |\n|---|---|")
     for name in REWARDS:
-        (reward,) = build_rewards([RewardSpec(name)], TEMPLATES["boxed"])
+        (reward,) = build_rewards([RewardSpec(name=name)], TEMPLATES["boxed"])
         reward(**columns)
         times = []
         for _ in range(5):

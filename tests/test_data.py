@@ -99,13 +99,13 @@ def test_subjects_are_matched_however_they_are_written(subject):
 def test_a_few_of_math_are_of_all_subjects(tmp_path):
     for subject in ("algebra", "geometry"):
         write_jsonl(tmp_path / "train" / f"{subject}.jsonl", [{**MATH_ROW, "type": subject}] * 20)
-    problems = load_problems(DatasetSpec("math", str(tmp_path), max_samples=20)).problems
+    problems = load_problems(DatasetSpec(name="math", path=str(tmp_path), max_samples=20)).problems
     assert {problem.meta["subject"] for problem in problems} == {"algebra", "geometry"}
 
 
 def test_one_malformed_row_is_dropped_and_counted(tmp_path):
     rows = [*GSM8K_ROWS, {"question": "q", "answer": None}, {"question": "", "answer": "#### 1"}]
-    loaded = load_problems(DatasetSpec("gsm8k", write_jsonl(tmp_path / "r.jsonl", rows)))
+    loaded = load_problems(DatasetSpec(name="gsm8k", path=write_jsonl(tmp_path / "r.jsonl", rows)))
     assert loaded.dropped == {"with a malformed cell": 1, "without a question": 1}
 
 
@@ -148,18 +148,18 @@ GSM8K_ROWS = [{"question": f"q{n}", "answer": f"#### {n}"} for n in range(10)]
 def test_local_folders_in_the_layouts_people_have(tmp_path, layout):
     write_jsonl(tmp_path / layout, GSM8K_ROWS)
     write_jsonl(tmp_path / "test.jsonl", GSM8K_ROWS[:1])
-    assert len(load_problems(DatasetSpec("gsm8k", str(tmp_path))).problems) == 10
+    assert len(load_problems(DatasetSpec(name="gsm8k", path=str(tmp_path))).problems) == 10
 
 
 def test_configs_are_kept_apart(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", GSM8K_ROWS)
     write_jsonl(tmp_path / "train_socratic.jsonl", GSM8K_ROWS[:2])
-    assert load_problems(DatasetSpec("gsm8k", str(tmp_path))).rows == 10
-    assert load_problems(DatasetSpec("gsm8k", str(tmp_path), config="socratic")).rows == 2
+    assert load_problems(DatasetSpec(name="gsm8k", path=str(tmp_path))).rows == 10
+    assert load_problems(DatasetSpec(name="gsm8k", path=str(tmp_path), config="socratic")).rows == 2
     write_jsonl(tmp_path / "hub" / "main" / "train.jsonl", GSM8K_ROWS[:3])
     write_jsonl(tmp_path / "hub" / "socratic" / "train.jsonl", GSM8K_ROWS[:4])
-    assert load_problems(DatasetSpec("gsm8k", str(tmp_path / "hub"))).rows == 3
-    assert load_problems(DatasetSpec("gsm8k", str(tmp_path / "hub"), config="socratic")).rows == 4
+    assert load_problems(DatasetSpec(name="gsm8k", path=str(tmp_path / "hub"))).rows == 3
+    assert load_problems(DatasetSpec(name="gsm8k", path=str(tmp_path / "hub"), config="socratic")).rows == 4
 
 
 def test_math_as_one_json_file_a_problem(tmp_path):
@@ -168,7 +168,7 @@ def test_math_as_one_json_file_a_problem(tmp_path):
             path = tmp_path / "train" / subject / f"{n}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({**MATH_ROW, "type": subject}))
-    loaded = load_problems(DatasetSpec("math", str(tmp_path), params={"subjects": ["algebra"]}))
+    loaded = load_problems(DatasetSpec(name="math", path=str(tmp_path), params={"subjects": ["algebra"]}))
     assert str(loaded) == f"{tmp_path.name} train: 2 problems of 4 rows, dropped: 2 of other subjects"
 
 
@@ -179,8 +179,8 @@ def test_math_in_the_hubs_seven_configs(tmp_path):
     for subject in ("algebra", "geometry"):
         (tmp_path / subject).mkdir()
         parquet.write_table(pa.Table.from_pylist([MATH_ROW]), tmp_path / subject / "train-00000-of-00001.parquet")
-    assert load_problems(DatasetSpec("math", str(tmp_path))).rows == 2
-    assert load_problems(DatasetSpec("math", str(tmp_path), config="algebra")).rows == 1
+    assert load_problems(DatasetSpec(name="math", path=str(tmp_path))).rows == 2
+    assert load_problems(DatasetSpec(name="math", path=str(tmp_path), config="algebra")).rows == 1
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".parquet", ".JSONL"])
@@ -198,7 +198,7 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending):
         parquet.write_table(pa.Table.from_pylist(rows), path)
     else:
         write_jsonl(path, rows)
-    problems = load_problems(DatasetSpec("json", str(path))).problems
+    problems = load_problems(DatasetSpec(name="json", path=str(path))).problems
     assert problems == [Problem(row["question"], row["answer"]) for row in rows]
 
 
@@ -218,7 +218,7 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending):
 def test_a_bad_file_is_one_line(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError) as caught:
-        load_problems(DatasetSpec("json", str(tmp_path / name)))
+        load_problems(DatasetSpec(name="json", path=str(tmp_path / name)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -229,18 +229,18 @@ def test_the_wrong_adapter_says_what_the_row_looks_like(tmp_path):
         UserError,
         match=r"^dataset.name: row 1 of .* does not look like gsm8k .*its columns are prompt, label.*use name: json",
     ):
-        load_problems(DatasetSpec("gsm8k", path))
+        load_problems(DatasetSpec(name="gsm8k", path=path))
 
 
 def test_a_missing_split_lists_what_is_there(tmp_path):
     write_jsonl(tmp_path / "test.jsonl", GSM8K_ROWS)
     with pytest.raises(UserError, match=r"has no split 'train' \(it has test.jsonl\)"):
-        load_problems(DatasetSpec("gsm8k", str(tmp_path)))
+        load_problems(DatasetSpec(name="gsm8k", path=str(tmp_path)))
 
 
 def test_without_network_the_error_asks_for_a_local_path():
     with pytest.raises(UserError, match=r"'openai/gsm8k' is no local file or folder.*give the folder, path: FOLDER"):
-        load_problems(DatasetSpec("gsm8k"))
+        load_problems(DatasetSpec(name="gsm8k"))
     with pytest.raises(UserError, match=r"mine.py:load is a function, and gsm8k wants files: set name: null"):
         load_problems(DatasetSpec(name="gsm8k", path="mine.py:load"))
 
@@ -249,7 +249,7 @@ def test_max_samples_shuffle_seed_and_a_filter(tmp_path):
     path = write_jsonl(tmp_path / "train.jsonl", GSM8K_ROWS)
 
     def answers(**keys):
-        return [problem.answer for problem in load_problems(DatasetSpec("gsm8k", path, **keys)).problems]
+        return [problem.answer for problem in load_problems(DatasetSpec(name="gsm8k", path=path, **keys)).problems]
 
     assert answers(max_samples=3) == ["0", "1", "2"]
     assert answers(shuffle_seed=1) == answers(shuffle_seed=1) != answers(shuffle_seed=2)
@@ -258,7 +258,7 @@ def test_max_samples_shuffle_seed_and_a_filter(tmp_path):
     def keep(problems):
         return [None if int(problem.answer) % 2 else "even" for problem in problems]
 
-    loaded = load_problems(DatasetSpec("gsm8k", path, max_samples=3), keep)
+    loaded = load_problems(DatasetSpec(name="gsm8k", path=path, max_samples=3), keep)
     assert [problem.answer for problem in loaded.problems] == ["1", "3", "5"]
     assert loaded.dropped == {"even": 3}
 
@@ -303,7 +303,7 @@ def test_reasoning_gym_makes_other_problems_for_the_test_split():
     assert train == again
     assert not {p.question for p in train} & {p.question for p in test}
     with pytest.raises(UserError, match=r"^dataset.task: no 'no_such_task' in reasoning_gym"):
-        load_problems(DatasetSpec("reasoning_gym", params={"task": "no_such_task"}))
+        load_problems(DatasetSpec(name="reasoning_gym", params={"task": "no_such_task"}))
 
 
 def parts(*sizes):
@@ -337,8 +337,8 @@ def test_the_fingerprint_changes_with_any_question_answer_or_order():
 
 
 def test_real_gsm8k(real_data):
-    train = load_problems(DatasetSpec("gsm8k", str(real_data / "gsm8k")))
-    test = load_problems(DatasetSpec("gsm8k", str(real_data / "gsm8k"), "test"))
+    train = load_problems(DatasetSpec(name="gsm8k", path=str(real_data / "gsm8k")))
+    test = load_problems(DatasetSpec(name="gsm8k", path=str(real_data / "gsm8k"), split="test"))
     assert (len(train.problems), len(test.problems)) == (7473, 1319)
     assert not train.dropped + test.dropped
     assert all(problem.answer.lstrip("-").replace(".", "").isdigit() for problem in train.problems + test.problems)
@@ -347,10 +347,10 @@ def test_real_gsm8k(real_data):
 
 
 def test_real_math500(real_data):
-    loaded = load_problems(DatasetSpec("math500", str(real_data / "math500"), "test"))
+    loaded = load_problems(DatasetSpec(name="math500", path=str(real_data / "math500"), split="test"))
     assert len(loaded.problems) == 500
     assert {problem.meta["level"] for problem in loaded.problems} == {1, 2, 3, 4, 5}
-    hard = DatasetSpec("math500", str(real_data / "math500"), "test", params={"levels": [5]})
+    hard = DatasetSpec(name="math500", path=str(real_data / "math500"), split="test", params={"levels": [5]})
     assert 0 < len(load_problems(hard).problems) < 500
     rows = [json.loads(line) for line in (real_data / "math500" / "test.jsonl").read_text().splitlines()]
     assert [math(row).answer for row in rows] == [row["answer"] for row in rows]
@@ -359,12 +359,12 @@ def test_real_math500(real_data):
 
 
 def test_real_svamp(real_data):
-    problems = load_problems(DatasetSpec("svamp", str(real_data / "svamp"), "test")).problems
+    problems = load_problems(DatasetSpec(name="svamp", path=str(real_data / "svamp"), split="test")).problems
     assert len(problems) == 1000
     assert problems[0].answer == "145"
     assert problems[0].question.endswith("into 93 groups. How big is each group of bananas?")
     fields = {"question": "Question", "answer": "Answer"}
-    spec = DatasetSpec("json", str(real_data / "svamp" / "test.jsonl"), params={"fields": fields})
+    spec = DatasetSpec(name="json", path=str(real_data / "svamp" / "test.jsonl"), params={"fields": fields})
     assert load_problems(spec).problems[0].meta["ID"] == "chal-777"
 
 

@@ -290,7 +290,7 @@ def dresses(answer: str) -> list[str]:
 
 def test_every_real_gsm8k_gold_is_right_in_every_dress(real_data):
     for split in ("train", "test"):
-        problems = load_problems(DatasetSpec("gsm8k", str(real_data / "gsm8k"), split)).problems
+        problems = load_problems(DatasetSpec(name="gsm8k", path=str(real_data / "gsm8k"), split=split)).problems
         golds = [p.answer for p in problems]
         assert all(settle(p.answer, dressed)[0] for p in problems for dressed in dresses(p.answer)[:2])
         assert all(g.correct for g in grade_batch([rf"\boxed{{{gold}}}" for gold in golds], golds, "boxed"))
@@ -301,7 +301,7 @@ def test_every_real_gsm8k_gold_is_right_in_every_dress(real_data):
 
 
 def test_every_real_math500_gold_is_right_in_every_dress(real_data):
-    problems = load_problems(DatasetSpec("math500", str(real_data / "math500"), "test")).problems
+    problems = load_problems(DatasetSpec(name="math500", path=str(real_data / "math500"), split="test")).problems
     golds = [p.answer for p in problems]
     assert all(settle(p.answer, dressed)[0] for p in problems for dressed in dresses(p.answer)[:2])
     assert all(g.correct for g in grade_batch([rf"\boxed{{{gold}}}" for gold in golds], golds, "boxed"))

@@ -36,7 +36,10 @@ def test_every_problem_is_solved_by_its_steps(seed, templates):
 
 def test_held_out_problems_are_not_in_training_and_read_as_gsm8k(tmp_path):
     write_problems(tmp_path, seed=0)
-    train, test = (load_problems(DatasetSpec("gsm8k", str(tmp_path), split)).problems for split in ("train", "test"))
+    train, test = (
+        load_problems(DatasetSpec(name="gsm8k", path=str(tmp_path), split=split)).problems
+        for split in ("train", "test")
+    )
     assert (len(train), len(test)) == (512, 200)
     assert not {problem.worked for problem in train} & {problem.worked for problem in test}
 

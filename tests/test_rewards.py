@@ -20,7 +20,7 @@ BOXED, R1 = TEMPLATES["boxed"], TEMPLATES["r1_zero"]
 
 
 def score(name: str, completions: list[str], solution: str = "4", template=BOXED, chat: bool = False, **columns):
-    (reward,) = build_rewards([RewardSpec(name)], template)
+    (reward,) = build_rewards([RewardSpec(name=name)], template)
     return call(reward, completions, [solution] * len(completions), chat, **columns)
 
 
@@ -46,7 +46,7 @@ def test_the_prefill_belongs_to_the_completion():
 
 def test_an_unreadable_gold_cannot_be_scored_and_does_not_count_in_accuracy():
     logged = {}
-    (reward,) = build_rewards([RewardSpec("correctness")], BOXED)
+    (reward,) = build_rewards([RewardSpec(name="correctness")], BOXED)
     boxes = [r"\boxed{4}", r"\boxed{4}"]
     assert reward(prompts=[], completions=boxes, solution=["", "4"], log_metric=logged.__setitem__) == [None, 1.0]
     shares = {"no_answer": 0.0, "timeouts": 0.0, "crashed": 0.0, "unparsable_gold": 0.5}
@@ -62,7 +62,7 @@ def test_an_own_reward_reads_the_verdicts_that_correctness_reads(tmp_path, monke
     reward = own(tmp_path, body)
     batch = {"prompts": ["", ""], "completions": [r"\boxed{8/2}", "none at all"], "solution": ["4", "4"]}
     assert reward(**batch) == [1.0, 0.0]
-    assert build_rewards([RewardSpec("correctness")], BOXED)[0](**batch) == [1.0, 0.0]
+    assert build_rewards([RewardSpec(name="correctness")], BOXED)[0](**batch) == [1.0, 0.0]
     assert len(batches) == 1
 
 
@@ -82,7 +82,7 @@ def test_shipped_rewards_never_raise_and_stay_in_their_range(texts, chat):
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_shipped_rewards_can_be_pickled_with_their_parameters(name):
-    (reward,) = build_rewards([RewardSpec(name)], R1)
+    (reward,) = build_rewards([RewardSpec(name=name)], R1)
     again = pickle.loads(pickle.dumps(reward))
     assert again == reward
     assert again.__name__ == name
@@ -90,7 +90,7 @@ def test_shipped_rewards_can_be_pickled_with_their_parameters(name):
 
 def own(tmp_path, body: str, **params) -> Reward:
     (tmp_path / "mine.py").write_text(body)
-    return build_rewards([RewardSpec("mine", path=f"{tmp_path}/mine.py:f", params=params)], BOXED)[0]
+    return build_rewards([RewardSpec(name="mine", path=f"{tmp_path}/mine.py:f", params=params)], BOXED)[0]
 
 
 def test_an_own_reward_gets_trls_columns_its_parameters_and_the_template(tmp_path):
@@ -106,7 +106,7 @@ def test_an_own_file_hides_no_installed_module_and_may_import_its_neighbours(tmp
         "from neighbour import VALUE\ndef f(completions, **_):\n    return [VALUE] * len(completions)\n"
     )
     (tmp_path / "neighbour.py").write_text("VALUE = 0.25\n")
-    (reward,) = build_rewards([RewardSpec("mine", path=f"{tmp_path}/wandb.py:f")], BOXED)
+    (reward,) = build_rewards([RewardSpec(name="mine", path=f"{tmp_path}/wandb.py:f")], BOXED)
     assert reward(prompts=[""], completions=["x"]) == [0.25]
     import wandb
 
@@ -120,7 +120,7 @@ def test_an_own_reward_may_name_just_what_it_needs(tmp_path):
 
 def test_two_entries_of_one_function_have_two_names(tmp_path):
     (tmp_path / "mine.py").write_text("def f(completions, n=1, **_):\n    return [n] * len(completions)\n")
-    specs = [RewardSpec(name, path=f"{tmp_path}/mine.py:f", params={"n": n}) for n, name in enumerate("ab")]
+    specs = [RewardSpec(name=name, path=f"{tmp_path}/mine.py:f", params={"n": n}) for n, name in enumerate("ab")]
     rewards = build_rewards(specs, BOXED)
     assert [reward.__name__ for reward in rewards] == ["a", "b"]
     assert [reward(prompts=[""], completions=["x"]) for reward in rewards] == [[0.0], [1.0]]
@@ -170,7 +170,7 @@ def test_an_own_reward_that_cannot_be_imported_is_one_line(tmp_path):
 
 
 def test_trls_own_rewards_work_by_their_path():
-    spec = RewardSpec("think", path="trl.rewards:think_format_reward")
+    spec = RewardSpec(name="think", path="trl.rewards:think_format_reward")
     (reward,) = build_rewards([spec], BOXED)
     chat = [[{"role": "assistant", "content": "<think>\nt\n</think>\n4"}], [{"role": "assistant", "content": "4"}]]
     assert reward(prompts=[None] * 2, completions=chat) == [1.0, 0.0]
@@ -184,7 +184,7 @@ RIGHT, WRONG, BARE = r"so \boxed{4}", r"so \boxed{5}", "so 4"
 
 
 def test_scale_and_bias_come_after_the_gate():
-    scaled, _ = build(RewardSpec("correctness", scale=10, bias=-1, gate="format"), RewardSpec("format"))
+    scaled, _ = build(RewardSpec(name="correctness", scale=10, bias=-1, gate="format"), RewardSpec(name="format"))
     assert call(scaled, [RIGHT, WRONG, BARE], ["4"] * 3) == [9.0, -1.0, -1.0]
 
 
@@ -194,7 +194,7 @@ def test_a_gated_reward_counts_only_where_the_gate_earns_but_takes_away_always()
         *(-0.5, -0.5, None),
         *(None, None, None),
     ]
-    brevity, _ = build(RewardSpec("brevity", gate="correctness"), RewardSpec("correctness"))
+    brevity, _ = build(RewardSpec(name="brevity", gate="correctness"), RewardSpec(name="correctness"))
     scores = call(brevity, [RIGHT, WRONG, BARE], ["4"] * 3)
     assert scores[0] > 0.99
     assert scores[1:] == [0.0, 0.0]
@@ -202,7 +202,7 @@ def test_a_gated_reward_counts_only_where_the_gate_earns_but_takes_away_always()
 
 def test_a_gate_logs_nothing_a_second_time():
     logged = []
-    gated_entry, gate = build(RewardSpec("brevity", gate="correctness"), RewardSpec("correctness"))
+    gated_entry, gate = build(RewardSpec(name="brevity", gate="correctness"), RewardSpec(name="correctness"))
     call(gated_entry, [RIGHT], ["4"], log_metric=lambda *metric: logged.append(metric))
     assert logged == []
     call(gate, [RIGHT], ["4"], log_metric=lambda *metric: logged.append(metric))
@@ -212,23 +212,23 @@ def test_a_gate_logs_nothing_a_second_time():
 
 def test_a_data_column_named_like_a_setting_is_not_the_setting():
     """The local JSON of many scripts has a column `correct`; `correctness` has a setting of that name."""
-    (reward,) = build(RewardSpec("correctness", params={"wrong": -1.0}))
+    (reward,) = build(RewardSpec(name="correctness", params={"wrong": -1.0}))
     assert call(reward, [RIGHT, WRONG, BARE], ["4"] * 3, correct=[False, False, True], wrong=["x"] * 3) == [1, -1, -1]
 
 
 def test_the_plus_minus_reward_tells_wrong_from_no_answer():
-    (reward,) = build(RewardSpec("correctness", params={"correct": 1.0, "wrong": -1.0, "no_answer": -0.5}))
+    (reward,) = build(RewardSpec(name="correctness", params={"correct": 1.0, "wrong": -1.0, "no_answer": -0.5}))
     assert call(reward, [RIGHT, WRONG, BARE, ""], ["4"] * 4) == [1.0, -1.0, -0.5, -0.5]
     assert call(reward, [RIGHT], [""]) == [None]
 
 
 def test_a_reward_model_stays_a_path_until_the_model_is_loaded():
-    rewards = build(RewardSpec("correctness"), RewardSpec("judge", reward_model="org/judge"))
+    rewards = build(RewardSpec(name="correctness"), RewardSpec(name="judge", reward_model="org/judge"))
     assert rewards[1] == "org/judge"
 
 
 def test_a_data_column_may_have_any_name():
-    (reward,) = build(RewardSpec("format"))
+    (reward,) = build(RewardSpec(name="format"))
     assert call(reward, [RIGHT], ["4"], **{"self": ["x"], "function": ["y"], "name": ["z"]}) == [1.0]
 
 
@@ -269,7 +269,7 @@ TWO_GROUPS = {
 def fragile(tmp_path, hang: str = "pass", **settings) -> Reward:
     (tmp_path / "mine.py").write_text(FRAGILE.format(hang=hang))
     skip = settings.pop("skip", False)
-    return build_rewards([RewardSpec("mine", path=f"{tmp_path}/mine.py:f", **settings)], BOXED, skip=skip)[0]
+    return build_rewards([RewardSpec(name="mine", path=f"{tmp_path}/mine.py:f", **settings)], BOXED, skip=skip)[0]
 
 
 def test_a_failed_reward_keeps_what_it_was_given(tmp_path):
@@ -300,7 +300,7 @@ from grpo_math.data.prompts import TEMPLATES
 from grpo_math.rewards import waiting
 from grpo_math.rewards.reward import RewardSpec, build_rewards
 waiting.GRACE = 0.3
-(reward,) = build_rewards([RewardSpec("mine", path="{tmp_path}/mine.py:f", timeout=0.2)], TEMPLATES["boxed"])
+(reward,) = build_rewards([RewardSpec(name="mine", path="{tmp_path}/mine.py:f", timeout=0.2)], TEMPLATES["boxed"])
 reward(prompts=["p"], completions=["hang"], completion_ids=[[1]], log_metric=print)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -75,7 +75,7 @@ def test_nothing_stays_boxed(text):
 
 @pytest.mark.parametrize(("name", "folder", "split"), [("gsm8k", "gsm8k", "train"), ("math500", "math500", "test")])
 def test_every_real_worked_answer_is_right_in_every_style(real_data, name, folder, split):
-    problems = load_problems(DatasetSpec(name, str(real_data / folder), split=split)).problems[:1500]
+    problems = load_problems(DatasetSpec(name=name, path=str(real_data / folder), split=split)).problems[:1500]
     for template in (TEMPLATES[name] for name in ("boxed", "gsm8k_hash", "r1_zero")):
         for problem in problems:
             target = template.full_text(template.target(problem, worked=True))

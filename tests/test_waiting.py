@@ -98,7 +98,7 @@ def build(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
 
     def built(skip: bool = False, **entries: dict) -> list:
-        specs = [RewardSpec(name, path=f"{tmp_path}/mine.py:{name}", **entry) for name, entry in entries.items()]
+        specs = [RewardSpec(name=name, path=f"{tmp_path}/mine.py:{name}", **entry) for name, entry in entries.items()]
         return build_rewards(specs, BOXED, skip=skip)
 
     return built
@@ -268,7 +268,7 @@ async def waits(completions, **_):
             pass
 
 def main(argv):
-    (reward,) = build_rewards([RewardSpec("waits", path="__main__:waits")], TEMPLATES["boxed"])
+    (reward,) = build_rewards([RewardSpec(name="waits", path="__main__:waits")], TEMPLATES["boxed"])
     loop = asyncio.new_event_loop()  # as TRL does
     threading.Thread(target=loop.run_forever, daemon=True).start()
     asyncio.run_coroutine_threadsafe(in_thread(reward, prompts=["p"], completions=["c"]), loop).result()

@@ -8,7 +8,6 @@ tried; the tokenizer is, if a reward counts tokens.
 """
 
 import inspect
-from dataclasses import replace
 
 from grpo_math.checks.rewards import scores_of
 from grpo_math.data.functions import parameters
@@ -57,7 +56,7 @@ def scored(recipe: Recipe, completion: str, gold: str | None) -> str:
     if gold is not None:
         problem = Problem("(none)", gold)
     else:
-        problem = load_problems(replace(recipe.datasets[0], max_samples=1)).problems[0]
+        problem = load_problems(recipe.datasets[0].model_copy(update={"max_samples": 1})).problems[0]
     rows, total = to_rows([problem], template, tokenizer), 0.0
     seen = grade(template.full_text(completion), problem.answer, template.answer_style)
     lines = [

@@ -7,7 +7,6 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +80,7 @@ def mix_parts(parts: list[Problems], specs: list[DatasetSpec], seed: int) -> lis
 
 def test_sets(specs: list[DatasetSpec], tests: Sequence[DatasetSpec]) -> list[Problems]:
     """The evaluation's test sets, whole, and those of GSM8K and MATH-500 where they are on this machine."""
-    found = [load_problems(replace(spec, max_samples=None)) for spec in tests]
+    found = [load_problems(spec.model_copy(update={"max_samples": None})) for spec in tests]
     absent = [name for name in KNOWN if name not in {spec.name for spec in tests}]
     return found + [load_problems(spec) for name in absent if (spec := local_test_set(name, specs))]
 

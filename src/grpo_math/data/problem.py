@@ -5,6 +5,9 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 @dataclass(frozen=True)
@@ -21,20 +24,26 @@ class Unusable(Exception):
     """Why a row cannot become a problem."""
 
 
-@dataclass(frozen=True)
-class PassRateSpec:
+class PassRateSpec(BaseModel):
     """The `pass_rate:` part of a dataset: keep the problems whose pass rate is from `min` to `max`, in [0, 1].
 
     `file` is the folder (or its completions.jsonl) of a `grpo-math evaluate` on the training problems.
     """
 
-    file: str
-    min: float = 0.0
-    max: float = 1.0
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    file: str = Field(min_length=1)
+    min: float = Field(0.0, ge=0, le=1)
+    max: float = Field(1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def check_order(self) -> "PassRateSpec":
+        if self.min > self.max:
+            raise ValueError(f"want 0 <= min <= max <= 1, got min {self.min:g} and max {self.max:g}")
+        return self
 
 
-@dataclass(frozen=True)
-class DatasetSpec:
+class DatasetSpec(BaseModel):
     """The `dataset:` part of a recipe.
 
     `config` is the Hub dataset's (text) or the reasoning_gym task's (a mapping); `params` are the adapter's own keys.
@@ -42,18 +51,20 @@ class DatasetSpec:
     keys in the recipe, `dataset.` or `eval.datasets[0].`, with which every error message begins.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
     name: str | None = None
     path: str | None = None
     split: str = "train"
-    config: str | dict | None = None
-    max_samples: int | None = None
+    config: str | dict[str, Any] | None = None
+    max_samples: int | None = Field(None, ge=1)
     shuffle_seed: int | None = None
-    max_prompt_tokens: int | None = None
+    max_prompt_tokens: int | None = Field(None, ge=1)
     weight: float | None = None
     decontaminate: bool = False
     pass_rate: PassRateSpec | None = None
-    params: dict = field(default_factory=dict)
-    where: str = field(default="dataset.", compare=False)
+    params: dict[str, Any] = {}
+    where: str = Field("dataset.", exclude=True)
 
     @property
     def title(self) -> str:

@@ -154,8 +154,8 @@ def to_rows(
     tokenizer: "PreTrainedTokenizerBase",
     columns: set[str] | None = None,
 ) -> list[dict]:
-    """One row per problem: prompt, solution, question, worked, and the `columns` of meta (default: all there are), None where
-    a problem lacks one."""
+    """One row per problem: prompt, solution, question, worked, and these `columns` of meta (default: all), None where a
+    problem lacks one."""
     columns = meta_columns(problems) if columns is None else columns
     return [
         {

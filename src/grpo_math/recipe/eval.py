@@ -82,8 +82,13 @@ def check_eval(
         return spec, []
     if wanted and spec.split == trained.split:
         problems.append(f"eval.split: {spec.split} is what the training reads: name another split")
-    held_out_split = DatasetSpec(
-        trained.name, trained.path, config=trained.config, params=trained.params, where="eval.datasets.", **asked
+    held_out_split = DatasetSpec.model_construct(
+        name=trained.name,
+        path=trained.path,
+        config=trained.config,
+        params=trained.params,
+        where="eval.datasets.",
+        **asked,
     )
     return spec, [held_out_split]
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from grpo_math.data.adapters import ADAPTERS
 from grpo_math.data.functions import parameters, source_file, split_reference
 from grpo_math.data.problem import DatasetSpec, PassRateSpec
@@ -116,7 +118,7 @@ def check_dataset(entry, where: str, problems: list[str]) -> list[DatasetSpec]:
     at_least_one(checked, where, problems)
     checked["pass_rate"] = check_pass_rate(entry.get("pass_rate"), f"{where}pass_rate", problems)
     params = {key: checked.pop(key) for key in list(checked) if key not in shared}
-    return [DatasetSpec(**checked, params=params, where=where)]
+    return [DatasetSpec.model_construct(**checked, params=params, where=where)]
 
 
 def check_pass_rate(given, where: str, problems: list[str]) -> PassRateSpec | None:
@@ -131,7 +133,7 @@ def check_pass_rate(given, where: str, problems: list[str]) -> PassRateSpec | No
         return None
     if not 0 <= low <= high <= 1:
         problems.append(f"{where}: want 0 <= min <= max <= 1, got min {low:g} and max {high:g}")
-    return PassRateSpec(**checked)
+    return PassRateSpec.model_construct(**checked)
 
 
 def at_least_one(checked: dict, where: str, problems: list[str]) -> None:
@@ -207,7 +209,7 @@ def check_reward(name: str, entry, problems: list[str]) -> list[RewardSpec]:
     checked = check_keys(entry, {**own, **shared}, where, problems)
     check_numbers(checked, {} if path else LIMITS.get(name, {}), where, problems)
     params = {key: checked.pop(key) for key in list(checked) if key not in shared}
-    return [RewardSpec(name, **checked, params=params)]
+    return [RewardSpec.model_construct(name=name, **checked, params=params)]
 
 
 def check_numbers(checked: dict, limits: dict[str, tuple[float, float]], where: str, problems: list[str]) -> None:
@@ -288,7 +290,11 @@ def reference_keys(reference: str, where: str, problems: list[str]) -> Keys | No
 
 
 def fields_of(kind: type, *left_out: str) -> Keys:
-    return {f.name: inspect.formatannotation(f.type) for f in fields(kind) if f.name not in left_out}
+    if issubclass(kind, BaseModel):
+        found = {name: field.annotation for name, field in kind.model_fields.items()}
+    else:
+        found = {field.name: field.type for field in fields(kind)}
+    return {name: inspect.formatannotation(kind) for name, kind in found.items() if name not in left_out}
 
 
 def required(function: Callable) -> list[str]:

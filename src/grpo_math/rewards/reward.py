@@ -17,6 +17,9 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from grpo_math.data.functions import load_function, parameters
 from grpo_math.data.prompts import PromptTemplate, completion_text
@@ -29,13 +32,14 @@ logger = logging.getLogger(__name__)
 grading = threading.Lock()  # rewards in several threads want the same verdicts
 
 
-@dataclass(frozen=True)
-class RewardSpec:
+class RewardSpec(BaseModel):
     """One entry of `rewards:`. Without `path` or `reward_model` the name is that of a shipped function.
 
     The entry is worth `weight * (scale * score + bias)`. Where the entry that `gate` names scores 0 or less, a positive
     score counts as 0; a negative one stays. `timeout` is the deadline of one call, in seconds.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
     path: str | None = None
@@ -44,8 +48,8 @@ class RewardSpec:
     scale: float = 1.0
     bias: float = 0.0
     gate: str | None = None
-    timeout: float | None = None
-    params: dict = field(default_factory=dict)
+    timeout: float | None = Field(None, gt=0)
+    params: dict[str, Any] = {}
 
 
 @functools.lru_cache(maxsize=2)
