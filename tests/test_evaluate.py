@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from grpo_math.__main__ import dispatch
 from grpo_math.errors import UserError
-from grpo_math.evaluation import compare, evaluate
 from grpo_math.generation.engines import TransformersEngine
 
 SAMPLED = ["--samples", "4", "--temperature", "1.5", "--batch_size", "8"]
@@ -15,7 +15,7 @@ SAMPLED = ["--samples", "4", "--temperature", "1.5", "--batch_size", "8"]
 def run(policy_folder, problem_folder, tmp_path):
     def run(*arguments: str, out: str = "out", dataset: str = f"gsm8k={problem_folder}") -> dict:
         words = ["--model", str(policy_folder), "--dataset", dataset, "--max_completion_length", "6"]
-        evaluate.main([*words, "--use_vllm", "false", "--out", str(tmp_path / out), *arguments])
+        dispatch(["evaluate", *words, "--use_vllm", "false", "--out", str(tmp_path / out), *arguments])
         return json.loads((tmp_path / out / "results.json").read_text())
 
     return run
@@ -128,14 +128,14 @@ def test_golds_that_cannot_be_read_are_named(run, tmp_path, capsys):
     run(*answered, dataset=f"json={tmp_path}/own.jsonl")
     assert "1 golds cannot be read and count as wrong, such as '1+1=<<" in capsys.readouterr().err
     with pytest.raises(UserError, match="say what to evaluate: --model M --dataset gsm8k"):
-        evaluate.main([])
+        dispatch(["evaluate"])
 
 
 def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, problem_folder, write_recipe, tmp_path):
     command = ["--config", str(write_recipe()), "--use_vllm", "false", "--max_completion_length", "4"]
-    evaluate.main(command)
-    evaluate.main([*command, "--max_samples", "2", "--seed", "3"])
-    evaluate.main(command)
+    dispatch(["evaluate", *command])
+    dispatch(["evaluate", *command, "--max_samples", "2", "--seed", "3"])
+    dispatch(["evaluate", *command])
     folders = list((tmp_path / "run" / "evaluate").iterdir())
     assert len(folders) == 2
     assert all(folder.name.rpartition("-")[0].endswith(policy_folder.name) for folder in folders)
@@ -156,7 +156,7 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ),
         ("--dataset gsm8k=DATA --split nowhere", "nowhere"),
         ("--dataset json=BLANK", "nothing is left to train or test on"),
-        ("--dataset", "--dataset: want a value after it"),
+        ("--dataset", "--dataset/--suite: expected one argument"),
         ("--dataset none.yaml", "none.yaml: no such list"),
         ("", "eval.datasets: missing: say which problems to evaluate on"),
         ("--watch POLICY", "is no run but a model"),
@@ -191,10 +191,9 @@ def test_a_mistake_is_one_line(arguments, message, policy_folder, problem_folder
         arguments = arguments.replace(name, str(path))
     words = arguments.split()
     model = [] if {"--model", "--watch"} & set(words) else ["--model", str(policy_folder)]
+    out = [] if "--watch" in words else ["--use_vllm", "false", "--out", str(tmp_path / "o")]
     with pytest.raises(UserError) as caught:
-        evaluate.main(
-            [*model, *words, *([] if "--watch" in words else ["--use_vllm", "false", "--out", str(tmp_path / "o")])]
-        )
+        dispatch(["evaluate", *model, *words, *out])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -225,7 +224,7 @@ def write(tmp_path):
 
 def test_a_comparison_says_plainly_what_can_be_told(write, capsys):
     first, better, same = write("a", "-" * 12 + "+" * 8), write("b", "+" * 20), write("c", "+" + "-" * 11 + "+" * 8)
-    compare.main([first, better, same, "--show", "1"])
+    dispatch(["compare", first, better, same, "--show", "1"])
     b, c = capsys.readouterr().out.split("\nB: ")[1:]
     assert "gsm8k test: 20 problems\nA 0.400, B 1.000: difference +0.600 (" in b
     assert "McNemar's exact p 0.00049\nB won 12 of the problems and lost 0: B is better than A\n" in b
@@ -237,7 +236,7 @@ def test_a_comparison_says_plainly_what_can_be_told(write, capsys):
 def test_samples_and_other_settings_and_problems_in_one_only(write, capsys):
     first = write("a", "+-+-+-", {"model": "m", "seed": 1, "sampling": {}}, samples=2)
     second = write("b", "--+---++", {"model": "n", "seed": 2, "sampling": {}}, samples=2)
-    compare.main([first, second])
+    dispatch(["compare", first, second])
     out = capsys.readouterr().out
     assert "B was evaluated with another seed\n" in out
     assert "3 problems in common, 1 only in one of them" in out
@@ -254,11 +253,11 @@ def test_what_cannot_be_compared_is_one_line(write, tmp_path):
         ([first, str(blank)], "no completions.jsonl there"),
     ):
         with pytest.raises(UserError, match=message):
-            compare.main(arguments)
+            dispatch(["compare", *arguments])
     other = tmp_path / "a" / "completions.jsonl"
     (blank / "completions.jsonl").write_text(other.read_text().replace("+1?", "+2?"))
     with pytest.raises(UserError, match="A and B have no problem in common"):
-        compare.main([first, str(blank)])
+        dispatch(["compare", first, str(blank)])
     (blank / "completions.jsonl").write_text('{"dataset": "d", "problem": 0}\n')
     with pytest.raises(UserError, match="the evaluation is not finished"):
-        compare.main([first, str(blank)])
+        dispatch(["compare", first, str(blank)])

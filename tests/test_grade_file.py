@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from grpo_math.__main__ import dispatch
 from grpo_math.errors import UserError
-from grpo_math.grading.grade_file import main
 
 
 def write(path, rows) -> str:
@@ -14,15 +14,15 @@ def write(path, rows) -> str:
 
 
 def test_one_verdict_is_explained(capsys):
-    main(["--gold", "1/2", "--completion", r"so \boxed{50\%}"])
+    dispatch(["grade", "--gold", "1/2", "--completion", r"so \boxed{50\%}"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == r"answer: 50\%"
     assert lines[-1] == "verdict: True (number)"
-    main(["--gold", "1/2", "--completion", "half"])
+    dispatch(["grade", "--gold", "1/2", "--completion", "half"])
     assert capsys.readouterr().out.splitlines() == ["answer: none in style boxed", "verdict: False (no_answer)"]
-    main(["--gold", "1/2", "--completion", "it is 0.5", "--style", "fallback"])
+    dispatch(["grade", "--gold", "1/2", "--completion", "it is 0.5", "--style", "fallback"])
     assert "verdict: True (number)" in capsys.readouterr().out
-    main(["--gold", "1/2", "--completion", r"\boxed{" + "9" * 5_000 + "}"])
+    dispatch(["grade", "--gold", "1/2", "--completion", r"\boxed{" + "9" * 5_000 + "}"])
     assert all(len(line) < 300 for line in capsys.readouterr().out.splitlines())
 
 
@@ -30,7 +30,7 @@ def test_a_file_keeps_its_rows_and_their_order(tmp_path, capsys):
     rows = [{"gold": str(n % 3), "completion": f"\\boxed{{{n}}}", "id": n} for n in range(5_000)]
     rows.append({"gold": "", "completion": "x", "id": 5_000})
     out = tmp_path / "out.jsonl"
-    main([write(tmp_path / "in.jsonl", rows), "--out", str(out), "--workers", "1", "--timeout", "1"])
+    dispatch(["grade", write(tmp_path / "in.jsonl", rows), "--out", str(out), "--workers", "1", "--timeout", "1"])
     graded = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["id"] for row in graded] == list(range(5_001))
     assert [row["correct"] for row in graded[:4]] == [True, True, True, False]
@@ -47,8 +47,8 @@ def test_a_file_keeps_its_rows_and_their_order(tmp_path, capsys):
         (["in.jsonl", "--gold", "1", "--completion", "2"], "give either FILE.jsonl"),
         (["nowhere.jsonl"], "No such file"),
         (["--style", "box", "--gold", "1", "--completion", "2"], "invalid choice: 'box'"),
-        (["in.jsonl", "--timeout", "0"], "--timeout of at least 0.1"),
-        (["in.jsonl", "--workers", "0"], "--workers of at least 1"),
+        (["in.jsonl", "--timeout", "0"], "--timeout: want at least 0.1 seconds, got 0"),
+        (["in.jsonl", "--workers", "0"], "--workers: want a whole number of 1 or more, got '0'"),
         (["latin.jsonl"], "not UTF-8 text"),
         (["in.jsonl", "--out", "in.jsonl"], "is the file to be graded: name another"),
     ],
@@ -58,7 +58,7 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, message):
     write(tmp_path / "in.jsonl", [{"gold": "1", "completion": "2"}])
     (tmp_path / "latin.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError) as caught:
-        main(arguments)
+        dispatch(["grade", *arguments])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -75,14 +75,14 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, message):
 def test_a_bad_row_is_named(tmp_path, row, message):
     path = write(tmp_path / "in.jsonl", [{"gold": "1", "completion": "2"}, row])
     with pytest.raises(UserError, match=message):
-        main([path])
+        dispatch(["grade", path])
 
 
 def test_a_broken_row_leaves_the_earlier_output(tmp_path):
     out = tmp_path / "out.jsonl"
     out.write_text("earlier")
     with pytest.raises(UserError, match="line 2: not JSON"):
-        main([write(tmp_path / "in.jsonl", [{"gold": "1", "completion": "2"}, "{"]), "--out", str(out)])
+        dispatch(["grade", write(tmp_path / "in.jsonl", [{"gold": "1", "completion": "2"}, "{"]), "--out", str(out)])
     assert out.read_text() == "earlier"
 
 
@@ -90,5 +90,5 @@ def test_any_json_text_is_written_back(tmp_path):
     out, rows = tmp_path / "out.jsonl", [{"gold": "1", "completion": "\\boxed{1} \ud800"}]
     path = write(tmp_path / "in.jsonl", rows)
     (tmp_path / "in.jsonl").write_text("\ufeff" + (tmp_path / "in.jsonl").read_text(), encoding="utf-8")
-    main([path, "--out", str(out)])
+    dispatch(["grade", path, "--out", str(out)])
     assert json.loads(out.read_text())["completion"] == rows[0]["completion"]

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
+from grpo_math.__main__ import parse
 from grpo_math.errors import UserError
-from grpo_math.launch.layouts import parse
 from grpo_math.launch.plan import make_plan
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.trainer.config import check_world
@@ -24,8 +24,8 @@ def plan(write_recipe, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         monkeypatch.setattr("grpo_math.launch.plan.check_vllm", lambda: None)  # it need not be here for a plan
         recipe = write_recipe(**(GPU | changes))
-        options, arguments, _ = parse([*words.split(), "--config", str(recipe)])
-        return make_plan(options, arguments)
+        options = parse(["launch", *words.split(), "--config", str(recipe)])
+        return make_plan(options, options.words)
 
     return plan
 

@@ -5,10 +5,9 @@ import shutil
 
 import pytest
 
+from grpo_math.__main__ import dispatch
 from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import UserError
-from grpo_math.evaluation import evaluate
-from grpo_math.models import export
 from grpo_math.models.models import load_adapter, load_reward_models
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.train import train
@@ -45,7 +44,7 @@ def test_an_export_is_a_plain_checkpoint_with_the_same_greedy_answers(adapter, t
     if where == "run":
         source = tmp_path / "run"
         shutil.copytree(adapter, source / "final")
-    export.main([str(source), str(tmp_path / "out")])
+    dispatch(["export", str(source), str(tmp_path / "out")])
     assert not (tmp_path / "out" / "adapter_config.json").exists()
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     apart = load_adapter(str(adapter))
@@ -62,7 +61,7 @@ def test_an_export_ends_where_its_run_did(adapter, tokenizer, tmp_path):
     taught = AutoTokenizer.from_pretrained(adapter)
     taught.eos_token = "<|user|>"
     taught.save_pretrained(turned)
-    export.main([str(turned), str(tmp_path / "out")])
+    dispatch(["export", str(turned), str(tmp_path / "out")])
     ends = GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
     assert set(ends) == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|user|>")}
 
@@ -71,7 +70,7 @@ def test_an_adapter_without_a_tokenizer_is_exported_with_its_bases(adapter, tmp_
     bare = changed_adapter(adapter, tmp_path / "bare")
     for file in bare.glob("tokenizer*"):
         file.unlink()
-    export.main([str(bare), str(tmp_path / "out")])
+    dispatch(["export", str(bare), str(tmp_path / "out")])
     assert (tmp_path / "out" / "tokenizer.json").exists()
 
 
@@ -79,18 +78,18 @@ def test_the_export_of_a_whole_model_is_a_copy_in_the_wanted_precision(policy_fo
     import torch
     from transformers import AutoModelForCausalLM
 
-    export.main([str(policy_folder), str(tmp_path / "out"), "--dtype", "bfloat16"])
+    dispatch(["export", str(policy_folder), str(tmp_path / "out"), "--dtype", "bfloat16"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert model.dtype == torch.bfloat16
 
 
 def test_an_export_overwrites_nothing_and_wants_a_model(policy_folder, tmp_path):
     with pytest.raises(UserError, match="no model and no adapter there: give a run's folder or a checkpoint"):
-        export.main([str(tmp_path), str(tmp_path / "out")])
+        dispatch(["export", str(tmp_path), str(tmp_path / "out")])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(UserError, match="out is there already: name a new folder"):
-        export.main([str(policy_folder), str(tmp_path / "out")])
+        dispatch(["export", str(policy_folder), str(tmp_path / "out")])
 
 
 def changed_adapter(adapter, folder, **changes):
@@ -114,7 +113,7 @@ def test_an_adapter_without_its_base_model_is_one_line(adapter, tmp_path, write_
     recipe = write_recipe(model_name_or_path=str(lost))
     for verb in (
         lambda: train(load_recipe(["--config", str(recipe)])),
-        lambda: evaluate.main(["--config", str(recipe), "--use_vllm", "false"]),
+        lambda: dispatch(["evaluate", "--config", str(recipe), "--use_vllm", "false"]),
     ):
         with pytest.raises(UserError, match=message) as caught:
             verb()

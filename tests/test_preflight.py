@@ -9,7 +9,7 @@ import time
 import pytest
 import transformers
 
-from grpo_math.__main__ import dispatch
+from grpo_math.__main__ import dispatch, parse
 from grpo_math.check import subject_of
 from grpo_math.checks.preflight import CHECKS, run_checks
 from grpo_math.errors import run_cli
@@ -145,7 +145,7 @@ def findings(write_recipe, tmp_path, no_model):
     def run(*words: str, **keys) -> list[tuple[str, str, str]]:
         (tmp_path / "mine.py").write_text(MINE)
         path = write_recipe(**{"use_vllm": False, "num_generations": 4, **keys})
-        subject = subject_of(["--config", str(path), "--layout", "none", *words])
+        subject = subject_of(parse(["check", "--config", str(path), "--layout", "none", *words]))
         return [(name, one.level, str(one)) for name, found in run_checks(subject) for one in found]
 
     return run

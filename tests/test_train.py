@@ -6,8 +6,8 @@ import shutil
 import pytest
 from conftest import ROOT
 
+from grpo_math.__main__ import dispatch
 from grpo_math.errors import UserError
-from grpo_math.evaluation import evaluate
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import read_table
 from grpo_math.train import train
@@ -202,7 +202,7 @@ def test_lora_trains_and_its_adapter_is_evaluated(write_recipe, tmp_path, capsys
     recipe = write_recipe(use_peft=True, lora_r=2, max_steps=1)
     run(recipe)
     assert (tmp_path / "run" / "final" / "adapter_config.json").exists()
-    evaluate.main(["--config", str(recipe), "--model", str(tmp_path / "run" / "final"), "--use_vllm", "false"])
+    dispatch(["evaluate", "--config", str(recipe), "--model", str(tmp_path / "run" / "final"), "--use_vllm", "false"])
     assert "accuracy   0.000 (0.000-0.324)" in capsys.readouterr().out
 
 
@@ -344,7 +344,7 @@ def changed_policy(policy_folder, folder, **changes) -> str:
 
 def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(write_recipe, policy_folder, tmp_path):
     model = changed_policy(policy_folder, tmp_path / "no_pad", pad_token=None)
-    evaluate.main(["--config", str(write_recipe(model_name_or_path=model)), "--use_vllm", "false"])
+    dispatch(["evaluate", "--config", str(write_recipe(model_name_or_path=model)), "--use_vllm", "false"])
     assert len(list((tmp_path / "run" / "evaluate").glob("*/results.json"))) == 1
 
 
@@ -459,7 +459,9 @@ def test_the_best_model_is_kept(write_recipe, tmp_path, monkeypatch):
     best, last = ((folder / name / "model.safetensors").read_bytes() for name in ("best", "final"))
     assert best != last
     assert not (folder / "checkpoint-2").exists()  # the best is in nobody's way
-    evaluate.main(["--config", str(folder / "recipe.yaml"), "--model", str(folder / "best"), "--use_vllm", "false"])
+    dispatch(
+        ["evaluate", "--config", str(folder / "recipe.yaml"), "--model", str(folder / "best"), "--use_vllm", "false"]
+    )
 
 
 def test_several_datasets_are_told_apart_and_count_together(write_recipe, tmp_path, problem_folder):

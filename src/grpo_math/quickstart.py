@@ -4,8 +4,6 @@ The policy is a 0.6M-parameter Llama with its own tokenizer, both made here. Two
 are written to DIR/arithmetic. SFT on worked solutions teaches the policy to reason; a short second phase of SFT on bare
 answers makes it answer without working, and mostly wrong. GRPO then learns from the correctness reward alone that
 writing out the working pays: `grpo_math.train` on recipes/quickstart.yaml, the code that trains any other model.
-
-usage: grpo-math quickstart [--seed 0] [--output_dir runs/quickstart]
 """
 
 import os
@@ -254,14 +252,10 @@ def make_room(folder: Path) -> None:
         mark.touch()
 
 
-def main(argv: list[str]) -> None:
+def main(options: argparse.Namespace) -> None:
     from grpo_math.report.report import report_end
     from grpo_math.train import train
 
-    parser = argparse.ArgumentParser(prog="grpo-math quickstart")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/quickstart"))
-    options = parser.parse_args(argv)
     folder, policy, problems = (options.output_dir / name for name in ("", "policy", "arithmetic"))
     make_room(folder)
     started = time.perf_counter()

@@ -8,6 +8,7 @@ The worked solutions are written in the prompt template's own answer style, and 
 starts from the result with `model_name_or_path: runs/NAME/final`, a whole model or an adapter.
 """
 
+import argparse
 import functools
 import time
 from array import array
@@ -29,12 +30,14 @@ from grpo_math.trainer.config import check_world, sft_config
 from grpo_math.trainer.loop import run
 
 
-def main(argv: list[str]) -> None:
-    if not dry_run(argv):
-        from grpo_math.report.report import report_end
+def main(options: argparse.Namespace) -> None:
+    if options.dry_run:
+        return dry_run(options.words)
 
-        recipe = load_recipe(argv, "SFT")
-        report_end(sft(recipe), recipe.output_dir)
+    from grpo_math.report.report import report_end
+
+    recipe = load_recipe(options.words, "SFT")
+    report_end(sft(recipe), recipe.output_dir)
 
 
 def sft(recipe: Recipe) -> dict:

@@ -8,6 +8,7 @@ Every key of the recipe can be given on the command line, nested ones with dots:
     --learning_rate 2e-6 --dataset.max_samples 100 --rewards.format.weight 0.1 --resume_from_checkpoint auto
 """
 
+import argparse
 import contextlib
 import logging
 import time
@@ -43,12 +44,14 @@ from grpo_math.trainer.rollouts import Rollouts
 logger = logging.getLogger(__name__)
 
 
-def main(argv: list[str]) -> None:
-    if not dry_run(argv):
-        from grpo_math.report.report import report_end
+def main(options: argparse.Namespace) -> None:
+    if options.dry_run:
+        return dry_run(options.words)
 
-        recipe = load_recipe(argv, "GRPO")
-        report_end(train(recipe), recipe.output_dir)
+    from grpo_math.report.report import report_end
+
+    recipe = load_recipe(options.words, "GRPO")
+    report_end(train(recipe), recipe.output_dir)
 
 
 def train(recipe: Recipe) -> dict:

@@ -119,11 +119,7 @@ def check_training(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", parts: 
             logger.info("warning: %s", finding)
 
 
-def dry_run(argv: list[str]) -> bool:
-    """Whether `--dry_run` is given: the training is then only checked. Exits with status 1 on errors."""
-    flags = {"--dry_run", "--dry-run"}
-    if not flags & set(argv):
-        return False
-    if batch.is_main_process() and not report(Subject(*resolve([word for word in argv if word not in flags]))):
+def dry_run(words: list[str]) -> None:
+    """Check a training's recipe on this machine, and exit with status 1 where an error is found."""
+    if batch.is_main_process() and not report(Subject(*resolve(words))):
         sys.exit(1)
-    return True

@@ -1,12 +1,6 @@
-"""The shipped rewards with their settings; or what a recipe's rewards give one text, entry by entry.
+"""The shipped rewards with their settings; or what a recipe's rewards give one text, entry by entry."""
 
-usage: grpo-math rewards
-   or: grpo-math rewards --try recipes/X.yaml --completion TEXT [--gold G] [--key value ...]
-
-The text is scored against the recipe's first problem, or against --gold. No model is loaded, so a reward model is not
-tried; the tokenizer is, if a reward counts tokens.
-"""
-
+import argparse
 import inspect
 
 from grpo_math.checks.rewards import scores_of
@@ -17,22 +11,17 @@ from grpo_math.data.prompts import to_rows
 from grpo_math.errors import UserError
 from grpo_math.grading import configure, grade
 from grpo_math.models.models import load_tokenizer
-from grpo_math.recipe.file import take
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.rewards.reward import REWARDS, Reward, build_rewards, settings
 
 
-def main(argv: list[str]) -> None:
-    if not argv:
+def main(options: argparse.Namespace) -> None:
+    if options.config is None and options.completion is None:
         print(listing())
         return
-    if missing := [option for option in ("--try", "--completion") if option not in argv]:
-        raise UserError(
-            f"rewards: {' and '.join(missing)} missing: give --try recipes/X.yaml --completion TEXT, or nothing at all"
-        )
-    found, rest = take(argv, "--try", "--completion", "--gold")
-    recipe = load_recipe(["--config", found["--try"], *rest], "GRPO")
-    print(scored(recipe, found["--completion"], found.get("--gold")))
+    if options.config is None or options.completion is None:
+        raise UserError("rewards: give --try recipes/X.yaml and --completion TEXT, or nothing at all")
+    print(scored(load_recipe(options.words, "GRPO"), options.completion, options.gold))
 
 
 def listing() -> str:

@@ -1,12 +1,4 @@
-"""Two evaluations or more on the same problems: is one model better, and where?
-
-usage: grpo-math compare A B [C ...] [--show 3]
-
-A, B, ... are folders of `grpo-math evaluate`, files completions.jsonl of such folders, or what a training evaluated,
-RUN/completions/eval-STEP.parquet. Each of B, C, ... is compared with A, problem by problem: the difference in accuracy
-with its 95 % interval and, with one completion a problem, the p of McNemar's exact test; then --show problems won and
-lost, with both completions.
-"""
+"""Two evaluations or more on the same problems: is one model better, and where?"""
 
 import argparse
 import json
@@ -20,11 +12,7 @@ from grpo_math.runs.folder import read_table
 Key = tuple[str, str, str, int]  # dataset, question, gold, and how often they came before
 
 
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="grpo-math compare")
-    parser.add_argument("evaluations", nargs="+", type=Path)
-    parser.add_argument("--show", type=int, default=3)
-    options = parser.parse_args(argv)
+def main(options: argparse.Namespace) -> None:
     if len(options.evaluations) < 2:
         raise UserError("compare: want two evaluations or more: grpo-math compare A B")
     first, *others = [read_evaluation(path) for path in options.evaluations]

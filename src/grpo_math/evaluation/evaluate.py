@@ -1,26 +1,9 @@
 """How good a model is on held-out problems, with 95 % intervals over the problems.
 
-usage: grpo-math evaluate --config recipes/X.yaml [--model runs/X] [--suite gsm8k,math500] [--key value ...]
-   or: grpo-math evaluate --model M --dataset gsm8k [--split test] [--prompt_template boxed] [--key value ...]
-   or: grpo-math evaluate --watch RUN [--device 1]
-
-  --model M           a run, a checkpoint, an adapter, a folder or a Hub id; left out, the model the recipe starts from
-  --dataset, --suite  datasets by name with commas between them, each with a path if it has one (gsm8k=/data/gsm8k),
-                      or a .yaml file with a list of them, each a mapping as in a recipe
-  --samples K --temperature T [--top_p P] [--k 1,8]
-                      K completions a problem: mean@K, pass@k for every k up to K (printed: those of --k), maj@K
-  --split, --max_samples, --max_completion_length, --batch_size
-                      as in a recipe's eval:, which has all of these
-  --out DIR           where everything is kept (default: a new folder below the recipe's output_dir, or in
-                      runs/evaluate/); the same command again goes on where the last one was interrupted
-  --use_vllm false    transformers instead of vLLM, which is the default where it is installed
-  --watch RUN         evaluate the newest checkpoint of a run, again and again while it is trained, as its recipe's
-                      eval: says, on the GPU --device; ends when the run is finished
-
-Data, prompt template and grader are the training's. DIR has results.json and completions.jsonl, which `grpo-math
-compare` reads.
+The folder has results.json and completions.jsonl, which `grpo-math compare` reads.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -64,46 +47,36 @@ from grpo_math.runs.folder import (
     write_rows,
 )
 
-OWN = ("out", "watch", "device")  # options that are no keys of a recipe
 OF_EVAL = ("split", "max_samples", "samples", "temperature", "top_p", "k", "batch_size", "max_completion_length")
 LOADING = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "attn_implementation")
 
 
-def main(argv: list[str]) -> None:
-    options, arguments = parse(argv)
-    if not {"--config", "--model_name_or_path"} & set(arguments) and "watch" not in options:
+def main(options: argparse.Namespace) -> None:
+    if not (options.config or options.model or options.watch):
         raise UserError("say what to evaluate: --model M --dataset gsm8k, or --config recipes/X.yaml")
-    if "device" in options and "watch" not in options:
+    if options.device and not options.watch:
         raise UserError("--device: only with --watch: here CUDA_VISIBLE_DEVICES says which GPUs are taken")
-    if "watch" in options:
-        watch.main(options, arguments)
+    if options.watch:
+        watch.main(options, recipe_words(options))
         return
-    recipe = load_recipe(arguments, "evaluation")
+    recipe = load_recipe(recipe_words(options), "evaluation")
     if not uses_vllm(recipe):
-        evaluate(recipe, options)
-    elif status := supervised(lambda: run_cli(lambda _: evaluate(recipe, options))):
+        evaluate(recipe, options.out)
+    elif status := supervised(lambda: run_cli(lambda _: evaluate(recipe, options.out))):
         sys.exit(status)
 
 
-def parse(argv: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Our own options, and everything else as the keys of a recipe."""
-    options, arguments, words = {}, [], list(argv)
-    while words:
-        word = words.pop(0)
-        name = word.removeprefix("--")
-        value = words.pop(0) if words and not words[0].startswith("--") else None
-        if name in (*OWN, "model", "dataset", "suite") and value is None:
-            raise UserError(f"{word}: want a value after it")
-        if name in OWN:
-            options[name] = value
-        elif name == "model":
-            arguments += ["--model_name_or_path", value]
-        elif name in ("dataset", "suite"):
-            arguments += ["--eval.datasets", suite(value)]
-        else:
-            arguments.append(f"--eval.{name}" if name in OF_EVAL else word)
-            arguments += [] if value is None else [f"[{value}]" if name == "k" else value]
-    return options, arguments
+def recipe_words(options: argparse.Namespace) -> list[str]:
+    """The keys of the recipe, those that this verb gives short names included."""
+    words = list(options.words)
+    if options.model:
+        words += ["--model_name_or_path", options.model]
+    if options.dataset:
+        words += ["--eval.datasets", suite(options.dataset)]
+    for name in OF_EVAL:
+        if (value := getattr(options, name)) is not None:
+            words += [f"--eval.{name}", f"[{value}]" if name == "k" else value]
+    return words
 
 
 def suite(value: str) -> str:
@@ -116,7 +89,7 @@ def suite(value: str) -> str:
     return json.dumps(content)
 
 
-def evaluate(recipe: Recipe, options: dict) -> None:
+def evaluate(recipe: Recipe, out: str | None = None) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("evaluate is one process: start it by itself, vLLM takes all visible GPUs")
     configure(recipe.grading)
@@ -126,7 +99,7 @@ def evaluate(recipe: Recipe, options: dict) -> None:
     name = recipe.model["model_name_or_path"]
     sampling = sampling_of(recipe, end_tokens(name) | {tokenizer.eos_token_id})
     settings = describe(recipe, benchmarks, tokenizer, sampling)
-    folder = open_folder(recipe, options.get("out"), settings)
+    folder = open_folder(recipe, out, settings)
     print(f"{name}, {settings['engine']}, {how(sampling)}: {folder}", flush=True)
     with only_one(folder, "--out"):
         finish(recipe, benchmarks, tokenizer, sampling, settings, folder)

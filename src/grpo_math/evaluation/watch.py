@@ -4,6 +4,7 @@ Each checkpoint is one `grpo-math evaluate` of its own, which starts clean, free
 goes on where it was. Its figures are appended to RUN/eval.jsonl and, where the run reports to W&B, to the same W&B run.
 """
 
+import argparse
 import functools
 import json
 import os
@@ -29,9 +30,9 @@ TRIES = 2  # for a checkpoint
 POLL = 2.0  # seconds between two looks at the run folder
 
 
-def main(options: dict[str, str], arguments: list[str]) -> None:
-    run = Path(options["watch"])
-    if "out" in options or "--model_name_or_path" in arguments:
+def main(options: argparse.Namespace, arguments: list[str]) -> None:
+    run = Path(options.watch)
+    if options.out or "--model_name_or_path" in arguments:
         raise UserError("--watch: the run's recipe says what is evaluated: leave out --model and --out")
     if not run.is_dir():
         raise UserError(f"--watch: no folder {run}: name a run's, which the training makes in its first seconds")
@@ -48,7 +49,7 @@ def main(options: dict[str, str], arguments: list[str]) -> None:
     else:
         print(f"no recipe.yaml in {run} yet: waiting for a training to begin there", flush=True)
     (run / "evaluate").mkdir(exist_ok=True)
-    if status := supervised(lambda: run_cli(lambda _: watch(run, options.get("device"), arguments))):
+    if status := supervised(lambda: run_cli(lambda _: watch(run, options.device, arguments))):
         sys.exit(status)
 
 

@@ -1,11 +1,7 @@
 """Grade one completion and say why, or a whole file.
 
-usage: grpo-math grade --gold G --completion C [--style boxed]
-   or: grpo-math grade FILE.jsonl [--out OUT.jsonl] [--style boxed] [--workers N] [--timeout SECONDS]
-
-FILE.jsonl holds {"gold": ..., "completion": ...} rows. OUT.jsonl gets the same rows in the same order, each with
-`correct` (true, false, or null where the gold cannot be read), `answer` and `how`. Styles: boxed, hash, answer_tag,
-fallback.
+The file holds {"gold": ..., "completion": ...} rows, one JSON object per line. OUT.jsonl gets the same rows in the same
+order, each with `correct` (true, false, or null where the gold cannot be read), `answer` and `how`.
 """
 
 import argparse
@@ -18,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from grpo_math.errors import UserError, one_line
-from grpo_math.grading import STYLES, PoolSettings, configure, grade, grade_batch
+from grpo_math.grading import PoolSettings, configure, grade, grade_batch
 from grpo_math.grading.algebra import Meaningless, TooBig
 from grpo_math.grading.equal import readable
 from grpo_math.grading.reader import read
@@ -32,18 +28,9 @@ REASONS = {
 }
 
 
-def main(argv: list[str]) -> None:
-    parser = Arguments(prog="grpo-math grade")
-    parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--gold")
-    parser.add_argument("--completion")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--style", default="boxed", choices=list(STYLES))
-    parser.add_argument("--workers", type=int, default=None)
-    parser.add_argument("--timeout", type=float, default=PoolSettings.timeout)
-    options = parser.parse_args(argv)
-    if (options.workers is not None and options.workers < 1) or options.timeout < 0.1:
-        raise UserError("grade: want --workers of at least 1 and --timeout of at least 0.1")
+def main(options: argparse.Namespace) -> None:
+    if options.timeout < 0.1:
+        raise UserError(f"--timeout: want at least 0.1 seconds, got {options.timeout:g}")
     configure(PoolSettings(timeout=options.timeout, workers=options.workers))
     one = options.gold is not None and options.completion is not None
     if one == (options.file is not None) or (options.file and (options.gold or options.completion)):
@@ -82,11 +69,6 @@ def describe(text: str) -> str:
 
 def shortened(text: str, width: int = 200) -> str:
     return text if len(text) <= width else f"{text[:width]}... ({len(text):,} characters)"
-
-
-class Arguments(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(f"grade: {message}")
 
 
 def grade_file(path: Path, out: Path | None, style: str) -> None:

@@ -1,18 +1,6 @@
-"""Run a recipe on a layout of GPUs, with its vLLM server where it has one; both end together.
+"""Run a recipe on a layout of GPUs, with its vLLM server where it has one; if one of them ends, both do."""
 
-usage: grpo-math launch --layout single_gpu --config recipes/X.yaml [--key value ...] [--dry-run]
-
-  --config, --key      the recipe (GRPO or SFT) and its keys, as for grpo-math train
-  --layout NAME        a file of accelerate_configs/, or the path of your own: cpu, single_gpu (the default), dual_gpu
-                       (GPU 0 trains, GPU 1 serves vLLM), multi_gpu, zero2, zero3, fsdp2, multi_node
-  --num_processes N    training processes on this machine; by default one for every GPU that serves nothing
-  --nodes N            training machines; with --main_process_ip HOST (and --main_process_port) for all of them, and
-                       --node_rank I for each (default: SLURM's)
-  --dry-run            print the plan and the commands, start nothing
-
-Ctrl-C or SIGTERM finishes the step, saves a checkpoint and ends with status 0; a second one ends at once.
-"""
-
+import argparse
 import contextlib
 import signal
 import subprocess
@@ -25,24 +13,22 @@ import psutil
 from grpo_math.errors import UserError, run_cli
 from grpo_math.generation.processes import GRACE, Stopped, send, supervised
 from grpo_math.generation.vllm_server import TIMEOUT, show_end, start_server
-from grpo_math.launch.layouts import parse
 from grpo_math.launch.plan import Command, Plan, make_plan
 from grpo_math.runs import checkpoints
 
 RESTARTS = 5  # of the evaluation process
 
 
-def main(argv: list[str]) -> None:
-    status = supervised(lambda: run_cli(launch, argv))
+def main(options: argparse.Namespace) -> None:
+    status = supervised(lambda: run_cli(lambda _: launch(options)))
     if status:
         sys.exit(status)
 
 
-def launch(argv: list[str]) -> None:
-    options, arguments, dry_run = parse(argv)
-    plan = make_plan(options, arguments)
+def launch(options: argparse.Namespace) -> None:
+    plan = make_plan(options, options.words)
     print(plan, flush=True)
-    if not dry_run:
+    if not options.dry_run:
         with contextlib.redirect_stdout(None):  # the trainer prints where it begins
             checkpoints.find_checkpoint(plan.recipe)
         run_plan(plan)

@@ -1,5 +1,6 @@
-"""Layouts: shipped accelerate configs or the user's own, and the options of a launch."""
+"""Layouts: shipped accelerate configs or the user's own."""
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +13,6 @@ from grpo_math.recipe.recipe import Recipe
 
 SERVER, EVALUATION = "vLLM server", "evaluation"
 SECOND = {"dual_gpu": SERVER, "dual_gpu_eval": EVALUATION}  # shipped layouts that use a GPU for more than training
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of a launch that are no keys of a recipe; None where not given."""
-
-    layout: str = "single_gpu"
-    num_processes: int | None = None  # on this machine
-    nodes: int | None = None
-    node_rank: int | None = None
-    main_process_ip: str | None = None
-    main_process_port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ class Layout:
         fsdp, deepspeed = self.config["distributed_type"] == "FSDP", self.config.get("deepspeed_config") or {}
         return SHARDED[3 - (3 if fsdp else deepspeed.get("zero_stage", 0)) :]
 
-    def processes(self, options: Options) -> int:
+    def processes(self, options: argparse.Namespace) -> int:
         """The training processes of all machines, as far as that follows from the options and the config."""
         return (options.num_processes or self.config["num_processes"]) * (options.nodes or 1)
 
@@ -74,28 +63,3 @@ def read_layout(name: str) -> Layout:
     if missing:
         raise UserError(f"--layout: {path} has no {', '.join(sorted(missing))}: start from one of {configs}")
     return Layout(path.stem if own else name, path, config, None if own else SECOND.get(name))
-
-
-NUMBERS = {"num_processes": 1, "nodes": 1, "node_rank": 0, "main_process_port": 1}
-
-
-def parse(argv: list[str]) -> tuple[Options, list[str], bool]:
-    """Our options, the trainer's arguments, and whether this is a dry run."""
-    options: dict = {}
-    arguments, words, dry_run = [], list(argv), False
-    while words:
-        word = words.pop(0)
-        name = word.removeprefix("--").replace("-", "_")
-        if word in ("--dry-run", "--dry_run"):
-            dry_run = True
-        elif not word.startswith("--") or name not in Options.__dataclass_fields__:
-            arguments.append(word)
-        elif not words or words[0].startswith("--"):
-            raise UserError(f"{word}: want a value after it")
-        else:
-            options[name] = words.pop(0)
-            if name in NUMBERS:
-                if not options[name].isdecimal() or int(options[name]) < NUMBERS[name]:
-                    raise UserError(f"--{name}: want a whole number of {NUMBERS[name]} or more, got {options[name]!r}")
-                options[name] = int(options[name])
-    return Options(**options), arguments, dry_run

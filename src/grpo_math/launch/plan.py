@@ -1,5 +1,6 @@
 """The plan of a launch: its commands, and the processes and GPUs of each."""
 
+import argparse
 import os
 import shlex
 import subprocess
@@ -17,7 +18,7 @@ from grpo_math.generation.vllm_server import (
     server_words,
     visible_gpus,
 )
-from grpo_math.launch.layouts import EVALUATION, SERVER, Layout, Options, read_layout
+from grpo_math.launch.layouts import EVALUATION, SERVER, Layout, read_layout
 from grpo_math.launch.serve import needed_window
 from grpo_math.recipe.batch import batch_arguments, count
 from grpo_math.recipe.recipe import Recipe, load_recipe
@@ -86,7 +87,7 @@ class Plan:
         return f"the vLLM server at {elsewhere}" if given.get("vllm_mode") == "server" else "vLLM, colocated"
 
 
-def make_plan(options: Options, arguments: list[str]) -> Plan:
+def make_plan(options: argparse.Namespace, arguments: list[str]) -> Plan:
     """The plan for a recipe's arguments (`--config FILE --key value ...`). Raises UserError for what cannot work."""
     layout = read_layout(options.layout)
     recipe = load_recipe(arguments)
@@ -157,7 +158,7 @@ def serves_itself(recipe: Recipe, layout: Layout) -> bool:
     return True
 
 
-def check_nodes(options: Options, layout: Layout, serves: bool) -> None:
+def check_nodes(options: argparse.Namespace, layout: Layout, serves: bool) -> None:
     nodes = options.nodes or 1
     if options.nodes is None and layout.config.get("num_machines", 1) > 1:
         raise UserError(f"--layout: {layout.name} is for several machines: say how many with --nodes")
@@ -175,12 +176,12 @@ def check_nodes(options: Options, layout: Layout, serves: bool) -> None:
         raise UserError(f"--node_rank: {node_rank(options)} of {nodes} machines: the ranks are 0 to {nodes - 1}")
 
 
-def node_rank(options: Options) -> int:
+def node_rank(options: argparse.Namespace) -> int:
     return int(os.environ.get("SLURM_NODEID", 0)) if options.node_rank is None else options.node_rank
 
 
 def share_gpus(
-    options: Options, layout: Layout, gpus: list[str] | None, serving: int, second: str | None
+    options: argparse.Namespace, layout: Layout, gpus: list[str] | None, serving: int, second: str | None
 ) -> tuple[int, list[str] | None, list[str] | None]:
     """The number of training processes on this machine, their GPUs, and those of `second` (both None on a CPU)."""
     wanted = options.num_processes
@@ -200,7 +201,7 @@ def share_gpus(
     return local, gpus[:local], gpus[local : local + serving]
 
 
-def accelerate_arguments(options: Options, layout: Layout, processes: int) -> list[str]:
+def accelerate_arguments(options: argparse.Namespace, layout: Layout, processes: int) -> list[str]:
     nodes = options.nodes or 1
     words = ["--config_file", str(layout.file), "--num_processes", str(processes)]
     if layout.single:

@@ -1,11 +1,4 @@
-"""A run as a plain checkpoint that transformers and vLLM load: a LoRA adapter is merged into its base model.
-
-usage: grpo-math export RUN OUT [--dtype float32] [--key value ...]
-
-RUN is a run's folder (its final/ is taken), a checkpoint, an adapter or a model. Weights are merged in float32 and
-written as --dtype; any but float32 rounds them, and may change an answer. The keys are those of a recipe that allow
-what is else refused: --model_init_kwargs.use_safetensors false, --trust_remote_code true.
-"""
+"""A run as a plain checkpoint that transformers and vLLM load: a LoRA adapter is merged into its base model."""
 
 import argparse
 from pathlib import Path
@@ -17,13 +10,8 @@ from grpo_math.recipe.recipe import load_recipe, model_folder
 from grpo_math.runs.folder import quiet_progress_bars
 
 
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="grpo-math export")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    options, keys = parser.parse_known_args(argv)
-    recipe = load_recipe(["--model_name_or_path", str(options.run), *keys], "evaluation")
+def main(options: argparse.Namespace) -> None:
+    recipe = load_recipe(["--model_name_or_path", str(options.run), *options.words], "evaluation")
     export(options.run, options.out, options.dtype, **load_arguments(recipe.trainer))
     print(f"{options.out}: {options.dtype}, for transformers and `vllm serve {options.out}`")
 

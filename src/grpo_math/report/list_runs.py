@@ -1,10 +1,6 @@
-"""The runs in a folder, the newest last: state, steps, accuracy before and after, reward now.
+"""The runs in a folder, the newest last: state, steps, accuracy before and after, reward now."""
 
-usage: grpo-math runs [FOLDER]
-
-FOLDER is runs/ unless said.
-"""
-
+import argparse
 import datetime
 from pathlib import Path
 
@@ -14,11 +10,9 @@ from grpo_math.report.data import Run, read_json, read_run
 COLUMNS = ["run", "state", "steps", "accuracy", "reward", "started"]
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1 or (argv and argv[0].startswith("-")):
-        raise UserError(f"runs: want one folder at most, got {' '.join(argv)}")
-    folder = Path(*argv) if argv else Path("runs")
-    if argv and not folder.is_dir():
+def main(options: argparse.Namespace) -> None:
+    folder = options.folder or Path("runs")
+    if options.folder and not folder.is_dir():
         raise UserError(f"{folder}: no such folder: name one with runs in it")
     if (folder / "recipe.yaml").exists():
         raise UserError(f"{folder}: is a run itself: grpo-math report {folder}, or name the folder of runs it is in")

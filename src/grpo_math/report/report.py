@@ -1,10 +1,4 @@
-"""What came of a run, in one page that opens from disk: accuracy, curves, completions, recipe.
-
-usage: grpo-math report RUN [RUN2 ...] [--out FILE.html] [--watch]
-
-Writes RUN/report.html (of several runs RUN/compare-report.html, or FILE.html), with the main curves beside it as .png
-and .svg, and prints a summary. --watch writes it again as long as a run goes on; the open page follows.
-"""
+"""What came of a run, in one page that opens from disk: accuracy, curves, completions, recipe."""
 
 import argparse
 import contextlib
@@ -24,12 +18,7 @@ LIMIT = 4_900_000  # bytes of a page
 POLL = 10  # seconds between two looks at a run that goes on
 
 
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="grpo-math report")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--watch", action="store_true")
-    options = parser.parse_args(argv)
+def main(options: argparse.Namespace) -> None:
     if options.watch:
         watch(options.runs, options.out)
     else:
