@@ -121,7 +121,7 @@ BROKEN_KEYS = [
     ({"dtype": "float64"}, "HERE/recipe.yaml: dtype: no 'float64': use one of auto, bfloat16, float16, float32"),
     ({"save_steps": 0}, "HERE/recipe.yaml: save_steps: want a number from 1e-06 to 1e+09, got 0"),
     ({"generation_kwargs": "x"}, "HERE/recipe.yaml: generation_kwargs: want a mapping such as {top_k: 50}, got 'x'"),
-    ({"rewards": {"m": {"path": "builtins:max"}}}, "builtins:max: takes arguments that Python cannot name: wrap it in a function of yours"),
+    ({"rewards": {"m": {"path": "builtins:max"}}}, "builtins:max: its arguments have no names in Python: wrap it in a function of yours"),
     ({"preflight": "no"}, "HERE/recipe.yaml: preflight: want true or false, got 'no'"),
     ({"use_peft": True, "lora_target_modules": ["q_proj"]}, "use_peft: peft refuses it: Target modules q_proj not found in the base model. Please check the target modules and try again: see lora_target_modules (TRL takes a list of one for a pattern)"),
     ({"learning_rat": 1}, "HERE/recipe.yaml: learning_rat: unknown key, did you mean learning_rate?"),

@@ -12,7 +12,7 @@ from grpo_math.errors import UserError
 from grpo_math.grading import last_boxed
 
 
-def text_of(value) -> str:
+def text_of(value: object) -> str:
     """An answer cell as text: 145.0 is "145"; None, NaN, blanks and whole lists are unusable."""
     if isinstance(value, list | dict):
         raise Unusable("with a list or mapping as the answer")
@@ -110,7 +110,7 @@ def find_column(row: dict, role: str, names: tuple[str, ...], fields: dict) -> s
     return column
 
 
-def reasoning_gym(row: dict, **_) -> Problem:
+def reasoning_gym(row: dict, **_: object) -> Problem:
     """Any task of reasoning-gym, made on the spot: `task: gsm_symbolic, size: 2000, seed: 1, config: {}`.
 
     {"question": "State the final answer to the following arithmetic problem: 4 + 3 =", "answer": "7",
@@ -138,7 +138,7 @@ def generate_reasoning_gym(
         ) from error
 
 
-def own_row(row, **_) -> Problem:
+def own_row(row: object, **_: object) -> Problem:
     """What a user's own function yields: a Problem, or a mapping with a question and an answer."""
     if isinstance(row, Problem):
         return row

@@ -20,12 +20,10 @@ WORDS = 8
 SAME, RUN = "that are test problems", f"with {WORDS} words in a row of a test problem"
 
 
-def too_long(template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int | None) -> Filter:
+def too_long(template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int) -> Filter:
     """Drops prompts of more than `max_prompt_tokens` tokens, chat template included."""
 
     def reasons(problems: list[Problem]) -> list[str | None]:
-        if max_prompt_tokens is None:
-            return [None] * len(problems)
         lengths = prompt_lengths(problems, template, tokenizer)
         return [f"over {max_prompt_tokens} prompt tokens" if n > max_prompt_tokens else None for n in lengths]
 

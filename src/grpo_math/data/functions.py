@@ -1,4 +1,4 @@
-"""Functions that people name: `file.py:function` or `package.module:function`."""
+"""Functions that a recipe names: `file.py:function` or `package.module:function`."""
 
 import importlib
 import importlib.util
@@ -38,15 +38,17 @@ def load_function(reference: str) -> Callable:
     """Import the function that `file.py:function` or `package.module:function` names."""
     module, name = split_reference(reference)
     try:
-        if module.endswith(".py"):
-            path = source_file(module)
+        path = source_file(module) if module.endswith(".py") else None
+        if path is None:
+            loaded = importlib.import_module(module)
+        else:
             sys.path.append(str(path.resolve().parent))  # it may import its neighbours
             own = f"grpo_math_own_{path.stem}"  # never the name of an installed module
             spec = importlib.util.spec_from_file_location(own, path)
+            if spec is None or spec.loader is None:  # not for a .py file
+                raise ImportError(path)
             loaded = sys.modules[own] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(loaded)
-        else:
-            loaded = importlib.import_module(module)
     except UserError as error:
         raise UserError(f"{reference}: {error}") from None
     except Exception as error:
@@ -57,17 +59,14 @@ def load_function(reference: str) -> Callable:
     try:
         inspect.signature(function)
     except ValueError:
-        raise UserError(
-            f"{reference}: takes arguments that Python cannot name: wrap it in a function of yours"
-        ) from None
+        raise UserError(f"{reference}: its arguments have no names in Python: wrap it in a function of yours") from None
     return function
 
 
 def parameters(function: Callable) -> dict[str, str]:
     """The named parameters of a function with their annotations as source text ("" without one)."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {
-        name: "" if p.annotation is p.empty else inspect.formatannotation(p.annotation)
-        for name, p in inspect.signature(function).parameters.items()
-        if p.kind in kinds
+        name: "" if one.annotation is one.empty else inspect.formatannotation(one.annotation)
+        for name, one in inspect.signature(function).parameters.items()
+        if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
     }

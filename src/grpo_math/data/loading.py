@@ -3,12 +3,11 @@
 import contextlib
 import itertools
 import logging
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpo_math.data.adapters import ADAPTERS, OWN
 from grpo_math.data.filters import Filter, Overlap, first_reasons, outside_pass_rates, too_long
@@ -52,7 +51,7 @@ def load_parts(
             filters.append(outside_pass_rates(spec.pass_rate, spec.where))
         if overlap and spec.decontaminate:
             filters.append(overlap)
-        if spec.max_prompt_tokens is not None:
+        if tokenizer is not None and spec.max_prompt_tokens is not None:
             filters.append(too_long(template, tokenizer, spec.max_prompt_tokens))
         if keep_too:
             filters.append(lambda problems: [keep_too(problem) for problem in problems])
@@ -63,10 +62,10 @@ def load_parts(
 
 def mix_parts(parts: list[Problems], specs: list[DatasetSpec], seed: int) -> list[Problem]:
     """Join the problems. With weights, each part gets its share of the largest mixture that repeats no problem."""
-    weights = [spec.weight for spec in specs]
-    if all(weight is None for weight in weights):
+    if all(spec.weight is None for spec in specs):
         return [problem for part in parts for problem in part.problems]
-    if any(weight is None or weight <= 0 for weight in weights):
+    weights = [spec.weight or 0.0 for spec in specs]
+    if min(weights) <= 0:
         raise UserError(f"dataset weights {weights}: give every dataset of the list a weight above 0, or none of them")
     total = sum(weights)
     size = min(len(part.problems) * total / weight for part, weight in zip(parts, weights, strict=True))
@@ -91,12 +90,12 @@ def local_test_set(name: str, specs: list[DatasetSpec]) -> DatasetSpec | None:
         folder = Path(spec.path or "").expanduser()
         if spec.name == name and spec.path and folder.is_dir():
             with contextlib.suppress(UserError):  # it has no such split
-                local_files(folder, "test", spec.config)
+                local_files(folder, "test", spec.subset)
                 return DatasetSpec(name=name, path=spec.path, split="test", config=spec.config)
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    cached = os.path.join(HF_HUB_CACHE, f"datasets--{ADAPTERS[name].hub.replace('/', '--')}", "snapshots")
-    return DatasetSpec(name=name, split="test") if os.path.isdir(cached) else None
+    cached = Path(HF_HUB_CACHE, f"datasets--{ADAPTERS[name].hub}".replace("/", "--"), "snapshots")
+    return DatasetSpec(name=name, split="test") if cached.is_dir() else None
 
 
 def load_problems(spec: DatasetSpec, *filters: Filter) -> Problems:
@@ -106,18 +105,17 @@ def load_problems(spec: DatasetSpec, *filters: Filter) -> Problems:
     malformed or leaves no problem.
     """
     parsed = parsed_rows(spec)
-    problems, places, dropped, read = [], [], Counter(), 0
-    while batch := list(itertools.islice(parsed, spec.max_samples and spec.max_samples - len(problems))):
+    kept: list[tuple[int, Problem]] = []
+    read, dropped = 0, Counter[str]()
+    while batch := list(itertools.islice(parsed, spec.max_samples and spec.max_samples - len(kept))):
         read += len(batch)
-        reasons = iter(first_reasons([found for _, found in batch if isinstance(found, Problem)], filters))
-        for place, found in batch:
-            if reason := next(reasons) if isinstance(found, Problem) else found:
-                dropped[reason] += 1
-            else:
-                problems.append(found)
-                places.append(place)
-    loaded = Problems(spec.title, problems, places, read, dropped)
-    if not problems:
+        usable = [(place, found) for place, found in batch if isinstance(found, Problem)]
+        reasons = first_reasons([problem for _, problem in usable], filters)
+        kept += [one for one, reason in zip(usable, reasons, strict=True) if not reason]
+        dropped.update(found for _, found in batch if isinstance(found, str))
+        dropped.update(filter(None, reasons))
+    loaded = Problems(spec.title, [problem for _, problem in kept], [place for place, _ in kept], read, dropped)
+    if not kept:
         raise UserError(f"{spec.where[:-1]}: {loaded}: nothing is left to train or test on")
     return loaded
 
@@ -131,7 +129,7 @@ def parsed_rows(spec: DatasetSpec) -> Iterator[tuple[int, Problem | str]]:
     if seed is None and spec.max_samples and len(adapter.configs) > 1:
         seed = 0  # MATH comes sorted by subject: the first rows are all algebra
     try:
-        rows = enumerate(raw_rows(spec), 1)
+        rows: Iterable[tuple[int, Any]] = enumerate(raw_rows(spec), 1)
         if seed is not None:
             rows = list(rows)
             random.Random(seed).shuffle(rows)
@@ -156,7 +154,7 @@ def parsed_rows(spec: DatasetSpec) -> Iterator[tuple[int, Problem | str]]:
 def raw_rows(spec: DatasetSpec) -> Iterable:
     """The raw rows of a dataset: from a function by path, reasoning-gym, a local file or folder, or the Hub."""
     if spec.name is None:
-        return function_rows(spec.path, spec.split, spec.params)
+        return function_rows(spec.path or "", spec.split, spec.params)
     adapter = ADAPTERS[spec.name]
     if adapter.generate:
         return adapter.generate(spec.split, spec.config, **spec.params)
@@ -164,8 +162,8 @@ def raw_rows(spec: DatasetSpec) -> Iterable:
     if path is None:
         raise UserError(f"path: missing for {spec.name}: give a FILE, a FOLDER or a HUB_ID")
     if Path(path).expanduser().exists():
-        files = local_files(Path(path).expanduser(), spec.split, spec.config)
+        files = local_files(Path(path).expanduser(), spec.split, spec.subset)
         return (row for file in files for row in rows_of_file(file))
     if ".py:" in path:
         raise UserError(f"path: {path} is a function, and {spec.name} wants files: set name: null")
-    return hub_rows(path, (spec.config,) if spec.config else adapter.configs, spec.split)
+    return hub_rows(path, (spec.subset,) if spec.subset else adapter.configs, spec.split)

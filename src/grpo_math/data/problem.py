@@ -33,8 +33,8 @@ class PassRateSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     file: str = Field(min_length=1)
-    min: float = Field(0.0, ge=0, le=1)
-    max: float = Field(1.0, ge=0, le=1)
+    min: float = Field(default=0.0, ge=0, le=1)
+    max: float = Field(default=1.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def check_order(self) -> "PassRateSpec":
@@ -57,14 +57,19 @@ class DatasetSpec(BaseModel):
     path: str | None = None
     split: str = "train"
     config: str | dict[str, Any] | None = None
-    max_samples: int | None = Field(None, ge=1)
+    max_samples: int | None = Field(default=None, ge=1)
     shuffle_seed: int | None = None
-    max_prompt_tokens: int | None = Field(None, ge=1)
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
     weight: float | None = None
     decontaminate: bool = False
     pass_rate: PassRateSpec | None = None
     params: dict[str, Any] = {}
-    where: str = Field("dataset.", exclude=True)
+    where: str = Field(default="dataset.", exclude=True)
+
+    @property
+    def subset(self) -> str | None:
+        """The name of a Hub dataset's config, or of its folder."""
+        return self.config if isinstance(self.config, str) else None
 
     @property
     def title(self) -> str:

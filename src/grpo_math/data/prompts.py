@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpo_math.data.problem import Problem
 from grpo_math.errors import one_line
@@ -43,7 +43,7 @@ class PromptTemplate:
         messages.append({"role": "user", "content": text})
         if not self.prefill:
             return messages
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return rendered.removeprefix(tokenizer.bos_token or "") + self.prefill
 
     def full_text(self, completion: str) -> str:
@@ -105,10 +105,12 @@ def token_ids(prompt: str | list[dict], tokenizer: "PreTrainedTokenizerBase") ->
     return tokenized([prompt], tokenizer)[0]
 
 
-def tokenized(prompts: list[str] | list[list[dict]], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+def tokenized(prompts: list[Any], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """The token ids of texts, or of conversations."""
     if isinstance(prompts[0], str):
         return tokenizer(prompts)["input_ids"]
-    return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+    encoded: Any = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)
+    return encoded["input_ids"]
 
 
 def prompt_ids(

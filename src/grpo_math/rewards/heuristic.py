@@ -38,7 +38,7 @@ def heuristic(
     formulas: float = 0.3,
     concepts: float = 0.3,
     structure: float = 0.2,
-    **_,
+    **_: object,
 ) -> list[float]:
     """The weighted sum of four parts, each in [0, 1] and logged as `heuristic/PART`; 0 for an empty text.
 

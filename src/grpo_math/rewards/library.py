@@ -34,7 +34,7 @@ def correctness(
     correct: float = 1.0,
     wrong: float = 0.0,
     no_answer: float | None = None,
-    **_,
+    **_: object,
 ) -> list[float | None]:
     """`correct` for the right answer, `wrong` for another, `no_answer` (default: as `wrong`) where there is none.
 
@@ -57,14 +57,14 @@ def log_grades(grades: list[Grade], log_metric: Callable | None) -> None:
         log_metric(f"grading/{name}", sum(grade.how == how for grade in grades) / len(grades))
 
 
-def format(completions: list, template: PromptTemplate, **_) -> list[float]:
+def format(completions: list, template: PromptTemplate, **_: object) -> list[float]:
     """1 where the whole completion is in the template's answer style, else 0; right or wrong does not matter."""
     texts = [template.full_text(completion_text(completion)) for completion in completions]
     return [float(well_formed(text, template.answer_style)) for text in texts]
 
 
 def r1_zero(
-    completions: list, grades: list[Grade], template: PromptTemplate, log_metric: Callable | None = None, **_
+    completions: list, grades: list[Grade], template: PromptTemplate, log_metric: Callable | None = None, **_: object
 ) -> list[float | None]:
     """1 where the completion is in the answer style and its answer is right, else 0: format and answer in one verdict.
 
@@ -81,7 +81,7 @@ def r1_zero(
     ]
 
 
-def brevity(completion_ids: list[list[int]], max_completion_length: int, **_) -> list[float]:
+def brevity(completion_ids: list[list[int]], max_completion_length: int, **_: object) -> list[float]:
     """(1 + cos(pi * length / max_completion_length)) / 2: 1 for no token, 0 at the limit, in [0, 1].
 
     Alone it rewards empty completions: give it `gate: correctness`.
@@ -98,7 +98,7 @@ def cosine(
     correct_long: float = 0.5,
     wrong_short: float = -1.0,
     wrong_long: float = -0.5,
-    **_,
+    **_: object,
 ) -> list[float | None]:
     """Correctness scaled by length: from `..._short` for no token along a half cosine to `..._long` at the limit.
 
@@ -118,7 +118,7 @@ def cosine_between(start: float, end: float, length: int, longest: int) -> float
 
 
 def overlong(
-    completion_ids: list[list[int]], max_completion_length: int, *, cache_tokens: int = 128, **_
+    completion_ids: list[list[int]], max_completion_length: int, *, cache_tokens: int = 128, **_: object
 ) -> list[float]:
     """0 up to max_completion_length - cache_tokens, then falling to -1 at max_completion_length, in [-1, 0].
 
@@ -130,7 +130,7 @@ def overlong(
 
 
 def repetition(
-    completion_ids: list[list[int]], *, ngram_tokens: int = 3, max_penalty: float = -1.0, **_
+    completion_ids: list[list[int]], *, ngram_tokens: int = 3, max_penalty: float = -1.0, **_: object
 ) -> list[float]:
     """max_penalty * (1 - distinct n-grams / n-grams), over tokens, in [max_penalty, 0]; 0 for texts below one n-gram.
 
@@ -141,13 +141,13 @@ def repetition(
     return get_repetition_penalty_reward(ngram_tokens, max_penalty)(completion_ids)
 
 
-def steps(completions: list, *, wanted: int = 3, **_) -> list[float]:
+def steps(completions: list, *, wanted: int = 3, **_: object) -> list[float]:
     """min(1, distinct steps / wanted), in [0, 1]; a step is a line with an equation, a number, a dash or "Step n"."""
     found = [set(filter(STEP.match, completion_text(completion).splitlines())) for completion in completions]
     return [min(1.0, len(lines) / wanted) for lines in found]
 
 
-def language(completions: list, **_) -> list[float]:
+def language(completions: list, **_: object) -> list[float]:
     """The share of the letters that are Latin, Greek or mathematical, in [0, 1]; 0 for a text without letters.
 
     Against the mixing of languages that R1-Zero showed (DeepSeek-AI 2025, arXiv:2501.12948, section 2.3.2).

@@ -48,7 +48,7 @@ class RewardSpec(BaseModel):
     scale: float = 1.0
     bias: float = 0.0
     gate: str | None = None
-    timeout: float | None = Field(None, gt=0)
+    timeout: float | None = Field(default=None, gt=0)
     params: dict[str, Any] = {}
 
 
@@ -61,7 +61,7 @@ def grades_of(texts: tuple[str, ...], golds: tuple[str, ...], style: str) -> lis
     return grades
 
 
-def log_nothing(*_) -> None:
+def log_nothing(*_: object) -> None:
     """In place of TRL's log_metric and log_extra."""
 
 
@@ -81,7 +81,7 @@ class Reward:
     def __post_init__(self):
         self.__name__ = self.spec.name  # TRL's metric: rewards/<name>/mean
 
-    def __call__(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
+    def __call__(self, /, prompts: list, completions: list, **columns: Any) -> list[float | None]:
         scores = self.scores(prompts, completions, **columns)
         self.known = completions, scores
         if self.gate:
@@ -89,14 +89,14 @@ class Reward:
             scores = [gated(score, key) for score, key in zip(scores, keys, strict=True)]
         return [None if score is None else self.spec.scale * score + self.spec.bias for score in scores]
 
-    def recalled(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
+    def recalled(self, /, prompts: list, completions: list, **columns: Any) -> list[float | None]:
         """The scores for the entries it gates: those of the last call, or of a call that logs nothing."""
         if self.known and self.known[0] is completions:
             return self.known[1]
         return self.scores(prompts, completions, **columns | dict.fromkeys(("log_metric", "log_extra"), log_nothing))
 
     def scores(
-        self, /, prompts: list, completions: list, log_metric: Callable = log_nothing, **columns
+        self, /, prompts: list, completions: list, log_metric: Callable = log_nothing, **columns: Any
     ) -> list[float | None]:
         """The function's own scores, checked: before gate, scale and bias.
 
@@ -119,7 +119,7 @@ class Reward:
         log_metric(f"rewards/{self.spec.name}/failed", failed / len(completions))
         return scores
 
-    def asked(self, /, prompts: list, completions: list, **columns) -> list[float | None]:
+    def asked(self, /, prompts: list, completions: list, **columns: Any) -> list[float | None]:
         """One call. Raises RewardError, with the batch it was given, where the function fails."""
         named, cause = parameters(self.function), None
         if "template" in named:
@@ -156,7 +156,7 @@ class Reward:
         raise failed from cause
 
 
-def wrong_with(scores, completions: list) -> str | None:
+def wrong_with(scores: Any, completions: list) -> str | None:
     """Why TRL cannot use what a reward function returned, and what to return; None where it can."""
     if isinstance(scores, str | dict | set) or not hasattr(scores, "__len__"):
         return f"returned {scores!r:.80}: return a list of floats"
@@ -174,7 +174,7 @@ def wrong_with(scores, completions: list) -> str | None:
     return None
 
 
-def is_finite_number(score) -> bool:
+def is_finite_number(score: Any) -> bool:
     """Whether TRL can use it: int, float, bool, or a NumPy or torch scalar; no text, no NaN, no infinity."""
     try:
         return not isinstance(score, str | bytes) and math.isfinite(score)
@@ -182,7 +182,7 @@ def is_finite_number(score) -> bool:
         return False
 
 
-def is_column(values, count: int) -> bool:
+def is_column(values: Any, count: int) -> bool:
     return isinstance(values, list) and len(values) == count
 
 
@@ -213,10 +213,10 @@ def settings(function: Callable) -> dict:
     return {name: parameter.default for name, parameter in named if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-def own_function(spec: RewardSpec) -> Callable:
-    function = load_function(spec.path)
+def own_function(spec: RewardSpec, path: str) -> Callable:
+    function = load_function(path)
     if inspect.isclass(function):
-        raise UserError(f"rewards.{spec.name}.path: {spec.path} is a class: name an instance of it, made in that file")
+        raise UserError(f"rewards.{spec.name}.path: {path} is a class: name an instance of it, made in that file")
     named = list(parameters(function))
     unknown = [key for key in spec.params if key not in named]
     if unknown and not takes_everything(function):
@@ -231,22 +231,20 @@ def build_rewards(
 
     Raises UserError for a function that cannot be imported, or that has no such parameter.
     """
-    built: dict[str, Reward | str] = {}
+    built: dict[str, Reward] = {}
     for spec in specs:
         if spec.reward_model:
-            built[spec.name] = spec.reward_model
             continue
-        function = own_function(spec) if spec.path else REWARDS[spec.name]
+        function = own_function(spec, spec.path) if spec.path else REWARDS[spec.name]
         # A shipped reward's settings are bound, defaults too: a data column of such a name is not meant.
         params = spec.params if spec.path else settings(function) | spec.params
         built[spec.name] = Reward(spec, function, params, template, max_completion_length, skip)
-    for spec in specs:
-        if spec.gate:
-            built[spec.name].gate = built[spec.gate]
-    return list(built.values())
+    for reward in built.values():
+        reward.gate = built[reward.spec.gate] if reward.spec.gate else None
+    return [spec.reward_model or built[spec.name] for spec in specs]
 
 
-def for_trl(reward):
+def for_trl(reward: Any) -> Any:
     """The reward as TRL calls it: an async one as a coroutine function, which TRL runs concurrently.
 
     All that Reward does happens in a thread, so that what blocks there, such as grading, holds up nobody. Anything
@@ -257,7 +255,7 @@ def for_trl(reward):
     if not (isinstance(reward, Reward) and is_async_callable(reward.function)):
         return reward
 
-    async def called_by_trl(**given) -> list[float | None]:
+    async def called_by_trl(**given: Any) -> list[float | None]:
         return await in_thread(reward, **given)
 
     called_by_trl.__name__ = reward.spec.name

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, wait
+from typing import Any
 
 GRACE = 10  # seconds after a deadline at which a process that cannot run its own threads ends
 starting = threading.Lock()
@@ -17,7 +18,7 @@ class Late(Exception):
     """The function did not return before its deadline."""
 
 
-def call(function: Callable, given: dict, seconds: float | None):
+def call(function: Callable, given: dict, seconds: float | None) -> Any:
     """What the function returns for these arguments, awaited where it is awaitable, as a list where it is an iterator.
 
     Raises Late after so many seconds; None is no deadline. With one, the function runs in a thread of its own, where a
@@ -27,7 +28,7 @@ def call(function: Callable, given: dict, seconds: float | None):
     if seconds is None:
         found = finished(function, given)
     else:
-        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=sys.__stderr__ or sys.stderr)
         try:
             found = result(thread(functools.partial(finished, function, given)), seconds)
         finally:
@@ -39,17 +40,17 @@ def call(function: Callable, given: dict, seconds: float | None):
     return found
 
 
-def finished(function: Callable, given: dict):
+def finished(function: Callable, given: dict) -> Any:
     return as_list(function(**given))
 
 
-def as_list(scores):
+def as_list(scores: Any) -> Any:
     return list(scores) if isinstance(scores, Iterator) else scores
 
 
 def thread(work: Callable[[], object]) -> Future:
     """What `work` returns, from a daemon thread: Python's exit would wait for those of an executor."""
-    future = Future()
+    future: Future = Future()
     future.set_running_or_notify_cancel()  # from here on nobody can cancel it
 
     def run() -> None:
@@ -62,7 +63,7 @@ def thread(work: Callable[[], object]) -> Future:
     return future
 
 
-def result(future: Future, seconds: float | None):
+def result(future: Future, seconds: float | None) -> Any:
     try:
         if not wait([future], seconds).done:
             raise Late
@@ -79,13 +80,13 @@ def loop() -> asyncio.AbstractEventLoop:
     return ours
 
 
-async def outcome(awaitable: Awaitable):
+async def outcome(awaitable: Awaitable) -> Any:
     try:
         return as_list(await awaitable)
     except (SystemExit, KeyboardInterrupt) as error:  # would end the loop, and not the process
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
-async def in_thread(function: Callable, /, **arguments):
+async def in_thread(function: Callable, /, **arguments: Any) -> Any:
     """As asyncio.to_thread, but in a daemon thread of its own."""
     return await asyncio.wrap_future(thread(functools.partial(function, **arguments)))
