@@ -24,8 +24,7 @@ def plan(write_recipe, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         monkeypatch.setattr("grpo_math.launch.plan.check_vllm", lambda: None)  # it need not be here for a plan
         recipe = write_recipe(**(GPU | changes))
-        options = parse(["launch", *words.split(), "--config", str(recipe)])
-        return make_plan(options, options.words)
+        return make_plan(parse(["launch", *words.split(), "--config", str(recipe)]))
 
     return plan
 

@@ -10,9 +10,9 @@ import pytest
 import transformers
 
 from grpo_math.__main__ import dispatch, parse
-from grpo_math.check import subject_of
+from grpo_math.check import check, subject_of
 from grpo_math.checks.preflight import CHECKS, run_checks
-from grpo_math.errors import run_cli
+from grpo_math.errors import UserError, run_cli
 
 GOOD = [{"question": f"What is {n}+1?", "answer": str(n + 1)} for n in range(20)]
 OWN = {"name": "json", "path": "ROWS"}
@@ -417,3 +417,15 @@ def test_a_check_of_gsm8k_takes_seconds_and_loads_no_model(write_recipe, real_da
     print(f"{time.monotonic() - start:.1f} s")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "golds are right as completions" in done.stdout
+
+
+def test_check_in_python_returns_the_findings(write_recipe):
+    path = write_recipe(use_vllm=False, num_generations=4)
+    found = check(path, temperature=0.2, rewards={"format": {"weight": 0.1}})
+    assert {one.check for one in found} == CHECKS.keys()
+    assert [(one.check, one.fix) for one in found if one.level == "warning"] == [("recipe", "temperature: 1.0")]
+    assert [one.says for one in check(path, layout="cpu", learning_rat=1) if one.level == "error"] == [
+        "learning_rat: unknown key, did you mean learning_rate?"
+    ]
+    with pytest.raises(UserError, match="no layout nowhere"):
+        check(path, layout="nowhere")

@@ -1,13 +1,16 @@
 """The verb `check`: a recipe on its layout, checked in seconds, before a model is loaded."""
 
 import argparse
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
-from grpo_math.checks.findings import Subject
-from grpo_math.checks.preflight import report
+from grpo_math.checks.findings import Finding, Subject
+from grpo_math.checks.preflight import report, run_checks
 from grpo_math.launch.layouts import read_layout
 from grpo_math.launch.plan import make_plan
-from grpo_math.recipe.recipe import resolve
+from grpo_math.recipe.recipe import Recipe, resolve
 
 
 def main(options: argparse.Namespace) -> None:
@@ -15,6 +18,24 @@ def main(options: argparse.Namespace) -> None:
     subject.samples = options.sample
     if not report(subject, options.json):
         sys.exit(1)
+
+
+def check(recipe: Recipe | str | Path, layout: str = "none", **overrides: Any) -> list[Finding]:
+    """Run all checks of `grpo-math check` and return their findings: errors, warnings and notes.
+
+    `overrides` replace keys of a recipe file. `layout` is a shipped layout, the path of an accelerate config, or none:
+    one process on this machine. Raises UserError if there is no such recipe or layout.
+    """
+    if isinstance(recipe, Recipe):
+        if overrides or layout != "none":
+            raise TypeError("give the recipe's file, to check it with other keys or on a layout")
+        subject = Subject(recipe)
+    else:
+        words = [word for key, value in overrides.items() for word in (f"--{key}", json.dumps(value))]  # JSON is YAML
+        options = {"words": ["--config", str(recipe), *words], "layout": layout, "num_processes": None, "nodes": None}
+        options |= {"node_rank": None, "main_process_ip": None, "main_process_port": None}
+        subject = subject_of(argparse.Namespace(**options))
+    return [finding for _, found in run_checks(subject) for finding in found]
 
 
 def subject_of(options: argparse.Namespace) -> Subject:
@@ -30,5 +51,5 @@ def subject_of(options: argparse.Namespace) -> Subject:
         layout=options.layout,
         processes=layout.processes(options),
         sharded=layout.sharded,
-        plan=lambda: make_plan(options, options.words),
+        plan=lambda: make_plan(options),
     )

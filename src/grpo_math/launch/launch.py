@@ -26,7 +26,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def launch(options: argparse.Namespace) -> None:
-    plan = make_plan(options, options.words)
+    plan = make_plan(options)
     print(plan, flush=True)
     if not options.dry_run:
         with contextlib.redirect_stdout(None):  # the trainer prints where it begins

@@ -87,15 +87,14 @@ class Plan:
         return f"the vLLM server at {elsewhere}" if given.get("vllm_mode") == "server" else "vLLM, colocated"
 
 
-def make_plan(options: argparse.Namespace, arguments: list[str]) -> Plan:
-    """The plan for a recipe's arguments (`--config FILE --key value ...`). Raises UserError for what cannot work."""
+def make_plan(options: argparse.Namespace) -> Plan:
+    """The plan for the options of `launch`. Raises UserError for what cannot work."""
     layout = read_layout(options.layout)
-    recipe = load_recipe(arguments)
+    recipe = load_recipe(options.words)
     second = SERVER if serves_itself(recipe, layout) else layout.second
     added = layout.keys(recipe) + (keys_with_watcher(recipe) if second == EVALUATION else [])
-    if added:
-        arguments = [*arguments, *added]
-        recipe = load_recipe(arguments)
+    words = [*options.words, *added]
+    recipe = load_recipe(words) if added else recipe
     given = recipe.trainer
     if given.get("use_vllm"):
         check_vllm()
@@ -107,8 +106,8 @@ def make_plan(options: argparse.Namespace, arguments: list[str]) -> Plan:
     batch = batch_arguments(given, recipe.prompts_per_step, processes) if recipe.sft is None else {}
     if given.get("use_vllm") and given.get("vllm_mode") != "server":
         check_parallel(recipe, processes)
-    words = accelerate_arguments(options, layout, processes)
-    words += ["-m", "grpo_math.train" if recipe.sft is None else "grpo_math.sft", *arguments]
+    module = "grpo_math.train" if recipe.sft is None else "grpo_math.sft"
+    words = [*accelerate_arguments(options, layout, processes), "-m", module, *words]
     environment = {"GRPO_MATH_PROCESSES": str(processes), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(PATIENCE)}
     if gpus is None and layout.config["distributed_type"] != "DEEPSPEED":
         environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}  # no run resumes on its "cpu:0"
