@@ -1,6 +1,7 @@
-"""The curves of runs: as plotly's figures for the page, and the main ones as PNG and SVG by matplotlib.
+"""The curves of runs: as plotly figures for the page, and the first four as PNG and SVG by matplotlib.
 
-Every logged value is faint, its running mean bold. One run has a colour for each metric, several have one each.
+Logged values are faint, their running means bold. One run has one colour per metric, several runs one colour per run.
+To add a chart, add a line to CHARTS.
 """
 
 import html
@@ -11,34 +12,44 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grpo_math.report.data import Run, accuracy
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 COLORS = ("#3b7dd8", "#e07b39", "#2f9e6e", "#9a6ee0", "#d6517d", "#1a9db0", "#a58a2b", "#7f8794")  # on light and dark
 ALARM = "#d23f3f"
-POINTS = 1_000  # of a curve; of more every nth is drawn
+POINTS = 1_000  # of a curve; of longer ones every nth is drawn
 MAIN = 4  # panels in the PNG and SVG
 STACKED = "time of a step"
-CHARTS = {  # title: metrics, how to read them
-    "accuracy": ("accuracy", "share of right answers; dots are held-out problems with their 95 % interval"),
+CHARTS = {  # title: pattern of the metrics, how to read them
+    "accuracy": ("accuracy", "share of correct answers; dots are held-out problems with their 95 % interval"),
     "reward": ("reward", "what the policy is trained to raise: the weighted sum of the rewards"),
-    "token accuracy": ("mean_token_accuracy", "share of the solutions' tokens that the model finds likeliest"),
-    "completion length": ("completions/mean_length", "tokens a completion"),
-    "zero-std": ("frac_reward_zero_std", "share of groups whose completions all earn the same: they teach nothing"),
+    "token accuracy": (
+        "mean_token_accuracy",
+        "share of the solutions' tokens to which the model gives the highest probability",
+    ),
+    "completion length": ("completions/mean_length", "tokens per completion"),
+    "zero-std": (
+        "frac_reward_zero_std",
+        "share of groups whose completions all get the same reward: they teach nothing",
+    ),
     "rewards": ("rewards/*/mean", "each reward function, before its weight"),
-    "failed rewards": ("rewards/*/failed", "share of completions without a score, since the function failed on them"),
-    "entropy": ("entropy", "how undecided the policy is at a token; near 0 it explores nothing"),
-    "KL": ("kl", "how far the policy is from the reference model"),
-    "truncated": ("completions/clipped_ratio", "share of completions cut off at the longest length"),
+    "failed rewards": ("rewards/*/failed", "share of completions without a score because the function failed on them"),
+    "entropy": ("entropy", "of the policy per token; near 0 it explores nothing"),
+    "KL": ("kl", "distance of the policy from the reference model"),
+    "truncated": ("completions/clipped_ratio", "share of completions cut off at the maximum length"),
     "grading": (
         "grading/*",
         "share of completions without an answer, graded too slowly or not at all, or with an unreadable gold",
     ),
-    STACKED: ("time/*", "seconds of generating, scoring and updating: running means, stacked"),
-    "step time": ("step_time", "seconds a step"),
-    "throughput": ("tokens_per_second", "tokens of prompts and completions for every second of a step"),
+    STACKED: ("time/*", "seconds for generating, scoring and updating: running means, stacked"),
+    "step time": ("step_time", "seconds per step"),
+    "throughput": ("tokens_per_second", "tokens of prompts and completions per second of a step"),
     "loss": ("loss", "falls in SFT; in GRPO it stays near 0 and says little"),
-    "gradient norm": ("grad_norm", "before clipping; a peak is a step that pulled hard"),
+    "gradient norm": ("grad_norm", "before clipping"),
 }
 
 
@@ -53,7 +64,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """`dots` are the evaluations of runs, with their colour."""
+    """`dots` are the evaluations of runs, each with its colour."""
 
     title: str
     aid: str
@@ -67,15 +78,6 @@ class Panel:
         return f"{self.title} by step: {', '.join(ends) or 'evaluations only'}"
 
 
-def window_of(run: Run) -> int:
-    """Of the running mean, in logs."""
-    return max(5, len(run.steps) // 20)
-
-
-def stride_of(run: Run) -> int:
-    return -(-len(run.steps) // POINTS)
-
-
 def running_means(values: list[float], window: int) -> list[float]:
     """The mean of each value and those before it, `window` in all and fewer at the beginning."""
     sums = [0.0, *accumulate(values)]
@@ -84,29 +86,25 @@ def running_means(values: list[float], window: int) -> list[float]:
 
 
 def panels(runs: list[Run], names: list[str]) -> list[Panel]:
-    """Of whatever was logged; with several runs one for each metric."""
+    """A panel per chart; with several runs a panel per metric, with a curve per run."""
     logged = dict.fromkeys(name for run in runs for row in run.steps for name in row)
     found = []
     for title, (pattern, aid) in CHARTS.items():
         metrics = [metric for metric in logged if fnmatchcase(metric, pattern)]
-        dots = evaluations(runs, bool(metrics)) if title == "accuracy" else []
-        if len(runs) == 1:
-            wanted = [(title, [(runs[0], short(metric, title), metric) for metric in metrics])]
-        else:
-            groups = [[(run, name, metric) for run, name in zip(runs, names, strict=True)] for metric in metrics]
-            wanted = [(metrics[place] if "*" in pattern else title, group) for place, group in enumerate(groups)]
-        aid = "" if len(runs) > 1 and "*" in pattern else aid
-        for heading, curves in wanted or [(title, [])]:
-            drawn = [curve(*one, color_of(place)) for place, one in enumerate(curves)]
-            drawn = [one for one in drawn if one.steps]
-            if drawn or dots:
-                found.append(Panel(heading, aid, drawn, dots))
+        first = 1 if len(runs) == 1 and metrics else 0  # the colour after that of training
+        rows = [(run.evaluations, color_of(first + place)) for place, run in enumerate(runs) if run.evaluations]
+        dots = rows if title == "accuracy" else []
+        wanted = {title: [(runs[0], short(metric, title), metric) for metric in metrics]}
+        if len(runs) > 1:
+            aid = "" if "*" in pattern else aid
+            groups = {metric: [(*pair, metric) for pair in zip(runs, names, strict=True)] for metric in metrics}
+            wanted = groups if "*" in pattern else {title: groups[metrics[0]] if metrics else []}
+        for heading, lines in wanted.items():
+            curves = [curve(*line, color_of(place)) for place, line in enumerate(lines)]
+            curves = [one for one in curves if one.steps]
+            if curves or dots:
+                found.append(Panel(heading, aid, curves, dots))
     return found
-
-
-def evaluations(runs: list[Run], with_training: bool) -> list[tuple[list[dict], str]]:
-    first = 1 if len(runs) == 1 and with_training else 0
-    return [(run.evaluations, color_of(first + place)) for place, run in enumerate(runs) if run.evaluations]
 
 
 def color_of(place: int) -> str:
@@ -120,14 +118,19 @@ def short(metric: str, title: str) -> str:
     return "training" if title == "accuracy" else title
 
 
+def stride_of(run: Run) -> int:
+    return max(1, -(-len(run.steps) // POINTS))
+
+
 def curve(run: Run, name: str, metric: str, color: str) -> Curve:
-    steps, values = [list(column) for column in zip(*run.series(metric), strict=True)] or ([], [])
-    means, stride = running_means(values, window_of(run)), stride_of(run)
-    return Curve(name, color, *(column[::-stride][::-1] for column in (steps, values, means)))
+    series, stride = run.series(metric), stride_of(run)
+    means = running_means([value for _, value in series], run.window)
+    drawn = [(step, value, mean) for (step, value), mean in zip(series, means, strict=True)][::-stride][::-1]
+    return Curve(name, color, [one[0] for one in drawn], [one[1] for one in drawn], [one[2] for one in drawn])
 
 
 def plotly_figure(panel: Panel, runs: list[Run], last_step: int) -> dict:
-    """Data and layout; the page gives it the colours of its theme."""
+    """Data and layout; the page adds the colours of its theme."""
     lines, labels = alarm_marks(runs)
     legend = len(runs) == 1 and len(panel.curves) + len(panel.dots) > 1
     layout = {
@@ -150,26 +153,20 @@ def plotly_figure(panel: Panel, runs: list[Run], last_step: int) -> dict:
 
 def traces(panel: Panel) -> Iterator[dict]:
     for one in panel.curves:
-        line = {
-            "type": "scatter",
-            "mode": "lines",
-            "x": one.steps,
-            "name": plain(one.name),
-            "hovertemplate": "%{y:.4g}",
-        }
-        color = {"color": one.color}
+        line = {"type": "scatter", "mode": "lines", "x": one.steps, "name": plain(one.name)}
+        means = line | {"y": rounded(one.means), "hovertemplate": "%{y:.4g}"}
         if panel.title == STACKED:
-            yield line | {"y": rounded(one.means), "line": color | {"width": 1}, "stackgroup": "all"}
+            yield means | {"line": {"color": one.color, "width": 1}, "stackgroup": "all"}
             continue
-        yield line | {"y": rounded(one.values), "line": color | {"width": 1}, "opacity": 0.45, "showlegend": False}
-        yield line | {"y": rounded(one.means), "line": color | {"width": 2.2}, "hovertemplate": "%{y:.4g} (mean)"}
+        thin, bold = ({"line": {"color": one.color, "width": width}} for width in (1, 2.2))
+        yield means | thin | {"y": rounded(one.values), "opacity": 0.45, "showlegend": False}
+        yield means | bold | {"hovertemplate": "%{y:.4g} (mean)"}
     for rows, color in panel.dots:
         yield from dots(rows, color)
 
 
 def dots(rows: list[dict], color: str) -> Iterator[dict]:
-    """Evaluations with their intervals; joined and shaded from three on, since a line between the first and the last
-    alone would say what nobody has measured."""
+    """Evaluations with their intervals, joined and shaded from three on: two alone show no course in between."""
     steps, figures = [row["step"] for row in rows], [accuracy(row) for row in rows]
     if len(rows) > 2:
         band = [one.high for one in figures] + [one.low for one in reversed(figures)]
@@ -191,22 +188,22 @@ def dots(rows: list[dict], color: str) -> Iterator[dict]:
 
 
 def alarm_marks(runs: list[Run]) -> tuple[list[dict], list[dict]]:
-    """A line at the step of each alarm, and its name, which says the rest when pointed at."""
+    """A line at the step of each alarm, and its name with the details on hover."""
     lines, labels = [], []
     for place, run in enumerate(runs):
         color = ALARM if len(runs) == 1 else color_of(place)
         for row in run.alarms:
             ends = {"x0": row["step"], "x1": row["step"], "y0": 0, "y1": 1, "yref": "paper"}
             lines.append({"type": "line", **ends, "line": {"color": color, "width": 1, "dash": "dash"}})
-            says = "<br>".join(plain(line) for line in textwrap.wrap(f"step {row['step']}: {row['says']}", 50))
+            text = "<br>".join(plain(line) for line in textwrap.wrap(f"step {row['step']}: {row['says']}", 50))
             at = {"x": row["step"], "y": 0, "yref": "paper", "yanchor": "bottom", "xanchor": "right", "textangle": -90}
             look = {"showarrow": False, "font": {"color": color, "size": 11}}
-            labels.append({"text": plain(row["alarm"]), "hovertext": says, **at, **look})
+            labels.append({"text": plain(row["alarm"]), "hovertext": text, **at, **look})
     return lines, labels
 
 
 def plain(text: str) -> str:
-    """Plotly reads some HTML in names and labels."""
+    """Escaped: plotly interprets some HTML in names and labels."""
     return html.escape(str(text), quote=False)
 
 
@@ -215,7 +212,7 @@ def rounded(values: list[float]) -> list[float]:
 
 
 def draw(shown: list[Panel], runs: list[Run], out: Path) -> None:
-    """The first panels, two in a row, as OUT.png and OUT.svg."""
+    """Write the first panels, two per row, as OUT.png and OUT.svg."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -236,7 +233,7 @@ def draw(shown: list[Panel], runs: list[Run], out: Path) -> None:
         figure.savefig(out.with_suffix(".svg"), metadata={"Date": None})
 
 
-def draw_panel(axes, panel: Panel, evaluation: str) -> None:
+def draw_panel(axes: "Axes", panel: Panel, evaluation: str) -> None:
     for one in panel.curves:
         axes.plot(one.steps, one.values, color=one.color, lw=0.8, alpha=0.35)
         axes.plot(one.steps, one.means, color=one.color, lw=1.8, label=one.name)

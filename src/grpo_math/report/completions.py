@@ -1,4 +1,4 @@
-"""The completions of runs, compressed for a page that stays small: whole steps, evenly spread, and cut texts marked."""
+"""The completions of runs, compressed for a page of limited size: whole steps, evenly spread, long texts cut."""
 
 import base64
 import gzip
@@ -6,20 +6,21 @@ import json
 import math
 from collections.abc import Iterator
 from itertools import zip_longest
+from typing import Any
 
 from grpo_math.report.data import Run, read_completions
 
-LABELS = 300  # characters beside the completions of a step
+LABELS = 300  # characters of HTML per file of completions
 HEAD, TAIL = 4_000, 2_000  # characters of a long text that are kept
 KEPT = {"dataset", "problem", "sample", "question", "prompt", "gold", "solution", "completion", "length", "truncated"}
 KEPT |= {"answer", "correct", "how", "reward", "advantage"}
 
 
 def pack(runs: list[Run], budget: int) -> tuple[list[dict], list[dict]]:
-    """The steps that fit into `budget` characters, and for each run what is left out of them.
+    """The files of completions that fit into `budget` characters, and for each run how many there are and are shown.
 
-    The first and the last training step and evaluation of every run come first and may have a quarter of a run's share
-    each; then those halfway between, and so on, so that they are spread evenly wherever the room ends.
+    The first and the last training step and evaluation of every run come first and take up to a quarter of a run's
+    share each; then those halfway between, and so on, so that they are evenly spread wherever the budget ends.
     """
     packed, seen = [], [{"there": 0, "shown": 0, "unreadable": 0} for _ in runs]
     queues = []
@@ -30,17 +31,19 @@ def pack(runs: list[Run], budget: int) -> tuple[list[dict], list[dict]]:
             queues.append([(place, kind, *files[index]) for index in spread(len(files))])
     budget -= LABELS * len(runs)
     most = budget // (4 * len(runs))
-    for place, kind, step, file in interleaved(queues):
-        rows = read_completions(file)
+    for place, kind, step, file in (one for turn in zip_longest(*queues) for one in turn if one):
+        rows = [slim(row) for row in read_completions(file)]
         if not rows:
             seen[place]["unreadable"] += 1
             continue
-        one = {"run": place, "kind": kind, "step": step, "rows": len(rows)} | fitting(rows, min(most, budget) - LABELS)
-        if not one["shown"]:
+        shown, room = len(rows), min(most, budget) - LABELS
+        while shown and len(data := compressed(rows[:shown])) > room:
+            shown //= 2
+        if not shown:
             break
-        budget -= len(one["data"]) + LABELS
+        budget -= len(data) + LABELS
         seen[place]["shown"] += 1
-        packed.append(one)
+        packed.append({"run": place, "kind": kind, "step": step, "rows": len(rows), "shown": shown, "data": data})
     return sorted(packed, key=lambda one: (one["run"], one["kind"] == "eval", one["step"])), seen
 
 
@@ -55,25 +58,12 @@ def spread(count: int) -> Iterator[int]:
             gaps += [(low, middle), (middle, high)]
 
 
-def interleaved(queues: list[list]) -> Iterator:
-    return (one for turn in zip_longest(*queues) for one in turn if one is not None)
-
-
-def fitting(rows: list[dict], room: int) -> dict:
-    """As many of the first rows as fit, halving."""
-    shown = len(rows)
-    kept = [slim(row) for row in rows]
-    while (len(data := compressed(kept[:shown])) > room) and shown:
-        shown //= 2
-    return {"shown": shown, "data": data}
-
-
 def slim(row: dict) -> dict:
     kept = {key: value for key, value in row.items() if key in KEPT or key.startswith("rewards/")}
     return {key: shortened(value) for key, value in kept.items() if value is not None}
 
 
-def shortened(value):
+def shortened(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else str(value)
     if isinstance(value, str) and len(value) > HEAD + TAIL:
@@ -82,7 +72,7 @@ def shortened(value):
     return value
 
 
-def compressed(content) -> str:
+def compressed(content: Any) -> str:
     """As JSON, gzip and base64: nothing in it can end the script element that holds it."""
     return encoded(json.dumps(content, separators=(",", ":")).encode())
 

@@ -1,4 +1,4 @@
-"""What a run folder holds, as plain data for a report. The run may be going on, or have been killed in a write."""
+"""A run folder as plain data for a report. The run may still be running, or have been killed in a write."""
 
 import json
 import re
@@ -15,13 +15,13 @@ from grpo_math.recipe.parts import AlarmSpec
 from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.runs.folder import is_running, read_rows, read_table
 
-MISTAKE = "stopped by a mistake"  # as errors.run_cli writes it to training.log
-RECORD = re.compile(r"^\d{4}-\d\d-\d\d ", re.MULTILINE)  # the beginning of one in training.log
+MISTAKE = "stopped by a mistake"  # errors.run_cli writes it to training.log
+RECORD = re.compile(r"^\d{4}-\d\d-\d\d ", re.MULTILINE)  # the beginning of a record there
 
 
 @dataclass(frozen=True)
 class Run:
-    """`steps` are the logs of training steps, `evaluations` the row of each evaluation that counts, both by step."""
+    """`steps` are the logs of training steps, `evaluations` the row of each evaluation that counts, ordered by step."""
 
     folder: Path
     running: bool
@@ -42,7 +42,7 @@ class Run:
 
     @cached_property
     def max_steps(self) -> int | None:
-        """None where neither the recipe nor a checkpoint says."""
+        """None where neither the results, the recipe nor a checkpoint has it."""
         if self.results or (self.recipe.get("max_steps") or -1) > 0:
             return self.results.get("steps") or self.recipe["max_steps"]
         found = complete_checkpoints(self.folder)
@@ -50,13 +50,23 @@ class Run:
 
     @cached_property
     def failure(self) -> str:
-        """The mistake that ended the run, where training.log closes with one."""
+        """The user error that ended the run, where training.log closes with one."""
         try:
             log = (self.folder / "training.log").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
         _, found, tail = log.rpartition(MISTAKE)
         return tail.strip().splitlines()[-1].partition(": ")[2] if found and not RECORD.search(tail) else ""
+
+    @property
+    def ends(self) -> list[dict]:
+        """The first and the last evaluation, or the only one."""
+        return self.evaluations if len(self.evaluations) < 2 else [self.evaluations[0], self.evaluations[-1]]
+
+    @property
+    def window(self) -> int:
+        """Of running means, in logs."""
+        return max(5, len(self.steps) // 20)
 
     @property
     def state(self) -> str:
@@ -79,14 +89,15 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """Of training and evaluating, over all processes that took part; None where no step says what it took."""
-        total, before = 0.0, 0
-        for row in self.steps:
-            total += number(row.get("step_time")) * (row["step"] - before)
-            before = row["step"]
-        if not total:  # SFT
+        """Of training and evaluating, resumed parts included; None where no step logs its time."""
+        before = [0, *(row["step"] for row in self.steps)]
+        training = sum(
+            (row.get("step_time") or 0.0) * (row["step"] - earlier)
+            for earlier, row in zip(before, self.steps, strict=False)
+        )
+        if not training:  # SFT
             return self.results.get("seconds", {}).get("total")
-        return total + sum(number(row.get("seconds")) for row in self.evaluations if "weights" not in row)
+        return training + sum(row.get("seconds") or 0.0 for row in self.evaluations if "weights" not in row)
 
     @property
     def gpu_count(self) -> int:
@@ -106,28 +117,23 @@ class Run:
 
     def files(self, kind: str) -> dict[int, Path]:
         """The files with completions of training steps (`step`) or evaluations (`eval`), by their step."""
-        found = sorted((self.folder / "completions").glob(f"{kind}-*"))
-        found = [file for file in found if re.fullmatch(r"\d+\.(parquet|jsonl)", file.name[len(kind) + 1 :])]
-        return {int(file.stem[len(kind) + 1 :]): file for file in found}
+        files = sorted((self.folder / "completions").glob(f"{kind}-*.parquet"))
+        return {int(file.stem.removeprefix(f"{kind}-")): file for file in files}
 
     @cached_property
     def change(self) -> Difference | None:
-        """Of the last evaluation against the first, where both have kept their completions."""
+        """The last evaluation compared with the first, where the completions of both are kept."""
         files = self.files("eval")
-        ends = [self.evaluations[place]["step"] for place in (0, -1)] if len(self.evaluations) > 1 else []
-        if not ends or any(step not in files for step in ends):
-            return None
-        return changed(*(read_completions(files[step]) for step in ends))
+        kept = [files[row["step"]] for row in self.ends if row["step"] in files]
+        return changed(*kept) if len(kept) == 2 else None
 
 
 def read_run(folder: Path) -> Run:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder: name a run's, as grpo-math runs lists them")
+        raise UserError(f"{folder}: no such folder: name a run, as grpo-math runs lists them")
     if not (folder / "recipe.yaml").is_file():
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise UserError(
-            f"{folder}: no run, it has no recipe.yaml (there: {there}): name a folder that train or sft made"
-        )
+        raise UserError(f"{folder}: not a run, no recipe.yaml in it (there: {there}): name a folder of train or sft")
     rows = [row for row in read_rows(folder / "metrics.jsonl") if isinstance(row.get("step"), int)]
     return Run(
         folder,
@@ -142,7 +148,7 @@ def read_run(folder: Path) -> Run:
 
 
 def goes_on(folder: Path) -> bool:
-    """Whether a training is at work there that has not written its results yet."""
+    """Whether a training runs there that has not written its results yet."""
     return folder.is_dir() and is_running(folder) and not (folder / "results.json").exists()
 
 
@@ -155,12 +161,10 @@ def read_json(path: Path) -> dict:
 
 
 def that_count(rows: list[dict]) -> list[dict]:
-    """The last row of each evaluation, which holds all datasets together where there are several. One made beside the
-    training counts only where it made none itself."""
+    """The last row of each evaluation, which is that of all datasets together where there are several. At a step that
+    the training evaluated itself, the rows of `evaluate --watch` (with `weights`) do not count."""
     found = {}
     for row in sorted(rows, key=lambda row: "weights" not in row):
-        if "interval" in row:  # of an older run
-            row["accuracy_low"], row["accuracy_high"] = row["interval"]
         if {"step", "accuracy", "accuracy_low", "accuracy_high"} <= row.keys():
             found[row["step"]] = row
     return [found[step] for step in sorted(found)]
@@ -170,30 +174,22 @@ def accuracy(evaluation: dict) -> Figure:
     return Figure(*(evaluation[f"accuracy{end}"] for end in ("", "_low", "_high")))
 
 
-def number(value) -> float:
-    return value if isinstance(value, int | float) else 0.0
-
-
 def read_completions(file: Path) -> list[dict]:
-    """The rows of a file; none of one that a killed run has left half-written."""
+    """The rows of a file; none where a killed run left it half-written."""
     import pyarrow
 
     try:
         rows = read_table(file)
     except (OSError, pyarrow.ArrowException):
         return []
-    if file.name.startswith("eval-"):  # an older run's rows are in the order of the problems
-        rows = [{"problem": place} | row for place, row in enumerate(rows)]
     return [row for row in rows if {"question", "completion", "correct"} <= row.keys()]
 
 
-def changed(first: list[dict], second: list[dict]) -> Difference | None:
-    """Of two evaluations, on the problems that both have."""
-    sides = []
-    for rows in (first, second):
-        problems = defaultdict(list)
-        for row in rows:
-            problems[row.get("dataset"), row["problem"], row["question"]].append(row)
-        sides.append(problems)
+def changed(first: Path, second: Path) -> Difference | None:
+    """The second evaluation compared with the first, by their files, on the problems that both have."""
+    sides: list[dict[tuple, list[dict]]] = [defaultdict(list), defaultdict(list)]
+    for file, problems in zip((first, second), sides, strict=True):
+        for row in read_completions(file):
+            problems[row["dataset"], row["problem"], row["question"]].append(row)
     common = [key for key in sides[0] if key in sides[1]]
     return paired(common, *sides)[2] if common else None

@@ -1,54 +1,46 @@
-"""The runs in a folder, the newest last: state, steps, accuracy before and after, reward now."""
+"""The runs in a folder, the newest last: state, steps, accuracy before and after, latest reward."""
 
 import argparse
 import datetime
 from pathlib import Path
 
 from grpo_math.errors import UserError
-from grpo_math.report.data import Run, read_json, read_run
+from grpo_math.report.data import read_json, read_run
 
 COLUMNS = ["run", "state", "steps", "accuracy", "reward", "started"]
 
 
 def main(options: argparse.Namespace) -> None:
+    from grpo_math.evaluation.tables import print_columns
+
     folder = options.folder or Path("runs")
     if options.folder and not folder.is_dir():
         raise UserError(f"{folder}: no such folder: name one with runs in it")
     if (folder / "recipe.yaml").exists():
-        raise UserError(f"{folder}: is a run itself: grpo-math report {folder}, or name the folder of runs it is in")
+        raise UserError(f"{folder}: is a run itself: grpo-math report {folder}, or name the folder that holds it")
     found = sorted((path.parent for path in folder.glob("*/recipe.yaml")), key=lambda path: (begun(path), path.name))
-    if not found:
+    if found:
+        print_columns([COLUMNS, *map(row, found)])
+    else:
         print(f"no runs in {folder}: grpo-math train makes one, in its recipe's output_dir")
-        return
-
-    from grpo_math.evaluation.tables import print_columns
-
-    print_columns([COLUMNS, *map(row, found)])
 
 
-def begun(folder: Path) -> float:
-    """When the run began, or was last taken up again, in seconds since 1970."""
-    started = read_json(folder / "environment.json").get("started")
+def begun(folder: Path) -> datetime.datetime:
+    """When the run was started, in local time; where it has not written that yet, when its recipe was written."""
     try:
-        return datetime.datetime.fromisoformat(started).timestamp()
-    except (TypeError, ValueError):  # an older run
-        return (folder / "recipe.yaml").stat().st_mtime
+        return datetime.datetime.fromisoformat(read_json(folder / "environment.json")["started"]).astimezone()
+    except (KeyError, TypeError, ValueError):
+        return datetime.datetime.fromtimestamp((folder / "recipe.yaml").stat().st_mtime).astimezone()
 
 
 def row(folder: Path) -> list[str]:
-    when = datetime.datetime.fromtimestamp(begun(folder)).strftime("%Y-%m-%d %H:%M")
+    started = f"{begun(folder):%Y-%m-%d %H:%M}"
     try:
         run = read_run(folder)
     except UserError:
-        return [folder.name, "recipe.yaml cannot be read", "", "", "", when]
-    reward = run.series("reward")
-    return [folder.name, run.state, steps(run), accuracies(run), f"{reward[-1][1]:.3g}" if reward else "", when]
-
-
-def steps(run: Run) -> str:
-    return f"{run.step}/{run.max_steps}" if run.max_steps else str(run.step)
-
-
-def accuracies(run: Run) -> str:
-    shown = [run.evaluations[0], run.evaluations[-1]] if len(run.evaluations) > 1 else run.evaluations
-    return " → ".join(f"{evaluation['accuracy']:.3f}" for evaluation in shown)
+        return [folder.name, "recipe.yaml cannot be read", "", "", "", started]
+    steps = f"{run.step}/{run.max_steps}" if run.max_steps else str(run.step)
+    accuracies = " → ".join(f"{evaluation['accuracy']:.3f}" for evaluation in run.ends)
+    rewards = run.series("reward")
+    reward = f"{rewards[-1][1]:.3g}" if rewards else ""
+    return [folder.name, run.state, steps, accuracies, reward, started]

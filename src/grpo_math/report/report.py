@@ -1,17 +1,22 @@
-"""What came of a run, in one page that opens from disk: accuracy, curves, completions, recipe."""
+"""A run, or several, as one page that opens from disk: accuracy, curves, completions, recipe."""
 
 import argparse
-import contextlib
 import datetime
+import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from grpo_math.errors import UserError
+from grpo_math.evaluation.statistics import Difference
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.recipe.file import dotted
-from grpo_math.report.data import Run, changed, goes_on, read_completions, read_run
-from grpo_math.runs import folder as run_folder
+from grpo_math.report import summary
+from grpo_math.report.charts import color_of, draw, panels, plotly_figure, stride_of
+from grpo_math.report.completions import compressed, encoded, pack
+from grpo_math.report.data import Run, changed, goes_on, read_run
+from grpo_math.runs.folder import replace
 
 TEMPLATES = Path(__file__).parent / "templates"
 LIMIT = 4_900_000  # bytes of a page
@@ -23,12 +28,21 @@ def main(options: argparse.Namespace) -> None:
         watch(options.runs, options.out)
     else:
         runs = read_runs(options.runs)
-        tell(runs, write(runs, options.out))
+        print_summary(runs, write_page(runs, options.out))
 
 
-def write_report(folders: list[Path], out: Path | None = None, live: bool = False) -> Path:
-    """Write the page and its pictures, and return the page's path; a `live` page loads itself again and again."""
-    return write(read_runs(folders), out, live)
+def write_report(folders: list[Path], out: Path | None = None) -> Path:
+    """Write the page of these runs and its pictures, and return the page's path."""
+    return write_page(read_runs(folders), out)
+
+
+def report_end(results: dict, folder: Path) -> None:
+    """Write the report of a finished training. A failure is printed: it does not fail the training."""
+    if results and is_main_process():
+        try:
+            print(f"report: {write_report([folder])}")
+        except Exception as error:
+            print(f"report: not written ({type(error).__name__}: {error}): try grpo-math report {folder}")
 
 
 def read_runs(folders: list[Path]) -> list[Run]:
@@ -38,40 +52,34 @@ def read_runs(folders: list[Path]) -> list[Run]:
     return runs
 
 
-def write(runs: list[Run], out: Path | None, live: bool = False) -> Path:
-    """As `write_report`, of runs that are read already."""
+def write_page(runs: list[Run], out: Path | None, live: bool = False) -> Path:
+    """Write the page and its pictures, and return the page's path; a `live` page reloads itself."""
     out = out or runs[0].folder / ("report.html" if len(runs) == 1 else "compare-report.html")
     if out.suffix != ".html" or not out.parent.is_dir():
         raise UserError(f"--out: {out}: want a file to write, such as report.html, in a folder that is there")
-
-    from grpo_math.report.charts import draw, panels
-
     names = [run.name if [other.name for other in runs].count(run.name) == 1 else str(run.folder) for run in runs]
     shown = panels(runs, names)
-    page = render(runs, names, shown, live)
-    run_folder.replace(page, out)
+    last_step = max(row["step"] for run in runs for row in [{"step": 1}, *run.steps, *run.evaluations])
+    content = {
+        "runs": runs,
+        "names": names,
+        "summary": summary,
+        "colors": [color_of(place) for place in range(len(runs))],
+        "panels": shown,
+        "figures": compressed([plotly_figure(panel, runs, last_step) for panel in shown]),
+        "stride": max(map(stride_of, runs)),
+        "against": [against_first(runs[0], run) for run in runs[1:]],
+        "recipe_diff": recipe_diff(runs),
+        "reload": POLL if live else 0,
+    }
+    replace(render(runs, content), out)
     draw(shown, runs, out)
     return out
 
 
-def report_end(results: dict, folder: Path) -> None:
-    """A finished training's last words. It is none the worse where they fail."""
-    if results and is_main_process():
-        try:
-            print(f"report: {write_report([folder])}")
-        except Exception as error:
-            print(f"report: not written ({type(error).__name__}: {error}): try grpo-math report {folder}")
-
-
-def render(runs: list[Run], names: list[str], shown: list, live: bool) -> str:
-    """The page with as many completions as it has room for."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
+def render(runs: list[Run], content: dict) -> str:
+    """The page with as many completions as fit."""
     from plotly.offline import get_plotlyjs
-
-    from grpo_math.report import summary as report_summary
-    from grpo_math.report.charts import color_of, plotly_figure, stride_of, window_of
-    from grpo_math.report.completions import compressed, encoded, pack
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -80,23 +88,9 @@ def render(runs: list[Run], names: list[str], shown: list, live: bool) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    last_step = max(row["step"] for run in runs for row in [{"step": 1}, *run.steps, *run.evaluations])
-    content = {
-        "runs": runs,
-        "names": names,
-        "summary": report_summary,
-        "colors": [color_of(place) for place in range(len(runs))],
-        "panels": shown,
-        "figures": compressed([plotly_figure(panel, runs, last_step) for panel in shown]),
-        "windows": sorted({window_of(run) for run in runs}),
-        "stride": max(map(stride_of, runs)),
-        "against": [against_first(runs[0], run) for run in runs[1:]],
-        "recipe_diff": recipe_diff(runs),
+    environment.globals |= {
         "plotly": encoded(get_plotlyjs().encode()),
-        "style": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        "script": Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
-        "reload": POLL if live else 0,
-        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        "written": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}",
     }
     template = environment.get_template("report.html.j2")
     empty = template.render(content, steps=[], seen=[])
@@ -104,33 +98,29 @@ def render(runs: list[Run], names: list[str], shown: list, live: bool) -> str:
     return template.render(content, steps=steps, seen=seen)
 
 
-def against_first(first: Run, other: Run):
+def against_first(first: Run, other: Run) -> Difference | None:
     """The difference of two runs at their last evaluations; None where they have no problems in common."""
     files = [run.files("eval") for run in (first, other)]
-    if not all(files):
-        return None
-    return changed(*(read_completions(found[max(found)]) for found in files))
+    return changed(*(found[max(found)] for found in files)) if all(files) else None
 
 
 def recipe_diff(runs: list[Run]) -> dict[str, list[str]]:
     """The keys on which the recipes differ, each with its value in every run."""
-    flat = [{key: as_yaml(value) for key, value in dotted(run.recipe) if key != "output_dir"} for run in runs]
+    flat = [{key: as_text(value) for key, value in dotted(run.recipe) if key != "output_dir"} for run in runs]
     keys = dict.fromkeys(key for recipe in flat for key in recipe)
     rows = {key: [recipe.get(key, "default") for recipe in flat] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 
-def as_yaml(value) -> str:
-    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
+def as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def tell(runs: list[Run], page: Path) -> None:
-    from grpo_math.report.summary import sentences, verdict
-
+def print_summary(runs: list[Run], page: Path) -> None:
     for run in runs:
-        print("\n".join(sentences(run)), end="\n\n")
+        print("\n".join(summary.sentences(run)), end="\n\n")
     for run in runs[1:]:
-        print(f"{run.folder} against {runs[0].folder}: {verdict(against_first(runs[0], run))}")
+        print(f"{run.folder} against {runs[0].folder}: {summary.verdict(against_first(runs[0], run))}")
     size = page.stat().st_size / 1e6
     print(f"{page} ({size:.1f} MB), {page.with_suffix('.png').name}, {page.with_suffix('.svg').name}")
 
@@ -141,24 +131,16 @@ def watch(folders: list[Path], out: Path | None) -> None:
     try:
         while running:
             running = any(map(goes_on, folders))
-            now = [running, *changes(folders)]
+            now = [running, *(file.stat().st_mtime_ns for folder in folders for file in sorted(folder.glob("*.jsonl")))]
             if now != before:
                 runs = read_runs(folders)
-                page = write(runs, out, live=running)
+                page = write_page(runs, out, live=running)
                 if before is None and running:
-                    print(f"{page}: follows the run until it ends (Ctrl-C ends the watch)", flush=True)
+                    print(f"{page}: follows the run until it ends (stop with Ctrl-C)", flush=True)
                 before = now
             if running:
                 time.sleep(POLL)
     except KeyboardInterrupt:
         print()
         return
-    tell(runs, page)
-
-
-def changes(folders: list[Path]) -> Iterator[tuple[Path, int, int]]:
-    """Whatever is written while a run goes on."""
-    for folder in folders:
-        for file in sorted([*folder.glob("*.json*"), *folder.glob("*.yaml"), *folder.glob("completions/*")]):
-            with contextlib.suppress(OSError):
-                yield file, file.stat().st_mtime_ns, file.stat().st_size
+    print_summary(runs, page)

@@ -1,9 +1,8 @@
-"""A run in a few sentences, the answer first: for a terminal and for the page."""
+"""A run in a few sentences, the result first: for the terminal and for the page."""
 
 from collections.abc import Iterator
 
 from grpo_math.evaluation.statistics import Difference
-from grpo_math.report.charts import window_of
 from grpo_math.report.data import Run, accuracy
 
 NOT_EVALUATED = "no held-out evaluation: eval: {before_after: true} in the recipe makes one before and one after"
@@ -11,14 +10,17 @@ NOT_EVALUATED = "no held-out evaluation: eval: {before_after: true} in the recip
 
 def sentences(run: Run) -> Iterator[str]:
     yield f"{run.folder}: {state(run)}"
-    yield answer(run)
+    yield result(run)
     if len(run.evaluations) > 1:
         yield verdict(run.change)
     ends = [f"{name} {first:.3g} → {last:.3g}" for name, first, last in movements(run)]
     if ends:
         yield f"{', '.join(ends)} (means over the first and the last {ends_of(run)} logs)"
-    if cost(run):
-        yield cost(run)
+    known = [clock(run.seconds)] if run.seconds is not None else []
+    if run.hardware:
+        known.append(f"{gpu_hours(run)} on {run.hardware}" if known else f"on {run.hardware}")
+    if known:
+        yield ", ".join(known)
     yield from (f"alarm {row['alarm']} at step {row['step']}: {row['says']}" for row in run.alarms)
 
 
@@ -26,14 +28,13 @@ def state(run: Run) -> str:
     return f"{run.state}, {run.progress}" + (f" ({run.failure})" if run.failure else "")
 
 
-def answer(run: Run) -> str:
+def result(run: Run) -> str:
     """accuracy 0.110 (0.074-0.161) → 0.995 (0.972-0.999) on 200 problems of gsm8k test"""
     if not run.evaluations:
         return NOT_EVALUATED
-    first, last = run.evaluations[0], run.evaluations[-1]
-    arrow = f" → {accuracy(last)}" if last is not first else ""
-    when = "" if arrow and last["step"] == run.step else f", at step {last['step']:,}"
-    return f"accuracy {accuracy(first)}{arrow} {problems(last)}{when}"
+    last = run.ends[-1]
+    when = "" if len(run.ends) > 1 and last["step"] == run.step else f", at step {last['step']:,}"
+    return f"accuracy {' → '.join(str(accuracy(row)) for row in run.ends)} {problems(last)}{when}"
 
 
 def problems(evaluation: dict) -> str:
@@ -45,17 +46,17 @@ def problems(evaluation: dict) -> str:
 def verdict(change: Difference | None) -> str:
     """Of the later evaluation against the earlier one."""
     if change is None:
-        return "only the intervals say how sure this is: there are no completions of the same problems to compare"
+        return "no completions of the same problems to compare: the intervals alone show how certain this is"
     return f"{change.verdict}: {change.won:,} problems won and {change.lost:,} lost, {change}"
 
 
 def ends_of(run: Run) -> int:
     """The logs of a beginning and of an end, which do not overlap."""
-    return max(1, min(window_of(run), len(run.steps) // 2))
+    return max(1, min(run.window, len(run.steps) // 2))
 
 
 def movements(run: Run) -> Iterator[tuple[str, float, float]]:
-    """What changed from the beginning to the end."""
+    """The metrics of a headline, each with its mean at the beginning and at the end."""
     window = ends_of(run)
     names = {"reward": "reward", "completions/mean_length": "length", "mean_token_accuracy": "token accuracy"}
     for metric, name in (names if run.series("reward") else names | {"loss": "loss"}).items():
@@ -65,14 +66,6 @@ def movements(run: Run) -> Iterator[tuple[str, float, float]]:
             yield name, sum(first) / len(first), sum(last) / len(last)
 
 
-def cost(run: Run) -> str:
-    """0:22, 0 GPU-hours on 2 CPUs"""
-    known = [] if run.seconds is None else [clock(run.seconds)]
-    if run.hardware:
-        known.append(f"{gpu_hours(run)} on {run.hardware}" if known else f"on {run.hardware}")
-    return ", ".join(known)
-
-
 def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -80,5 +73,5 @@ def clock(seconds: float) -> str:
 
 
 def gpu_hours(run: Run) -> str:
-    hours = run.seconds / 3600 * run.gpu_count
+    hours = (run.seconds or 0) / 3600 * run.gpu_count
     return f"{hours:,.0f} GPU-hours" if hours >= 100 else f"{hours:.3g} GPU-hours"
