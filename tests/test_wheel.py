@@ -31,7 +31,9 @@ def installed(tmp_path_factory) -> Path:
     python = folder / "venv" / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # without the editable install's own .pth
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--ignore-installed", wheel, cwd=folder)
+    run(
+        sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--ignore-installed", wheel, cwd=folder
+    )
     return python.parent
 
 
@@ -52,10 +54,10 @@ def test_the_quickstart_runs_in_an_empty_folder(grpo_math, tmp_path):
     assert results["after"]["accuracy"] >= 0.95
     keys = ["--model_name_or_path", "runs/quickstart/policy", "--dataset.path", "runs/quickstart/arithmetic"]
     assert "no errors" in grpo_math("check", "--config", "quickstart", "--layout", "cpu", *keys, "--output_dir", "new")
-    plan = grpo_math("launch", "--layout", "cpu", "--config", "quickstart", *keys, "--output_dir", "new", "--dry_run")
+    plan = grpo_math("launch", "--layout", "cpu", "--config", "quickstart", *keys, "--output_dir", "new", "--dry-run")
     assert "layout cpu: 1 training process" in plan
 
 
 def test_a_shipped_recipe_is_found_by_its_name(grpo_math):
-    plan = grpo_math("launch", "--layout", "cpu", "--config", "gsm8k_qwen2.5_0.5b", "--dry_run")
+    plan = grpo_math("launch", "--layout", "cpu", "--config", "gsm8k_qwen2.5_0.5b", "--use_vllm", "false", "--dry-run")
     assert "accelerate_configs/cpu.yaml" in plan
