@@ -2,7 +2,6 @@
 
 import fcntl
 import itertools
-import json
 import os
 import re
 import shutil
@@ -319,34 +318,6 @@ def test_a_run_that_has_just_begun_is_reported(tmp_path, open_page):
     assert "No held-out evaluation: eval: {before_after: true}" in page.inner_text(".answer")
 
 
-def test_a_folder_of_an_older_version_is_reported(tmp_path, open_page):
-    """eval-*.jsonl without problem numbers, `interval` in eval.jsonl, no training completions."""
-    run = make_run(tmp_path / "old")
-    evaluations = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
-    kept = ("step", "problems", "accuracy", "seconds")
-    write_rows(
-        run / "eval.jsonl",
-        [
-            {key: row[key] for key in kept} | {"interval": [row["accuracy_low"], row["accuracy_high"]]}
-            for row in evaluations
-        ],
-    )
-    change = read_run(run).change
-    for file in (run / "completions").glob("*.parquet"):
-        if file.name.startswith("eval"):
-            rows = [
-                {key: row[key] for key in row if key not in ("dataset", "problem", "sample")}
-                for row in read_table(file)
-            ]
-            write_rows(file.with_suffix(".jsonl"), rows)
-        file.unlink()
-    assert read_run(run).change == change
-    page = open_page(write_report([run]))
-    assert "on 60 problems, with 95" in page.inner_text(".answer")
-    choose(page, "evaluation at step 40", "lost")
-    assert page.locator(".card").count() == change.lost
-
-
 def test_an_sft_run_has_its_loss(tmp_path, open_page):
     page = open_page(write_report([make_sft_run(tmp_path / "sft")]))
     titles = page.locator("figcaption b").all_inner_texts()
@@ -415,7 +386,7 @@ def test_the_verb_prints_a_summary(run):
 def test_a_mistake_is_one_line(run, tmp_path):
     for folder, says in (
         (tmp_path / "none", "no such folder"),
-        (run.parent, r"no run, it has no recipe.yaml \(there: alpha\)"),
+        (run.parent, r"not a run, no recipe.yaml in it \(there: alpha\)"),
     ):
         with pytest.raises(UserError, match=says):
             write_report([folder])
@@ -423,11 +394,18 @@ def test_a_mistake_is_one_line(run, tmp_path):
         write_report([run], tmp_path / "report.pdf")
 
 
-WATCH = "import sys; from grpo_math.report import report; from grpo_math.errors import run_cli; report.POLL = 1; sys.exit(run_cli(report.main))"
+WATCH = """
+import argparse, pathlib, sys
+from grpo_math.errors import run_cli
+from grpo_math.report import report
+report.POLL = 1
+options = argparse.Namespace(runs=[pathlib.Path(sys.argv[1])], out=None, watch=True)
+sys.exit(run_cli(lambda argv: report.main(options)))
+"""
 
 
 def watching(run) -> subprocess.Popen:
-    command = [sys.executable, "-u", "-c", WATCH, str(run), "--watch"]
+    command = [sys.executable, "-u", "-c", WATCH, str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert "follows the run until it ends" in process.stdout.readline()
     return process
