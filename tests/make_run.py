@@ -52,7 +52,7 @@ def make_run(
         if step:
             groups = [group(draw, skill[step], step) for _ in range(4)]
             rows = [row for one in groups for row in one]
-            write_parquet(folder / f"completions/step-{step:06d}.parquet", rows)
+            write_parquet(folder / f"completions/completions_{step:05d}.parquet", rows)
             metrics.append(measured(draw, rows, step))
         if step % 20 == 0 and "eval" in keys:
             rows = held_out(random.Random(step), skill[step])

@@ -130,7 +130,7 @@ def test_an_alarm_is_a_line_on_every_chart(report, open_page):
 
 def test_every_filter_shows_what_it_says(run, report, open_page):
     page = open_page(report)
-    rows = read_table(run / "completions/step-000007.parquet")
+    rows = read_table(run / "completions/completions_00007.parquet")
     wanted = {
         "all": lambda row: True,
         "wrong": lambda row: not row["correct"],
@@ -230,7 +230,7 @@ def test_hostile_text_stays_text(tmp_path, open_page):
     run = make_run(tmp_path / name, steps=3, run_name=BAD, rewards={BAD: {"weight": 1.0}})
     row = {"step": 1, "question": BAD, "prompt": BAD, "solution": BAD, "completion": BAD, "answer": BAD, "how": BAD}
     row |= {"correct": False, "length": 3, "truncated": False, f"rewards/{BAD}": 1.0, "reward": 1.0, "advantage": 0.0}
-    write_parquet(run / "completions/step-000001.parquet", [row])
+    write_parquet(run / "completions/completions_00001.parquet", [row])
     metrics = [{"step": step, "reward": 1.0, f"rewards/{BAD}/mean": 0.5, "rewards/b/mean": 0.1} for step in (1, 2, 3)]
     write_rows(run / "metrics.jsonl", metrics)
     write_rows(run / "alarms.jsonl", [{"step": 2, "alarm": "<i>kl", "says": BAD}])
@@ -266,11 +266,11 @@ def test_several_runs_share_charts_and_their_recipes_are_compared(run, tmp_path,
 
 def test_a_page_that_would_be_too_large_leaves_steps_out_and_says_so(tmp_path, open_page):
     run = make_run(tmp_path / "large", steps=40)
-    rows = read_table(run / "completions/step-000001.parquet")
+    rows = read_table(run / "completions/completions_00001.parquet")
     for step in range(1, 41):
         noise = [os.urandom(6_000).hex() for _ in rows]  # two bytes a byte: does not compress below half
         long = [row | {"step": step, "completion": text} for row, text in zip(rows, noise, strict=True)]
-        write_parquet(run / f"completions/step-{step:06d}.parquet", long)
+        write_parquet(run / f"completions/completions_{step:05d}.parquet", long)
     report = write_report([run])
     assert 4_000_000 < report.stat().st_size < 5_000_000
     page = open_page(report)
@@ -285,9 +285,10 @@ def test_a_page_that_would_be_too_large_leaves_steps_out_and_says_so(tmp_path, o
 
 def test_a_step_larger_than_its_share_shows_its_first_completions(tmp_path, open_page):
     run = make_run(tmp_path / "wide", steps=1, finished=False, eval=None)
-    rows = read_table(run / "completions/step-000001.parquet")
+    rows = read_table(run / "completions/completions_00001.parquet")
     write_parquet(
-        run / "completions/step-000001.parquet", [row | {"completion": os.urandom(3_000).hex()} for row in rows * 16]
+        run / "completions/completions_00001.parquet",
+        [row | {"completion": os.urandom(3_000).hex()} for row in rows * 16],
     )
     report = write_report([run])
     assert report.stat().st_size < 5_000_000
@@ -298,8 +299,8 @@ def test_a_run_killed_in_a_write_is_reported(tmp_path, open_page):
     run = make_run(tmp_path / "killed", steps=12, finished=False)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "rew')
-    whole = (run / "completions/step-000012.parquet").read_bytes()
-    (run / "completions/step-000012.parquet").write_bytes(whole[: len(whole) // 2])
+    whole = (run / "completions/completions_00012.parquet").read_bytes()
+    (run / "completions/completions_00012.parquet").write_bytes(whole[: len(whole) // 2])
     page = open_page(write_report([run]))
     assert "stopped, step 12 of 40" in page.inner_text(".facts")
     assert "12 of 13 files with completions are shown" in page.inner_text("#completions")

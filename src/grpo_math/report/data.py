@@ -101,7 +101,7 @@ class Run:
 
     @property
     def gpu_count(self) -> int:
-        return self.environment.get("gpu_count", len(self.environment.get("gpus", [])))
+        return self.environment.get("gpu_count", 0)
 
     @property
     def hardware(self) -> str:
@@ -117,8 +117,9 @@ class Run:
 
     def files(self, kind: str) -> dict[int, Path]:
         """The files with completions of training steps (`step`) or evaluations (`eval`), by their step."""
-        files = sorted((self.folder / "completions").glob(f"{kind}-*.parquet"))
-        return {int(file.stem.removeprefix(f"{kind}-")): file for file in files}
+        prefix = {"step": "completions_", "eval": "eval-"}[kind]
+        files = sorted((self.folder / "completions").glob(f"{prefix}*.parquet"))
+        return {int(file.stem.removeprefix(prefix)): file for file in files}
 
     @cached_property
     def change(self) -> Difference | None:
@@ -182,7 +183,21 @@ def read_completions(file: Path) -> list[dict]:
         rows = read_table(file)
     except (OSError, pyarrow.ArrowException):
         return []
-    return [row for row in rows if {"question", "completion", "correct"} <= row.keys()]
+    texts = ("prompt", "completion")
+    return [
+        row | {name: as_text(row[name]) for name in texts if name in row}
+        for row in rows
+        if {"question", "completion", "correct"} <= row.keys()
+    ]
+
+
+def as_text(messages: str | list[dict]) -> str:
+    """A prompt or completion as people read it; TRL writes those of a chat as messages."""
+    if isinstance(messages, str):
+        return messages
+    if len(messages) == 1 and messages[0]["role"] == "assistant":
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def changed(first: Path, second: Path) -> Difference | None:
