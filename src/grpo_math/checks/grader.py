@@ -2,6 +2,7 @@
 
 A policy will find such answers, so about a hundred are tried here."""
 
+import math
 from collections.abc import Iterator
 from itertools import chain
 
@@ -49,13 +50,13 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
     own = [(spec, one) for spec, one in pairs if spec.path and isinstance(one, Reward)]
     if recipe.sft or len(problems) < 2 or not own:
         return
-    padding = EMPTY_ANSWERS[-1:] * (-(2 + len(EMPTY_ANSWERS)) % recipe.trainer.get("num_generations", 8))
-    texts = [  # of each problem: its gold, another gold, the empty answers; whole groups, for rewards that count
-        [recipe.template.target(Problem("", answer), worked=False) for answer in answers]
-        for one, other in zip(problems, problems[1:] + problems[:1], strict=True)
-        for answers in [(one.answer, other.answer, *EMPTY_ANSWERS, *padding)]
-    ]
-    size = len(texts[0])
+    golds = [problem.answer for problem in problems]
+    group = recipe.trainer.get("num_generations", 8)
+    size = math.ceil((2 + len(EMPTY_ANSWERS)) / group) * group  # whole groups, for rewards that count
+    texts = []  # for each problem: its gold, another gold, the empty answers
+    for gold, other in zip(golds, golds[1:] + golds[:1], strict=True):
+        answers = [gold, other, *EMPTY_ANSWERS, *EMPTY_ANSWERS[-1:] * group][:size]
+        texts.append([recipe.template.target(Problem("", answer), worked=False) for answer in answers])
     rows = to_rows(problems, recipe.template, subject.tokenizer, meta_columns(subject.problems))
     for spec, reward in own:
         try:
@@ -73,7 +74,7 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
         told = [right > wrong + EQUAL for right, wrong, *_ in found]  # each gold from the other
         if all(told):
             paid = {
-                answer: [one.answer for one, some in zip(problems, found, strict=True) if some[place] > some[0] - EQUAL]
+                answer: [gold for gold, some in zip(golds, found, strict=True) if some[place] > some[0] - EQUAL]
                 for place, answer in enumerate(EMPTY_ANSWERS, 2)
             }
             fix = "refuse them, a policy will exploit them: a list of nothing must not count as all right"

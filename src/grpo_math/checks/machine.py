@@ -1,6 +1,5 @@
 """Checks of the run on its layout: the batch, memory, this machine."""
 
-import importlib.metadata
 import math
 import os
 import shutil
@@ -16,8 +15,6 @@ from grpo_math.recipe.batch import batch_arguments, describe_batch
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs import checkpoints
 from grpo_math.trainer.config import check_machine, check_wandb
-
-TRL = "1.16"  # the version this was written for
 
 
 def batch(subject: Subject) -> Iterator[Finding]:
@@ -35,9 +32,6 @@ def batch(subject: Subject) -> Iterator[Finding]:
             f"generation_batch_size: {each_pass * math.ceil(generated / each_pass)}, or leave it out",
         )
     yield note(describe_batch(config, processes, len(subject.problems)))
-    each = config.per_device_train_batch_size * config.steps_per_generation
-    if each % config.num_generations:
-        yield note(f"groups are spread over processes: {each} completions on each, {config.num_generations} per group")
     prompts = sum(subject.lengths) * config.num_generations
     completions = len(subject.problems) * config.num_generations * recipe.max_completion_length
     yield note(f"an epoch: {prompts:,} tokens of prompts, at most {completions:,} of completions")
@@ -135,9 +129,6 @@ def launch(subject: Subject) -> Iterator[Finding]:
     report_to = recipe.trainer.get("report_to") or []
     if {"wandb", "all"} & set([report_to] if isinstance(report_to, str) else report_to):
         yield from errors_of(check_wandb)
-    found = importlib.metadata.version("trl")
-    if not found.startswith(f"{TRL}."):
-        yield warning(f"TRL {found} is installed, this was written for {TRL}", f'pip install "trl=={TRL}.*"')
     yield disk(subject)
 
 

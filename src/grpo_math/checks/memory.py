@@ -197,19 +197,14 @@ def peak(parts: dict[str, float], setting: Setting) -> float:
     return max(passing, held(parts) + parts["gradients"], generating)
 
 
-def needed_by_vllm(shape: Shape, setting: Setting) -> float:
-    """The least that a colocated engine needs: 16-bit weights, and the cache of one sequence."""
-    per_token = 2 * shape.layers * shape.key_value * 2
-    return (2 * shape.parameters + setting.length * per_token) / setting.tensor_parallel
-
-
 def verdict(shape: Shape, setting: Setting, gigabytes: int) -> str:
     """Whether a GPU of this size (in GB) has room: fits, tight (over 90 % of it), or does not fit."""
     size, parts = gigabytes * 1e9, items(shape, setting)
     needed = training = peak(parts, setting) + CONTEXT
     if setting.vllm is not None:
         engine = setting.vllm * size
-        if engine < needed_by_vllm(shape, setting):
+        one_sequence = setting.length * 2 * shape.layers * shape.key_value * 2  # bytes of its 16-bit cache
+        if engine < (2 * shape.parameters + one_sequence) / setting.tensor_parallel:
             return "does not fit"
         needed = max(training, held(parts) + CONTEXT + engine) if setting.sleeps else training + engine
     return "does not fit" if needed > size else "tight" if needed > 0.9 * size else "fits"
@@ -217,24 +212,23 @@ def verdict(shape: Shape, setting: Setting, gigabytes: int) -> str:
 
 def knobs(shape: Shape, setting: Setting) -> list[tuple[str, float]]:
     """The recipe lines that would save most, each tried alone, with the bytes saved, largest first."""
-    small = replace(shape, trained=shape.parameters // 100)  # an adapter of rank 16 is about a hundredth of the model
-    lora = {"peft": True, "reference": False, "optimizer_bytes": 8}
-    changes: dict[str, tuple[Shape, dict[str, Any]]] = {
-        "gradient_checkpointing: true": (shape, {"checkpointing": True}),
-        "per_device_train_batch_size: 1": (shape, {"batch": 1, "passes": max(2, setting.passes)}),
-        f"half the length ({setting.length // 2} tokens)": (shape, {"length": setting.length // 2}),
-        "optim: adamw_8bit": (shape, {"optimizer_bytes": min(2, setting.optimizer_bytes)}),
-        "dtype: bfloat16": (
-            shape,
-            {"weight_bytes": 2, "mixed": False, "optimizer_bytes": min(4, setting.optimizer_bytes)},
-        ),
-        "beta: 0": (shape, {"reference": False}),
+    changes: dict[str, dict[str, Any]] = {
+        "gradient_checkpointing: true": {"checkpointing": True},
+        "per_device_train_batch_size: 1": {"batch": 1, "passes": max(2, setting.passes)},
+        f"half the length ({setting.length // 2} tokens)": {"length": setting.length // 2},
+        "optim: adamw_8bit": {"optimizer_bytes": min(2, setting.optimizer_bytes)},
+        "dtype: bfloat16": {"weight_bytes": 2, "mixed": False, "optimizer_bytes": min(4, setting.optimizer_bytes)},
+        "beta: 0": {"reference": False},
     }
     if not setting.peft:
-        changes["use_peft: true"] = (small, lora)
-        changes["use_peft and load_in_4bit: true"] = (small, lora | {"linear_bytes": NF4})
+        lora = {"peft": True, "reference": False, "optimizer_bytes": 8}
+        changes |= {"use_peft: true": lora, "use_peft and load_in_4bit: true": lora | {"linear_bytes": NF4}}
     if not setting.shards:
-        changes["--layout zero3 on 8 GPUs"] = (shape, {"shards": dict.fromkeys(SHARDED, 8)})
-    now = peak(items(shape, setting), setting)
-    saved = {key: now - peak(items(of, replace(setting, **new)), setting) for key, (of, new) in changes.items()}
-    return [(key, size) for key, size in sorted(saved.items(), key=lambda item: -item[1]) if size > 0.05 * now][:4]
+        changes["--layout zero3 on 8 GPUs"] = {"shards": dict.fromkeys(SHARDED, 8)}
+    now, saved = peak(items(shape, setting), setting), []
+    small = replace(shape, trained=shape.parameters // 100)  # an adapter of rank 16 is about a hundredth of the model
+    for key, change in changes.items():
+        changed = replace(setting, **change)
+        size = now - peak(items(small if "peft" in change else shape, changed), changed)
+        saved += [(key, size)] if size > 0.05 * now else []
+    return sorted(saved, key=lambda found: -found[1])[:4]
