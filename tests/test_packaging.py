@@ -1,4 +1,4 @@
-"""What the package says of itself: its dependencies are the packages that src imports."""
+"""What the package declares and carries: its dependencies are the packages that src imports; its recipes have names."""
 
 import ast
 import re
@@ -6,7 +6,11 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 
+import pytest
 from conftest import ROOT
+
+from grpo_math.errors import UserError
+from grpo_math.recipe.recipe import resolve
 
 SRC = ROOT / "src" / "grpo_math"
 OPTIONAL = {"reasoning_gym", "trackio", "vllm"}  # imported where a recipe asks for them
@@ -35,3 +39,13 @@ def test_the_dependencies_name_every_package_that_src_imports():
     assert wanted - set(map(canonical, project["dependencies"])) == set()
     extras = {canonical(one) for extra in project["optional-dependencies"].values() for one in extra}
     assert set(map(canonical, OPTIONAL)) - extras == set()
+
+
+def test_a_shipped_recipe_is_found_by_its_name_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe, problems = resolve(["--config", "gsm8k_qwen2.5_0.5b"])  # which extends another
+    assert problems == []
+    assert recipe.model["model_name_or_path"].startswith("Qwen/Qwen2.5-0.5B")
+    assert recipe.output_dir.name == "gsm8k_qwen2.5_0.5b"
+    with pytest.raises(UserError, match="nothing_like_it: no such recipe"):
+        resolve(["--config", "nothing_like_it"])

@@ -115,7 +115,7 @@ def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:
         overrides[word[2:]] = arguments.pop(0) if following else "true"
     if "extends" in overrides:
         raise UserError("--extends: only a recipe file extends another: write `extends: other.yaml` into it")
-    path = Path(overrides.pop("config")) if "config" in overrides else None
+    path = recipe_file(overrides.pop("config")) if "config" in overrides else None
     nested: dict = {}
     for name, value in overrides.items():
         try:
@@ -150,6 +150,12 @@ def take_count(argv: list[str], option: str, default: int) -> tuple[int, list[st
     if not value.isdecimal() or int(value) < 1:
         raise UserError(f"{option}: want a whole number above 0, got {value!r}")
     return int(value), argv[:at] + argv[at + 2 :]
+
+
+def recipe_file(name: str) -> Path:
+    """The path of a recipe that was named on the command line: a file, or a shipped recipe without `.yaml`."""
+    file = shipped("recipes") / f"{name}.yaml"
+    return file if file.is_file() and not Path(name).exists() else Path(name)
 
 
 def shipped(name: str) -> Path:
