@@ -74,7 +74,7 @@ class Run:
             return "running"
         if self.results:
             return "finished"
-        fatal = (self.recipe.get("alarms") or {}).get("stop_on", AlarmSpec.stop_on)
+        fatal = (self.recipe.get("alarms") or {}).get("stop_on", AlarmSpec().stop_on)
         ended = [row["alarm"] for row in self.alarms if row["alarm"] in fatal]
         if ended:
             return f"ended by alarm {ended[-1]}"
