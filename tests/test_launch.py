@@ -8,7 +8,9 @@ import pytest
 from conftest import ROOT
 
 from grpo_math.__main__ import parse
+from grpo_math.checks.memory import SHARDED
 from grpo_math.errors import UserError
+from grpo_math.launch.layouts import read_layout
 from grpo_math.launch.plan import make_plan
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.trainer.config import check_world
@@ -256,6 +258,14 @@ def test_a_layout_of_ones_own_that_is_none(plan, tmp_path, text, message):
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         plan(f"--layout {tmp_path}/own.yaml")
+
+
+def test_a_layout_of_ones_own_is_what_its_config_contains(plan, tmp_path):
+    (tmp_path / "dual_gpu.yaml").write_text((ROOT / "accelerate_configs" / "zero2.yaml").read_text())
+    made = plan(f"--layout {tmp_path}/dual_gpu.yaml", use_vllm=None)
+    assert (made.server, made.processes) == (None, 2)
+    assert read_layout(f"{tmp_path}/dual_gpu.yaml").sharded == ("gradients", "optimizer")
+    assert [read_layout(name).sharded for name in ("fsdp2", "zero3", "multi_gpu")] == [SHARDED, SHARDED, ()]
 
 
 def test_one_training_machine_with_a_server_elsewhere_keeps_its_own_address(plan):

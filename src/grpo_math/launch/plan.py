@@ -119,8 +119,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
     if second == SERVER:
         add_server(plan, others)
     if second == EVALUATION:
-        program = [sys.executable, "-m", "grpo_math", "evaluate"]
-        plan.watcher = Command("grpo-math evaluate", program, ["--watch", str(recipe.output_dir)], gpus=others)
+        evaluate = [sys.executable, "-m", "grpo_math", "evaluate"]
+        plan.watcher = Command("grpo-math evaluate", evaluate, ["--watch", str(recipe.output_dir)], gpus=others)
         if "WANDB_MODE" not in os.environ:
             trainer.environment["WANDB_MODE"] = "shared"  # two processes write to one run
     return plan
