@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_math.data.prompts import PromptTemplate, token_ids
+from grpo_math.data import PromptTemplate, token_ids
 from grpo_math.errors import UserError, one_line
 from grpo_math.recipe.file import shipped
 from grpo_math.recipe.recipe import load_recipe

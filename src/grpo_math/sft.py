@@ -15,9 +15,7 @@ from array import array
 from pathlib import Path
 
 from grpo_math.checks.preflight import check_training, dry_run
-from grpo_math.data.loading import load_parts, mix_parts
-from grpo_math.data.problem import Problem
-from grpo_math.data.prompts import to_dataset, token_ids
+from grpo_math.data import Problem, load_parts, mix_parts, to_dataset, token_ids
 from grpo_math.errors import UserError, one_line
 from grpo_math.evaluation.solve import load_benchmarks
 from grpo_math.grading import configure

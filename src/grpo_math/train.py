@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 
 from grpo_math.checks.preflight import check_training, dry_run
-from grpo_math.data.loading import load_parts, mix_parts
-from grpo_math.data.prompts import to_dataset, to_rows
+from grpo_math.data import load_parts, mix_parts, to_dataset, to_rows
 from grpo_math.errors import one_line
 from grpo_math.evaluation.solve import load_benchmarks
 from grpo_math.generation.vllm_engine import (
@@ -34,7 +33,7 @@ from grpo_math.models.safety import load_arguments
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.report.model_card import push, write_card
-from grpo_math.rewards.reward import build_rewards, for_trl
+from grpo_math.rewards import build_rewards, for_trl
 from grpo_math.runs import checkpoints
 from grpo_math.runs import folder as run_folder
 from grpo_math.trainer.config import check_world, grpo_config

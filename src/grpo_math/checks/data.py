@@ -5,12 +5,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.data.filters import RUN, SAME, Overlap
+from grpo_math.data import TEST_PROBLEM, TEST_WORDS, Overlap, Problem, Problems, test_sets
 from grpo_math.data.functions import parameters
-from grpo_math.data.loading import test_sets
-from grpo_math.data.problem import Problem, Problems
 from grpo_math.grading import equal_all, grade_batch
-from grpo_math.rewards.reward import Reward
+from grpo_math.rewards import Reward
 
 PAIRS = 1_000  # of golds of different problems
 SOLVED = ("####", "\\boxed")  # in no final answer
@@ -142,8 +140,9 @@ def contamination(subject: Subject) -> Iterator[Finding]:
     for test in tests:
         overlap = Overlap(test.problems)
         reasons = overlap(subject.problems)
-        same, near = reasons.count(SAME), reasons.count(RUN)
-        says = f"{test.title}: of {len(reasons):,} training problems {same:,} {SAME[5:]}, {near:,} more {RUN}"
+        same, near = reasons.count(TEST_PROBLEM), reasons.count(TEST_WORDS)
+        says = f"{test.title}: of {len(reasons):,} training problems {same:,} are test problems, {near:,} more "
+        says += TEST_WORDS
         says += ", as templated ones do" if near > len(reasons) / 10 else ""
         asked = all(spec.decontaminate for spec in subject.recipe.datasets)
         yield warning(says, "dataset: {decontaminate: true} drops them") if same and not asked else note(says)

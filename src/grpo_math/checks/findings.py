@@ -6,9 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from grpo_math.checks.memory import Shape, shape_of
-from grpo_math.data.loading import load_parts, mix_parts
-from grpo_math.data.problem import Problem, Problems
-from grpo_math.data.prompts import prompt_lengths
+from grpo_math.data import Problem, Problems, load_parts, mix_parts, prompt_lengths
 from grpo_math.errors import UserError
 from grpo_math.evaluation.solve import Benchmark, load_benchmarks
 from grpo_math.generation.vllm_engine import read_config
@@ -16,7 +14,7 @@ from grpo_math.models.models import load_tokenizer
 from grpo_math.recipe.batch import world_size
 from grpo_math.recipe.parts import NO_DATASET
 from grpo_math.recipe.recipe import Recipe
-from grpo_math.rewards.reward import Reward, build_rewards
+from grpo_math.rewards import Reward, build_rewards
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerState

@@ -8,12 +8,11 @@ from itertools import chain
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.checks.rewards import EQUAL, mean_score, scores_of
+from grpo_math.data import Problem, meta_columns, to_rows
 from grpo_math.data.functions import parameters
-from grpo_math.data.problem import Problem
-from grpo_math.data.prompts import meta_columns, to_rows
 from grpo_math.errors import RewardError
 from grpo_math.grading import equal_all, grade_batch
-from grpo_math.rewards.reward import Reward
+from grpo_math.rewards import Reward
 
 GOLDS = 100  # different ones for the grader
 PROBLEMS = 3  # for an own reward

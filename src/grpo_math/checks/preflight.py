@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from grpo_math.checks import data, grader, machine, rewards, setup
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.data.problem import Problems
+from grpo_math.data import Problems
 from grpo_math.errors import UserError
 from grpo_math.grading import configure
 from grpo_math.recipe import batch

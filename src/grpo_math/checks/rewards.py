@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
+from grpo_math.data import Problem, meta_columns, to_rows
 from grpo_math.data.functions import parameters
-from grpo_math.data.problem import Problem
-from grpo_math.data.prompts import meta_columns, to_rows
 from grpo_math.errors import RewardError
-from grpo_math.rewards.reward import Reward, RewardSpec
+from grpo_math.rewards import Reward, RewardSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerState

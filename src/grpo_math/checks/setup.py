@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.data.adapters import ADAPTERS
-from grpo_math.data.prompts import token_ids
+from grpo_math.data import ADAPTERS, token_ids
 from grpo_math.models.models import trains_adapter
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.schema import suggestion

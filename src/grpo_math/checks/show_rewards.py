@@ -4,15 +4,13 @@ import argparse
 import inspect
 
 from grpo_math.checks.rewards import scores_of
+from grpo_math.data import Problem, load_problems, to_rows
 from grpo_math.data.functions import parameters
-from grpo_math.data.loading import load_problems
-from grpo_math.data.problem import Problem
-from grpo_math.data.prompts import to_rows
 from grpo_math.errors import UserError
 from grpo_math.grading import configure, grade
 from grpo_math.models.models import load_tokenizer
 from grpo_math.recipe.recipe import Recipe, load_recipe
-from grpo_math.rewards.reward import REWARDS, Reward, build_rewards, settings
+from grpo_math.rewards import REWARDS, Reward, build_rewards, settings
 
 
 def main(options: argparse.Namespace) -> None:

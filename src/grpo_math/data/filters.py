@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Filter = Callable[[list[Problem]], list[str | None]]
 
 WORDS = 8
-SAME, RUN = "that are test problems", f"with {WORDS} words in a row of a test problem"
+TEST_PROBLEM, TEST_WORDS = "that are test problems", f"with {WORDS} words in a row of a test problem"
 
 
 def too_long(template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int) -> Filter:
@@ -80,8 +80,8 @@ class Overlap:
 
     def reason(self, problem: Problem) -> str | None:
         if whole(problem.question) in self.whole:
-            return SAME
-        return None if self.runs.isdisjoint(runs(problem.question)) else RUN
+            return TEST_PROBLEM
+        return None if self.runs.isdisjoint(runs(problem.question)) else TEST_WORDS
 
     def __call__(self, problems: list[Problem]) -> list[str | None]:
         return [self.reason(problem) for problem in problems]

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from grpo_math.data.problem import fingerprint
+from grpo_math.data import fingerprint
 from grpo_math.errors import UserError, one_line, run_cli
 from grpo_math.evaluation import watch
 from grpo_math.evaluation.server import engine_for, uses_vllm

@@ -10,9 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from grpo_math.data.loading import load_problems
-from grpo_math.data.problem import DatasetSpec, Problem
-from grpo_math.data.prompts import PromptTemplate, prompt_ids
+from grpo_math.data import DatasetSpec, Problem, PromptTemplate, load_problems, prompt_ids
 from grpo_math.errors import UserError
 from grpo_math.evaluation.statistics import Figure, mean, means, pass_at_k
 from grpo_math.generation.engines import Completion, Sampling

@@ -7,7 +7,7 @@ import re
 import warnings
 from pathlib import Path
 
-from grpo_math.data.prompts import TEMPLATES, PromptTemplate, token_ids
+from grpo_math.data import TEMPLATES, PromptTemplate, token_ids
 from grpo_math.errors import UserError, one_line
 from grpo_math.models.safety import check_files, load_arguments, without_its_code
 from grpo_math.recipe.recipe import Recipe

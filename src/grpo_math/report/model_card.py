@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from grpo_math.data.adapters import ADAPTERS
-from grpo_math.data.problem import DatasetSpec
-from grpo_math.data.prompts import PromptTemplate
+from grpo_math.data import ADAPTERS, DatasetSpec, PromptTemplate
 from grpo_math.errors import one_line
 from grpo_math.evaluation.statistics import Figure
 from grpo_math.recipe.parts import looks_local

@@ -4,6 +4,7 @@ Enters: `RewardSpec`s and the prompt template. Leaves: `Reward`s, one score per 
 and the paths of reward models. Imports errors, grading and data, and nothing heavy.
 """
 
-from grpo_math.rewards.reward import REWARDS, Reward, RewardSpec, build_rewards, for_trl, grades_of, settings
+from grpo_math.rewards.library import LIMITS, REWARDS
+from grpo_math.rewards.reward import Reward, RewardSpec, build_rewards, for_trl, grades_of, settings
 
-__all__ = ["REWARDS", "Reward", "RewardSpec", "build_rewards", "for_trl", "grades_of", "settings"]
+__all__ = ["LIMITS", "REWARDS", "Reward", "RewardSpec", "build_rewards", "for_trl", "grades_of", "settings"]

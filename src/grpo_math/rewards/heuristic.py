@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from grpo_math.data.prompts import completion_text
+from grpo_math.data import completion_text
 
 WORD = re.compile(r"[^\W\d_]{4,}")
 OPERAND = r"[(\[{]{0,3}(?:\d[\d.,]*[A-Za-z]?|[A-Za-z](?![A-Za-z]))[)\]}]{0,3}"

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable
 
-from grpo_math.data.prompts import PromptTemplate, completion_text
+from grpo_math.data import PromptTemplate, completion_text
 from grpo_math.grading import Grade, well_formed
 from grpo_math.rewards.heuristic import ITEM, heuristic
 

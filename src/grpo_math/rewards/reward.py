@@ -21,8 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from grpo_math.data import PromptTemplate, completion_text
 from grpo_math.data.functions import load_function, parameters
-from grpo_math.data.prompts import PromptTemplate, completion_text
 from grpo_math.errors import RewardError, UserError, suggestion
 from grpo_math.grading import Grade, grade_batch
 from grpo_math.rewards.library import FAILED, REWARDS

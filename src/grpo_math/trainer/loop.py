@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
-from grpo_math.data.problem import Problem, fingerprint
+from grpo_math.data import Problem, fingerprint
 from grpo_math.errors import RewardError, one_line
 from grpo_math.models.models import widen
 from grpo_math.recipe.recipe import Recipe

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo_math.data.prompts import PromptTemplate, completion_text
-from grpo_math.rewards.reward import grades_of
+from grpo_math.data import PromptTemplate, completion_text
+from grpo_math.rewards import grades_of
 from grpo_math.runs.folder import write_table
 
 FILES = 100  # about as many a run, unless the recipe says otherwise
