@@ -154,12 +154,12 @@ def plotly_figure(panel: Panel, runs: list[Run], last_step: int) -> dict:
 def traces(panel: Panel) -> Iterator[dict]:
     for one in panel.curves:
         line = {"type": "scatter", "mode": "lines", "x": one.steps, "name": plain(one.name)}
-        means = line | {"y": rounded(one.means), "hovertemplate": "%{y:.4g}"}
+        means = line | {"y": significant(one.means), "hovertemplate": "%{y:.4g}"}
         if panel.title == STACKED:
             yield means | {"line": {"color": one.color, "width": 1}, "stackgroup": "all"}
             continue
         thin, bold = ({"line": {"color": one.color, "width": width}} for width in (1, 2.2))
-        yield means | thin | {"y": rounded(one.values), "opacity": 0.45, "showlegend": False}
+        yield means | thin | {"y": significant(one.values), "opacity": 0.45, "showlegend": False}
         yield means | bold | {"hovertemplate": "%{y:.4g} (mean)"}
     for rows, color in panel.dots:
         yield from dots(rows, color)
@@ -207,7 +207,7 @@ def plain(text: str) -> str:
     return html.escape(str(text), quote=False)
 
 
-def rounded(values: list[float]) -> list[float]:
+def significant(values: list[float]) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
