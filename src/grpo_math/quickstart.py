@@ -55,6 +55,7 @@ CHAT_TEMPLATE = (
 
 
 def calculate(left: int, sign: str, right: int) -> int:
+    """The sum, difference or product."""
     return {"+": left + right, "-": left - right, "*": left * right}[sign]
 
 
@@ -146,10 +147,12 @@ def make_policy(tokenizer: "PreTrainedTokenizerFast", hidden_size: int = 128) ->
 
 
 def worked_answer(problem: dict) -> str:
+    """The steps, one per line, and the boxed answer."""
     return "\n".join(f"{left}={right}" for left, right in problem["steps"]) + "\n" + bare_answer(problem)
 
 
 def bare_answer(problem: dict) -> str:
+    """The boxed answer alone."""
     return f"\\boxed{{{problem['answer']}}}"
 
 
@@ -253,6 +256,7 @@ def make_room(folder: Path) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
+    """Make a policy and problems, train, and print the accuracy before and after."""
     from grpo_math.report.report import report_end
     from grpo_math.train import train
 
@@ -280,6 +284,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def print_results(results: dict) -> None:
+    """The accuracy and length before and after, and the seconds of each part."""
     print(f"\n{'':8}  accuracy  95 % interval  tokens")
     for moment in ("before", "after"):
         row = results[moment]

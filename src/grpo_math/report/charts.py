@@ -55,6 +55,8 @@ CHARTS = {  # title: pattern of the metrics, how to read them
 
 @dataclass(frozen=True)
 class Curve:
+    """The logged values of a metric at its steps, and their running means."""
+
     name: str
     color: str
     steps: list[int]
