@@ -12,6 +12,7 @@ from grpo_math.runs.folder import read_rows, write_rows
 from grpo_math.train import train
 from grpo_math.trainer.alarms import Alarms
 from grpo_math.trainer.callbacks import finite
+from grpo_math.trainer.config import grpo_config
 
 WELL = {
     "loss": 0.1, "grad_norm": 1.0, "reward": 0.5, "reward_std": 0.4, "frac_reward_zero_std": 0.2, "accuracy": 0.5,
@@ -46,7 +47,7 @@ def watch(write_recipe, tmp_path):
     def run(logs: list[dict], begin: int = 0, **keys):
         recipe = load_recipe(["--config", str(write_recipe(**keys))])
         recipe.output_dir.mkdir(exist_ok=True)
-        alarms = Alarms(recipe)
+        alarms = Alarms(recipe.output_dir, recipe.alarms, recipe.template, grpo_config(recipe))
         control = SimpleNamespace(should_training_stop=False, should_save=True)
         state = SimpleNamespace(global_step=begin, is_world_process_zero=True)
         alarms.on_train_begin(None, state, control)

@@ -20,7 +20,7 @@ from grpo_math.runs import folder as run_folder
 from grpo_math.trainer.progress import Progress
 
 how, folder = sys.argv[1:]
-run_folder.open_folder(Path(folder))
+run_folder.log_to(Path(folder))
 log = logging.getLogger("grpo_math.trainer.alarms")
 alarms = types.SimpleNamespace(raised=set())
 state = types.SimpleNamespace(is_world_process_zero=how != "second", global_step=0, max_steps=3)

@@ -19,7 +19,7 @@ from grpo_math.runs.folder import is_running, read_rows, read_table
 from grpo_math.train import train
 
 CLOCKS = ("step_time", "time/generate", "time/rewards", "time/train", "tokens_per_second", "seconds")
-# Rollouts of two steps that are gone through twice, checkpoints in the middle of them, three epochs.
+# Generation batches of two steps that are trained on twice, checkpoints wanted inside them, five epochs.
 WORK = {
     "dataset": None,
     "rewards": {"length": {"path": str(ROOT / "tests" / "cpu_rewards.py:length")}},
@@ -72,7 +72,7 @@ def test_a_run_killed_at_20_random_moments_ends_as_if_it_had_not_been(write_reci
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     reached = json.loads(done.stdout.splitlines()[-1])
     assert len(reached) == 20
-    assert any(step % 4 for step in reached), f"no kill in the middle of a rollout: {reached}"
+    assert not any(step % 4 for step in reached), f"a checkpoint inside a generation batch: {reached}"
     for killed in tmp_path.glob("killed-*"):
         assert_same_run(tmp_path / "whole", killed)
 
@@ -87,7 +87,7 @@ def assert_same_run(whole: Path, killed: Path) -> None:
         assert read_table(whole / "completions" / name) == read_table(killed / "completions" / name)
     for name in ("final", "best", "checkpoint-40"):
         assert (whole / name / "model.safetensors").read_bytes() == (killed / name / "model.safetensors").read_bytes()
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "rollout_0.pt"):
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         assert same_states(whole / "checkpoint-40" / name, killed / "checkpoint-40" / name)
 
 
@@ -153,9 +153,9 @@ def test_a_full_disk_is_one_line_with_the_last_good_checkpoint(write_recipe, sma
     with pytest.raises(UserError) as caught:
         train(load_recipe(["--config", str(recipe)]))
     good = max(complete_checkpoints(folder))
-    assert str(caught.value).startswith(f"{folder}: cannot write checkpoint-{good + 2} (")
+    assert str(caught.value).startswith(f"{folder}: cannot write the run (")
     assert str(caught.value).endswith(
-        f"): when that is mended, continue from {folder}/checkpoint-{good} with --resume_from_checkpoint auto"
+        f"): when that is fixed, continue from {folder}/checkpoint-{good} with --resume_from_checkpoint auto"
     )
     for step in sorted(complete_checkpoints(folder))[:-1]:
         shutil.rmtree(folder / f"checkpoint-{step}")
@@ -176,8 +176,8 @@ def test_a_disk_that_turns_read_only_is_one_line(write_recipe, small_disk):
     subprocess.run(["umount", "-l", str(folder)], check=True)
     assert training.returncode == 2
     assert said.splitlines()[-1] == (
-        f"error: {folder}: cannot write the run (Read-only file system): when that is mended, begin again: there "
-        "is no checkpoint yet"
+        f"error: {folder}: cannot write the run (Read-only file system): when that is fixed, start again, "
+        "no checkpoint yet"
     )
 
 
@@ -206,7 +206,11 @@ def test_a_damaged_checkpoint_is_left_out_and_said_so(write_recipe, tmp_path, ca
 
 
 def test_an_abandoned_save_is_cleared_away_and_a_replaced_best_comes_back(tmp_path):
-    (tmp_path / ".unfinished" / "checkpoint-7").mkdir(parents=True)
+    for name in ("checkpoint-7", ".unfinished"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".unfinished" / "checkpoint-7").touch()
+    (tmp_path / "checkpoint-7" / "trainer_state.json").write_text('{"global_step": 7}')
+    assert complete_checkpoints(tmp_path) == {}
     (tmp_path / ".unfinished" / "old-best").mkdir()
     set_aside(tmp_path, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
@@ -214,7 +218,7 @@ def test_an_abandoned_save_is_cleared_away_and_a_replaced_best_comes_back(tmp_pa
 
 def test_a_signal_between_two_logs_loses_no_metric(write_recipe, tmp_path):
     training = train_in_background(write_recipe(max_steps=10_000, logging_steps=10_000, preflight=False))
-    while not list(tmp_path.glob("run/completions/step-*")):
+    while not list(tmp_path.glob("run/metrics.jsonl")):
         assert training.poll() is None
         time.sleep(0.05)
     training.send_signal(signal.SIGINT)
@@ -225,11 +229,8 @@ def test_a_signal_between_two_logs_loses_no_metric(write_recipe, tmp_path):
     assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [last]
 
 
-def test_a_rollout_is_not_gone_on_with_under_other_keys(write_recipe, tmp_path):
-    recipe = write_recipe(max_steps=3, save_steps=1, preflight=False, steps_per_generation=2, num_iterations=2)
-    train(load_recipe(["--config", str(recipe)]))
-    resume = ["--config", str(recipe), "--max_steps", "5", "--steps_per_generation", "1", "--resume_from_checkpoint"]
-    with pytest.raises(
-        UserError, match=r"checkpoint-3 is in the middle of a rollout made with steps_per_generation 2, num"
-    ):
-        train(load_recipe([*resume, "auto"]))
+def test_checkpoints_wait_for_the_end_of_a_generation_batch(write_recipe, tmp_path, capsys):
+    keys = {"save_steps": 3, "preflight": False, "steps_per_generation": 2, "num_iterations": 2}
+    train(load_recipe(["--config", str(write_recipe(max_steps=10, **keys))]))
+    assert "checkpoints are saved at the end of a generation batch, every 4 steps" in capsys.readouterr().out
+    assert set(complete_checkpoints(tmp_path / "run")) == {4, 8, 10}  # wanted at 3, 6 and 9, and the last step

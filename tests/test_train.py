@@ -77,8 +77,6 @@ def test_resume_continues_where_the_last_complete_checkpoint_was(write_recipe, t
     with (tmp_path / "halves" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "rew')  # killed in the middle of a line
     results = run(halves, "--max_steps", "4", "--resume_from_checkpoint", "auto")
-    state = json.loads((tmp_path / "halves" / "checkpoint-4" / "trainer_state.json").read_text())
-    assert [log["step"] for log in state["log_history"]] == [4]  # metrics.jsonl has the others
     assert [row["step"] for row in rows(tmp_path / "halves" / "metrics.jsonl")] == [0, 1, 2, 3, 4, 4]
     evaluations = rows(tmp_path / "halves" / "eval.jsonl")
     assert results["before"] == evaluations[0]
@@ -385,7 +383,7 @@ def test_padding_behind_a_completion_is_told_from_its_end(tokenizer, pad_is_end,
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     fake = types.SimpleNamespace(pad_token_id=end if pad_is_end else pad, decode=tokenizer.decode)
-    trainer = types.SimpleNamespace(_tokenizer=fake, eos_token_ids=[end], stop=("3",))
+    trainer = types.SimpleNamespace(processing_class=fake, eos_token_ids=[end], stop=("3",))
     whole = ids + [end if word == "end" else pad for word in filler]
     assert Trainer.sampled(trainer, whole) == whole[: len(ids) + kept]
 

@@ -1,11 +1,9 @@
-"""One SFT run, the warm start of a GRPO run: the same problems as prompts and worked answers, TRL's SFTTrainer.
+"""accelerate launch --config_file accelerate_configs/single_gpu.yaml -m grpo_math.sft --config recipes/sft_X.yaml
 
-usage: accelerate launch --config_file accelerate_configs/single_gpu.yaml \\
-           -m grpo_math.sft --config recipes/sft_X.yaml [--key value ...]
-   or: grpo-math sft --config recipes/sft_X.yaml [--key value ...]
-
-The worked solutions are written in the prompt template's own answer style, and the loss is on them alone. A GRPO run
-starts from the result with `model_name_or_path: runs/NAME/final`, a whole model or an adapter.
+One SFT run, the warm start of a GRPO run, from top to bottom: the same problems as prompts and worked answers, TRL's
+SFTTrainer. `grpo-math sft --config recipes/sft_X.yaml` is the same on one process. The worked solutions are written in
+the prompt template's own answer style, and the loss is on them alone. A GRPO run starts from the result with
+`model_name_or_path: runs/NAME`, a whole model or an adapter.
 """
 
 import argparse
@@ -13,19 +11,23 @@ import functools
 import time
 from array import array
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grpo_math.checks.preflight import check_training, dry_run
-from grpo_math.data import Problem, load_parts, mix_parts, to_dataset, token_ids
+from grpo_math.data import Problem, PromptTemplate, fingerprint, load_parts, mix_parts, to_dataset
+from grpo_math.data.prompts import token_ids
 from grpo_math.errors import UserError, one_line
 from grpo_math.evaluation.solve import load_benchmarks
 from grpo_math.grading import configure
-from grpo_math.models.models import end_tokens, load_tokenizer, policy_arguments
+from grpo_math.models.models import end_tokens, load_tokenizer, policy_arguments, widen
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.report.model_card import push, write_card
-from grpo_math.runs import checkpoints
-from grpo_math.runs import folder as run_folder
-from grpo_math.trainer.config import check_world, sft_config
-from grpo_math.trainer.loop import run
+from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
+from grpo_math.runs.folder import at_work, resume_command, write_results
+from grpo_math.trainer.config import as_recipe, check_world, sft_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def main(options: argparse.Namespace) -> None:
@@ -38,51 +40,82 @@ def main(options: argparse.Namespace) -> None:
     report_end(sft(recipe), recipe.output_dir)
 
 
-def sft(recipe: Recipe) -> dict:
-    """Train as the recipe says and return what results.json holds: steps, before, after, seconds."""
+def sft(recipe: Recipe | str | Path, **overrides) -> dict:
+    """Train a model on worked answers and return what results.json holds: steps, before, after, best, seconds; {} where
+    the run was stopped. `overrides` replace keys of a recipe file. Raises UserError for mistakes in the recipe."""
     started = time.perf_counter()
-    checkpoint = checkpoints.find_checkpoint(recipe)
+
+    # The recipe, checked before torch and TRL are imported
+    recipe = as_recipe(recipe, "SFT", overrides)
+    folder, template, name = recipe.output_dir, recipe.template, recipe.model["model_name_or_path"]
+    checkpoint = find_checkpoint(folder, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
     configure(recipe.grading)
-
-    config = sft_config(recipe)  # torch loads here; all of the recipe is checked by now
+    config = sft_config(recipe)
     check_world(recipe, config)
-    if finished := checkpoints.finished_results(recipe, checkpoint, config):
-        return finished
-    run_folder.open_folder(recipe.output_dir)
-    with run_folder.at_work(recipe.output_dir):
-        return sft_here(recipe, config, checkpoint, started)
+    if results := finished_results(folder, checkpoint, config.max_steps, config.num_train_epochs):
+        return results
 
-
-def sft_here(recipe: Recipe, config, checkpoint: Path | None, started: float) -> dict:
-    """What takes time: problems, model, steps. `config` is TRL's."""
-    from grpo_math.trainer.callbacks import callbacks
+    from grpo_math.trainer.alarms import Alarms
+    from grpo_math.trainer.callbacks import Evaluations
+    from grpo_math.trainer.checkpoints import save_whole
+    from grpo_math.trainer.loop import begin, run
     from grpo_math.trainer.trainer import SupervisedTrainer
 
-    tokenizer = load_tokenizer(recipe)
-    rows = Pairs(recipe, tokenizer, config.max_length)
-    parts = load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets, rows.unusable)
-    problems = mix_parts(parts, recipe.datasets, config.seed)
-    check_training(recipe, tokenizer, parts)
-    rows.check(problems[0])
-    benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
-    measured, watching = callbacks(recipe, tokenizer, benchmarks)
-    policy = policy_arguments(recipe, config)
-    with one_line(f"{recipe.source}: TRL refused it"):
-        trainer = SupervisedTrainer(
-            **policy,
-            args=config,
-            train_dataset=to_dataset([rows.row(problem) for problem in problems]),
-            processing_class=tokenizer,
-            callbacks=watching,
-        )
-    return run(recipe, trainer, problems, measured, checkpoint, started, write_card, push)
+    with at_work(folder):
+        # Problems, for training and for evaluation
+        tokenizer = load_tokenizer(recipe)
+        pairs = Pairs(name, template, tokenizer, recipe.sft.worked, config.max_length)
+        parts = load_parts(recipe.datasets, template, tokenizer, recipe.eval_datasets, pairs.unusable)
+        problems = mix_parts(parts, recipe.datasets, config.seed)
+        benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
+        check_training(recipe, tokenizer, parts)
+        pairs.check(problems[0])
+
+        # Model and trainer
+        policy = policy_arguments(recipe, config)
+        with one_line(f"{recipe.source}: TRL refused it"):
+            trainer = SupervisedTrainer(
+                **policy,
+                args=config,
+                train_dataset=to_dataset([pairs.row(problem) for problem in problems]),
+                processing_class=tokenizer,
+            )
+        widen(trainer.model, name)
+
+        with writes_to(folder):
+            # Train, and evaluate before, during and after
+            environment = begin(trainer, checkpoint, recipe.raw, recipe.dump(), fingerprint(problems))
+            evaluations = Evaluations(recipe, tokenizer, benchmarks, trainer)
+            again = resume_command(folder, "sft")
+            results = run(trainer, evaluations, Alarms(folder, recipe.alarms), checkpoint, again)
+            if not results:
+                return {}
+
+            # Save the model with its card, and the results
+            save_whole(trainer, folder / "final", lambda final: write_card(recipe, final, results, environment))
+            write_results(folder, results, started)
+        push(trainer, folder / "final")
+        return results
 
 
 class Pairs:
     """Problems as rows of token ids for TRL. The ids of a prompt are those GRPO feeds, whatever text follows."""
 
-    def __init__(self, recipe: Recipe, tokenizer, max_length: int | None):
-        self.recipe, self.tokenizer, self.max_length = recipe, tokenizer, max_length
+    def __init__(
+        self,
+        model: str,
+        template: PromptTemplate,
+        tokenizer: "PreTrainedTokenizerBase",
+        worked: bool,
+        max_length: int | None,
+    ):
+        self.model, self.template, self.tokenizer, self.worked, self.max_length = (
+            model,
+            template,
+            tokenizer,
+            worked,
+            max_length,
+        )
         self.made: dict[tuple[str, str], tuple[array, array]] = {}  # by question and answer
 
     def row(self, problem: Problem) -> dict:
@@ -91,7 +124,7 @@ class Pairs:
         return {"input_ids": [*prompt, *completion], "completion_mask": mask}
 
     def target(self, problem: Problem) -> str:
-        return self.recipe.template.target(problem, self.recipe.sft.worked)
+        return self.template.target(problem, self.worked)
 
     def ids(self, problem: Problem) -> tuple[array, array]:
         """The token ids of the prompt, and of the completion with what ends it; kept, as they are wanted twice."""
@@ -101,7 +134,7 @@ class Pairs:
         return self.made[key]
 
     def tokenized(self, question: str, target: str) -> tuple[list[int], list[int]]:
-        prompt = self.recipe.template.prompt(question, self.tokenizer)
+        prompt = self.template.prompt(question, self.tokenizer)
         chat = isinstance(prompt, list)
         text = self.answer_in_chat(prompt, target) if chat else target
         completion = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -115,21 +148,21 @@ class Pairs:
         answer = whole.removeprefix(before)
         if answer == whole or target not in answer:
             raise UserError(
-                f"prompt_template: the chat template of {self.recipe.model['model_name_or_path']} changes the answer: "
+                f"prompt_template: the chat template of {self.model} changes the answer: "
                 f"{target!r:.60} becomes {answer!r:.60}: use one with chat: false, or with a prefill"
             )
         return answer
 
     def unusable(self, problem: Problem) -> str | None:
         """Why a problem cannot be trained on: TRL would silently cut one that is too long, and with it the answer."""
-        if self.recipe.sft.worked and not problem.worked:
+        if self.worked and not problem.worked:
             return "without a worked solution"
         fits = self.max_length is None or sum(map(len, self.ids(problem))) <= self.max_length
         return None if fits else f"over max_length {self.max_length} tokens"
 
     def check(self, problem: Problem) -> None:
         """Raise UserError where the chat template ends the answer with a token that ends no generation."""
-        name, (_, completion) = self.recipe.model["model_name_or_path"], self.ids(problem)
+        name, (_, completion) = self.model, self.ids(problem)
         last = next(token for token in reversed(completion) if self.tokenizer.decode([token]).strip())
         if last not in {self.tokenizer.eos_token_id, *end_tokens(name)}:
             raise UserError(

@@ -123,7 +123,9 @@ def launch(subject: Subject) -> Iterator[Finding]:
     elif subject.plan:
         yield from errors_of(subject.plan)
     yield from errors_of(lambda: check_machine(recipe.trainer | {"report_to": "none", "use_vllm": False}))
-    yield from errors_of(lambda: checkpoints.find_checkpoint(recipe))
+    yield from errors_of(
+        lambda: checkpoints.find_checkpoint(recipe.output_dir, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
+    )
     if recipe.trainer.get("use_vllm"):
         yield from errors_of(check_vllm)
     report_to = recipe.trainer.get("report_to") or []

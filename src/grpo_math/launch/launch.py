@@ -30,7 +30,8 @@ def launch(options: argparse.Namespace) -> None:
     print(plan, flush=True)
     if not options.dry_run:
         with contextlib.redirect_stdout(None):  # the trainer prints where it begins
-            checkpoints.find_checkpoint(plan.recipe)
+            recipe = plan.recipe
+            checkpoints.find_checkpoint(recipe.output_dir, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
         run_plan(plan)
 
 

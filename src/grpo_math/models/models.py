@@ -251,8 +251,10 @@ def load_adapter(name: str, revision: str | None = None, trainable: bool = False
 def widen(model, adapter: str) -> None:
     """Make the adapter of a quantised model float32 again, with the values it came with, if it is one that was given.
 
-    TRL rounds it to bfloat16, in which a small step is no step.
+    TRL rounds it to bfloat16, in which a small step is no step. Other models stay unchanged.
     """
+    if not getattr(model, "is_quantized", False):
+        return
     from peft import set_peft_model_state_dict
     from peft.utils import load_peft_weights
 

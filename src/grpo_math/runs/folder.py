@@ -23,27 +23,25 @@ import psutil
 
 from grpo_math.errors import UserError
 from grpo_math.recipe.batch import is_main_process, world_size
-from grpo_math.recipe.recipe import Recipe
 
 PACKAGES = ("grpo-math", "torch", "trl", "transformers", "accelerate", "peft", "datasets", "math-verify", "vllm")
 
 
-def write_facts(recipe: Recipe, dataset_fingerprint: str) -> dict:
-    """Write recipe.yaml and environment.json, before anything is trained, and return the latter's facts. A resumed run
-    must have the same problems."""
-    folder = recipe.output_dir
+def write_facts(folder: Path, recipe: str, dataset_fingerprint: str, resumed: bool) -> dict:
+    """Write recipe.yaml (its text is `recipe`) and environment.json, and return the latter's facts. A resumed run must
+    have the same problems."""
     earlier = folder / "environment.json"
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     times = {"started": now}
-    if recipe.trainer.get("resume_from_checkpoint") and earlier.exists():
-        known = json.loads(earlier.read_text())
+    if resumed and earlier.exists():
+        known = json.loads(earlier.read_text(encoding="utf-8"))
         before, times = known["dataset_fingerprint"], {"started": known.get("started"), "resumed": now}
         if before != dataset_fingerprint:
             raise UserError(
                 f"resume_from_checkpoint: the run began with other problems (fingerprint {before}, now "
                 f"{dataset_fingerprint}): restore the dataset keys of {folder}/recipe.yaml"
             )
-    (folder / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     facts = {
         "command": command(),
         "git_revision": git_revision(),
@@ -52,19 +50,36 @@ def write_facts(recipe: Recipe, dataset_fingerprint: str) -> dict:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "gpus": gpus(),
+        **gpus(),
         "processes": world_size(),
-        "gpu_count": gpu_count(),
         "packages": versions(),
     }
     write_json(facts, folder / "environment.json")
     return facts
 
 
-def open_folder(folder: Path) -> None:
-    """Make the folder and send all logs to its training.log; the console gets plain messages.
+@contextlib.contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Make the folder, log to its training.log, and keep other trainings out until the end."""
+    log_to(folder)
+    with only_one(folder, "output_dir") if is_main_process() else contextlib.nullcontext():
+        yield
 
-    Only the first process speaks; the others keep to warnings on the console.
+
+class Console(logging.Handler):
+    """Prints to what sys.stdout is at the moment, so that a live line on the terminal stays below."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stdout, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
+def log_to(folder: Path) -> None:
+    """Make the folder and send all logs to its training.log; the console gets plain messages of ours.
+
+    Only the first process does; the others print warnings on the console.
     """
     quiet_progress_bars()
     main_process = is_main_process()
@@ -73,10 +88,9 @@ def open_folder(folder: Path) -> None:
         file = logging.FileHandler(folder / "training.log", encoding="utf-8")
     except OSError as error:
         raise UserError(f"output_dir: cannot write to {folder} ({error.strerror}): give another --output_dir") from None
-    logging.raiseExceptions = False  # a full disk is said once, by what cannot do without
+    logging.raiseExceptions = False  # a full disk is reported once, by what has to be written
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    console = logging.StreamHandler(sys.stdout)
-    console.setLevel(logging.INFO if main_process else logging.WARNING)
+    console = Console(logging.INFO if main_process else logging.WARNING)
     ours = logging.getLogger("grpo_math")
     ours.handlers.clear()  # of an earlier run in this process
     ours.setLevel(logging.DEBUG)
@@ -167,6 +181,14 @@ def forget(path: Path, gone: Callable[[dict], bool]) -> list[dict]:
     return rows
 
 
+def write_results(folder: Path, results: dict, started: float) -> None:
+    """Add the seconds since `started` (of time.perf_counter) as the total, and write results.json: it is finished."""
+    results["seconds"]["total"] = round(time.perf_counter() - started, 2)
+    if is_main_process():
+        write_json(results, folder / "results.json")
+        logging.getLogger("grpo_math.train").info("run folder: %s (the model is in final/)", folder)
+
+
 def write_table(rows: list[dict], path: Path) -> None:
     """As compressed Parquet."""
     import pyarrow
@@ -198,9 +220,9 @@ def read_table(path: Path) -> list[dict]:
 
 
 def forget_completions(folder: Path, step: int) -> None:
-    """As `forget_after`, of the tables."""
+    """Delete the completions of later steps, and of later evaluations."""
     for table in (folder / "completions").glob("*.parquet"):
-        made = re.fullmatch(r"(?:step|eval)-(\d+)", table.stem)
+        made = re.fullmatch(r"(?:completions_|step-|eval-)(\d+)", table.stem)
         if made and int(made[1]) > step:
             table.unlink()
 
@@ -221,11 +243,6 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(held)
-
-
-def at_work(folder: Path) -> contextlib.AbstractContextManager:
-    """The first process of a training has the folder to itself, from loading on."""
-    return only_one(folder, "output_dir") if is_main_process() else contextlib.nullcontext()
 
 
 def is_running(folder: Path) -> bool:
@@ -294,24 +311,19 @@ def command() -> list[str]:
     return [*own, *sys.argv[1:]]
 
 
-def resume_command(recipe: Recipe) -> str:
+def resume_command(folder: Path, verb: str) -> str:
     words = command()
     if "--config" not in words:
-        words = ["grpo-math", "sft" if recipe.sft else "train", "--config", str(recipe.output_dir / "recipe.yaml")]
+        words = ["grpo-math", verb, "--config", str(folder / "recipe.yaml")]
     if "--resume_from_checkpoint" in words:
         place = words.index("--resume_from_checkpoint")
         words = words[:place] + words[place + 2 :]
     return shlex.join([*words, "--resume_from_checkpoint", "auto"])
 
 
-def gpu_count() -> int:
-    """The GPUs that this run occupies, a vLLM server's too (`launch` knows them)."""
+def gpus() -> dict:
+    """The names of the GPUs that this process sees, and how many the run occupies, a vLLM server's too (`launch`)."""
     import torch
 
-    return int(os.environ.get("GRPO_MATH_GPUS", world_size() if torch.cuda.is_available() else 0))
-
-
-def gpus() -> list[str]:
-    import torch
-
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"gpus": names, "gpu_count": int(os.environ.get("GRPO_MATH_GPUS", world_size() if names else 0))}

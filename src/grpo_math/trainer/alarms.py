@@ -8,15 +8,21 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
+from grpo_math.data import PromptTemplate
 from grpo_math.errors import UserError
-from grpo_math.recipe.recipe import Recipe
+from grpo_math.recipe.parts import AlarmSpec
 from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.runs.folder import append_rows, forget_after, read_rows
 from grpo_math.trainer.callbacks import is_step
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
 
 MOST = {"zero_std": 0.7, "truncated": 0.3, "timeouts": 0.01}  # shares
 DRIFT = 3.0  # times the length of the beginning
@@ -30,12 +36,18 @@ logger = logging.getLogger(__name__)
 
 
 class Alarms(TrainerCallback):
-    """Looks at every log of a step, in SFT for `nan` alone. `raised` are the alarms so far, `stopped` is the one that
-    ended the run."""
+    """Looks at every log of a step. Without the template and TRL's config of a GRPO run it looks for `nan` alone, as in
+    SFT. `raised` are the alarms so far, `stopped` is the one that stopped the run."""
 
-    def __init__(self, recipe: Recipe):
-        self.recipe, self.spec = recipe, recipe.alarms
-        self.file = recipe.output_dir / "alarms.jsonl"
+    def __init__(
+        self,
+        folder: Path,
+        spec: AlarmSpec,
+        template: PromptTemplate | None = None,
+        config: "GRPOConfig | None" = None,
+    ):
+        self.folder, self.spec, self.template, self.config = folder, spec, template, config
+        self.file = folder / "alarms.jsonl"
         self.window: deque[dict] = deque(maxlen=self.spec.steps)
         self.begin: dict = {}  # means over the first window
         self.raised: set[str] = set()
@@ -49,7 +61,7 @@ class Alarms(TrainerCallback):
         if state.is_world_process_zero:
             if self.file.exists():
                 self.raised = {row["alarm"] for row in forget_after(step, self.file)}
-            for row in read_rows(self.recipe.output_dir / "metrics.jsonl"):
+            for row in read_rows(self.folder / "metrics.jsonl"):
                 if row["step"] <= step and "loss" in row:
                     self.see(row | {name: math.nan for name in FINITE if row.get(name, 0) is None})
         self.raised, self.begin, self.window = broadcast_object_list([self.raised, self.begin, self.window])
@@ -75,7 +87,7 @@ class Alarms(TrainerCallback):
         return lost
 
     def full(self) -> bool:
-        return len(self.window) == self.spec.steps and not self.recipe.sft
+        return len(self.window) == self.spec.steps and self.config is not None
 
     def on_epoch_end(self, args, state, control, **_):
         self.stop(control)  # transformers may want to save here too
@@ -93,7 +105,7 @@ class Alarms(TrainerCallback):
     def check(self) -> None:
         """Raise UserError where an alarm has ended the training."""
         if self.stopped:
-            found = complete_checkpoints(self.recipe.output_dir)
+            found = complete_checkpoints(self.folder)
             good = [step for step in found if step <= self.sound]
             which = "last good" if self.stopped.startswith("nan:") else "last"
             last = f"the {which} checkpoint is {found[max(good)]}" if good else "there is no checkpoint before it"
@@ -117,7 +129,7 @@ class Alarms(TrainerCallback):
         elif zero is not None and zero > MOST["zero_std"]:
             yield "zero_std", f"in {zero:.0%} of the groups all completions earn the same: {self.cause()}"
         cut = self.mean("completions/clipped_ratio")
-        if cut is not None and cut > MOST["truncated"] and not self.recipe.template.stop:  # TRL counts stopped ones too
+        if cut is not None and cut > MOST["truncated"] and not self.template.stop:  # TRL counts stopped ones too
             yield "truncated", f"{cut:.0%} of the completions are cut off: {self.longer()}"
         late = self.mean("grading/timeouts")
         if late is not None and late > MOST["timeouts"]:
@@ -140,11 +152,11 @@ class Alarms(TrainerCallback):
             return f"accuracy fell from {start:.2f} to {accuracy:.2f}, the policy broke: lower learning_rate"
         if unread > 0.5:
             return f"{unread:.0%} of the golds cannot be read: see grpo-math check"
-        if cut > 0.9 and not self.recipe.template.stop:
+        if cut > 0.9 and not self.template.stop:
             return f"{cut:.0%} are cut off: {self.longer()}"
         if absent > 0.9:
             return (
-                f"{absent:.0%} give no answer in style {self.recipe.template.answer_style}: add rewards: {{format: "
+                f"{absent:.0%} give no answer in style {self.template.answer_style}: add rewards: {{format: "
                 "{weight: 0.2}}, a worked example to the prompt, or SFT first"
             )
         if accuracy is not None and accuracy > 0.9:
@@ -154,14 +166,14 @@ class Alarms(TrainerCallback):
         return "raise temperature or num_generations, or look at the rewards (grpo-math check)"
 
     def longer(self) -> str:
-        return f"raise max_completion_length ({self.recipe.max_completion_length})"
+        return f"raise max_completion_length ({self.config.max_completion_length})"
 
     def sampled(self) -> Iterator[tuple[str, str]]:
         """vLLM's probabilities of what it sampled against the trainer's."""
         ratio = self.mean("sampling/importance_sampling_ratio/mean")
         if ratio is None or ratio >= RATIO:
             return
-        masks = self.recipe.trainer.get("vllm_importance_sampling_mode", "sequence_mask").endswith("mask")
+        masks = self.config.vllm_importance_sampling_mode.endswith("mask")
         half = ", more than half masked" if masks and ratio < 0.5 else ""
         yield (
             "importance",

@@ -1,16 +1,14 @@
-"""Beside the training: metrics.jsonl, accuracy before, during and after, and an end where one is asked for."""
+"""What accompanies the training: metrics.jsonl, logs of completions, accuracy before, during and after."""
 
 import logging
 import math
-import os
 import re
-import signal
 import time
 from pathlib import Path
 
-import torch
-from accelerate.utils import broadcast_object_list, reduce
+from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback
+from trl import GRPOTrainer
 
 from grpo_math.evaluation.solve import (
     TOGETHER,
@@ -22,9 +20,7 @@ from grpo_math.evaluation.solve import (
     summarise,
 )
 from grpo_math.generation.engines import training_engine
-from grpo_math.generation.processes import Burst
 from grpo_math.models.models import ends_of
-from grpo_math.recipe.batch import is_main_process
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs.folder import (
     append_rows,
@@ -35,20 +31,9 @@ from grpo_math.runs.folder import (
     write_rows,
     write_table,
 )
+from grpo_math.trainer.checkpoints import save_whole, unfinished
 
 logger = logging.getLogger(__name__)
-
-
-def callbacks(recipe: Recipe, tokenizer, benchmarks: list[Benchmark]) -> tuple["Evaluations", list[TrainerCallback]]:
-    """The evaluations (none without benchmarks), and the callbacks a run begins with, in their order: the file is ready
-    for the first evaluation, and the clock of the steps (progress.py) begins after it."""
-    measured = Evaluations(recipe, tokenizer, benchmarks)
-    return measured, [MetricsFile(recipe.output_dir), measured]
-
-
-def unfinished(state) -> bool:
-    """Whether the training was stopped before its last step."""
-    return state.global_step < state.max_steps
 
 
 def is_step(logs: dict) -> bool:
@@ -57,26 +42,19 @@ def is_step(logs: dict) -> bool:
 
 
 class MetricsFile(TrainerCallback):
-    """One JSON line a log in OUTPUT_DIR/metrics.jsonl: step, epoch, and every metric under TRL's name, or eval/X."""
+    """One JSON line per log in OUTPUT_DIR/metrics.jsonl: step, epoch, and every metric under TRL's name, or eval/X."""
 
     def __init__(self, output_dir: Path):
         self.path = output_dir / "metrics.jsonl"
 
     def on_train_begin(self, args, state, control, **_):
-        """After a resume, forget the steps that will be made again."""
+        """After a resume, forget the steps that are trained again."""
         if state.is_world_process_zero:
             made = state.global_step or -1  # at the beginning: nothing
             forget_after(made, self.path)
             forget_completions(self.path.parent, made)
 
-    def on_step_end(self, args, state, control, **_):
-        """The step of a checkpoint is logged, so that no log spans it: a resumed run makes the same ones."""
-        control.should_log |= control.should_save
-
-    on_epoch_end = on_step_end  # save_strategy: epoch
-
     def on_log(self, args, state, control, logs=None, **_):
-        del state.log_history[:-1]  # transformers' own copy, all of which would stand in every checkpoint
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
         metrics = {re.sub("^eval_", "eval/", key): finite(value) for key, value in logs.items()}
@@ -88,34 +66,32 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class StopOnSignal(TrainerCallback):
-    """As a context: SIGTERM and Ctrl-C finish the step, save a checkpoint and end the training; a second one ends it at
-    once. All processes agree, whichever of them was told: it is enough that one was."""
+class CompletionLogs(TrainerCallback):
+    """Has TRL log the completions (OUTPUT_DIR/completions/completions_STEP.parquet, and W&B's and trackio's tables) of
+    the first step and then of one step in `every`; 0 is never, None is about a hundred times per run.
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    TRL logs them right after a log's callbacks, and has those of the current generation batch, of `stride` steps.
+    """
 
-    def __enter__(self):
-        self.wanted, self.burst = False, Burst()
-        self.earlier = {number: signal.signal(number, self.note) for number in self.SIGNALS}
-        return self
+    FILES = 100
 
-    def __exit__(self, *_):
-        for number, handler in self.earlier.items():
-            signal.signal(number, handler)
+    def __init__(self, trainer: GRPOTrainer, stride: int, every: int | None):
+        self.trainer, self.stride, self.every = trainer, stride, every
 
-    def note(self, number, frame):
-        if self.burst.begins():
-            if self.wanted:
-                self.__exit__()
-                signal.raise_signal(number)
-            self.wanted = True
-            if is_main_process() and "GRPO_MATH_PROCESSES" not in os.environ:  # else `launch` has said it
-                os.write(1, b"stopping: the step is finished and saved first (once more: at once)\n")
+    def on_train_begin(self, args, state, control, **_):
+        self.first = self.last = state.global_step
 
-    def on_step_end(self, args, state, control, **_):
-        told = reduce(torch.tensor(float(self.wanted), device=args.device))
-        if told and unfinished(state):
-            control.should_log = control.should_save = control.should_training_stop = True
+    def on_log(self, args, state, control, logs=None, **_):
+        every = max(1, state.max_steps // self.FILES) if self.every is None else self.every
+        step = state.global_step
+        wanted = every > 0 and self.begun(step) // every > self.begun(self.last) // every
+        self.trainer.log_completions = is_step(logs) and wanted
+        if is_step(logs):
+            self.last = step
+
+    def begun(self, step: int) -> int:
+        """The number of steps before the generation batch that this step was trained on."""
+        return self.first + (step - 1 - self.first) // self.stride * self.stride
 
 
 class Evaluations(TrainerCallback):
@@ -127,14 +103,13 @@ class Evaluations(TrainerCallback):
     model with the highest lower end of accuracy's interval is in OUTPUT_DIR/best/.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer, benchmarks: list[Benchmark]):
-        self.recipe, self.tokenizer, self.benchmarks = recipe, tokenizer, benchmarks
+    def __init__(self, recipe: Recipe, tokenizer, benchmarks: list[Benchmark], trainer: Trainer):
+        self.recipe, self.tokenizer, self.benchmarks, self.trainer = recipe, tokenizer, benchmarks, trainer
         self.file = recipe.output_dir / "eval.jsonl"
         self.before: dict | None = None
         self.after: dict | None = None
         self.best: dict | None = None
         self.seconds = 0.0  # spent evaluating by this process; a resumed run did not spend those before it
-        self.trainer: Trainer | None = None
 
     def on_train_begin(self, args, state, control, model=None, **_):
         known = [None, None]
@@ -190,9 +165,8 @@ class Evaluations(TrainerCallback):
         counts = found[-1].flat()
         if self.recipe.eval.best and (self.best is None or counts["accuracy_low"] > self.best["accuracy_low"]):
             self.best = counts
-            self.trainer.save_whole(
-                self.recipe.output_dir / "best", lambda folder: write_rows([counts], folder / "evaluation.jsonl")
-            )
+            best = self.recipe.output_dir / "best"
+            save_whole(self.trainer, best, lambda folder: write_rows([counts], folder / "evaluation.jsonl"))
             if state.is_world_process_zero:
                 logger.info("best so far, in best/: step %d", counts["step"])
         self.seconds += time.perf_counter() - started

@@ -1,16 +1,42 @@
 """TRL's GRPOConfig and SFTConfig from a recipe, and whether this machine and these processes can run them."""
 
+import json
 import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grpo_math.data import Problem
 from grpo_math.errors import UserError, one_line
-from grpo_math.generation.vllm_engine import check_vllm
+from grpo_math.evaluation.solve import Benchmark
+from grpo_math.generation.vllm_engine import (
+    LARGE,
+    check_parallel,
+    check_vllm,
+    colocated_engine,
+    engine_arguments,
+    fit_window,
+    longest_sequence,
+)
+from grpo_math.generation.vllm_server import check_server
+from grpo_math.models.models import end_tokens
 from grpo_math.models.safety import load_arguments
 from grpo_math.recipe import batch
-from grpo_math.recipe.recipe import Recipe
+from grpo_math.recipe.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
     from trl import GRPOConfig, SFTConfig
+
+
+def as_recipe(recipe: Recipe | str | Path, kind: str, overrides: dict) -> Recipe:
+    """The recipe itself, or the one in a file, with `overrides` of its keys in place of --key value."""
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise TypeError(f"{', '.join(overrides)}: give the recipe's file to replace keys of it")
+        return recipe
+    words = [word for key, value in overrides.items() for word in (f"--{key}", json.dumps(value))]  # JSON is YAML
+    return load_recipe(["--config", str(recipe), *words], kind)
 
 
 def trainer_arguments(recipe: Recipe) -> dict:
@@ -42,6 +68,7 @@ def grpo_config(recipe: Recipe) -> "GRPOConfig":
     arguments = trainer_arguments(recipe)
     stops = recipe.template.generation_kwargs(arguments.get("use_vllm", False))
     arguments["generation_kwargs"] = stops | (arguments.get("generation_kwargs") or {})
+    arguments |= {"log_completions": recipe.completions.every != 0, "num_completions_to_print": 0}
     arguments["reward_weights"] = [spec.weight for spec in recipe.rewards]
     arguments |= batch.batch_arguments(arguments, recipe.prompts_per_step, batch.world_size())
     with one_line(f"{recipe.source}: TRL refused it"):
@@ -106,3 +133,34 @@ def check_wandb() -> None:
     with one_line("report_to: W&B refuses the API key", fix, (wandb.errors.Error,)):
         if not wandb.login(prompt=False, verify=False):
             raise UserError(f"report_to: W&B knows no API key: {fix}")
+
+
+def vllm_engine(
+    recipe: Recipe,
+    config: "GRPOConfig",
+    tokenizer: "PreTrainedTokenizerBase",
+    problems: list[Problem],
+    benchmarks: list[Benchmark],
+) -> AbstractContextManager:
+    """Settle in `config` what vLLM runs with, and check it; the context is for building the trainer, whose colocated
+    engine is started in it. Without vLLM there is nothing to do."""
+    import torch
+
+    if not config.use_vllm:
+        return nullcontext()
+    ends = {
+        tokenizer.eos_token_id,
+        *end_tokens(recipe.model["model_name_or_path"]),
+    }  # vLLM knows those of its own model
+    config.generation_kwargs = {"stop_token_ids": sorted(ends)} | config.generation_kwargs
+    generated = [(problems, recipe.max_completion_length)]
+    generated += [(benchmark.problems, recipe.eval_completion_length) for benchmark in benchmarks]
+    longest = longest_sequence(generated, recipe.template, tokenizer)
+    if config.vllm_mode == "server":
+        check_server(recipe, config, *longest)
+        return nullcontext()
+    check_parallel(recipe, batch.world_size())
+    config.vllm_max_model_length = fit_window(config.vllm_max_model_length, *longest)
+    if "vllm_enable_sleep_mode" not in recipe.trainer:
+        config.vllm_enable_sleep_mode = torch.cuda.is_available() and config.vllm_gpu_memory_utilization > LARGE
+    return colocated_engine(engine_arguments(recipe), config.seed)

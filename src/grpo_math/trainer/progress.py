@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.live import Live
@@ -44,7 +44,9 @@ class Progress(TrainerCallback):
         self.step = f"step {state.global_step}/{state.max_steps}"
         console = Terminal()
         if state.is_world_process_zero and sys.stdout.isatty() and console.is_interactive:
-            self.terminal.enter_context(live_line(console, self.line))
+            stderr = sys.stderr.isatty()
+            live = Live(console=console, get_renderable=self.line, refresh_per_second=2, redirect_stderr=stderr)
+            self.terminal.enter_context(live)
             self.live = True
 
     def on_log(self, args, state, control, logs=None, **_):
@@ -74,24 +76,6 @@ class Terminal(Console):
 
     def show_cursor(self, show: bool = True) -> bool:
         return False
-
-
-@contextlib.contextmanager
-def live_line(console: Console, line: Callable[[], Text]) -> Iterator[None]:
-    """Draw the line below all that is printed, or logged by handlers that hold the terminal itself."""
-    terminal = sys.stdout, sys.stderr
-    loggers = [logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))]
-    handlers = {one for log in loggers for one in log.handlers if vars(one).get("stream") in terminal}
-    held = [(handler, handler.stream) for handler in handlers]
-    with Live(console=console, get_renderable=line, refresh_per_second=2, redirect_stderr=sys.stderr.isatty()):
-        above = dict(zip(terminal, (sys.stdout, sys.stderr), strict=True))
-        try:
-            for handler, stream in held:
-                handler.setStream(above[stream])
-            yield
-        finally:
-            for handler, stream in held:
-                handler.setStream(stream)
 
 
 def numbers(logs: dict) -> Iterator[str]:
