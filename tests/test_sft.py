@@ -265,7 +265,7 @@ def test_the_prompts_tokens_stay_what_grpo_feeds_whatever_follows(write_sft, tok
     assert len(tokenizer(" apples")["input_ids"]) == 1
     template = {"user": "{question} apple", "chat": False}
     recipe = load_recipe(["--config", str(write_sft(prompt_template=template))])
-    row = Pairs(recipe, tokenizer, None).row(Problem("q", "1", "s and apples"))
+    row = Pairs("", recipe.template, tokenizer, True, None).row(Problem("q", "1", "s and apples"))
     prompt = tokenizer("q apple")["input_ids"]
     assert row["input_ids"][: len(prompt)] == prompt
     assert row["completion_mask"] == [0] * len(prompt) + [1] * (len(row["input_ids"]) - len(prompt))
@@ -284,7 +284,7 @@ def test_a_chat_template_may_add_to_the_answer(write_sft, policy_folder, tmp_pat
     run(write_sft(model_name_or_path=model, max_steps=1))
     recipe = load_recipe(["--config", str(write_sft(model_name_or_path=model))])
     loaded = AutoTokenizer.from_pretrained(model)
-    _, completion = Pairs(recipe, loaded, None).ids(GSM8K)
+    _, completion = Pairs(model, recipe.template, loaded, True, None).ids(GSM8K)
     assert loaded.decode(completion) == "<think></think>3+4=7\n\\boxed{7}<|end|>"
 
 

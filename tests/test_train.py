@@ -260,7 +260,7 @@ def test_a_reward_that_fails_may_be_skipped_and_is_counted(write_recipe, tmp_pat
 def test_completions_are_kept_with_verdict_and_rewards(write_recipe, tmp_path):
     run(write_recipe(max_steps=5, completions={"every": 2}, **TAUGHT))
     tables = sorted((tmp_path / "run" / "completions").iterdir())
-    assert [table.name for table in tables] == [f"step-{step:06d}.parquet" for step in (1, 3, 5)]
+    assert [table.name for table in tables] == [f"completions_{step:05d}.parquet" for step in (1, 3, 5)]
     kept = read_table(tables[0])
     assert len(kept) == 4
     assert kept[0].keys() == {
@@ -280,7 +280,7 @@ def test_completions_are_kept_with_verdict_and_rewards(write_recipe, tmp_path):
 @pytest.mark.parametrize(("steps", "every", "kept"), [(3, 0, 0), (3, None, 3), (1, None, 1)])
 def test_completions_are_kept_at_a_rate(write_recipe, tmp_path, steps, every, kept):
     run(write_recipe(max_steps=steps, completions={"every": every}))
-    assert len(list(tmp_path.glob("run/completions/step-*"))) == kept
+    assert len(list(tmp_path.glob("run/completions/completions_*"))) == kept
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class Trainer(GRPOTrainer):
 
     @contextlib.contextmanager
     def step_seed(self) -> Iterator[None]:
-        """A colocated vLLM draws from torch's generators: seed them by the step, alike for all processes of an engine."""
+        """A colocated vLLM draws from torch's generators: seed them by the step, alike on one engine."""
         if not self.use_vllm or self.vllm_mode != "colocate":
             yield
             return
