@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_math.checks.preflight import check_training, dry_run
-from grpo_math.data import Problem, PromptTemplate, fingerprint, load_parts, mix_parts, to_dataset
-from grpo_math.data.prompts import token_ids
+from grpo_math.data import Problem, PromptTemplate, fingerprint, load_parts, mix_parts, to_dataset, token_ids
 from grpo_math.errors import UserError, one_line
 from grpo_math.evaluation.solve import load_benchmarks
 from grpo_math.grading import configure

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import torch
 from trl import GRPOTrainer, SFTTrainer
 
-from grpo_math.data import PromptTemplate
-from grpo_math.data.prompts import completion_text
+from grpo_math.data import PromptTemplate, completion_text
 from grpo_math.generation.engines import generating
 from grpo_math.rewards import grades_of
 
