@@ -155,12 +155,12 @@ def test_a_worker_killed_between_batches_is_replaced():
 
 
 def test_memory_is_capped():
-    code = "import grpo_math.grading.verify as v; v.verify = lambda g, a: g == '1' or [0] * 10**9"
+    code = "import grpo_math.grading.worker as v; v.verify = lambda g, a: g == '1' or [0] * 10**9"
     assert of_a_worker(code, ("4", "4"))[0] == "crashed"
 
 
 def test_an_exception_of_math_verify_costs_one_answer():
-    code = "import grpo_math.grading.verify as v; v.verify = lambda g, a: g == '1' or 1 / 0"
+    code = "import grpo_math.grading.worker as v; v.verify = lambda g, a: g == '1' or 1 / 0"
     assert of_a_worker(code, ("4", "4"))[0] == "crashed"
 
 

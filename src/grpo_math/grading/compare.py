@@ -5,8 +5,7 @@ import re
 
 from grpo_math.grading.algebra import Ratio, TooBig, apart, number, proportional
 from grpo_math.grading.algebra import equal as same_ratio
-from grpo_math.grading.intervals import BRACKETS, RealSet, as_set, is_interval
-from grpo_math.grading.values import Equation, Expression, Group, Text, value_of
+from grpo_math.grading.values import BRACKETS, Equation, Expression, Group, RealSet, Text, as_set, is_interval, value_of
 
 MIN_DECIMALS, MIN_DIGITS = 6, 4  # of a decimal that may stand for a fraction without a finite one
 MAX_ITEMS = 50  # of an unordered list

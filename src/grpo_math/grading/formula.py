@@ -1,23 +1,29 @@
-"""Formulas: recursive descent from tokens to an exact `Ratio`."""
+"""Formulas, by recursive descent from tokens to an exact `Ratio`, with currency, percent signs, units and words."""
 
 import cmath
 import math
 import re
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
 
 from grpo_math.grading.algebra import MAX_FACTORIAL, Ratio, TooBig, Unreadable, atom, number, opaque, power, root
-from grpo_math.grading.tokens import ACCENTS, ATOMS, FUNCTIONS, Token
+from grpo_math.grading.tokens import ACCENTS, ATOMS, FUNCTIONS, Token, written
+from grpo_math.grading.units import CJK, CURRENCIES, RAW, UNITS, read_units
+from grpo_math.grading.values import Expression, Text
 
 MAX_DEPTH = 30
 MAX_WORK = 20_000  # terms of all products of one formula
 END = Token("", "", False)
 RADIANS = atom(r"\pi") / number(180)
-VALUES = {  # of functions, in double precision; \log without a base has none: it means base 10 to some, e to others
-    r"\sin": cmath.sin, r"\cos": cmath.cos, r"\tan": cmath.tan, r"\ln": cmath.log, r"\arcsin": cmath.asin,
-    r"\arccos": cmath.acos, r"\arctan": cmath.atan, r"\sinh": cmath.sinh, r"\cosh": cmath.cosh, r"\tanh": cmath.tanh,
-    r"\log_10": cmath.log10, r"\log_2": lambda value: cmath.log(value, 2), r"\log_3": lambda value: cmath.log(value, 3),
+VALUES = {rf"\{name}": getattr(cmath, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")} | {
     r"\cot": lambda value: 1 / cmath.tan(value), r"\sec": lambda value: 1 / cmath.cos(value),
-    r"\csc": lambda value: 1 / cmath.sin(value),
-}  # fmt: skip
+    r"\csc": lambda value: 1 / cmath.sin(value), r"\arcsin": cmath.asin, r"\arccos": cmath.acos, r"\arctan": cmath.atan,
+    r"\ln": cmath.log, r"\log_10": cmath.log10, r"\log_2": lambda value: cmath.log(value, 2),
+    r"\log_3": lambda value: cmath.log(value, 3),
+}  # fmt: skip  # in double precision; \log without a base has none: it means base 10 to some, e to others
+NO_SUM = re.compile(r"\^ (?:\{ [^{}]* \}|\( [^()]* \)|[+-] \S+|\S+)|\| \d+ - \d+ \|")
+SUM = re.compile(r"(?:(?<=[\w)\]}!%+-])|(?<=[\w)\]}!] \|))(?<!\\cdot)(?<!\\cdot \|)(?<!\\frac) [+-] ")
 
 
 class Parser:
@@ -61,9 +67,7 @@ class Parser:
         return value
 
     def product(self) -> Ratio:
-        if self.peek() in ("+", "-"):
-            return -self.product() if self.take().text == "-" else self.product()
-        value = self.power()
+        value = self.signed()
         while True:
             self.work += len(value.numerator) + len(value.denominator)
             if self.work > MAX_WORK:
@@ -79,7 +83,7 @@ class Parser:
 
     def signed(self) -> Ratio:
         if self.peek() in ("+", "-"):
-            return -self.power() if self.take().text == "-" else self.power()
+            return -self.signed() if self.take().text == "-" else self.signed()
         return self.power()
 
     def power(self) -> Ratio:
@@ -266,3 +270,58 @@ def binomial(above: Ratio, below: Ratio) -> Ratio:
 
 
 OVER = {r"\over": Ratio.__truediv__, r"\choose": binomial}  # what TeX writes between two parts of a group
+
+
+def read_expression(cut: list[Token]) -> Expression | Text:
+    """A formula with its currency and units, or words. Raises Unreadable."""
+    if cut and all(token.kind == "text" for token in cut):
+        return Text(" ".join(token.text.strip().lower() for token in cut))
+    first = 1 if len(cut) > 1 and cut[0].text == "-" else 0
+    currency = dict(UNITS.get(cut[first].text, {})) if len(cut) > first and cut[first].kind == "text" else {}
+    if currency.keys() & CURRENCIES:
+        cut = cut[:first] + cut[first + 1 :]
+    end = next((index for index in range(first + 1, len(cut)) if is_unit(cut, index)), len(cut))
+    for before, one in pairwise(cut[end - 1 :] if end < len(cut) else ()):
+        if one.kind == "symbol" and (one.text not in UNITS or before.text != "/"):
+            raise Unreadable("a symbol behind a unit")
+    found = expression(cut[:end], spelled(cut[end:]), currency)
+    at = next((index for index, token in enumerate(cut[:end]) if token.text in RAW), 0)
+    if at and cut[at - 1].kind == "number" and all(token.text in RAW or token.text in "/^{-}123" for token in cut[at:]):
+        with suppress(Unreadable):  # \sqrt{2gh} and 2k - 1 hold no units
+            return replace(found, other_reading=expression(cut[:at], spelled(cut[at:]).replace("K", "k"), currency))
+    if spelled(cut[end:]).strip().startswith("dozen"):  # how many dozens?
+        return replace(found, other_reading=expression(cut[:end], "", currency))
+    return found
+
+
+def expression(formula: list[Token], behind: str, currency: dict[str, int]) -> Expression:
+    parser = Parser(formula)
+    value = parser.whole()
+    scale, powers, words = read_units(behind)
+    units = {**currency, **powers} | ({"degree": 1} if parser.degrees else {})
+    last = formula[-1].text if len(formula) == 1 or (len(formula) == 2 and formula[0].text == "-") else ""
+    decimals = len(last.partition(".")[2]) if re.fullmatch(r"[\d,]*\.?\d+", last) else None
+    scaled = value * number(*scale.as_integer_ratio()) if scale != 1 else value
+    return Expression(scaled, units, words, None, decimals, is_sum(formula))
+
+
+def is_sum(formula: list[Token]) -> bool:
+    r"""Whether a plus or minus stands between terms, except in |5-11| and in exponents; those of e^{\ln(2+3)} count."""
+    signs = written(formula)
+    text = " ".join(signs)
+    return SUM.search(text if FUNCTIONS.intersection(signs) else NO_SUM.sub("0", text)) is not None
+
+
+def is_unit(cut: list[Token], at: int) -> bool:
+    """Whether units begin here: a percent sign, or words behind a blank."""
+    token = cut[at]
+    if token.kind == "text":
+        return token.spaced or token.text in UNITS or not token.text.isalpha() or re.match(CJK, token.text) is not None
+    ohm = token.text == r"\Omega" and cut[at - 1].kind == "number" and at == len(cut) - 1
+    return (
+        ohm or token.text == "%" or (token.text in ("{", "(", "/") and at + 1 < len(cut) and cut[at + 1].kind == "text")
+    )
+
+
+def spelled(cut: list[Token]) -> str:
+    return "".join(f" {token.text}" if token.spaced else token.text for token in cut)

@@ -11,13 +11,25 @@ from itertools import pairwise, product
 from math import inf
 
 from grpo_math.grading import tokens as tk
-from grpo_math.grading.algebra import Meaningless, Ratio, TooBig, Unreadable, apart, atom, number
-from grpo_math.grading.formula import END, OVER, STARTS, Parser, literal
-from grpo_math.grading.intervals import BRACKETS, REALS, SIGNS, RealSet, as_set, combined, half_line, infinite
-from grpo_math.grading.quantity import is_sum, read_expression
+from grpo_math.grading.algebra import Meaningless, TooBig, Unreadable, apart, number
+from grpo_math.grading.formula import END, OVER, STARTS, Parser, is_sum, literal, read_expression
 from grpo_math.grading.tokens import CLOSING, JOINERS, OPENING, Token, tokens, wrapped, written
 from grpo_math.grading.units import STOP, TABLES, UNITS
-from grpo_math.grading.values import Equation, Expression, Group, Text, value_of
+from grpo_math.grading.values import (
+    BRACKETS,
+    REALS,
+    SIGNS,
+    Equation,
+    Expression,
+    Group,
+    RealSet,
+    Text,
+    as_set,
+    combined,
+    infinite,
+    solved,
+    value_of,
+)
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
 DIGITS = 12  # of a decimal that double precision is compared with
@@ -324,22 +336,6 @@ def read_inequality(parts: list[Cut], relations: list[str]) -> object:
         left, relation, right = steps[0]
         return Group(relation, (Expression(right.value - left.value),))
     return Group(f"chain {' '.join(relations)}", tuple(values))
-
-
-def solved(left: Expression, relation: str, right: Expression) -> RealSet | None:
-    """The x of x < 5, 5 < x or -x < 5; None if neither side is a variable and the other its bound."""
-    for side, bound, upwards in ((left, right, False), (right, left, True)):
-        if isinstance(bound.value.near(), float | int) and not bound.unevaluated and relation != "=":
-            if is_variable(side.value):
-                return half_line(bound.value, relation, upwards)
-            if is_variable(-side.value):
-                return half_line(-bound.value, relation, not upwards)
-    return None
-
-
-def is_variable(value: Ratio) -> bool:
-    name = str(value)
-    return "(" not in name and value == atom(name) and value.near() is None
 
 
 def read_set(cut: Cut) -> object:

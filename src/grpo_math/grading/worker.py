@@ -10,26 +10,56 @@ import ctypes
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import socket
 import sys
 
+from grpo_math.grading.tokens import normalise
+
 MAX_MESSAGE = 2**18  # bytes; a gold and an answer have some thousand characters each
 PR_SET_PDEATHSIG = 1
+PRECISION = 1_100  # of numeric comparisons: more than an answer can write down, so that no approximation passes
+SPELLED = [  # arguments without braces, which math_verify misreads, and decimals, which it rounds
+    (re.compile(r"(\d*)\.(\d+)"), lambda found: rf"\frac{{{found[1]}{found[2]}}}{{1{'0' * len(found[2])}}}"),
+    (re.compile(r"\\frac\s*(\\[a-zA-Z]+|\w)"), r"\\frac{\1}"),
+    (re.compile(r"\\frac(\{[^{}]*\})\s*(\\[a-zA-Z]+|\w)"), r"\\frac\1{\2}"),
+]
+
+
+def verify(gold: str, answer: str) -> bool | None:
+    """Whether math_verify takes the two for equal, None when it cannot read the gold. It may not terminate."""
+    import math_verify
+
+    wanted, given = parse(gold), parse(answer)
+    settings = {"timeout_seconds": None, "numeric_precision": PRECISION, "float_rounding": PRECISION}
+    return math_verify.verify(wanted, given, **settings) if wanted else None
+
+
+def parse(text: str) -> list:
+    """The text as one formula, with degrees in radians and i as the imaginary unit; nothing is picked out of it."""
+    import math_verify
+    from sympy import Expr, I
+
+    text = normalise(text).replace(r"\degree", r"\cdot\frac{\pi}{180}")
+    for pattern, replacement in SPELLED:
+        text = pattern.sub(replacement, text)
+    latex = [math_verify.LatexExtractionConfig()]
+    found = math_verify.parse(f"${text}$", latex, fallback_mode="no_fallback", parsing_timeout=None)
+    symbols = {symbol: I for one in found if isinstance(one, Expr) for symbol in one.free_symbols if str(symbol) == "i"}
+    return [one.subs(symbols) if isinstance(one, Expr) else one for one in found]
 
 
 def serve(door: socket.socket, seconds: float, memory_gib: float, size: int) -> None:
     logging.disable(logging.CRITICAL)
     cap = int(memory_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (cap, cap))
-    from grpo_math.grading.verify import verify
-
     verify("1", "1")  # loads lazy imports outside the first job's time limit
     door.send(b"ready")
     workers: set[int] = set()
     code = -1
-    while code != 0:  # a worker ends in peace when the other end of the socket is closed
+    while code != 0:  # of a worker that found the other end of the socket closed
         while len(workers) < size:
             if (pid := os.fork()) == 0:
                 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with this process
@@ -43,8 +73,6 @@ def serve(door: socket.socket, seconds: float, memory_gib: float, size: int) -> 
 
 
 def work(door: socket.socket, seconds: float) -> None:
-    from grpo_math.grading.verify import verify
-
     while message := door.recv(MAX_MESSAGE):
         job, gold, answer = json.loads(message)
         door.send(f"{os.getpid()} {job}".encode())
