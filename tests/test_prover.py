@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from grpo_math.grading.batch import equal, equal_all
 from grpo_math.grading.equal import settle
 from grpo_math.grading.formula import STARTS
-from grpo_math.grading.reader import KNOWN
+from grpo_math.grading.statements import KNOWN
 from grpo_math.grading.tokens import SYNONYMS, UNICODE
 from grpo_math.grading.units import SCALES, STOP, UNITS
 

@@ -1,11 +1,12 @@
 """Whether two values that were read are the same: exactly, element by element, or not to be settled here (None)."""
 
-import math
 import re
+from collections.abc import Iterable
+from fractions import Fraction
 
 from grpo_math.grading.algebra import Ratio, TooBig, apart, number, proportional
 from grpo_math.grading.algebra import equal as same_ratio
-from grpo_math.grading.values import BRACKETS, Equation, Expression, Group, RealSet, Text, as_set, is_interval, value_of
+from grpo_math.grading.values import Equation, Expression, Group, RealSet, Text, same_sets, value_of
 
 MIN_DECIMALS, MIN_DIGITS = 6, 4  # of a decimal that may stand for a fraction without a finite one
 MAX_ITEMS = 50  # of an unordered list
@@ -46,16 +47,16 @@ def same_item(gold: object, answer: object) -> bool | None:
     match gold, answer:
         case Equation(), Equation():
             return same_equation(gold, answer)
-        case _, Equation():
+        case _, Equation(sides=sides):
             if answer.name or answer.known:
                 return same(gold, answer.right)
-            return all(side is not None and same(gold, side) is True for side in answer.sides)
+            return all(side is not None and same(gold, side) is True for side in sides)
         case Equation(), _:
             return same(gold.right, answer) if gold.name else False
         case Expression(), Expression():
             return same_expression(gold, answer)
         case (RealSet(), _) | (_, RealSet()):
-            return same_intervals(gold, answer)
+            return same_sets(gold, answer)
         case Group(kind="clock", items=(hour, minute, 0, "")), Expression() if minute > 9:  # or the proportion 1:20
             return same_proportion(Group(":", (Expression(number(hour)), Expression(number(minute)))), answer)
         case (Group(kind=":"), _) | (_, Group(kind=":")):
@@ -78,8 +79,8 @@ def same_group(gold: Group, answer: Group) -> bool | None:
         wanted, given = ({equation.name: equation.right for equation in one.items} for one in (gold, answer))
         return wanted.keys() == given.keys() and conjunction(same_item(wanted[name], given[name]) for name in wanted)
     if "named" in kinds:
-        left, right = (tuple(map(value_of, one.items)) for one in (gold, answer))
-        return same_items(left, right) if gold.kind in UNORDERED else same_row(left, right)
+        rows = [tuple(map(value_of, one.items)) for one in (gold, answer)]
+        return same_items(*rows) if gold.kind in UNORDERED else same_row(*rows)
     if kinds <= UNORDERED or kinds == {"union"}:
         return same_items(gold.items, answer.items)
     if kinds == {"clock"}:
@@ -94,18 +95,15 @@ def same_group(gold: Group, answer: Group) -> bool | None:
     return bool(len(kinds) == 1 or kinds == {"list", "()"} or vectors) and same_row(gold.items, answer.items)
 
 
-def same_intervals(gold: object, answer: object) -> bool:
-    """A bracketed pair is an interval if the other side is one. In a list of pairs, one must be unambiguous."""
-    if not all(is_interval(one) or (isinstance(one, Group) and one.kind in BRACKETS) for one in (gold, answer)):
-        return False
-    one, other = as_set(gold), as_set(answer)
-    return None not in (one, other) and one.cells == other.cells and all(map(same_ratio, one.ends, other.ends))
-
-
-def conjunction(verdicts) -> bool | None:
+def conjunction(verdicts: Iterable[bool | None]) -> bool | None:
     """False if one is False or there are none, else None if one is None, else True."""
     verdicts = list(verdicts)
     return False if not verdicts or False in verdicts else None if None in verdicts else True
+
+
+def disjunction(verdicts: Iterable[bool | None]) -> bool | None:
+    verdicts = list(verdicts)
+    return True if True in verdicts else None if None in verdicts else False
 
 
 def same_row(gold: tuple, answer: tuple) -> bool | None:
@@ -118,16 +116,16 @@ def same_items(gold: tuple, answer: tuple) -> bool | None:
         return False
     if len(gold) > MAX_ITEMS:
         raise TooBig
-    left, open_ = list(answer), False
+    left, verdict = list(answer), True
     for item in gold:
         verdicts = [same_item(item, other) for other in left]
         if True in verdicts:
             del left[verdicts.index(True)]
         elif None in verdicts:
-            open_ = True
+            verdict = None
         else:
             return False
-    return None if open_ else True
+    return verdict
 
 
 def is_vector(kind: str) -> bool:
@@ -151,8 +149,7 @@ def same_expression(gold: Expression, answer: Expression) -> bool | None:
     pairs = [(gold, one) for one in readings]
     if gold.other_reading:
         pairs += [(gold.other_reading, one) for one in readings if one.units]
-    verdicts = [same_reading(*pair) for pair in pairs]
-    return True if True in verdicts else None if None in verdicts else False
+    return disjunction(same_reading(*pair) for pair in pairs)
 
 
 def same_reading(gold: Expression, answer: Expression) -> bool | None:
@@ -165,11 +162,11 @@ def same_reading(gold: Expression, answer: Expression) -> bool | None:
     if "%" in answer.units and "%" not in gold.units:
         small = ratio and abs(ratio[0]) < abs(ratio[1])
         given = [answer.value / number(100)] + ([] if small else given)
-    verdicts = [same_ratio(one, two) for one in wanted for two in given]
-    if True in verdicts or rounded(gold.value, answer):
+    verdict = disjunction(same_ratio(one, two) for one in wanted for two in given)
+    if verdict or rounded(gold.value, answer):
         return True
     rough = (answer.decimals or 0) >= MIN_DIGITS  # a decimal that math_verify might take for the sine it rounds
-    return None if None in verdicts and not rough else False
+    return False if rough else verdict
 
 
 def same_units(gold: Expression, answer: Expression) -> bool:
@@ -186,16 +183,13 @@ def same_units(gold: Expression, answer: Expression) -> bool:
 def rounded(gold: Ratio, answer: Expression) -> bool:
     """Whether the answer is a decimal, long enough, that the gold rounds to; only for golds such as 1/3 that no
     decimal equals."""
-    ratio, given = gold.fraction(), answer.value.fraction()
-    if "%" in answer.units or not (
-        ratio and given and (answer.decimals or 0) >= MIN_DECIMALS and abs(given[0]) >= 10**MIN_DIGITS
-    ):
+    places, ratio, decimal = answer.decimals or 0, gold.fraction(), answer.value.fraction()
+    if places < MIN_DECIMALS or "%" in answer.units or not ratio or not decimal:
         return False
-    shared = math.gcd(*ratio)
-    top, bottom = ratio[0] // shared, ratio[1] // shared
-    if 10 ** bottom.bit_length() % bottom == 0:  # the gold is a decimal itself
-        return False
-    return abs(top * given[1] - given[0] * bottom) * 2 <= abs(bottom)
+    exact, given = Fraction(*ratio), Fraction(*decimal)
+    finite = 10 ** exact.denominator.bit_length() % exact.denominator == 0
+    long = abs(given) * 10**places >= 10**MIN_DIGITS
+    return long and not finite and abs(exact - given) * 2 * 10**places <= 1
 
 
 def same_equation(gold: Equation, answer: Equation) -> bool | None:
@@ -214,13 +208,12 @@ def same_equation(gold: Equation, answer: Equation) -> bool | None:
 
 def same_clock(gold: Group, answer: Group) -> bool:
     """15:30 is 3:30 p.m.; a missing am or pm is accepted."""
-    sure = all(half or hour > 12 for hour, *_, half in (gold.items, answer.items))
-    late = any(half == "a" and hour > 12 for hour, *_, half in (gold.items, answer.items))  # 15:30 a.m.
-    times = [
-        (hour % 12 + 12 * (half == "p") if sure and half else hour, *rest)
-        for hour, *rest, half in (gold.items, answer.items)
-    ]
-    return times[0] == times[1] and not late
+    times = gold.items, answer.items
+    if any(half == "a" and hour > 12 for hour, *_, half in times):
+        return False
+    sure = all(half or hour > 12 for hour, *_, half in times)
+    one, other = ((hour % 12 + 12 * (half == "p") if sure and half else hour, *rest) for hour, *rest, half in times)
+    return one == other
 
 
 def same_proportion(gold: object, answer: object) -> bool | None:
@@ -228,17 +221,18 @@ def same_proportion(gold: object, answer: object) -> bool | None:
     if isinstance(gold, Expression) and (ratio := gold.value.fraction()) and ratio[0] % ratio[1] == 0:
         return False
     whole = Expression(number(1))
-    rows = [one.items if getattr(one, "kind", "") == ":" else (one, whole) for one in (gold, answer)]
-    if len(rows[0]) != len(rows[1]) or not all(isinstance(item, Expression) for item in rows[0] + rows[1]):
+    wanted, given = (one.items if getattr(one, "kind", "") == ":" else (one, whole) for one in (gold, answer))
+    if len(wanted) != len(given) or not all(isinstance(item, Expression) for item in wanted + given):
         return False
-    if any(item.sum for item in rows[1]) and not any(item.sum for item in rows[0]):
+    if any(item.sum for item in given) and not any(item.sum for item in wanted):
         return False
-    values = [[item.value.near() for item in row] for row in rows]
+    values = [[item.value.near() for item in row] for row in (wanted, given)]
     if not all(any(value is None or apart(value, 0.0) for value in row) for row in values):  # 0:0
         return False
-    first, second = rows[0][0].value, rows[1][0].value
-    pairs = list(zip(*rows, strict=True))[1:]
-    return conjunction(same_ratio(one.value * second, two.value * first) for one, two in pairs)
+    first, second = wanted[0].value, given[0].value
+    return conjunction(
+        same_ratio(one.value * second, two.value * first) for one, two in zip(wanted[1:], given[1:], strict=True)
+    )
 
 
 def said(text: Text) -> list[str]:

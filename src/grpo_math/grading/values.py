@@ -7,11 +7,11 @@ A set of real numbers is one value however it is written: `x < 2 or x > 3`, `(-\
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import inf
 from operator import and_, gt, or_
 
-from grpo_math.grading.algebra import Ratio, Unreadable, apart, atom, equal
+from grpo_math.grading.algebra import Meaningless, Ratio, Unreadable, apart, atom, equal
 
 BRACKETS = ("()", "[]", "(]", "[)")
 SIGNS = {r"\cup": or_, r"\cap": and_, r"\setminus": gt}  # of whether a number is in one set, and in the other
@@ -70,8 +70,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Equation:
-    """left = ... = right. `name` is the left side if it only names the value: x, f(x), P(A), some words. `known`: the left
-    side holds no variable, as in f(2) + f(3) = 5. A side that cannot be read is None, never the last."""
+    """left = ... = right. `name` is the left side if it only names the value: x, f(x), P(A), some words. `known`: the
+    left side holds no variable, as in f(2) + f(3) = 5. A side that cannot be read is None, never the last."""
 
     name: str | None
     known: bool
@@ -124,6 +124,7 @@ class RealSet:
 
 
 REALS = RealSet((), (True,))
+SETS = {r"\mathbb{R}": REALS, r"\varnothing": Text("empty set")}
 
 
 def value_of(value: object) -> object:
@@ -165,6 +166,27 @@ def infinite(value: Ratio) -> bool:
 def half_line(end: Ratio, relation: str, upwards: bool) -> RealSet:
     r"""x > end or, where not `upwards`, x < end; with its end if the relation is \le; all but the end if it is \ne."""
     return RealSet((end,), (True, False, True) if relation == r"\ne" else (not upwards, relation == r"\le", upwards))
+
+
+def inequality(values: list[Expression], relations: list[str]) -> RealSet | Group:
+    """What fulfils a chain of inequalities: the numbers between the bounds of one variable, else the chain itself."""
+    if values[0].value.near() == inf or values[-1].value.near() == -inf:
+        raise Meaningless
+    chain = Group(f"chain {' '.join(relations)}", tuple(values))
+    if not any(value.value.variables() for value in values):
+        return chain
+    steps = [
+        (left, relation, right)
+        for (left, right), relation in zip(pairwise(values), relations, strict=True)
+        if not (infinite(left.value) or infinite(right.value))
+    ]
+    sets = [solved(*step) for step in steps]
+    if None not in sets:
+        return combined(r"\cap", sets or [REALS])
+    if len(steps) > 1:
+        return chain
+    left, relation, right = steps[0]
+    return Group(relation, (Expression(right.value - left.value),))
 
 
 def solved(left: Expression, relation: str, right: Expression) -> RealSet | None:
@@ -221,3 +243,16 @@ def is_interval(value: object) -> bool:
         case Group(items=items):
             return any(map(is_interval, items))
     return isinstance(value, RealSet)
+
+
+def as_interval(value: object) -> object:
+    """A bracketed pair as an interval if it can be one; other values unchanged."""
+    return as_set(value) or value if isinstance(value, Group) and value.kind in BRACKETS else value
+
+
+def same_sets(gold: object, answer: object) -> bool:
+    """A bracketed pair is an interval if the other side is one. In a list of pairs, one must be unambiguous."""
+    if not all(is_interval(one) or (isinstance(one, Group) and one.kind in BRACKETS) for one in (gold, answer)):
+        return False
+    one, other = as_set(gold), as_set(answer)
+    return None not in (one, other) and one.cells == other.cells and all(map(equal, one.ends, other.ends))
