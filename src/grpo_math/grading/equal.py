@@ -25,6 +25,7 @@ from grpo_math.grading.tokens import has_content, normalise, tokens, written
 from grpo_math.grading.units import STOP
 from grpo_math.grading.values import Expression, Group
 
+Verdict = tuple[bool | None, str]  # None and `math_verify` where the exact tiers leave it open
 CHOICE = re.compile(
     r"(?:(?i:option|choice|answer|graph)\s*)?(?:\(([A-J])\)(?:[.:]?\s(?P<rest>.*))?|([A-J])[.:)]?|([A-J])[.:)]\s(?P<more>.*))",
     re.DOTALL,
@@ -37,8 +38,8 @@ HEAVY = re.compile(r"\^[{(\s]*\d+\s*\^|\^[{(\s]*\d{4}|\d{4}[)}\s]*!|![)}\s]*!|\d
 
 
 @lru_cache(maxsize=2**14)
-def settle(gold: str, answer: str) -> tuple[bool | None, str]:
-    """The verdict of the exact tiers and the tier's name; None and `math_verify` when they leave it open."""
+def settle(gold: str, answer: str) -> Verdict:
+    """The verdict of the exact tiers and the tier's name."""
     copied = gold.strip() == answer.strip()
     if copied and gold.isalnum():
         return True, "exact"
@@ -60,39 +61,44 @@ def settle(gold: str, answer: str) -> tuple[bool | None, str]:
         return settle(meant, said or answer) if meant and (said or not chosen) else (True, "text")
     try:
         wanted = read(gold)
-    except (Meaningless, TooBig) as error:
-        if isinstance(error, Meaningless) or len(gold) > MAX_CHARACTERS:
-            return None, "unparsable_gold"
-        return written(tokens(gold)) == written(tokens(answer)), "text"  # too big to evaluate: only a copy is right
+    except Meaningless:
+        return None, "unparsable_gold"
+    except TooBig:  # only a copy is right
+        return (None, "unparsable_gold") if len(gold) > MAX_CHARACTERS else (same_tokens(gold, answer), "text")
     try:
         given = read(answer)
         if wanted is None or given is None:
             return settle_unread(gold, answer, wanted, given)
         correct = respelled(wanted, answer) or same(wanted, given)
-        if correct is None and INFINITE.search(f"{gold} {answer}"):
-            return False, tier(wanted, given)
-        return correct, "math_verify" if correct is None else tier(wanted, given)
     except (TooBig, Meaningless, Unreadable) as error:
         return False, REFUSED[type(error)]
+    if correct is None:
+        return (False, tier(wanted, given)) if INFINITE.search(f"{gold} {answer}") else (None, "math_verify")
+    return correct, tier(wanted, given)
 
 
 def readable(text: str) -> str:
     return normalise(without_boxes(text) if "box" in text else text)
 
 
-def settle_unread(gold: str, answer: str, wanted: object, given: object) -> tuple[bool | None, str]:
+def same_tokens(gold: str, answer: str) -> bool:
+    return written(tokens(gold)) == written(tokens(answer))
+
+
+def settle_unread(gold: str, answer: str, wanted: object, given: object) -> Verdict:
     """One of the two is not in the reader's language. math_verify picks numbers out of anything, so it gets only what
     it is known to understand; words, broken syntax and unevaluated sums are compared as text."""
-    if written(tokens(gold)) == written(tokens(answer)):
+    if same_tokens(gold, answer):
         return True, "exact"
-    if gold.count("{") != gold.count("}") or (wanted is None and not unknown(gold) and not wordy(gold)):
+    words, unknowns = wordy(gold), unknown(gold)
+    if gold.count("{") != gold.count("}") or (wanted is None and not unknowns and not words):
         return None, "unparsable_gold"
-    if wanted is None and wordy(gold) and plain_words(gold) == plain_words(answer):
+    if wanted is None and words and plain_words(gold) == plain_words(answer):
         return True, "text"
     number = isinstance(wanted, Expression) and wanted.value.fraction()
     broken = given is None and not unknown(answer)
-    foreign = not unknown(gold) | unknown(answer) <= WORKER_MACROS
-    if number or broken or foreign or wordy(gold) or wordy(answer) or INFINITE.search(f"{gold} {answer}"):
+    foreign = not unknowns | unknown(answer) <= WORKER_MACROS
+    if number or broken or foreign or words or wordy(answer) or INFINITE.search(f"{gold} {answer}"):
         return False, "text"
     return (False, "too_long") if HEAVY.search(answer) else (None, "math_verify")
 

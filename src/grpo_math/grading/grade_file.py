@@ -7,7 +7,6 @@ order, each with `correct` (true, false, or null where the gold cannot be read),
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
@@ -44,18 +43,18 @@ def main(options: argparse.Namespace) -> None:
 def explain(completion: str, gold: str, style: str) -> list[str]:
     """Why `grade` gives its verdict, one line a step."""
     verdict = grade(completion, gold, style)
+    end = f"verdict: {verdict.correct} ({verdict.how})"
     if verdict.answer is None:
-        return [f"answer: none in style {style}", f"verdict: {verdict.correct} ({verdict.how})"]
-    lines = [f"answer: {shortened(verdict.answer)}"]
-    for name, text in (("gold", gold), ("answer", verdict.answer)):
-        lines.append(f"{name} as read: {shortened(describe(text))}")
-    lines.append("exact: " + ("the same text" if verdict.how == "exact" else "different texts"))
-    if verdict.how != "exact":
-        lines.append(f"{verdict.how}: {REASONS.get(verdict.how, 'equal' if verdict.correct else 'not equal')}")
-    return [*lines, f"verdict: {verdict.correct} ({verdict.how})"]
+        return [f"answer: none in style {style}", end]
+    texts = {"answer": verdict.answer, "gold as read": described(gold), "answer as read": described(verdict.answer)}
+    lines = [f"{name}: {text[:200]}{'...' if len(text) > 200 else ''}" for name, text in texts.items()]
+    if verdict.how == "exact":
+        return [*lines, "exact: the same text", end]
+    reason = REASONS.get(verdict.how, "equal" if verdict.correct else "not equal")
+    return [*lines, "exact: different texts", f"{verdict.how}: {reason}", end]
 
 
-def describe(text: str) -> str:
+def described(text: str) -> str:
     """What the exact tiers read an answer as."""
     text = readable(text)
     try:
@@ -67,44 +66,37 @@ def describe(text: str) -> str:
     return f"{text!r}, not in the exact tiers' language" if value is None else f"{type(value).__name__} {value}"
 
 
-def shortened(text: str, width: int = 200) -> str:
-    return text if len(text) <= width else f"{text[:width]}... ({len(text):,} characters)"
-
-
 def grade_file(path: Path, out: Path | None, style: str) -> None:
     """Grade in chunks, so that a file of any length fits in memory; print a summary. OUT appears once all is graded."""
     if out and out.exists() and path.exists() and out.samefile(path):
         raise UserError(f"--out: {out} is the file to be graded: name another")
     verdicts, hows = Counter(), Counter()
+    new = out and out.with_name(f"{out.name}.new")
     with ExitStack() as stack:
         with one_line("grade: cannot be opened"):
             source = stack.enter_context(path.open(encoding="utf-8-sig"))
-            new = out and out.with_name(f"{out.name}.new")
             target = new and stack.enter_context(new.open("w", encoding="utf-8", errors="backslashreplace"))
         stack.enter_context(one_line(f"{path}: not UTF-8 text", kinds=(UnicodeDecodeError,)))
-        rows = read_rows(source, path)
+        rows = (labelled(line, f"{path}, line {number}") for number, line in enumerate(source, 1) if line.strip())
         while chunk := list(islice(rows, CHUNK)):
             grades = grade_batch([row["completion"] for row in chunk], [row["gold"] for row in chunk], style)
             verdicts.update(grade.correct for grade in grades)
             hows.update(grade.how for grade in grades)
-            if target:
-                for row, grade in zip(chunk, grades, strict=True):
-                    target.write(json.dumps(row | asdict(grade), ensure_ascii=False) + "\n")
-    if out:
+            for row, grade in zip(chunk, grades, strict=True) if target else ():
+                target.write(json.dumps(row | asdict(grade), ensure_ascii=False) + "\n")
+    if new:
         new.replace(out)
     counted = ", ".join(f"{how} {count:,}" for how, count in hows.most_common())
     right, wrong, unscored = verdicts[True], verdicts[False], verdicts[None]
-    print(f"{right + wrong + unscored:,} graded: {right:,} right, {wrong:,} wrong, {unscored:,} unscored ({counted})")
+    print(f"{verdicts.total():,} graded: {right:,} right, {wrong:,} wrong, {unscored:,} unscored ({counted})")
 
 
-def read_rows(source, path: Path) -> Iterator[dict]:
-    for number, line in enumerate(source, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("gold", "completion")):
-            raise UserError(f'{path}, line {number}: want {{"gold": text, "completion": text}}')
-        yield row
+def labelled(line: str, where: str) -> dict:
+    """One row of the file."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg})") from None
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("gold", "completion")):
+        raise UserError(f'{where}: want {{"gold": text, "completion": text}}')
+    return row

@@ -54,6 +54,8 @@ NO_UNIT_AFTER = {"(", "[", "+", "-", "=", "^", "_", r"\frac", r"\sqrt", r"\cdot"
 
 
 class Token(NamedTuple):
+    """A piece of a normalised answer."""
+
     kind: str  # number, symbol, macro, text, operator
     text: str
     spaced: bool  # a blank before it
