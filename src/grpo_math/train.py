@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(options: argparse.Namespace) -> None:
+    """The verb: train, and report where there are results; with --dry_run only check."""
     if options.dry_run:
         return dry_run(options.words)
 

@@ -299,7 +299,7 @@ def load_reward_models(rewards: list, names: list[str], template: PromptTemplate
                 )
             if template.chat and not template.prefill and not tokenizer.chat_template:
                 raise UserError(f"{where}: its tokenizer has no chat template, and the prompts are chats")
-            reward.config._name_or_path = name
+            reward.config.name_or_path = name
         loaded.append(reward)
         tokenizers.append(tokenizer)
     return loaded, tokenizers

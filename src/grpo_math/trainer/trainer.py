@@ -19,6 +19,8 @@ ROUNDING = 1e-6  # of equal rewards, summed in float32
 
 
 class SupervisedTrainer(SFTTrainer):
+    """Writes no model card of its own."""
+
     def create_model_card(self, *_, **__) -> None:
         """TRL's names neither base model nor results; the final model gets ours."""
 

@@ -1,0 +1,103 @@
+"""Everything of TRL, transformers and vLLM that this package overrides or replaces without their public API.
+
+tests/test_compat.py checks for each that the installed release has it, with this signature and these lines, and that
+there are no others: a new release that moves one fails there, by name.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Patch:
+    """`target` is what is overridden or replaced, `signature` how the installed release declares it (None: an attribute
+    without one). `relies_on` are lines that the source of the object before the colon has to contain. `place` is where
+    ours is, `until` what makes it unnecessary.
+    """
+
+    target: str
+    signature: str | None
+    place: str
+    why: str
+    relies_on: tuple[str, ...]
+    until: str
+
+
+GRPO = "trl.trainer.grpo_trainer.GRPOTrainer"
+VLLM = "trl.generation.vllm_generation"
+PATCHES = (
+    Patch(
+        target=f"{GRPO}._generate_single_turn",
+        signature="(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False)",
+        place="trainer/trainer.py",
+        why="the seed of a colocated vLLM by the step, so that a resume is exact; no padding after a stop string, which "
+        "TRL trains on; 16-bit weights rounded once per generation (40 % of a token's time, docs/performance.md)",
+        relies_on=(
+            f"{GRPO}._generate_single_turn: is_eos = torch.isin(completion_ids",  # 1.16.0, line 1881
+            f"{GRPO}._generate_single_turn: return completion_ids, logprobs",
+        ),
+        until="TRL passes a seed to vLLM and cuts completions at stop strings",
+    ),
+    Patch(
+        target="transformers.GenerationMixin.generate",
+        signature=None,
+        place="trainer/trainer.py",
+        why="transformers refuses stop strings without a tokenizer, and TRL passes none",
+        relies_on=(
+            f"{GRPO}._generate_single_turn: **generate_inputs, generation_config=self.generation_config",
+        ),  # :1873
+        until="TRL passes processing_class to generate",
+    ),
+    Patch(
+        target=f"{GRPO}._calculate_rewards",
+        signature="(self, inputs, prompts, completions, completion_ids_list)",
+        place="trainer/trainer.py",
+        why="time/rewards, the rewards of all processes for the advantages, and the verdicts as columns of TRL's "
+        "completion logs, whatever the rewards are",
+        relies_on=(
+            f"{GRPO}._calculate_rewards: rewards_per_func = gather(rewards_per_func)",  # :1681
+            f'{GRPO}._generate_and_score_completions: self._logs["extra"][column].extend(gather_object(values))',
+            f"{GRPO}._log_completion_extra: self._pending_extra_logs[column].extend(values)",  # :1563
+        ),
+        until="TRL times its rewards and has a hook for all completions of a step",
+    ),
+    Patch(
+        target=f"{GRPO}._generate_and_score_completions",
+        signature="(self, inputs: list[dict[str, torch.Tensor | typing.Any]]) -> dict[str, torch.Tensor | typing.Any]",
+        place="trainer/trainer.py",
+        why="advantages: REINFORCE without a baseline, and 0 where all of a group earn the same (TRL's float32 mean "
+        "leaves 1.5e-4, which Adam turns into steps)",
+        relies_on=(
+            f"{GRPO}._generate_and_score_completions: advantages = rewards - mean_grouped_rewards",  # :2785
+            f'{GRPO}._generate_and_score_completions: self._logs["advantages"].extend(',  # :2837
+            f'{GRPO}._generate_and_score_completions: ["frac_reward_zero_std"].append(',
+            f'{GRPO}.training_step: self._metrics["train"]["step_time"].append(',
+            f'{GRPO}.__init__: "advantages": deque(maxlen=args.generation_batch_size)',
+        ),
+        until="TRL subtracts the mean in float64, and takes a function for advantages",
+    ),
+    Patch(
+        target="transformers.PreTrainedTokenizerBase.apply_chat_template",
+        signature=None,
+        place="models/models.py",
+        why="chat_template_kwargs count for prompt lengths, SFT and evaluation too, and not in TRL's GRPOTrainer alone",
+        relies_on=(f"{GRPO}.__init__: self.chat_template_kwargs = args.chat_template_kwargs or {{}}",),  # :788
+        until="tokenizers keep arguments of their chat template",
+    ),
+    Patch(
+        target=f"{VLLM}.LLM",
+        signature=None,
+        place="generation/vllm_engine.py",
+        why="while a trainer is built: the engine's dtype, load_format, the recipe's vllm_engine_kwargs and the run's "
+        "seed, none of which TRL passes on",
+        relies_on=(f"{VLLM}.VLLMGeneration._init_vllm: self.llm = LLM(",),  # vllm_generation.py:347
+        until="GRPOConfig takes arguments for the engine",
+    ),
+    Patch(
+        target=f"{VLLM}.VLLMGeneration._llm_weights_sleeping",
+        signature=None,
+        place="generation/engines.py",
+        why="an evaluation puts a sleeping engine's weights back to sleep, and TRL has to wake them for its next sync",
+        relies_on=(f"{VLLM}.VLLMGeneration.sync_weights: self._llm_weights_sleeping",),  # :589
+        until="VLLMGeneration has a public sleep",
+    ),
+)
