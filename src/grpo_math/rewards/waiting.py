@@ -26,11 +26,11 @@ def call(function: Callable, given: dict, seconds: float | None) -> Any:
     regular expression, stops this thread too: GRACE seconds later the traceback is printed and the process ends.
     """
     if seconds is None:
-        found = finished(function, given)
+        found = as_list(function(**given))
     else:
         faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=sys.__stderr__ or sys.stderr)
         try:
-            found = result(thread(functools.partial(finished, function, given)), seconds)
+            found = result(thread(lambda: as_list(function(**given))), seconds)
         finally:
             faulthandler.cancel_dump_traceback_later()
     if inspect.isawaitable(found):
@@ -38,10 +38,6 @@ def call(function: Callable, given: dict, seconds: float | None) -> Any:
             running = loop()
         found = result(asyncio.run_coroutine_threadsafe(outcome(found), running), seconds)
     return found
-
-
-def finished(function: Callable, given: dict) -> Any:
-    return as_list(function(**given))
 
 
 def as_list(scores: Any) -> Any:
@@ -89,4 +85,4 @@ async def outcome(awaitable: Awaitable) -> Any:
 
 async def in_thread(function: Callable, /, **arguments: Any) -> Any:
     """As asyncio.to_thread, but in a daemon thread of its own."""
-    return await asyncio.wrap_future(thread(functools.partial(function, **arguments)))
+    return await asyncio.wrap_future(thread(lambda: function(**arguments)))
