@@ -173,7 +173,7 @@ def trained(recipe: dict, folder: Path) -> dict:
     file.write_text(yaml.safe_dump(recipe | {"output_dir": str(output), "completions": {"every": 1000}}))
     clock = make_clock()
     watch(lambda trainer: clock)
-    train(load_recipe(["--config", str(file), "--no_preflight"]))
+    train(load_recipe(["--config", str(file), "--preflight", "false"]))
     evaluations = read_rows(output / "eval.jsonl")
     last = evaluations[-1]["step"]
     right = [row["correct"] is True for row in read_table(output / "completions" / f"eval-{last:06d}.parquet")]

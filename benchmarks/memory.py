@@ -84,7 +84,7 @@ def run(path: str) -> None:
     from grpo_math.recipe.recipe import load_recipe
     from grpo_math.train import train
 
-    recipe = load_recipe(["--config", path, "--no_preflight"])
+    recipe = load_recipe(["--config", path, "--preflight", "false"])
     subject = Subject(recipe)
     setting = setting_of(subject)
     estimate = memory.peak(memory.items(subject.shape, setting), setting)

@@ -171,7 +171,7 @@ def test_a_training_that_is_lost_stops_and_names_its_last_good_checkpoint(write_
     (tmp_path / "sudden.py").write_text(SUDDEN)
     rewards = {"sudden": {"path": f"{tmp_path}/sudden.py:sudden"}}
     keys = {"rewards": rewards, "max_steps": 8, "save_steps": 1, "scale_rewards": "none", "use_vllm": False}
-    recipe = load_recipe(["--config", str(write_recipe(**keys)), "--no_preflight"])
+    recipe = load_recipe(["--config", str(write_recipe(**keys)), "--preflight", "false"])
     with pytest.raises(UserError, match=r"alarm nan: .* is (nan|inf).*\(the last good checkpoint is .*/checkpoint-3\)"):
         train(recipe)
     assert not (tmp_path / "run" / "checkpoint-4").exists()

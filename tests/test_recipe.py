@@ -9,8 +9,9 @@ from conftest import ROOT
 
 from grpo_math.errors import UserError
 from grpo_math.recipe.file import StrictLoader, merge
-from grpo_math.recipe.recipe import RENAMED, load_recipe
-from grpo_math.recipe.schema import trl_keys
+from grpo_math.recipe.hints import RENAMED
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.recipe.trl import trl_keys
 
 GOOD = """\
 dataset: {name: gsm8k}
@@ -35,6 +36,19 @@ BROKEN = [
     # an unknown key names the nearest known one
     ("learning_rat: 1.0", "r.yaml: learning_rat: unknown key, did you mean learning_rate?"),
     ("reward: {a: {}}", "r.yaml: reward: unknown key, did you mean rewards?"),
+    ("alarms: {stop_on: [nan, lenght]}", "r.yaml: alarms.stop_on: no 'lenght': use one of nan, reward, zero_std, truncated, entropy, kl, importance, timeouts, length"),
+    ("alarms: {stop_on: nan}", "r.yaml: alarms.stop_on: want a list of 'nan', 'reward', 'zero_std', 'truncated', 'entropy', 'kl', 'importance', 'timeouts', 'length', got 'nan', write [nan]"),
+    ("alarms: {steps: 0, kl: -1}", "r.yaml: alarms.steps: want at least 1, got 0\nr.yaml: alarms.kl: want at least 0, got -1"),
+    ("completions: {every: -1}", "r.yaml: completions.every: want at least 0, got -1"),
+    ("completions: 10", "r.yaml: completions: want a mapping such as {every: 10}, got 10"),
+    ("on_reward_error: ignore", "r.yaml: on_reward_error: no 'ignore': use one of stop, skip"),
+    ("preflight: 1", "r.yaml: preflight: want true or false, got 1"),
+    ("prompts_per_step: 0", "r.yaml: prompts_per_step: want at least 1, got 0"),
+    ("prompts_per_step: 1.5", "r.yaml: prompts_per_step: want a whole number or null, got 1.5"),
+    ("vllm_engine_kwargs: [1]", "r.yaml: vllm_engine_kwargs: want a mapping, got [1]"),
+    ("dataset: {name: gsm8k, pass_rate: {min: 0.5, max: 0.1, file: f}}", "r.yaml: dataset.pass_rate: want 0 <= min <= max <= 1, got min 0.5 and max 0.1"),
+    ("dataset: {name: gsm8k, pass_rate: {min: 0.5}}", "r.yaml: dataset.pass_rate.file: missing: want text"),
+    ("dataset: {name: gsm8k, params: {}}", "r.yaml: dataset.params: unknown key, the keys here are name, path, split, config, max_samples, shuffle_seed, max_prompt_tokens, weight, decontaminate, pass_rate"),
     ("zzz: 1", "r.yaml: zzz: unknown key, it is neither TRL's nor ours"),
     # a key of another trainer or an older TRL names its successor
     ("max_prompt_length: 512", "r.yaml: max_prompt_length: unknown key, use dataset.max_prompt_tokens (longer prompts are dropped and counted)"),
@@ -43,12 +57,12 @@ BROKEN = [
     ("group_size: 8", "r.yaml: group_size: unknown key, use num_generations"),
     ("num_return_sequences: 8", "r.yaml: num_return_sequences: unknown key, use num_generations"),
     ("warmup_ratio: 0.1", "r.yaml: warmup_ratio: unknown key, use warmup_steps (a number below 1 is a share of the run)"),
-    ("reward_weights: [1.0]", "r.yaml: reward_weights: not a key here: give the weight beside the reward, rewards: {correctness: {weight: 1.0}}"),
+    ("reward_weights: [1.0]", "r.yaml: reward_weights: not a key here: give the weight with the reward, rewards: {correctness: {weight: 1.0}}"),
     ("hub_token: hf_secret", "r.yaml: hub_token: not a key here: set HF_TOKEN in the environment, so that no file keeps it"),
     # values that TRL would meet late
     ("temperature: 0", "r.yaml: temperature: want a number from 0.001 to 100, got 0"),
-    ("num_generations: 1", "r.yaml: num_generations: want a number from 2 to 1e+06, got 1"),
-    ("per_device_train_batch_size: 0", "r.yaml: per_device_train_batch_size: want a number from 1 to 1e+06, got 0"),
+    ("num_generations: 1", "r.yaml: num_generations: want at least 2, got 1"),
+    ("per_device_train_batch_size: 0", "r.yaml: per_device_train_batch_size: want at least 1, got 0"),
     ("learning_rate: -1", "r.yaml: learning_rate: want a number from 0 to 1, got -1"),
     ("loss_type: ciispo", "r.yaml: loss_type: no 'ciispo': use one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo"),
     ("scale_rewards: gruop", "r.yaml: scale_rewards: no 'gruop': use one of group, batch, none"),
@@ -72,10 +86,10 @@ BROKEN = [
     ("dataset: {name: math, levels: 3}", "r.yaml: dataset.levels: want a list of whole numbers or null, got 3, write [3]"),
     ("dataset: {name: gsm8k, path: ./nowhere}", "r.yaml: dataset.path: no file or folder ./nowhere"),
     ("dataset: {name: json, path: rows.jsonl}", "r.yaml: dataset.path: no file or folder rows.jsonl"),
-    ("dataset: {name: reasoning_gym}", "r.yaml: dataset.task: missing for reasoning_gym"),
+    ("dataset: {name: reasoning_gym}", "r.yaml: dataset.task: missing: want text"),
     ("dataset: {path: 'nowhere.py:load'}", "r.yaml: dataset.path: no file nowhere.py"),
-    ("dataset: {name: [gsm8k]}", "r.yaml: dataset.name: want text"),
-    ("dataset: {name: gsm8k, path: [a]}", "r.yaml: dataset.path: want text"),
+    ("dataset: {name: [gsm8k]}", "r.yaml: dataset.name: want text, got ['gsm8k']"),
+    ("dataset: {name: gsm8k, path: [a]}", "r.yaml: dataset.path: want text, got ['a']"),
     ("dataset: [{name: gsm8k}, {name: mat}]", "r.yaml: dataset[1].name: no dataset 'mat': use one of gsm8k, math, math500, svamp, json, reasoning_gym, or only path: my_data.py:load"),
     ("dataset:", "r.yaml: dataset: missing: write dataset: {name: gsm8k}"),
     ("dataset: {name: gsm8k, max_samples: 0}", "r.yaml: dataset.max_samples: want at least 1, got 0"),
@@ -89,7 +103,7 @@ BROKEN = [
     # template
     ("prompt_template: box", "r.yaml: prompt_template: no template 'box': use one of boxed, qwen_math, r1_zero, question_only, gsm8k_hash, or a mapping with user: and answer_style:"),
     ("prompt_template: {user: 'Solve it.'}", "r.yaml: prompt_template.user: holds no {question}: say where the question goes"),
-    ("prompt_template: {answer_style: tag}", "r.yaml: prompt_template.answer_style: no style 'tag': use one of boxed, hash, answer_tag, fallback"),
+    ("prompt_template: {answer_style: tag}", "r.yaml: prompt_template.answer_style: no 'tag': use one of boxed, hash, answer_tag, fallback"),
     ("prompt_template: {stop: END}", "r.yaml: prompt_template.stop: want a list of text, got 'END', write [END]"),
     ("prompt_template: r1_zero\nmask_truncated_completions: true", "r.yaml: mask_truncated_completions: TRL takes a completion that ends at a stop string ['</answer>'] for a truncated one and would mask them all: set it to false, or use a template without stop strings"),
     # rewards
@@ -106,7 +120,7 @@ BROKEN = [
     ("rewards: {format: {gate: format}, correctness: {}}", "r.yaml: rewards.format.gate: no other reward 'format' here (there: correctness)"),
     ("rewards: {a: {reward_model: org/m}, format: {gate: a}}", "r.yaml: rewards.format.gate: a is a reward model: name a plain one"),
     ("rewards: {correctness: {gate: format}, format: {gate: correctness}}", "r.yaml: rewards.correctness.gate: format is gated itself: name a plain one\nr.yaml: rewards.format.gate: correctness is gated itself: name a plain one"),
-    ("rewards: {a: {reward_model: org/m, scale: 10}}", "r.yaml: rewards.a.scale: not for a reward model, whose score TRL takes as it is: use weight"),
+    ("rewards: {a: {reward_model: org/m, scale: 10}}", "r.yaml: rewards.a.scale: not for a reward model, whose score TRL takes unchanged: use weight"),
     ("rewards: {a: {reward_model: ./nowhere}}", "r.yaml: rewards.a.reward_model: no folder ./nowhere"),
     ("rewards: {a: {reward_model: 5}}", "r.yaml: rewards.a.reward_model: want text or null, got 5, write \"5\""),
     ("rewards: {correctness: {grades: []}}", "r.yaml: rewards.correctness.grades: unknown key, did you mean rewards.correctness.gate?"),
@@ -120,7 +134,7 @@ BROKEN = [
     ("use_vllm: true\nload_in_4bit: true", "r.yaml: use_vllm: vLLM takes no new weights for a quantised model: set it to false, or leave out load_in_4bit and load_in_8bit"),
     # baseline, and the recipes for SFT
     ("baseline: none\nmulti_objective_aggregation: normalize_then_sum", "r.yaml: multi_objective_aggregation: normalize_then_sum normalises by a mean, which baseline: none does without: leave it out"),
-    ("baseline: mean", "r.yaml: baseline: want group or none, got 'mean'"),
+    ("baseline: mean", "r.yaml: baseline: no 'mean': use one of group, none"),
     ("baseline: none\nscale_rewards: group", "r.yaml: scale_rewards: group normalises by a mean, which baseline: none does without: leave it out"),
     ("max_length: 512", "r.yaml: max_length: a key of SFT recipes, and this one is for GRPO (no sft:)"),
     ("rewards: {format: {}}\nsft: {target: worked}", "r.yaml: rewards: a key of GRPO recipes, and this one is for SFT (it has sft:)"),
@@ -136,8 +150,8 @@ BROKEN = [
     ("eval: {dataset: {name: gsm8k}}", "r.yaml: eval.dataset: unknown key, use eval.datasets"),
     ("eval: {every: 5, samples: 4}", "r.yaml: eval.samples: 4 greedy completions of a problem are one and the same: set temperature: 0.7, or samples: 1"),
     ("eval: {every: 5, samples: 4, temperature: 1, k: [1, 8]}", "r.yaml: eval.k: pass@8 wants 8 samples or more, and there are 4: raise samples"),
-    ("eval: {temperature: -1}", "r.yaml: eval.temperature: want 0 (greedy) or more, got -1"),
-    ("eval: {top_p: 0}", "r.yaml: eval.top_p: want a number above 0 to 1, got 0"),
+    ("eval: {temperature: -1}", "r.yaml: eval.temperature: want at least 0, got -1"),
+    ("eval: {top_p: 0}", "r.yaml: eval.top_p: want a number above 0 and up to 1, got 0"),
     ("eval: {best: true}", "r.yaml: eval.best: there is no evaluation to choose by: add every: 20"),
     ("eval: {every: 5, datasets: [gsm8k, {name: svump}]}", "r.yaml: eval.datasets[1].name: no dataset 'svump': use one of gsm8k, math, math500, svamp, json, reasoning_gym, or only path: my_data.py:load"),
     ("eval: {before_after: 1}", "r.yaml: eval.before_after: want true or false, got 1"),
@@ -168,7 +182,7 @@ def test_a_broken_recipe_gets_one_line_with_the_fix(tmp_path, lines, message):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("sft: {target: all}", "r.yaml: sft.target: want worked or answer, got 'all'"),
+        ("sft: {target: all}", "r.yaml: sft.target: no 'all': use one of worked, answer"),
         ("sft: {targt: worked}", "r.yaml: sft.targt: unknown key, did you mean sft.target?"),
         ("sft: true", "r.yaml: sft: want a mapping such as {target: worked}, got True"),
         ("sft: {}\nmax_lenth: 5", "r.yaml: max_lenth: unknown key, did you mean max_length?"),
@@ -226,7 +240,8 @@ def test_a_file_that_is_no_recipe(tmp_path, content, message):
     ("arguments", "message"),
     [
         ([], "no recipe: give one with --config recipes/X.yaml"),
-        (["--config=r.yaml"], "--config=...: write --config VALUE (a blank, not =)"),
+        (["--config=nowhere.yaml"], "nowhere.yaml: no such recipe (No such file or directory): check its path"),
+        (["--config", "quikstart"], "--config: no recipe 'quikstart': did you mean quickstart?"),
         (["r.yaml"], "'r.yaml': want --key value pairs (did you mean --config r.yaml?)"),
         (["my", "words"], "'my': want --key value pairs (quote a value with blanks)"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such recipe (No such file or directory): check its path"),
@@ -352,13 +367,13 @@ def test_the_keys_read_from_source_are_those_of_the_classes():
     from trl import GRPOConfig, ModelConfig, SFTConfig
 
     for config in (GRPOConfig, SFTConfig):
-        trainer, model = trl_keys(config.__name__)
+        trainer, model = trl_keys(config.__name__.removesuffix("Config"))
         assert set(trainer) == {field.name for field in dataclasses.fields(config) if field.init}
         assert set(model) == {field.name for field in dataclasses.fields(ModelConfig)}
 
 
 def test_no_hint_shadows_a_real_key():
-    trainer, model = trl_keys()
+    trainer, model = trl_keys("GRPO")
     assert not RENAMED.keys() & (trainer.keys() | model.keys())
 
 

@@ -10,7 +10,7 @@ import pytest
 from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import RewardError, UserError
 from grpo_math.grading import grade_batch
-from grpo_math.recipe.parts import check_rewards
+from grpo_math.recipe.entries import reward_specs
 from grpo_math.rewards import reward as rewards
 from grpo_math.rewards.reward import RewardSpec, build_rewards, for_trl
 
@@ -118,7 +118,7 @@ def test_whatever_can_be_called_may_be_a_reward_with_its_settings(build, tmp_pat
     entry = {"path": f"{tmp_path}/mine.py:{name}", "bonus": 10, "scale": 2.0, "bias": 1.0}
     (reward,) = build(**{name: {"params": {"bonus": 10}, "scale": 2.0, "bias": 1.0}})
     assert reward(prompts=["p"], completions=["abc"], solution=["1"]) == [27.0]
-    (spec,) = check_rewards({"mine": entry}, problems)
+    (spec,) = reward_specs({"mine": entry}, problems)
     assert (spec.params, problems) == ({"bonus": 10}, [])
 
 

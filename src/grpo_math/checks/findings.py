@@ -12,7 +12,7 @@ from grpo_math.evaluation.solve import Benchmark, load_benchmarks
 from grpo_math.generation.vllm_engine import read_config
 from grpo_math.models.models import load_tokenizer
 from grpo_math.recipe.batch import world_size
-from grpo_math.recipe.parts import NO_DATASET
+from grpo_math.recipe.entries import NO_DATASET
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.rewards import Reward, build_rewards
 

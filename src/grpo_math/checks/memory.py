@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_math.errors import one_line
 from grpo_math.models.models import is_adapter, read_adapter, trains_adapter
-from grpo_math.recipe.recipe import Recipe
-from grpo_math.recipe.vllm import trainer_dtype
+from grpo_math.recipe.recipe import Recipe, trainer_dtype
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data import ADAPTERS, token_ids
+from grpo_math.errors import suggestion
 from grpo_math.models.models import trains_adapter
 from grpo_math.recipe.recipe import Recipe
-from grpo_math.recipe.schema import suggestion
 from grpo_math.trainer.config import grpo_config, sft_config
 
 PATIENCE = 5  # seconds for the Hub to answer

@@ -12,8 +12,7 @@ from grpo_math.data import Problem, PromptTemplate, prompt_lengths
 from grpo_math.errors import UserError, one_line
 from grpo_math.models.safety import load_arguments
 from grpo_math.recipe.batch import world_size
-from grpo_math.recipe.recipe import Recipe
-from grpo_math.recipe.vllm import trainer_dtype
+from grpo_math.recipe.recipe import Recipe, trainer_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

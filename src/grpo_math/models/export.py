@@ -6,7 +6,8 @@ from pathlib import Path
 from grpo_math.errors import UserError, one_line
 from grpo_math.models.models import FIX, check_source, end_tokens, load_adapter, tokenizer_source
 from grpo_math.models.safety import load_arguments, without_its_code
-from grpo_math.recipe.recipe import load_recipe, model_folder
+from grpo_math.recipe.parts import model_folder
+from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import quiet_progress_bars
 
 

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import yaml
 
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, suggestion
 
 TEXTS = ("prompt_template.user", "prompt_template.system", "prompt_template.prefill")  # "Q: {question}" is no YAML here
 BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
@@ -99,66 +99,47 @@ def dotted(raw: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:
     """`--config FILE --key value --nested.key value --flag` as the file, if any, and a nested mapping of overrides."""
-    overrides, arguments = {}, list(argv)
+    given, arguments = {}, list(argv)
     while arguments:
         word = arguments.pop(0)
         if not word.startswith("--"):
             hint = f"did you mean --config {word}?" if word.endswith((".yaml", ".yml")) else "quote a value with blanks"
             raise UserError(f"{word!r}: want --key value pairs ({hint})")
-        if "=" in word:
-            key = word.partition("=")[0]  # the value may be a secret
-            raise UserError(f"{key}=...: write {key} VALUE (a blank, not =)")
-        if word in ("--no_preflight", "--no-preflight"):
-            overrides["preflight"] = "false"
-            continue
-        following = bool(arguments) and not arguments[0].startswith("--")
-        overrides[word[2:]] = arguments.pop(0) if following else "true"
-    if "extends" in overrides:
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            value = arguments.pop(0) if arguments and not arguments[0].startswith("--") else "true"
+        given[name] = value
+    if "extends" in given:
         raise UserError("--extends: only a recipe file extends another: write `extends: other.yaml` into it")
-    path = recipe_file(overrides.pop("config")) if "config" in overrides else None
-    nested: dict = {}
-    for name, value in overrides.items():
+    config = given.pop("config", None)
+    overrides: dict = {}
+    for name, value in given.items():
         try:
             value = value if name in TEXTS else yaml.load(value, StrictLoader)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"--{name}: {value!r} is not a YAML value: quote it") from None
-        for part in reversed(name.split(".")[1:]):
-            value = {part: value}
-        nested = merge(nested, {name.split(".")[0]: value})
-    return path, nested
+        overrides = merge(overrides, nested(name, value))
+    return config and recipe_path(config), overrides
 
 
-def take(argv: list[str], *names: str) -> tuple[dict[str, str], list[str]]:
-    """The values of these options, and the other arguments. A value may begin with dashes."""
-    found, rest, words = {}, [], iter(argv)
-    for word in words:
-        if word not in names:
-            rest.append(word)
-            continue
-        found[word] = next(words, None)
-        if found[word] is None:
-            raise UserError(f"{word}: a value is missing")
-    return found, rest
+def nested(name: str, value: object) -> dict:
+    """`a.b` and a value as {a: {b: value}}."""
+    first, dot, rest = name.partition(".")
+    return {first: nested(rest, value) if dot else value}
 
 
-def take_count(argv: list[str], option: str, default: int) -> tuple[int, list[str]]:
-    """The value of an option that is no key of a recipe, a whole number above 0, and the other arguments."""
-    if option not in argv:
-        return default, argv
-    at = argv.index(option)
-    value = argv[at + 1] if at + 1 < len(argv) else ""
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"{option}: want a whole number above 0, got {value!r}")
-    return int(value), argv[:at] + argv[at + 2 :]
+def recipe_path(name: str) -> Path:
+    """A recipe file; the name of a shipped recipe, without folder and ending, means that one."""
+    path = Path(name)
+    if path.is_file() or "/" in name or name.endswith((".yaml", ".yml")):
+        return path
+    if (shipped("recipes") / f"{name}.yaml").exists():
+        return shipped("recipes") / f"{name}.yaml"
+    known = [file.stem for file in shipped("recipes").glob("*.yaml")]
+    raise UserError(f"--config: no recipe {name!r}: {suggestion(name, sorted(known), '', {})}")
 
 
-def recipe_file(name: str) -> Path:
-    """The path of a recipe that was named on the command line: a file, or a shipped recipe without `.yaml`."""
-    file = shipped("recipes") / f"{name}.yaml"
-    return file if file.is_file() and not Path(name).exists() else Path(name)
-
-
-def shipped(name: str) -> Path:
+def shipped(name: Literal["recipes", "accelerate_configs"]) -> Path:
     """The folder `recipes` or `accelerate_configs`: of the installed package, or of the repository it is run from."""
     package = Path(__file__).parents[1]
     return package / name if (package / name).is_dir() else package.parents[1] / name

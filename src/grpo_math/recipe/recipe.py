@@ -1,116 +1,68 @@
 """One YAML file and the command line become one checked `Recipe`, before anything heavy is imported.
 
 All problems are reported at once, one line each. Keys are TRL's own (GRPOConfig, or SFTConfig where there is `sft:`;
-ModelConfig) plus ours (recipe_parts.py); `extends: other.yaml` starts from another recipe.
+ModelConfig) plus ours (parts.py); `extends: other.yaml` starts from another recipe.
 """
 
-import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, Union
 
 import yaml
+from pydantic import Field, create_model
 
 from grpo_math.data.problem import DatasetSpec
 from grpo_math.data.prompts import PromptTemplate
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, suggestion
 from grpo_math.grading import PoolSettings
-from grpo_math.recipe.eval import EvalSpec, check_eval
-from grpo_math.recipe.file import merge, parse_arguments, read_recipe
+from grpo_math.recipe.checking import Part, options, takes_null, validated
+from grpo_math.recipe.entries import dataset_specs, held_out_specs, reward_specs
+from grpo_math.recipe.file import merge, nested, parse_arguments, read_recipe
+from grpo_math.recipe.hints import BY_TRL, LOSSES, REFUSED, RENAMED
 from grpo_math.recipe.parts import (
     AlarmSpec,
     CompletionsSpec,
+    EvalSpec,
+    GrpoKeys,
+    SftKeys,
     SftSpec,
-    check_alarms,
-    check_completions,
-    check_datasets,
-    check_grading,
-    check_rewards,
-    check_sft,
-    check_template,
+    model_folder,
+    prompt_template,
 )
-from grpo_math.recipe.safety import check_safety
-from grpo_math.recipe.schema import check_keys, trl_keys
-from grpo_math.recipe.vllm import check_engine, check_generation
+from grpo_math.recipe.trl import DEFAULTS, Key, class_keys, installed_folder, trl_keys
 from grpo_math.rewards.reward import RewardSpec
 
-OURS = {
-    "GRPO": (
-        "extends", "dataset", "prompt_template", "rewards", "eval", "grading", "baseline", "prompts_per_step",
-        "vllm_engine_kwargs", "alarms", "preflight", "completions", "on_reward_error",
-    ),
-    "SFT": ("extends", "dataset", "prompt_template", "sft", "eval", "grading", "alarms", "preflight"),
-}  # fmt: skip
-RENAMED = {
-    "max_prompt_length": "dataset.max_prompt_tokens (longer prompts are dropped and counted)",
-    "kl_coef": "beta",
-    "kl_beta": "beta",
-    "n_samples": "num_generations",
-    "n_samples_per_prompt": "num_generations",
-    "rollout_n": "num_generations",
-    "group_size": "num_generations",
-    "num_return_sequences": "num_generations",
-    "max_new_tokens": "max_completion_length",
-    "max_tokens": "max_completion_length",
-    "lr": "learning_rate",
-    "epochs": "num_train_epochs",
-    "num_epochs": "num_train_epochs",
-    "batch_size": "per_device_train_batch_size",
-    "clip_range": "epsilon",
-    "clip_eps": "epsilon",
-    "cliprange": "epsilon",
-    "torch_dtype": "dtype",
-    "model": "model_name_or_path",
-    "model_name": "model_name_or_path",
-    "warmup_ratio": "warmup_steps (a number below 1 is a share of the run)",
-    "evaluation_strategy": "eval: {every: 10}",
-    "overwrite_output_dir": "another output_dir, or resume_from_checkpoint: auto",
-    "reward_funcs": "rewards: {correctness: {weight: 1.0}}",
-    "dataset_name": "dataset: {name: gsm8k}",
-    "dataset_config": "dataset: {config: main}",
-    "dataset_train_split": "dataset: {split: train}",
-    "vllm_device": "vllm_mode: colocate or server",
-    "train_batch_size": "prompts_per_step (each of num_generations completions)",
-    "rollout_batch_size": "prompts_per_step (each of num_generations completions)",
-}
-REFUSED = {
-    "log_completions": "use completions: {every: 10}: files, trackers and the report then have them",
-    "log_completions_hub_repo": "use completions: {every: 10}, which keeps them in the run's folder",
-    "log_unique_prompts": "use completions: {every: 10}",
-    "num_completions_to_print": "use completions: {every: 10}, and grpo-math report",
-    "reward_weights": "give the weight beside the reward, rewards: {correctness: {weight: 1.0}}",
-    "eval_strategy": "use eval: {every: 10}",
-    "eval_steps": "use eval: {every: 10}",
-    "do_eval": "use eval: {before_after: true}",
-    "eval_on_start": "use eval: {before_after: true}",
-    "hub_token": "set HF_TOKEN in the environment, so that no file keeps it",
-    "remove_unused_columns": "leave it out: rewards need the columns",
-    "chat_template_path": "save the template in the model's folder, so that SFT, GRPO and evaluation see the same",
-    "dataset_text_field": "use dataset: {name: json, fields: {question: COLUMN, worked: COLUMN}}",
-}
-
 RANGES = {  # what TRL would meet only after the model is loaded, or not at all
-    "temperature": (1e-3, 100),
-    "top_p": (1e-3, 1),
-    "learning_rate": (0, 1),
-    "beta": (0, 1e3),
-    "epsilon": (0, 1e3),
-    "num_generations": (2, 1e6),
-    "num_iterations": (1, 1e6),
-    "steps_per_generation": (1, 1e6),
-    "per_device_train_batch_size": (1, 1e6),
-    "gradient_accumulation_steps": (1, 1e6),
-    "max_completion_length": (1, 1e7),
-    "save_steps": (1e-6, 1e9),
+    "temperature": {"ge": 1e-3, "le": 100},
+    "top_p": {"ge": 1e-3, "le": 1},
+    "learning_rate": {"ge": 0, "le": 1},
+    "beta": {"ge": 0, "le": 1e3},
+    "epsilon": {"ge": 0, "le": 1e3},
+    "num_generations": {"ge": 2},
+    "num_iterations": {"ge": 1},
+    "steps_per_generation": {"ge": 1},
+    "per_device_train_batch_size": {"ge": 1},
+    "gradient_accumulation_steps": {"ge": 1},
+    "max_completion_length": {"ge": 1},
+    "save_steps": {"ge": 1e-6},
+    "vllm_gpu_memory_utilization": {"gt": 0, "le": 1},
+    "vllm_max_model_length": {"ge": 1},
+    "vllm_tensor_parallel_size": {"ge": 1},
+}
+CHOICES = {  # which TRL looks at only after the first generation
+    "loss_type": Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"],
+    "scale_rewards": Literal["group", "batch", "none"],
+    "importance_sampling_level": Literal["token", "sequence"],
+    "multi_objective_aggregation": Literal["sum_then_normalize", "normalize_then_sum"],
+    "vllm_mode": Literal["colocate", "server"],
+    "dtype": Literal["auto", "bfloat16", "float16", "float32"],
 }
 NO_RECIPE = {"output_dir": "runs", "dtype": "auto", "bf16": False}  # an evaluation's: the model as it is
-DTYPES = ("auto", "bfloat16", "float16", "float32")
-CHOICES = {  # TRL's own, which it looks at only after the first generation
-    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
-    "scale_rewards": ("group", "batch", "none"),
-    "importance_sampling_level": ("token", "sequence"),
-    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
-    "vllm_mode": ("colocate", "server"),
-}
+SECRET = re.compile(r"(.*_)?(api_?key|password|secret)|((hf|auth|access|use_auth|wandb)_)?token", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -158,140 +110,211 @@ class Recipe:
         return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
-def load_recipe(argv: list[str], kind: str | None = None) -> Recipe:
-    """Read, merge and check; raises UserError with every problem, one a line.
+@cache
+def recipe_keys(kind: str) -> type[Part]:
+    """All keys of a recipe of this kind, GRPO or SFT: ours, the trainer's, the model's."""
+    trainer, model = trl_keys(kind)
+    resume = Key(str | bool | None, None, "A checkpoint's folder, or `auto`: the newest of output_dir.")
+    fields = {
+        name: trl_field(name, key) for name, key in (trainer | model | {"resume_from_checkpoint": resume}).items()
+    }
+    made = create_model(f"{kind} recipe", __base__=GrpoKeys if kind == "GRPO" else SftKeys, **fields)
+    made.renamed = RENAMED
+    return made
 
-    `kind` is GRPO or SFT where only such a recipe will do. An `evaluation` trains nothing: it needs no training
-    problems and no rewards, and no recipe file either.
+
+def trl_field(name: str, key: Key) -> tuple[Any, Any]:
+    kind = CHOICES.get(name, key.type)
+    if name in RANGES:  # null means the default
+        kind = Union[tuple(option for option in options(kind) if option is not NoneType)]  # noqa: UP007
+    default = DEFAULTS.get(name, key.default)
+    return kind, Field(default, description=key.help or None, **RANGES.get(name, {}))
+
+
+def load_recipe(config: str | Path | list[str], kind: str | None = None, **overrides: Any) -> Recipe:
+    """Read and check a recipe: `load_recipe("recipes/x.yaml", learning_rate=2e-6, dataset={"max_samples": 100})`.
+
+    `config` is the path of a recipe, the name of a shipped one, or the words of a command line (`--config FILE --key
+    value ...`). `overrides` replace its keys; mappings are merged key by key. `kind` is GRPO or SFT where only such a
+    recipe will do; an `evaluation` needs no training problems, no rewards and no recipe file. Raises UserError with
+    every problem, one per line.
     """
-    recipe, problems = resolve(argv, kind)
+    words = config if isinstance(config, list) else ["--config", str(config)]
+    given: dict = {}
+    for name, value in overrides.items():
+        given = merge(given, nested(name, str(value) if isinstance(value, Path) else value))
+    recipe, problems = resolve(words, kind, given)
     if problems:
         raise UserError("\n".join(f"{recipe.source}: {problem}" for problem in problems))
     return recipe
 
 
-def resolve(argv: list[str], kind: str | None = None) -> tuple[Recipe, list[str]]:
+def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = None) -> tuple[Recipe, list[str]]:
     """The recipe as far as it can be understood, and everything that is wrong with it."""
-    path, overrides = parse_arguments(argv)
+    path, given = parse_arguments(argv)
     evaluation = kind == "evaluation"
     if path is None and not evaluation:
         raise UserError("no recipe: give one with --config recipes/X.yaml")
-    raw = merge(read_recipe(path) if path else NO_RECIPE, overrides)
+    raw = merge(merge(read_recipe(path) if path else NO_RECIPE, given), overrides or {})
     path = path or Path("command line")
     found = "SFT" if "sft" in raw else "GRPO"
     if kind not in (None, "evaluation", found):
         fix = "run it with grpo-math sft" if found == "SFT" else "run it with grpo-math train, or write sft: into it"
         raise UserError(f"{path}: a recipe for {found}, not for {kind}: {fix}")
     raw["output_dir"] = raw.get("output_dir") or f"runs/{path.stem}"
-    problems: list[str] = []
-    check_safety(raw, problems)
-    trainer_keys, model_keys = trl_keys(f"{found}Config")
-    flat = check_flat(raw, found, problems)
-    datasets = [] if evaluation and not raw.get("dataset") else check_datasets(raw.get("dataset"), problems)
-    template = check_template("boxed" if raw.get("prompt_template") is None else raw["prompt_template"], problems)
-    rewards = [] if found == "SFT" or evaluation else check_rewards(raw.get("rewards"), problems)
-    sft = check_sft(raw["sft"], problems) if found == "SFT" else None
-    spec, eval_datasets = check_eval(raw, datasets, not evaluation, problems)
-    grading = check_grading(raw.get("grading") or {}, problems)
-    baseline = check_baseline(raw.get("baseline"), flat, problems)
-    prompts = check_prompts(raw.get("prompts_per_step"), problems)
-    engine = check_engine(raw.get("vllm_engine_kwargs"), problems)
-    check_generation(flat, engine, template, problems)
-    alarms = check_alarms(raw.get("alarms") or {}, problems)
-    completions = check_completions(raw.get("completions") or {}, problems)
-    on_reward_error = raw.get("on_reward_error") or "stop"
-    if on_reward_error not in ("stop", "skip"):
-        problems.append(f"on_reward_error: want stop or skip, got {on_reward_error!r}")
-    preflight = raw.get("preflight", True)
-    if not isinstance(preflight, bool):
-        problems.append(f"preflight: want true or false, got {preflight!r}")
-    trainer = {key: value for key, value in flat.items() if key in trainer_keys}
-    model = {key: value for key, value in flat.items() if key in model_keys}
+    problems = [
+        f"{key}: a secret would be kept in the run folder: set it in the environment (HF_TOKEN, WANDB_API_KEY, or a "
+        "variable that your own code reads)"
+        for key in secret_keys(raw)
+    ]
+    keys, flat = check_keys(raw, found, problems)
+    datasets = [] if evaluation and not raw.get("dataset") else dataset_specs(raw.get("dataset"), problems)
+    template = prompt_template("boxed" if raw.get("prompt_template") is None else raw["prompt_template"], problems)
+    rewards = [] if found == "SFT" or evaluation else reward_specs(raw.get("rewards"), problems)
+    eval_datasets = held_out_specs(keys.eval, datasets, not evaluation, problems)
+    problems += eval_problems(keys.eval)
+    grpo = keys if isinstance(keys, GrpoKeys) else GrpoKeys()
+    problems += [*baseline_problems(grpo.baseline, flat), *engine_problems(grpo.vllm_engine_kwargs)]
+    problems += generation_problems(flat, grpo.vllm_engine_kwargs, template)
+    trainer, model = trl_keys(found)
     recipe = Recipe(
         source=path,
         datasets=datasets,
         template=template,
         rewards=rewards,
-        sft=sft,
-        eval=spec,
+        sft=keys.sft if isinstance(keys, SftKeys) else None,
+        eval=keys.eval,
         eval_datasets=eval_datasets,
-        grading=grading,
-        baseline=baseline,
-        prompts_per_step=prompts,
-        engine=engine,
-        alarms=alarms,
-        completions=completions,
-        on_reward_error=on_reward_error,
-        preflight=preflight,
-        trainer=trainer,
-        model=model,
+        grading=PoolSettings(**keys.grading.model_dump()),
+        baseline=grpo.baseline,
+        prompts_per_step=grpo.prompts_per_step,
+        engine=grpo.vllm_engine_kwargs,
+        alarms=keys.alarms,
+        completions=grpo.completions,
+        on_reward_error=grpo.on_reward_error,
+        preflight=keys.preflight,
+        trainer={key: value for key, value in flat.items() if key in trainer},
+        model={key: value for key, value in flat.items() if key in model},
         raw=raw,
     )
     return recipe, problems
 
 
-def check_flat(raw: dict, kind: str, problems: list[str]) -> dict:
-    """TRL's keys. A key of ours is only a name here, for the suggestions."""
-    other = "SFT" if kind == "GRPO" else "GRPO"
-    trainer_keys, model_keys = trl_keys(f"{kind}Config")
-    known = {
-        **dict.fromkeys(OURS[kind], ""),
-        **trainer_keys,
-        **model_keys,
-        "resume_from_checkpoint": "str | bool | None",
-    }
-    foreign = {*OURS[other], *trl_keys(f"{other}Config")[0]} - known.keys()
-    given = {key: value for key, value in raw.items() if key not in OURS[kind]}
-    problems += [f"{key}: not a key here: {REFUSED[key]}" for key in given if key in REFUSED]
+def check_keys(raw: dict, kind: str, problems: list[str]) -> tuple[Any, dict]:
+    """Ours as the recipe's model, and TRL's as given, without nulls that mean the default."""
+    model, other = recipe_keys(kind), "SFT" if kind == "GRPO" else "GRPO"
+    refused = REFUSED.keys() & raw.keys()
+    foreign = (raw.keys() & recipe_keys(other).model_fields.keys()) - model.model_fields.keys() - refused
+    problems += [f"{key}: not a key here: {REFUSED[key]}" for key in raw if key in refused]
     problems += [
         f"{key}: a key of {other} recipes, and this one is for {kind} ({'it has' if kind == 'SFT' else 'no'} sft:)"
-        for key in given
-        if key in foreign - REFUSED.keys()
+        for key in raw
+        if key in foreign
     ]
-    given = {key: value for key, value in given.items() if key not in foreign | REFUSED.keys()}
-    flat = check_keys(given, known, "", problems, RENAMED)
-    flat = {key: value for key, value in flat.items() if value is not None or key not in RANGES}  # null: the default
-    for key, (low, high) in RANGES.items():
-        if isinstance(flat.get(key), int | float) and not low <= flat[key] <= high:
-            problems.append(f"{key}: want a number from {low:g} to {high:g}, got {flat[key]}")
-    for key, choices in CHOICES.items() if kind == "GRPO" else ():
-        if flat.get(key, choices[0]) not in choices:
-            problems.append(f"{key}: no {flat[key]!r}: use one of {', '.join(choices)}")
-    if flat.get("dtype", "auto") not in DTYPES:
-        problems.append(f"dtype: no {flat['dtype']!r}: use one of {', '.join(DTYPES)}")
+    given = {key: value for key, value in raw.items() if key not in refused | foreign}
+    if given.get("loss_type") in LOSSES:
+        problems.append(f"loss_type: no {given['loss_type']!r}: {LOSSES[given.pop('loss_type')]}")
+    keys = validated(model, given, "", problems)
+    flat = {
+        key: value
+        for key, value in given.items()
+        if key in keys.model_fields_set and (value is not None or takes_null(model, key))
+    }
     lora = [key for key, value in flat.items() if key.startswith("lora_") and value is not None]
     if lora and "use_peft" not in raw:
         problems.append(f"{', '.join(lora)}: without effect on a whole model: set use_peft: true as well")
     if not flat.get("model_name_or_path"):
         problems.append("model_name_or_path: missing: give a local folder or a Hub id")
     else:
-        flat["model_name_or_path"] = model_folder(os.path.expanduser(flat["model_name_or_path"]))
-    return flat
+        flat["model_name_or_path"] = model_folder(flat["model_name_or_path"])
+    return keys, flat
 
 
-def model_folder(path: str) -> str:
-    """A run's folder means its final model; every other folder or Hub id means itself."""
-    final = os.path.join(path, "final")
-    return final if os.path.isdir(final) and not os.path.exists(os.path.join(path, "config.json")) else path
+def secret_keys(content: Any, where: str = "") -> Iterator[str]:
+    """The dotted names of all keys with a text and the name of a secret."""
+    if isinstance(content, list):
+        for place, value in enumerate(content):
+            yield from secret_keys(value, f"{where}[{place}]")
+    for key, value in content.items() if isinstance(content, dict) else ():
+        name = f"{where}.{key}" if where else str(key)
+        if isinstance(value, str) and SECRET.fullmatch(str(key)):
+            yield name
+        yield from secret_keys(value, name)
 
 
-def check_prompts(given, problems: list[str]) -> int | None:
-    """`prompts_per_step`, on all processes together."""
-    if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 1):
-        problems.append(f"prompts_per_step: want a whole number of 1 or more, got {given!r}")
-        return None
-    return given
+def eval_problems(spec: EvalSpec) -> Iterator[str]:
+    if spec.best and not spec.wanted:
+        yield "eval.best: there is no evaluation to choose by: add every: 20"
+    if spec.samples > 1 and spec.temperature == 0:
+        yield (
+            f"eval.samples: {spec.samples} greedy completions of a problem are one and the same: set temperature: 0.7, "
+            "or samples: 1"
+        )
+    for k in spec.k or []:
+        if not 1 <= k <= spec.samples:
+            yield f"eval.k: pass@{k} wants {k} samples or more, and there are {spec.samples}: raise samples"
 
 
-def check_baseline(given, flat: dict, problems: list[str]) -> str:
-    """`group` (GRPO) or `none` (plain REINFORCE), which nothing must normalise afterwards."""
-    if given in (None, "group"):
-        return "group"
-    if given != "none":
-        problems.append(f"baseline: want group or none, got {given!r}")
-        return "group"
+def baseline_problems(baseline: str, flat: dict) -> Iterator[str]:
+    """`none` is plain REINFORCE, which nothing must normalise afterwards; its keys are set in `flat`."""
     wanted = {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}
-    for key, value in wanted.items():
+    for key, value in wanted.items() if baseline == "none" else ():
         if flat.setdefault(key, value) != value:
-            problems.append(f"{key}: {flat[key]} normalises by a mean, which baseline: none does without: leave it out")
-    return "none"
+            yield f"{key}: {flat[key]} normalises by a mean, which baseline: none does without: leave it out"
+
+
+def engine_problems(given: dict) -> Iterator[str]:
+    """`vllm_engine_kwargs` has arguments of vLLM's EngineArgs, by name. Their values are vLLM's to judge."""
+    try:
+        known = list(class_keys(installed_folder("vllm") / "engine" / "arg_utils.py", "EngineArgs"))
+    except UserError:
+        known = list(given)
+    for key in given:
+        where = "vllm_engine_kwargs."
+        if key in BY_TRL:
+            yield f"{where}{key}: set it with {BY_TRL[key]}"
+        elif key not in known:
+            yield f"{where}{key}: unknown key, {suggestion(str(key), known, where, {})}"
+
+
+def generation_problems(flat: dict, engine: dict, template: PromptTemplate | None) -> Iterator[str]:
+    """Keys that contradict each other, or do what nobody wants."""
+    if template and template.stop and flat.get("mask_truncated_completions"):
+        yield (
+            f"mask_truncated_completions: TRL takes a completion that ends at a stop string {list(template.stop)} for "
+            "a truncated one and would mask them all: set it to false, or use a template without stop strings"
+        )
+    for key, example in (("generation_kwargs", "{top_k: 50}"), ("model_init_kwargs", "{use_safetensors: false}")):
+        if isinstance(flat.get(key), str):
+            yield f"{key}: want a mapping such as {example}, got {flat[key]!r}"
+    if "trust_remote_code" in (flat.get("model_init_kwargs") or ()):
+        yield "model_init_kwargs.trust_remote_code: set it with trust_remote_code, for tokenizer and vLLM too"
+    sampling = flat.get("generation_kwargs") or ()
+    if "seed" in sampling:
+        yield (
+            "generation_kwargs.seed: seeds every request alike, which makes the completions of a group identical: "
+            "leave it out, `seed` reaches vLLM"
+        )
+    for key in ("stop", "stop_strings"):
+        if key in sampling:
+            yield f"generation_kwargs.{key}: set it with prompt_template: {{stop: [...]}}, for the grader too"
+    if not flat.get("use_vllm"):
+        return
+    if flat.get("load_in_4bit") or flat.get("load_in_8bit"):
+        yield (
+            "use_vllm: vLLM takes no new weights for a quantised model: set it to false, or leave out load_in_4bit and "
+            "load_in_8bit"
+        )
+    computed = trainer_dtype(flat)
+    if engine.get("dtype", computed) != computed:
+        yield (
+            f"vllm_engine_kwargs.dtype: {engine['dtype']}, but the trainer computes in {computed} (bf16, fp16, dtype): "
+            "leave it out, the engine follows the trainer"
+        )
+
+
+def trainer_dtype(keys: dict) -> str:
+    """What a trainer with these keys of TRL's computes in; `auto` is the checkpoint's own."""
+    if keys.get("fp16"):
+        return "float16"
+    return "bfloat16" if keys.get("bf16", True) else keys.get("dtype", "float32")

@@ -1,0 +1,120 @@
+"""Keys read from source text, so that nothing heavy is imported and they are those of the installed version.
+
+TRL's and transformers' keys are the fields of GRPOConfig, SFTConfig and ModelConfig, with type, default and help; the
+parameters of people's own functions come from their `def`.
+"""
+
+import ast
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from grpo_math.errors import UserError
+
+TYPES: dict[str, Any] = {
+    "None": None, "bool": bool, "int": int, "float": float, "str": str, "list": list, "dict": dict, "Mapping": dict,
+    "Any": Any, "Literal": Literal,
+}  # fmt: skip
+DEFAULTS = {  # ours, where TRL's differ
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,  # transformers would log the mean of earlier losses in place of a NaN
+    "report_to": "none",
+    "hub_strategy": "end",  # any other pushes the whole run folder
+    "disable_tqdm": True,
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    type: Any
+    default: Any = None
+    help: str = ""
+
+
+class TextForOthers(dict):
+    """The types by name; TRL's enums, which are not among them, are text in a recipe."""
+
+    def __missing__(self, name: str) -> type:
+        return str
+
+
+@cache
+def trl_keys(kind: str) -> tuple[dict[str, Key], dict[str, Key]]:
+    """The keys of GRPOConfig or SFTConfig (with TrainingArguments) by `kind`, GRPO or SFT, and those of ModelConfig."""
+    trl, transformers = installed_folder("trl") / "trainer", installed_folder("transformers")
+    trainer = {
+        **class_keys(transformers / "training_args.py", "TrainingArguments"),
+        **class_keys(trl / "base_config.py", "_BaseConfig"),
+        **class_keys(trl / f"{kind.lower()}_config.py", f"{kind}Config"),
+    }
+    return trainer, class_keys(trl / "model_config.py", "ModelConfig")
+
+
+def installed_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"the package {name} is not installed: pip install {name}")
+    return Path(spec.submodule_search_locations[0])
+
+
+def class_keys(path: Path, name: str) -> dict[str, Key]:
+    """The annotated fields of a dataclass, in source order."""
+    body = next(node.body for node in parsed(path).body if isinstance(node, ast.ClassDef) and node.name == name)
+    fields = [node for node in body if isinstance(node, ast.AnnAssign)]
+    return {node.target.id: field_key(node) for node in fields if isinstance(node.target, ast.Name)}
+
+
+def field_key(node: ast.AnnAssign) -> Key:
+    """`name: type = field(default=..., metadata={"help": ...})`; a default that is computed counts as None."""
+    kind = eval(ast.unparse(node.annotation), {"__builtins__": {}}, TextForOthers(TYPES))
+    given = {word.arg: word.value for word in node.value.keywords} if isinstance(node.value, ast.Call) else {}
+    metadata = given.get("metadata")
+    entries = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
+    help = next((constant(value) for key, value in entries if key and constant(key) == "help"), None)
+    return Key(kind, constant(given.get("default")), " ".join((help or "").replace("%%", "%").split()))
+
+
+def constant(node: ast.expr | None) -> Any:
+    try:
+        return ast.literal_eval(node) if node else None
+    except ValueError:
+        return None
+
+
+def function_types(path: Path, name: str) -> Mapping[str, Any] | None:
+    """The parameters of a top-level function with their types, or None when the file defines none of that name.
+
+    A type that is not built from None, bool, int, float, str, list and dict counts as any.
+    """
+    for node in parsed(path).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            return {argument.arg: own_type(argument.annotation) for argument in arguments}
+    return None
+
+
+def own_type(annotation: ast.expr | None) -> Any:
+    inside = list(ast.walk(annotation)) if annotation else []
+    allowed = ast.Name | ast.Constant | ast.Subscript | ast.BinOp | ast.BitOr | ast.Tuple | ast.Load
+    if not inside or not all(isinstance(node, allowed) and getattr(node, "id", "Any") in TYPES for node in inside):
+        return Any
+    try:
+        return eval(ast.unparse(annotation), {"__builtins__": {}}, TYPES)
+    except TypeError:  # no type, such as `1 | 2`
+        return Any
+
+
+def assigns(path: Path, name: str) -> bool:
+    """Whether something in the file is given that name, as an instance is."""
+    names = (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Name))
+    return any(node.id == name and isinstance(node.ctx, ast.Store) for node in names)
+
+
+def parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
