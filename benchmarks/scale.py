@@ -121,7 +121,7 @@ def data(folder: Path, model: str | None) -> None:
 
 def prepare(recipe_file: str, rows: str) -> None:
     """One preparation, in a process of its own; the last line is its seconds and memory as JSON."""
-    from grpo_math.checks.preflight import check_training
+    from grpo_math.checks import check_training
     from grpo_math.data.loading import load_parts, mix_parts
     from grpo_math.data.problem import fingerprint
     from grpo_math.data.prompts import to_dataset, to_rows

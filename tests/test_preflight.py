@@ -11,7 +11,7 @@ import transformers
 
 from grpo_math.__main__ import dispatch, parse
 from grpo_math.check import check, subject_of
-from grpo_math.checks.preflight import CHECKS, run_checks
+from grpo_math.checks import CHECKS, run_checks
 from grpo_math.errors import UserError, run_cli
 
 GOOD = [{"question": f"What is {n}+1?", "answer": str(n + 1)} for n in range(20)]

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from grpo_math.checks.findings import Finding, Subject
-from grpo_math.checks.preflight import report, run_checks
+from grpo_math.checks import Finding, Subject, report, run_checks
 from grpo_math.launch.layouts import read_layout
 from grpo_math.launch.plan import make_plan
 from grpo_math.recipe.recipe import Recipe, resolve
 
 
 def main(options: argparse.Namespace) -> None:
+    """Print the findings; the exit status is 1 if one of them is an error."""
     subject = subject_of(options)
     subject.samples = options.sample
     if not report(subject, options.json):

@@ -13,7 +13,6 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_math.checks.preflight import check_training, dry_run
 from grpo_math.data import Problem, PromptTemplate, fingerprint, load_parts, mix_parts, to_dataset, token_ids
 from grpo_math.errors import UserError, one_line
 from grpo_math.evaluation.solve import load_benchmarks
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
 def main(options: argparse.Namespace) -> None:
     """The verb: train, and report where there are results; with --dry_run only check."""
+    from grpo_math.checks import dry_run
+
     if options.dry_run:
         return dry_run(options.words)
 
@@ -55,6 +56,7 @@ def sft(recipe: Recipe | str | Path, **overrides) -> dict:
     if results := finished_results(folder, checkpoint, config.max_steps, config.num_train_epochs):
         return results
 
+    from grpo_math.checks import check_training
     from grpo_math.trainer.alarms import Alarms
     from grpo_math.trainer.callbacks import Evaluations
     from grpo_math.trainer.checkpoints import save_whole

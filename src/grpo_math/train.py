@@ -12,7 +12,6 @@ import logging
 import time
 from pathlib import Path
 
-from grpo_math.checks.preflight import check_training, dry_run
 from grpo_math.data import fingerprint, load_parts, mix_parts, to_dataset, to_rows
 from grpo_math.errors import one_line
 from grpo_math.evaluation.solve import load_benchmarks
@@ -32,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 def main(options: argparse.Namespace) -> None:
     """The verb: train, and report where there are results; with --dry_run only check."""
+    from grpo_math.checks import dry_run
+
     if options.dry_run:
         return dry_run(options.words)
 
@@ -57,6 +58,7 @@ def train(recipe: Recipe | str | Path, **overrides) -> dict:
     if results := finished_results(folder, checkpoint, config.max_steps, config.num_train_epochs):
         return results
 
+    from grpo_math.checks import check_training
     from grpo_math.trainer.alarms import Alarms
     from grpo_math.trainer.callbacks import Evaluations
     from grpo_math.trainer.checkpoints import save_whole

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+from typing import Any
 
 from grpo_math.checks.rewards import scores_of
 from grpo_math.data import Problem, load_problems, to_rows
@@ -39,7 +40,7 @@ def scored(recipe: Recipe, completion: str, gold: str | None) -> str:
     template = recipe.template
     rewards = build_rewards(recipe.rewards, template, recipe.max_completion_length)
     counting = any("completion_ids" in parameters(one.function) for one in rewards if isinstance(one, Reward))
-    tokenizer = load_tokenizer(recipe) if counting or (template.chat and template.prefill) else None
+    tokenizer: Any = load_tokenizer(recipe) if counting or (template.chat and template.prefill) else None
     if gold is not None:
         problem = Problem("(none)", gold)
     else:
