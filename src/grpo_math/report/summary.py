@@ -16,11 +16,10 @@ def sentences(run: Run) -> Iterator[str]:
     ends = [f"{name} {first:.3g} → {last:.3g}" for name, first, last in movements(run)]
     if ends:
         yield f"{', '.join(ends)} (means over the first and the last {ends_of(run)} logs)"
-    known = [clock(run.seconds)] if run.seconds is not None else []
-    if run.hardware:
-        known.append(f"{gpu_hours(run)} on {run.hardware}" if known else f"on {run.hardware}")
-    if known:
-        yield ", ".join(known)
+    cost = [clock(run.seconds)] if run.seconds is not None else []
+    cost += [gpu_hours(run)] if cost and run.gpu_count else []
+    if cost or run.hardware:
+        yield f"{', '.join(cost)} on {run.hardware}".strip() if run.hardware else ", ".join(cost)
     yield from (f"alarm {row['alarm']} at step {row['step']}: {row['says']}" for row in run.alarms)
 
 
