@@ -12,7 +12,9 @@ import hashlib
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 MAX_BITS = 32_000  # of one coefficient: 2^2005 and 2025! fit, 9^(9^9) does not
@@ -53,10 +55,12 @@ class Ratio:
     opaque: dict[str, Value] | None = None
 
     def __add__(self, other: "Ratio") -> "Ratio":
-        if self.denominator == other.denominator:
-            return Ratio(plus(self.numerator, other.numerator), self.denominator, self.both(other))
-        left, right = times(self.numerator, other.denominator), times(other.numerator, self.denominator)
-        return Ratio(plus(left, right), times(self.denominator, other.denominator), self.both(other))
+        left, right, bottom = self.numerator, other.numerator, self.denominator
+        if bottom != other.denominator:
+            left, right = times(left, other.denominator), times(right, bottom)
+            bottom = times(bottom, other.denominator)
+        total = {monomial: left.get(monomial, 0) + right.get(monomial, 0) for monomial in left | right}
+        return Ratio({monomial: factor for monomial, factor in total.items() if factor}, bottom, self.both(other))
 
     def __neg__(self) -> "Ratio":
         return Ratio({monomial: -factor for monomial, factor in self.numerator.items()}, self.denominator, self.opaque)
@@ -75,7 +79,7 @@ class Ratio:
         return self * Ratio(other.denominator, other.numerator, other.opaque)
 
     def both(self, other: "Ratio") -> dict[str, Value] | None:
-        return {**self.opaque, **other.opaque} if self.opaque and other.opaque else self.opaque or other.opaque
+        return self.opaque | other.opaque if self.opaque and other.opaque else self.opaque or other.opaque
 
     def fraction(self) -> tuple[int, int] | None:
         """(numerator, denominator) of a rational number, else None."""
@@ -127,25 +131,19 @@ def number(numerator: int, denominator: int = 1) -> Ratio:
     return Ratio({(): numerator} if numerator else {}, {(): denominator})
 
 
+def atom(name: str, opaque: dict[str, Value] | None = None) -> Ratio:
+    return Ratio({((name, 1),): 1}, {(): 1}, opaque)
+
+
 def opaque(name: str, compute: Callable | None = None, *arguments: Ratio) -> Ratio:
     """A value that is not a rational function, identified by its name (hashed if long). `compute` is its function on
     floats, if there is one."""
     if len(name) > MAX_NAME:
         name = f"{name[:20]}...{hashlib.sha256(name.encode(errors='replace')).hexdigest()}"
-    try:
+    value = None
+    with suppress(ArithmeticError, TypeError, ValueError):
         value = compute(*(argument.near() for argument in arguments)) if compute else None
-    except (ArithmeticError, TypeError, ValueError):
-        value = None
-    return Ratio({((name, 1),): 1}, {(): 1}, opaque={name: value})
-
-
-def atom(name: str) -> Ratio:
-    return Ratio({((name, 1),): 1}, {(): 1})
-
-
-def plus(left: Poly, right: Poly) -> Poly:
-    total = {monomial: left.get(monomial, 0) + right.get(monomial, 0) for monomial in left | right}
-    return {monomial: factor for monomial, factor in total.items() if factor}
+    return atom(name, {name: value})
 
 
 def times(left: Poly, right: Poly) -> Poly:
@@ -180,10 +178,7 @@ def power(base: Ratio, exponent: Ratio) -> Ratio:
     ratio = exponent.fraction()
     if ratio is None:
         return opaque(f"({base})^({exponent})", pow, base, exponent)
-    shared = math.gcd(*ratio)
-    top, bottom = ratio[0] // shared, ratio[1] // shared
-    if bottom < 0:
-        top, bottom = -top, -bottom
+    top, bottom = Fraction(*ratio).as_integer_ratio()
     if bottom > MAX_EXPONENT:
         raise TooBig
     if bottom > 1:

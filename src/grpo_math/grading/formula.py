@@ -317,10 +317,7 @@ def is_unit(cut: list[Token], at: int) -> bool:
     token = cut[at]
     if token.kind == "text":
         return token.spaced or token.text in UNITS or not token.text.isalpha() or re.match(CJK, token.text) is not None
-    ohm = token.text == r"\Omega" and cut[at - 1].kind == "number" and at == len(cut) - 1
-    return (
-        ohm or token.text == "%" or (token.text in ("{", "(", "/") and at + 1 < len(cut) and cut[at + 1].kind == "text")
-    )
+    return token.text == "%" or (token.text in ("{", "(", "/") and at + 1 < len(cut) and cut[at + 1].kind == "text")
 
 
 def spelled(cut: list[Token]) -> str:

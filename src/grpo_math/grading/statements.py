@@ -14,7 +14,6 @@ from grpo_math.grading.values import (
     Expression,
     Group,
     RealSet,
-    as_interval,
     as_set,
     combined,
     inequality,
@@ -28,7 +27,7 @@ NAMING = (ATOMS - {r"\pi"}) | ACCENTS | {r"\angle", r"\triangle", r"\measuredang
 NAME = re.compile("|".join(TABLES["names"].values()))
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx"}
 STRUCTURE = {*",;:)]", r"\}", r"\in", r"\pm", r"\mp", r"\varnothing", r"\mathbb"} | RELATIONS | SIGNS.keys() | JOINERS
-SIGNED = {r"\pm": {"+": "+", "-": "-"}, r"\mp": {"+": "-", "-": "+"}}
+SIGNED = {r"\pm", r"\mp"}
 TURNED = {">": "<", r"\ge": r"\le", "=": "="}
 CALCULATIONS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\bmod", r"\mod", r"\cdots", r"\ldots", r"\dots"}
 UNEVALUATED = {r"\sum", r"\prod", r"\int", r"\lim"}
@@ -106,7 +105,7 @@ def group(kind: str, values) -> Group:
 def read_relation(cut: Cut) -> object:
     member, _ = split(cut, {r"\in"})
     if len(member) == 2 and is_name(member[0]):
-        return as_interval(read_relation(member[1]))
+        return read_relation(member[1])
     parts, relations = split(cut, RELATIONS)
     if not relations:
         return read_set(cut)
@@ -230,9 +229,15 @@ def read_set(cut: Cut) -> object:
 def read_item(cut: Cut) -> object:
     if (text := "".join(written(cut))) in SETS:
         return SETS[text]
-    signs = sum(token.text in SIGNED for token in cut)
+    signs = [token.text for token in cut if token.text in SIGNED]
+    if len(signs) > (1 if r"\mp" in signs else MAX_CASES):  # \mp would tie the others
+        raise TooBig
     if signs and not (wrapped(cut) and cut[0].text == r"\{"):
-        return group("cases", map(read_item, cases(cut, signs)))
+        choices = map(iter, product("+-", repeat=len(signs)))
+        cases = [
+            [token._replace(text=next(left)) if token.text in SIGNED else token for token in cut] for left in choices
+        ]
+        return group("cases", map(read_item, cases))
     if wrapped(cut):
         opening, inner, closing = cut[0].text, cut[1:-1], cut[-1].text
         if opening == "{":
@@ -262,15 +267,3 @@ def read_builder(variable: Cut, condition: Cut) -> object:
     if not is_name(name) or None in sets:
         raise Unreadable
     return combined(r"\cap", sets)
-
-
-def cases(cut: Cut, signs: int) -> list[Cut]:
-    r"""What plus-minus signs stand for: each \pm is free, unless a \mp ties them all together."""
-    tied = any(token.text == r"\mp" for token in cut)
-    if signs > MAX_CASES and not tied:
-        raise TooBig
-    choices = ("+" * signs, "-" * signs) if tied else product("+-", repeat=signs)
-    return [
-        [token._replace(text=SIGNED[token.text][next(left)]) if token.text in SIGNED else token for token in cut]
-        for left in map(iter, choices)
-    ]

@@ -245,11 +245,6 @@ def is_interval(value: object) -> bool:
     return isinstance(value, RealSet)
 
 
-def as_interval(value: object) -> object:
-    """A bracketed pair as an interval if it can be one; other values unchanged."""
-    return as_set(value) or value if isinstance(value, Group) and value.kind in BRACKETS else value
-
-
 def same_sets(gold: object, answer: object) -> bool:
     """A bracketed pair is an interval if the other side is one. In a list of pairs, one must be unambiguous."""
     if not all(is_interval(one) or (isinstance(one, Group) and one.kind in BRACKETS) for one in (gold, answer)):
