@@ -90,11 +90,12 @@ class Parser:
         value, self.raised = self.atom(), False
         while self.peek() in ("^", "!", r"\degree"):
             sign = self.take().text
-            if sign == r"\degree":
-                value, self.degrees = (value * RADIANS, self.degrees) if self.functions else (value, True)
-                continue
-            value = factorial(value) if sign == "!" else power(value, self.exponent())
-            self.raised = True
+            if sign != r"\degree":
+                value, self.raised = factorial(value) if sign == "!" else power(value, self.exponent()), True
+            elif self.functions:
+                value = value * RADIANS
+            else:
+                self.degrees = True
         return value
 
     def exponent(self) -> Ratio:
@@ -135,12 +136,16 @@ class Parser:
         if kind == "symbol" or text in ATOMS or text in ACCENTS:
             return self.symbol()
         if text == "|":
-            return self.absolute()
+            value = self.group("|")
+            return number(*map(abs, value.fraction())) if value.fraction() else opaque(f"|{value}|", abs, value)
         self.take()
         if text == r"\frac":
             return self.argument(one_digit=True) / self.argument(one_digit=True)
         if text == r"\sqrt":
-            return self.root()
+            degree = natural(self.group("]")) if self.peek() == "[" else 2
+            if degree is None or not 2 <= degree <= 100:
+                raise Unreadable
+            return root(self.argument(), degree)
         if text == r"\binom":
             return binomial(self.argument(one_digit=True), self.argument(one_digit=True))
         if text in FUNCTIONS:
@@ -151,22 +156,28 @@ class Parser:
         """A number; with a proper fraction behind it a mixed number: 1\\frac45, 1 4/5. 1 000 is a thousand."""
         token = self.take()
         digits = token.text
+        if not digits.isdigit() and self.kind() == "number":
+            raise Unreadable("two numbers in a row")
         if not digits.isdigit():
-            if self.kind() == "number":
-                raise Unreadable("two numbers in a row")
             return literal(digits)
         while len(token.text) < 4 and re.fullmatch(r"\d{3}", self.peek()) and self.peek(1) != "/":
             digits += self.take().text
         value = number(int(digits))
         if self.peek() == r"\frac" or (self.peek() == "{" and self.peek(1) == r"\frac"):
             part = self.atom()
-            return value + proper(part) if part.fraction() else value * part
-        if self.kind() == "number":
+            if not part.fraction():
+                return value * part
+        elif self.kind() == "number":
             over, slash, under = (self.take().text for _ in range(3))
             if not (over.isdecimal() and slash == "/" and under.isdecimal() and int(under)):
                 raise Unreadable("two numbers in a row")
-            return value + proper(number(int(over), int(under)))
-        return value
+            part = number(int(over), int(under))
+        else:
+            return value
+        over, under = part.fraction()
+        if not 0 <= over < under:
+            raise Unreadable("an improper fraction behind a number")
+        return value + part
 
     def symbol(self) -> Ratio:
         name = self.take().text
@@ -184,23 +195,7 @@ class Parser:
     def raw(self) -> str:
         """The text of an argument, unread."""
         text = self.take().text
-        if text != "{":
-            return text
-        return "".join(iter(lambda: self.take().text, "}"))
-
-    def absolute(self) -> Ratio:
-        value = self.group("|")
-        if ratio := value.fraction():
-            return number(abs(ratio[0]), abs(ratio[1]))
-        return opaque(f"|{value}|", abs, value)
-
-    def root(self) -> Ratio:
-        degree = 2
-        if self.peek() == "[":
-            degree = natural(self.group("]")) or 0
-            if not 2 <= degree <= 100:
-                raise Unreadable
-        return root(self.argument(), degree)
+        return "".join(iter(lambda: self.take().text, "}")) if text == "{" else text
 
     def function(self, name: str) -> Ratio:
         exponent = None
@@ -229,14 +224,6 @@ STARTS = ATOMS | ACCENTS | FUNCTIONS | GROUPS.keys() | {r"\frac", r"\sqrt", r"\b
 BINARY = {"+": Ratio.__add__, "-": Ratio.__sub__, r"\cdot": Ratio.__mul__, "/": Ratio.__truediv__}
 
 
-def proper(part: Ratio) -> Ratio:
-    """The fraction of a mixed number."""
-    over, under = part.fraction()
-    if not 0 <= over < under:
-        raise Unreadable("an improper fraction behind a number")
-    return part
-
-
 def literal(text: str) -> Ratio:
     """A number as written: 1,234.50 or 6e-5."""
     mantissa, _, exponent = text.replace(",", "").lower().partition("e")
@@ -252,11 +239,12 @@ def natural(value: Ratio) -> int | None:
     """A whole number of at most MAX_FACTORIAL, None for a formula. Raises Unreadable for other numbers."""
     if (ratio := value.fraction()) is None:
         return None
-    if ratio[0] % ratio[1] or ratio[0] // ratio[1] < 0:
+    whole, rest = divmod(*ratio)
+    if rest or whole < 0:
         raise Unreadable("no whole number")
-    if ratio[0] // ratio[1] > MAX_FACTORIAL:
+    if whole > MAX_FACTORIAL:
         raise TooBig
-    return ratio[0] // ratio[1]
+    return whole
 
 
 def factorial(value: Ratio) -> Ratio:
@@ -307,9 +295,8 @@ def expression(formula: list[Token], behind: str, currency: dict[str, int]) -> E
 
 def is_sum(formula: list[Token]) -> bool:
     r"""Whether a plus or minus stands between terms, except in |5-11| and in exponents; those of e^{\ln(2+3)} count."""
-    signs = written(formula)
-    text = " ".join(signs)
-    return SUM.search(text if FUNCTIONS.intersection(signs) else NO_SUM.sub("0", text)) is not None
+    text = " ".join(written(formula))
+    return SUM.search(text if FUNCTIONS.intersection(text.split()) else NO_SUM.sub("0", text)) is not None
 
 
 def is_unit(cut: list[Token], at: int) -> bool:

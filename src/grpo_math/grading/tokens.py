@@ -71,13 +71,12 @@ def normalise(text: str) -> str:
         text = "".join(UNICODE.get(character) or plain(character) for character in text)
         text = text.replace("\0}^{", "").replace("\0}_{", "").replace("\0", "")  # of several raised digits
     if "\\begin" in text:
-        text = ALIGNED.sub(lambda found: aligned(found[2] or found[3] or ""), text)
+        text = ALIGNED.sub(aligned, text)
     text = rewritten(text, BEFORE_TEXT)
-    text = TEXT.sub(lambda found: words(found[1]) if found[1] else "", text) if "\\" in text else text
+    text = TEXT.sub(words, text) if "\\" in text else text
     text = REPEATING.sub(repeating, text) if "." in text else text
     text = rewritten(text, AFTER_TEXT)
-    text = " ".join(text.split())
-    text = text.strip("*`").strip()  # Markdown
+    text = " ".join(text.split()).strip("*`").strip()  # Markdown
     if text[:1] == text[-1:] == '"' and text.count('"') == 2 and re.search(r"\d", text):
         text = text[1:-1]
     end = text.rstrip(".,;:\\ ")
@@ -108,10 +107,10 @@ def plain(character: str) -> str:
     return "" if unicodedata.category(character) == "Cf" else normal
 
 
-def aligned(rows: str) -> str:
+def aligned(found: re.Match) -> str:
     """The rows of an aligned formula as one line; a row that begins with a relation continues the one before."""
-    rows = re.sub(r"\\\\\s*(?=[=<>]|\\(?:[lg]e|approx))", " ", rows.replace("&", " ").strip().rstrip("\\"))
-    return rows.replace(r"\\", " , ")
+    rows = (found[2] or found[3] or "").replace("&", " ").strip().rstrip("\\")
+    return re.sub(r"\\\\\s*(?=[=<>]|\\(?:[lg]e|approx))", " ", rows).replace(r"\\", " , ")
 
 
 def repeating(found: re.Match) -> str:
@@ -122,15 +121,16 @@ def repeating(found: re.Match) -> str:
     return rf"\frac{{{top}}}{{{(10 ** len(again) - 1) * 10 ** len(before)}}}"
 
 
-def words(content: str) -> str:
+def words(found: re.Match) -> str:
     """What a text macro holds: quoted, or unchanged where there is something to read in it, such as 5 cm or A, B."""
+    content = found[1] or ""
     bare = re.sub(r"\\mu\s*", "µ", content).strip()
     if bare in UNITS or bare in SCALES or only_units(bare):
         return f' "{bare}" '
     if bare in PLAIN_MACROS or re.fullmatch(r"\\[a-zA-Z]+", bare):
         return f" {PLAIN_MACROS.get(bare, bare)} "
     if len(bare) < 2 or bare in JOINERS or re.search(r"[\d%$]", bare) or LETTERS.fullmatch(bare):
-        return f" {content} "
+        return f" {content} " if content else ""
     return f' "{bare}" '
 
 
