@@ -125,12 +125,12 @@ def prepare(recipe_file: str, rows: str) -> None:
     from grpo_math.data.loading import load_parts, mix_parts
     from grpo_math.data.problem import fingerprint
     from grpo_math.data.prompts import to_dataset, to_rows
-    from grpo_math.models.models import load_tokenizer
+    from grpo_math.models import load_tokenizer
     from grpo_math.recipe.recipe import load_recipe
 
     keys = ["--dataset.path", rows, "--dataset.max_prompt_tokens", "1024"]
     recipe = load_recipe(["--config", recipe_file, *keys])
-    tokenizer = load_tokenizer(recipe)
+    tokenizer = load_tokenizer(recipe.keys, recipe.template)
     clock = [time.perf_counter()]
     parts = load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets)
     clock.append(time.perf_counter())
@@ -175,7 +175,7 @@ def evaluation(folder: Path, model: str | None) -> None:
         def once(recipe=recipe) -> None:
             prompts_of.cache_clear()
             with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(None):
-                evaluate.evaluate(recipe, {"out": f"{out}/one"})
+                evaluate.run_evaluation(recipe, f"{out}/one")
 
         found = times(once)
         each = statistics.median(found) / count / samples * 1e3

@@ -1,11 +1,13 @@
 """`grpo-math evaluate` and `grpo-math compare`, as a person runs them."""
 
 import json
+import re
 
 import pytest
 
 from grpo_math.__main__ import dispatch
 from grpo_math.errors import UserError
+from grpo_math.evaluation import compare, evaluate
 from grpo_math.generation.engines import TransformersEngine
 
 SAMPLED = ["--samples", "4", "--temperature", "1.5", "--batch_size", "8"]
@@ -19,6 +21,12 @@ def run(policy_folder, problem_folder, tmp_path):
         return json.loads((tmp_path / out / "results.json").read_text())
 
     return run
+
+
+def rows_of(out: str, first: str) -> list[list[str]]:
+    """The cells of the printed table rows that begin with this one."""
+    rows = [re.split(" {2,}", line.strip()) for line in out.splitlines()]
+    return [row for row in rows if row[0] == first and len(row) > 1]
 
 
 def completions(folder) -> list[dict]:
@@ -37,7 +45,7 @@ def test_an_evaluation_without_a_recipe_leaves_everything_in_its_folder(run, tmp
     assert len(rows) == 8
     wanted = {"dataset", "problem", "sample", "question", "gold", "completion", "answer", "correct", "how", "length"}
     assert wanted <= rows[0].keys()
-    assert "accuracy   0.000 (0.000-0.324)" in capsys.readouterr().out
+    assert rows_of(capsys.readouterr().out, "accuracy") == [["accuracy", "0.000 (0.000-0.324)"]]
 
 
 def test_samples_print_the_k_that_was_asked_for(run, capsys):
@@ -61,13 +69,13 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(run, t
     monkeypatch.setattr(TransformersEngine, "complete", interrupted)
     with pytest.raises(SystemExit):
         run(*SAMPLED)
-    assert "interrupted: the same command goes on from here" in capsys.readouterr().err
+    assert "interrupted: the same command continues from here" in capsys.readouterr().err
     file = tmp_path / "out" / "completions.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     assert len(lines) == 16
     file.write_text("".join(lines[:-1]) + lines[-1][:20])  # killed in the middle of a line
     resumed = run(*SAMPLED)
-    assert "going on with 3 problems finished before" in capsys.readouterr().out
+    assert "continuing after 3 problems finished before" in capsys.readouterr().out
     assert len(calls) == 3 + 3  # the interrupted batch, the one of the half-written problem, the last one
     without = {"seconds": 0}
     assert [row | without for row in resumed["evaluations"]] == [row | without for row in whole["evaluations"]]
@@ -88,10 +96,9 @@ def test_a_suite_is_a_list_of_names_or_a_file(run, problem_folder, tmp_path, cap
     )
     both = run(dataset=f"{tmp_path}/suite.yaml", out="file")["evaluations"]
     assert [found["problems"] for found in both] == [3, 1, 4]
-    assert (
-        "           gsm8k test           json test            all datasets\nproblems   3                    1                    4\n"
-        in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert rows_of(out, "gsm8k test")[-1] == ["gsm8k test", "json test", "all datasets"]
+    assert rows_of(out, "problems")[-1] == ["problems", "3", "1", "4"]
 
 
 def test_levels_are_broken_down(run, tmp_path, capsys):
@@ -99,8 +106,9 @@ def test_levels_are_broken_down(run, tmp_path, capsys):
     (tmp_path / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run(dataset=f"math500={tmp_path}/math.jsonl")
     out = capsys.readouterr().out
-    assert "math test, level  problems  accuracy\n1                 2         0.000 (0.000-0.658)\n" in out
-    assert "math test, subject" in out
+    assert rows_of(out, "math test, level") == [["math test, level", "problems", "accuracy"]]
+    assert rows_of(out, "1") == [["1", "2", "0.000 (0.000-0.658)"]]
+    assert rows_of(out, "Algebra") == [["Algebra", "3", "0.000 (0.000-0.561)"]]
 
 
 def test_what_was_evaluated_otherwise_is_not_overwritten(run, tmp_path):
@@ -147,7 +155,7 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ("--dataset nothing", "eval.datasets[0].name: no dataset 'nothing': use one of gsm8k, math"),
         ("--dataset gsm8k=DATA --model /no/such/model", "model_name_or_path: no model at '/no/such/model'"),
         ("--dataset gsm8k=DATA --model EMPTY", "model_name_or_path: no model at"),
-        ("--dataset gsm8k=DATA --model WEIGHTLESS", "model_name_or_path: no weights in"),
+        ("--dataset gsm8k=DATA --model WEIGHTLESS", "weightless': it has no weights"),
         ("--dataset gsm8k=DATA --model ADAPTER", "gone, which cannot be loaded"),
         ("--dataset gsm8k=DATA --samples 4", "eval.samples: 4 greedy completions of a problem are one and the same"),
         (
@@ -226,10 +234,13 @@ def test_a_comparison_says_plainly_what_can_be_told(write, capsys):
     first, better, same = write("a", "-" * 12 + "+" * 8), write("b", "+" * 20), write("c", "+" + "-" * 11 + "+" * 8)
     dispatch(["compare", first, better, same, "--show", "1"])
     b, c = capsys.readouterr().out.split("\nB: ")[1:]
-    assert "gsm8k test: 20 problems\nA 0.400, B 1.000: difference +0.600 (" in b
-    assert "McNemar's exact p 0.00049\nB won 12 of the problems and lost 0: B is better than A\n" in b
+    (row,) = rows_of(b, "gsm8k test")
+    assert row[:4] == ["gsm8k test", "20", "0.400", "1.000"]
+    assert row[4].startswith("+0.600 (")
+    assert row[5:] == ["0.00049", "12", "0", "B is better than A"]
     assert "won by B: 0+1?\ngold: 7\nA, wrong (-): I say -\nB, right (+): I say +\n" in b
-    assert "B won 1 of the problems and lost 0: not distinguishable" in c
+    (row,) = rows_of(c, "gsm8k test")
+    assert row[6:] == ["1", "0", "not distinguishable"]
     assert "lost by B" not in c
 
 
@@ -239,8 +250,9 @@ def test_samples_and_other_settings_and_problems_in_one_only(write, capsys):
     dispatch(["compare", first, second])
     out = capsys.readouterr().out
     assert "B was evaluated with another seed\n" in out
-    assert "3 problems in common, 1 only in one of them" in out
-    assert "McNemar" not in out
+    assert rows_of(out, "gsm8k test")[0][:2] == ["gsm8k test", "3"]
+    assert rows_of(out, "gsm8k test")[0][5] == "0"  # won: several samples have no exact test
+    assert "gsm8k test: 1 problems only in one of them are left out" in out
     assert "lost by B: 0+1?\ngold: 7\nA, right (+): I say +\nB, wrong (-): I say -" in out
 
 
@@ -248,7 +260,7 @@ def test_what_cannot_be_compared_is_one_line(write, tmp_path):
     first, blank = write("a", "++"), tmp_path / "blank"
     blank.mkdir()
     for arguments, message in (
-        ([first], "want two evaluations or more"),
+        ([first], "name two evaluations or more"),
         ([first, str(tmp_path / "nowhere")], "no completions.jsonl there"),
         ([first, str(blank)], "no completions.jsonl there"),
     ):
@@ -261,3 +273,21 @@ def test_what_cannot_be_compared_is_one_line(write, tmp_path):
     (blank / "completions.jsonl").write_text('{"dataset": "d", "problem": 0}\n')
     with pytest.raises(UserError, match="the evaluation is not finished"):
         dispatch(["compare", first, str(blank)])
+
+
+def test_an_evaluation_is_a_function_too(policy_folder, problem_folder, tmp_path):
+    found = evaluate.evaluate(
+        policy_folder,
+        dataset=f"gsm8k={problem_folder}",
+        max_completion_length=4,
+        max_samples=3,
+        samples=2,
+        temperature=1.0,
+        k=[1, 2],
+        use_vllm=False,
+        out=str(tmp_path / "out"),
+    )
+    assert found == json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(row["problems"], row["samples"]) for row in found["evaluations"]] == [(3, 2)]
+    (one,) = compare.compare(tmp_path / "out", tmp_path / "out")
+    assert (len(one.problems), one.difference.won, one.difference.lost) == (3, 0, 0)

@@ -3,8 +3,9 @@
 import pytest
 
 from grpo_math.errors import UserError
-from grpo_math.evaluation.solve import graded, load_benchmarks, majorities, summarise
+from grpo_math.evaluation import grade_rows, load_benchmarks, summarise
 from grpo_math.evaluation.statistics import wilson_interval
+from grpo_math.evaluation.summary import majorities
 from grpo_math.recipe.recipe import load_recipe
 
 
@@ -75,7 +76,7 @@ def test_accuracy_by_level_and_subject():
 def test_rows_are_graded_with_the_prefill(write_recipe):
     template = {"user": "{question}", "prefill": r"\boxed{", "chat": False}
     recipe = load_recipe(["--config", str(write_recipe(prompt_template=template))])
-    (one,) = graded([{"completion": "3}", "gold": "3"}], recipe)
+    (one,) = grade_rows([{"completion": "3}", "gold": "3"}], recipe.template)
     assert (one["answer"], one["correct"], one["well_formed"]) == ("3", True, True)
 
 

@@ -8,7 +8,8 @@ import pytest
 from grpo_math.__main__ import dispatch
 from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import UserError
-from grpo_math.models.models import load_adapter, load_reward_models
+from grpo_math.models import ModelSource, load_reward_models
+from grpo_math.models.policy import load_adapter
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.train import train
 
@@ -47,7 +48,7 @@ def test_an_export_is_a_plain_checkpoint_with_the_same_greedy_answers(adapter, t
     dispatch(["export", str(source), str(tmp_path / "out")])
     assert not (tmp_path / "out" / "adapter_config.json").exists()
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    apart = load_adapter(str(adapter))
+    apart = load_adapter(ModelSource(str(adapter)))
     assert greedy(merged, tokenizer) == greedy(apart, tokenizer)
     assert greedy(merged, tokenizer) != greedy(apart.unload(), tokenizer)
     assert "float32, for transformers and `vllm serve" in capsys.readouterr().out
@@ -88,7 +89,7 @@ def test_an_export_overwrites_nothing_and_wants_a_model(policy_folder, tmp_path)
         dispatch(["export", str(tmp_path), str(tmp_path / "out")])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    with pytest.raises(UserError, match="out is there already: name a new folder"):
+    with pytest.raises(UserError, match="out exists already: name a new folder"):
         dispatch(["export", str(policy_folder), str(tmp_path / "out")])
 
 
@@ -125,13 +126,13 @@ def test_an_adapter_of_another_model_is_one_line(adapter, tokenizer, tmp_path, c
     base = other_policy(tokenizer, tmp_path / "base", **changes)
     moved = changed_adapter(adapter, tmp_path / "moved", base_model_name_or_path=base)
     with pytest.raises(UserError, match="was trained on another model, its weights do not fit"):
-        load_adapter(str(moved))
+        load_adapter(ModelSource(str(moved)))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_peft": True, "lora_r": 16, "lora_alpha": 8}, r"lora_r: 16 \(the adapter has 2\): training goes on with the adapter"),
+        ({"use_peft": True, "lora_r": 16, "lora_alpha": 8}, r"lora_r: 16 \(the adapter has 2\): training continues with the adapter"),
         ({"use_peft": False}, r"use_peft: False \(the adapter has True\): training"),
         ({"use_peft": True, "lora_target_modules": ["q_proj"]}, r"lora_target_modules: \['q_proj'\] \(the adapter has \['q_proj', 'v_proj'\]\)"),
         ({"use_peft": True, "use_dora": True, "lora_dropout": 0.5}, r"lora_dropout: 0.5 \(the adapter has 0.0\), use_dora: True \(the adapter has False\)"),
@@ -159,11 +160,11 @@ def test_lora_settings_that_are_the_adapters_are_not_refused(adapter, write_reci
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("adapter_model.safetensors", None, "no adapter weights that can be read"),
-        ("adapter_model.safetensors", "junk", "no adapter weights that can be read"),
-        ("adapter_config.json", "{junk", "no LoRA adapter that can be read"),
-        ("adapter_config.json", '{"peft_type": "NEW"}', "no LoRA adapter that can be read"),
-        ("adapter_config.json", '{"peft_type": "IA3", "base_model_name_or_path": "x"}', "no LoRA adapter that can be read: it is of the kind"),
+        ("adapter_model.safetensors", None, "no readable adapter weights"),
+        ("adapter_model.safetensors", "junk", "no readable adapter weights"),
+        ("adapter_config.json", "{junk", "not a readable LoRA adapter"),
+        ("adapter_config.json", '{"peft_type": "NEW"}', "not a readable LoRA adapter"),
+        ("adapter_config.json", '{"peft_type": "IA3", "base_model_name_or_path": "x"}', "not a readable LoRA adapter: its type is"),
         ("adapter_config.json", '{"peft_type": "LORA"}', "adapter_config.json names no base_model_name_or_path"),
     ],
 )  # fmt: skip
@@ -173,7 +174,7 @@ def test_a_broken_adapter_is_one_line(adapter, tmp_path, file, content, message)
     if content:
         (broken / file).write_text(content)
     with pytest.raises(UserError, match=message) as caught:
-        load_adapter(str(broken))
+        load_adapter(ModelSource(str(broken)))
     assert "\n" not in str(caught.value)
 
 
@@ -186,7 +187,7 @@ def test_an_adapter_without_a_tokenizer_takes_that_of_its_base(adapter, tmp_path
 
 def test_a_quantised_model_is_trained_through_an_adapter_only(write_recipe):
     pytest.importorskip("bitsandbytes")
-    with pytest.raises(UserError, match="rounded weights cannot be trained: set use_peft: true"):
+    with pytest.raises(UserError, match="quantised weights cannot be trained: set use_peft: true"):
         train(load_recipe(["--config", str(write_recipe(load_in_4bit=True))]))
 
 
@@ -224,7 +225,7 @@ def test_what_is_no_reward_model_is_refused(judge, adapter, policy_folder, token
     from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
     def load(folder):
-        return load_reward_models([str(folder)], ["judge"], TEMPLATES["boxed"])
+        return load_reward_models([str(folder)], ["judge"], TEMPLATES["boxed"], {})
 
     with pytest.raises(
         UserError, match=r"rewards.judge.reward_model: .* has no trained score head \(score.weight missing\)"

@@ -15,7 +15,7 @@ from grpo_math.__main__ import dispatch
 from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import UserError, run_cli
 from grpo_math.generation.vllm_server import server_words
-from grpo_math.models.models import load_reward_models
+from grpo_math.models import load_reward_models
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.train import train
 
@@ -172,7 +172,7 @@ def test_a_reward_model_is_loaded_as_safely(what, policy_folder, pickled, odd, m
     if what == "tokenizer":
         folder, message = own_tokenizer(policy_folder, odd), "brings Python code of its own"
     with pytest.raises(UserError, match=message):
-        load_reward_models([str(folder)], ["judge"], TEMPLATES["boxed"])
+        load_reward_models([str(folder)], ["judge"], TEMPLATES["boxed"], {})
     assert not flag.exists()
 
 
@@ -221,7 +221,7 @@ def test_own_code_of_a_model_that_transformers_knows_is_left_alone(write_recipe,
 def test_vllm_reads_safetensors_and_trusts_no_code_unless_asked(write_recipe):
     def words(**keys) -> str:
         recipe = load_recipe(["--config", str(write_recipe(use_vllm=True, **keys))])
-        return " ".join(server_words(recipe, 32, "127.0.0.1", 8000))
+        return " ".join(server_words(recipe.keys, recipe.engine, 32, "127.0.0.1", 8000))
 
     plain = words()
     assert "--load-format safetensors" in plain

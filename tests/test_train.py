@@ -355,12 +355,13 @@ def test_a_chat_template_that_refuses_the_prompt_is_one_line(write_recipe, polic
 
 def test_chat_template_kwargs_reach_counts_and_evaluation_too(write_recipe, policy_folder, tmp_path):
     from grpo_math.data.prompts import TEMPLATES, token_ids
-    from grpo_math.models.models import load_tokenizer
+    from grpo_math.models import load_tokenizer
 
     template = "{{ messages[0]['content'] }}{% if quiet %}QUIET{% endif %}"
     model = changed_policy(policy_folder, tmp_path / "quiet", chat_template=template)
     path = write_recipe(model_name_or_path=model, chat_template_kwargs={"quiet": True})
-    tokenizer = load_tokenizer(load_recipe(["--config", str(path)]))
+    recipe = load_recipe(["--config", str(path)])
+    tokenizer = load_tokenizer(recipe.keys, recipe.template)
     assert tokenizer.decode(token_ids(TEMPLATES["boxed"].prompt("q", tokenizer), tokenizer)).endswith("QUIET")
 
 

@@ -10,6 +10,7 @@ import pytest
 from grpo_math.errors import UserError
 from grpo_math.generation import vllm_engine, vllm_server
 from grpo_math.generation.vllm_engine import check_parallel, engine_arguments, fit_window, free_port
+from grpo_math.models import ModelSource
 from grpo_math.recipe.recipe import load_recipe
 
 
@@ -30,7 +31,7 @@ def recipe(write_recipe):
     ],
 )
 def test_the_engine_computes_in_the_trainers_dtype(recipe, keys, dtype):
-    assert engine_arguments(recipe(**keys))["dtype"] == dtype
+    assert engine_arguments(recipe(**keys).keys, {})["dtype"] == dtype
 
 
 def test_an_adapter_is_served_as_its_base_model(recipe, policy_folder, tmp_path):
@@ -39,7 +40,7 @@ def test_an_adapter_is_served_as_its_base_model(recipe, policy_folder, tmp_path)
 
     adapter = get_peft_model(AutoModelForCausalLM.from_pretrained(policy_folder), LoraConfig(target_modules=["q_proj"]))
     adapter.save_pretrained(tmp_path / "adapter")
-    assert vllm_engine.served_model(recipe(model_name_or_path=str(tmp_path / "adapter"))) == str(policy_folder)
+    assert ModelSource(str(tmp_path / "adapter")).base.name == str(policy_folder)
 
 
 def test_the_window_fits():
@@ -62,7 +63,7 @@ def test_the_window_fits():
     ],
 )
 def test_the_tensor_parallel_size_divides(recipe, size, processes, message):
-    given = recipe(vllm_tensor_parallel_size=size)
+    given = recipe(vllm_tensor_parallel_size=size).keys
     if message is None:
         return check_parallel(given, processes)
     with pytest.raises(UserError, match=message):
@@ -165,7 +166,7 @@ def config(url: str, **changes):
 
 def test_the_right_server_passes(recipe, serve, policy_folder, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nobody is
-    vllm_server.check_server(recipe(), config(serve(str(policy_folder))), 100, 20)
+    vllm_server.check_server(recipe().keys, {}, config(serve(str(policy_folder))), 100, 20)
 
 
 @pytest.mark.parametrize(
@@ -183,13 +184,13 @@ def test_the_right_server_passes(recipe, serve, policy_folder, monkeypatch):
 def test_another_server_is_an_error_before_a_model_loads(recipe, serve, policy_folder, changes, message):
     url = serve(**{"model": str(policy_folder)} | changes)
     with pytest.raises(UserError, match=message):
-        vllm_server.check_server(recipe(), config(url), 100, 20)
+        vllm_server.check_server(recipe().keys, {}, config(url), 100, 20)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "http://", "ftp://there"])
 def test_an_address_that_is_none(recipe, url):
-    with pytest.raises(UserError, match=r"is no address: write http://HOST:PORT"):
-        vllm_server.check_server(recipe(), config(url), 100, 20)
+    with pytest.raises(UserError, match=r"is not an address: write http://HOST:PORT"):
+        vllm_server.check_server(recipe().keys, {}, config(url), 100, 20)
 
 
 def test_a_slash_at_the_end_and_lower_case_proxies_do_no_harm(recipe, serve, policy_folder, monkeypatch):
@@ -198,7 +199,7 @@ def test_a_slash_at_the_end_and_lower_case_proxies_do_no_harm(recipe, serve, pol
     monkeypatch.setenv("no_proxy", "localhost")
     monkeypatch.setenv("NO_PROXY", "")
     given = config(serve(str(policy_folder)) + "/")
-    vllm_server.check_server(recipe(), given, 100, 20)
+    vllm_server.check_server(recipe().keys, {}, given, 100, 20)
     assert not given.vllm_server_base_url.endswith("/")
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "localhost,127.0.0.1"
 
@@ -208,11 +209,11 @@ def test_no_server_at_all(recipe):
     with pytest.raises(
         UserError, match=f"no vLLM server at {url} after 1 s \\(ConnectionError\\): start it with grpo-math serve"
     ):
-        vllm_server.check_server(recipe(), config(url), 100, 20)
+        vllm_server.check_server(recipe().keys, {}, config(url), 100, 20)
 
 
 def test_a_group_port_that_is_taken(recipe, serve, policy_folder):
     url = serve(str(policy_folder))
     port = int(url.rpartition(":")[2])
     with pytest.raises(UserError, match=f"vllm_group_port: port {port} is taken"):
-        vllm_server.check_server(recipe(), config(url, vllm_group_port=port), 100, 20)
+        vllm_server.check_server(recipe().keys, {}, config(url, vllm_group_port=port), 100, 20)

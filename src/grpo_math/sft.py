@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from grpo_math.data import Problem, PromptTemplate, fingerprint, load_parts, mix_parts, to_dataset, token_ids
 from grpo_math.errors import UserError, one_line
-from grpo_math.evaluation.solve import load_benchmarks
+from grpo_math.evaluation import load_benchmarks
 from grpo_math.grading import configure
-from grpo_math.models.models import end_tokens, load_tokenizer, policy_arguments, widen
+from grpo_math.models import ModelSource, end_tokens, load_tokenizer, policy_arguments, widen
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.report.model_card import push, write_card
 from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
@@ -48,7 +48,7 @@ def sft(recipe: Recipe | str | Path, **overrides) -> dict:
 
     # The recipe, checked before torch and TRL are imported
     recipe = as_recipe(recipe, "SFT", overrides)
-    folder, template, name = recipe.output_dir, recipe.template, recipe.model["model_name_or_path"]
+    folder, template, model = recipe.output_dir, recipe.template, ModelSource.of(recipe.keys)
     checkpoint = find_checkpoint(folder, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
     configure(recipe.grading)
     config = sft_config(recipe)
@@ -65,8 +65,8 @@ def sft(recipe: Recipe | str | Path, **overrides) -> dict:
 
     with at_work(folder):
         # Problems, for training and for evaluation
-        tokenizer = load_tokenizer(recipe)
-        pairs = Pairs(name, template, tokenizer, recipe.sft.worked, config.max_length)
+        tokenizer = load_tokenizer(recipe.keys, template)
+        pairs = Pairs(model, template, tokenizer, recipe.sft.worked, config.max_length)
         parts = load_parts(recipe.datasets, template, tokenizer, recipe.eval_datasets, pairs.unusable)
         problems = mix_parts(parts, recipe.datasets, config.seed)
         benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
@@ -74,7 +74,7 @@ def sft(recipe: Recipe | str | Path, **overrides) -> dict:
         pairs.check(problems[0])
 
         # Model and trainer
-        policy = policy_arguments(recipe, config)
+        policy = policy_arguments(recipe.keys, config)
         with one_line(f"{recipe.source}: TRL refused it"):
             trainer = SupervisedTrainer(
                 **policy,
@@ -82,7 +82,7 @@ def sft(recipe: Recipe | str | Path, **overrides) -> dict:
                 train_dataset=to_dataset([pairs.row(problem) for problem in problems]),
                 processing_class=tokenizer,
             )
-        widen(trainer.model, name)
+        widen(trainer.model, model)
 
         with writes_to(folder):
             # Train, and evaluate before, during and after
@@ -105,7 +105,7 @@ class Pairs:
 
     def __init__(
         self,
-        model: str,
+        model: ModelSource,
         template: PromptTemplate,
         tokenizer: "PreTrainedTokenizerBase",
         worked: bool,
@@ -150,7 +150,7 @@ class Pairs:
         answer = whole.removeprefix(before)
         if answer == whole or target not in answer:
             raise UserError(
-                f"prompt_template: the chat template of {self.model} changes the answer: "
+                f"prompt_template: the chat template of {self.model.name} changes the answer: "
                 f"{target!r:.60} becomes {answer!r:.60}: use one with chat: false, or with a prefill"
             )
         return answer
@@ -164,12 +164,13 @@ class Pairs:
 
     def check(self, problem: Problem) -> None:
         """Raise UserError where the chat template ends the answer with a token that ends no generation."""
-        name, (_, completion) = self.model, self.ids(problem)
+        _, completion = self.ids(problem)
         last = next(token for token in reversed(completion) if self.tokenizer.decode([token]).strip())
-        if last not in {self.tokenizer.eos_token_id, *end_tokens(name)}:
+        if last not in end_tokens(self.model, self.tokenizer):
             raise UserError(
-                f"eos_token: the chat template of {name} ends an answer with {self.tokenizer.decode([last])!r}, which "
-                f"ends no generation ({self.tokenizer.eos_token!r} does): set eos_token to the token that ends it"
+                f"eos_token: the chat template of {self.model.name} ends an answer with "
+                f"{self.tokenizer.decode([last])!r}, which ends no generation ({self.tokenizer.eos_token!r} does): set "
+                "eos_token to the token that ends it"
             )
 
 

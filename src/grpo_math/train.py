@@ -14,10 +14,9 @@ from pathlib import Path
 
 from grpo_math.data import fingerprint, load_parts, mix_parts, to_dataset, to_rows
 from grpo_math.errors import one_line
-from grpo_math.evaluation.solve import load_benchmarks
+from grpo_math.evaluation import load_benchmarks
 from grpo_math.grading import configure
-from grpo_math.models.models import load_reward_models, load_tokenizer, policy_arguments, widen
-from grpo_math.models.safety import load_arguments
+from grpo_math.models import ModelSource, load_reward_models, load_tokenizer, policy_arguments, widen
 from grpo_math.recipe.batch import describe_batch, world_size
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.report.model_card import push, write_card
@@ -67,7 +66,7 @@ def train(recipe: Recipe | str | Path, **overrides) -> dict:
 
     with at_work(folder):
         # Problems, for training and for evaluation
-        tokenizer = load_tokenizer(recipe)
+        tokenizer = load_tokenizer(recipe.keys, template)
         parts = load_parts(recipe.datasets, template, tokenizer, recipe.eval_datasets)
         problems = mix_parts(parts, recipe.datasets, config.seed)
         benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
@@ -77,9 +76,9 @@ def train(recipe: Recipe | str | Path, **overrides) -> dict:
         # Rewards, model and trainer
         engine = vllm_engine(recipe, config, tokenizer, problems, benchmarks)
         reward_funcs, reward_tokenizers = load_reward_models(
-            rewards, [spec.name for spec in recipe.rewards], template, **load_arguments(recipe.trainer)
+            rewards, [spec.name for spec in recipe.rewards], template, recipe.keys
         )
-        policy = policy_arguments(recipe, config)
+        policy = policy_arguments(recipe.keys, config)
         with engine, one_line(f"{recipe.source}: TRL refused it"):
             trainer = Trainer(
                 **policy,
@@ -91,7 +90,7 @@ def train(recipe: Recipe | str | Path, **overrides) -> dict:
                 template=template,
                 baseline=recipe.baseline,
             )
-        widen(trainer.model, recipe.model["model_name_or_path"])
+        widen(trainer.model, ModelSource.of(recipe.keys))
 
         with writes_to(folder):
             # Train, and evaluate before, during and after

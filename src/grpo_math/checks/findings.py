@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from grpo_math.checks.memory import Shape, shape_of
 from grpo_math.data import Problem, Problems, load_parts, mix_parts, prompt_lengths
 from grpo_math.errors import UserError
-from grpo_math.evaluation.solve import Benchmark, load_benchmarks
-from grpo_math.generation.vllm_engine import read_config
-from grpo_math.models.models import load_tokenizer
+from grpo_math.evaluation import Benchmark, load_benchmarks
+from grpo_math.models import ModelSource, load_tokenizer
 from grpo_math.recipe.batch import world_size
 from grpo_math.recipe.entries import NO_DATASET
 from grpo_math.recipe.recipe import Recipe
@@ -67,7 +66,7 @@ class Subject:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        return load_tokenizer(self.recipe)
+        return load_tokenizer(self.recipe.keys, self.recipe.template)
 
     @cached_property
     def state(self) -> "TrainerState":
@@ -110,7 +109,7 @@ class Subject:
 
     @cached_property
     def model_config(self) -> "PretrainedConfig":
-        return read_config(self.recipe)
+        return ModelSource.of(self.recipe.keys).config()
 
     @cached_property
     def shape(self) -> Shape:

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from grpo_math.checks import memory
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.errors import UserError
-from grpo_math.generation.vllm_engine import check_vllm, model_dtype
+from grpo_math.generation import check_vllm
+from grpo_math.models import ModelSource
 from grpo_math.recipe.batch import batch_arguments, describe_batch
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs import checkpoints
@@ -110,7 +111,7 @@ def this_gpu() -> tuple[str, int]:
 
 def setting_of(subject: Subject) -> memory.Setting:
     recipe = subject.recipe
-    dtype = model_dtype(recipe, recipe.model.get("dtype") or "float32")
+    dtype = ModelSource.of(recipe.keys).dtype(recipe.model.get("dtype") or "float32")
     shards = dict.fromkeys(subject.sharded, subject.processes)
     return memory.setting_of(recipe, dtype, batch_of(recipe, subject.processes), subject.longest, shards)
 

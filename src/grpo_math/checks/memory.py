@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from grpo_math.errors import one_line
-from grpo_math.models.models import is_adapter, read_adapter, trains_adapter
+from grpo_math.models import ModelSource, trains_adapter
 from grpo_math.recipe.recipe import Recipe, trainer_dtype
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def shape_of(config: "PretrainedConfig", recipe: Recipe) -> Shape:
         heads = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
         layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and id(part) not in heads]
         linear = sum(part.weight.numel() for part in layers)
-        trained = adapter_size(model, recipe) if trains_adapter(recipe) else parameters
+        trained = adapter_size(model, recipe) if trains_adapter(recipe.keys) else parameters
     text = config.get_text_config()
     attention = getattr(text, "num_attention_heads", None) or 1
     head = getattr(text, "head_dim", None) or text.hidden_size // attention
@@ -102,9 +102,7 @@ def adapter_size(model: "PreTrainedModel", recipe: Recipe) -> int:
     from peft import get_peft_model
     from trl import ModelConfig, get_peft_config
 
-    name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
-    there = is_adapter(name, revision)
-    config: Any = read_adapter(name, revision) if there else get_peft_config(ModelConfig(**recipe.model))
+    config: Any = ModelSource.of(recipe.keys).adapter or get_peft_config(ModelConfig(**recipe.model))
     config.inference_mode = False  # a saved adapter has true
     with one_line("use_peft: peft refuses it", "see lora_target_modules (TRL takes a list of one for a pattern)"):
         adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
@@ -113,7 +111,7 @@ def adapter_size(model: "PreTrainedModel", recipe: Recipe) -> int:
 
 def setting_of(recipe: Recipe, dtype: str, batch: SimpleNamespace, prompt: int, shards: dict[str, int]) -> Setting:
     """`dtype` is that of the loaded weights, `batch` has TRL's batch keys, `prompt` is the longest prompt in tokens."""
-    given, peft, sft = recipe.trainer, trains_adapter(recipe), recipe.sft is not None
+    given, peft, sft = recipe.trainer, trains_adapter(recipe.keys), recipe.sft is not None
     colocated = given.get("use_vllm") and given.get("vllm_mode", "colocate") == "colocate"
     share = given.get("vllm_gpu_memory_utilization", 0.3) if colocated else None
     generates_here = not sft and (colocated or not given.get("use_vllm"))

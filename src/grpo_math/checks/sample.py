@@ -3,20 +3,27 @@
 from collections.abc import Iterator
 
 from grpo_math.checks.findings import Finding, Subject, note, warning
-from grpo_math.evaluation.solve import Benchmark, graded, like_training, sampling_of, solve
-from grpo_math.generation.engines import TransformersEngine
-from grpo_math.models.models import end_tokens, load_model
+from grpo_math.evaluation import Benchmark, grade_rows, solve
+from grpo_math.generation import Sampling, TransformersEngine
+from grpo_math.models import ModelSource, end_tokens, load_model
 
 
 def sample(subject: Subject) -> Iterator[Finding]:
     """One completion for each of the first `samples` problems, and how many are right and in the answer style."""
     recipe, tokenizer = subject.recipe, subject.tokenizer
     benchmark = Benchmark("training", subject.problems[: subject.samples])
-    ends = end_tokens(recipe.model["model_name_or_path"]) | {tokenizer.eos_token_id}
-    sampling = sampling_of(like_training(recipe, samples=1), ends)
-    engine = TransformersEngine(load_model(recipe), tokenizer, recipe.eval.batch_size)
-    rows = [row for rows in solve(engine, benchmark, recipe, tokenizer, sampling) for row in rows]
-    found = sorted(graded(rows, recipe), key=lambda row: row["problem"])
+    template, given = recipe.template, recipe.trainer
+    sampling = Sampling(
+        recipe.max_completion_length,
+        temperature=given.get("temperature", 1.0),
+        top_p=given.get("top_p", 1.0),
+        stop=template.stop,
+        ends=frozenset(end_tokens(ModelSource.of(recipe.keys), tokenizer)),
+    )
+    engine = TransformersEngine(load_model(recipe.keys), tokenizer, recipe.eval.batch_size)
+    solved = solve(engine, benchmark, template, tokenizer, sampling, given.get("seed", 42))
+    rows = grade_rows([row for rows in solved for row in rows], template)
+    found = sorted(rows, key=lambda row: row["problem"])
     for row in found:
         completion = row["completion"].replace("\n", "\n> ")
         end = ", cut off" if row["truncated"] else ""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data import ADAPTERS, token_ids
 from grpo_math.errors import suggestion
-from grpo_math.models.models import trains_adapter
+from grpo_math.models import trains_adapter
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.trainer.config import grpo_config, sft_config
 
@@ -90,7 +90,7 @@ def values(subject: Subject) -> Iterator[Finding]:
         says = f"temperature: {temperature:g}: the completions of a group will hardly differ"
         yield warning(says, "temperature: 1.0")
     if given.get("beta"):
-        cost = "the model without its adapter" if trains_adapter(recipe) else "a second copy of the weights"
+        cost = "the model without its adapter" if trains_adapter(recipe.keys) else "a second copy of the weights"
         yield note(f"beta: {given['beta']:g}: the reference is {cost}")
     if subject.shape.parameters >= TOY:
         yield from rules_of_thumb(recipe)
@@ -111,7 +111,7 @@ def sampling_keys(recipe: Recipe) -> Iterator[Finding]:
 
 def rules_of_thumb(recipe: Recipe) -> Iterator[Finding]:
     rate, length = recipe.trainer.get("learning_rate", 1e-6), recipe.max_completion_length
-    most, usual = (2e-4, "1.0e-5") if trains_adapter(recipe) else (1e-5, "1.0e-6")
+    most, usual = (2e-4, "1.0e-5") if trains_adapter(recipe.keys) else (1e-5, "1.0e-6")
     if rate > most:
         says = f"learning_rate: {rate:g}: GRPO's are about {usual} and hardly above {most:g}"
         yield warning(says, f"learning_rate: {usual}")

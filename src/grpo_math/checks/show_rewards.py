@@ -9,7 +9,7 @@ from grpo_math.data import Problem, load_problems, to_rows
 from grpo_math.data.functions import parameters
 from grpo_math.errors import UserError
 from grpo_math.grading import configure, grade
-from grpo_math.models.models import load_tokenizer
+from grpo_math.models import load_tokenizer
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.rewards import REWARDS, Reward, build_rewards, settings
 
@@ -40,7 +40,7 @@ def scored(recipe: Recipe, completion: str, gold: str | None) -> str:
     template = recipe.template
     rewards = build_rewards(recipe.rewards, template, recipe.max_completion_length)
     counting = any("completion_ids" in parameters(one.function) for one in rewards if isinstance(one, Reward))
-    tokenizer: Any = load_tokenizer(recipe) if counting or (template.chat and template.prefill) else None
+    tokenizer: Any = load_tokenizer(recipe.keys, template) if counting or (template.chat and template.prefill) else None
     if gold is not None:
         problem = Problem("(none)", gold)
     else:

@@ -1,0 +1,23 @@
+"""How good a model is on held-out problems, and whether one model is better than another.
+
+Enters: benchmarks, an engine, a prompt template; for the commands a recipe. Leaves: graded rows, `Evaluation`s whose
+figures have 95 % intervals, `Comparison`s. Imports everything up to generation; the watcher starts further processes.
+"""
+
+from grpo_math.evaluation.solve import Benchmark, grade_rows, load_benchmarks, solve, solve_together
+from grpo_math.evaluation.statistics import Difference, Figure
+from grpo_math.evaluation.summary import TOGETHER, Evaluation, metrics_of, summarise
+
+__all__ = [
+    "TOGETHER",
+    "Benchmark",
+    "Difference",
+    "Evaluation",
+    "Figure",
+    "grade_rows",
+    "load_benchmarks",
+    "metrics_of",
+    "solve",
+    "solve_together",
+    "summarise",
+]

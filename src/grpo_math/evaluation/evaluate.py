@@ -1,6 +1,6 @@
-"""How good a model is on held-out problems, with 95 % intervals over the problems.
+"""The accuracy of a model on held-out problems, with 95 % intervals over the problems.
 
-The folder has results.json and completions.jsonl, which `grpo-math compare` reads.
+The output folder has results.json and completions.jsonl, which `grpo-math compare` reads.
 """
 
 import argparse
@@ -8,33 +8,22 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grpo_math.data import fingerprint
 from grpo_math.errors import UserError, one_line, run_cli
 from grpo_math.evaluation import watch
-from grpo_math.evaluation.server import engine_for, uses_vllm
-from grpo_math.evaluation.solve import (
-    TOGETHER,
-    Benchmark,
-    graded,
-    load_benchmarks,
-    metrics_of,
-    prompts_of,
-    sampling_of,
-    solve,
-    summarise,
-)
-from grpo_math.evaluation.tables import Progress, print_tables
-from grpo_math.generation.engines import Sampling, settings_of
-from grpo_math.generation.processes import Stopped, supervised
-from grpo_math.generation.vllm_engine import engine_arguments, model_dtype
+from grpo_math.evaluation.engine import engine_for, uses_vllm
+from grpo_math.evaluation.solve import Benchmark, grade_rows, load_benchmarks, prompts_of, solve
+from grpo_math.evaluation.summary import TOGETHER, metrics_of, summarise
+from grpo_math.evaluation.tables import print_tables, tracked
+from grpo_math.generation import Sampling, Stopped, engine_arguments, supervised
 from grpo_math.grading import configure
-from grpo_math.models.models import end_tokens, load_tokenizer, weights_fingerprint
+from grpo_math.models import ModelSource, end_tokens, load_tokenizer
 from grpo_math.recipe.file import read_yaml
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.runs.folder import (
@@ -47,7 +36,11 @@ from grpo_math.runs.folder import (
     write_rows,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 OF_EVAL = ("split", "max_samples", "samples", "temperature", "top_p", "k", "batch_size", "max_completion_length")
+SHORT = {"model": "model_name_or_path", "dataset": "eval.datasets"} | {name: f"eval.{name}" for name in OF_EVAL}
 LOADING = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "attn_implementation")
 
 
@@ -55,27 +48,39 @@ def main(options: argparse.Namespace) -> None:
     if not (options.config or options.model or options.watch):
         raise UserError("say what to evaluate: --model M --dataset gsm8k, or --config recipes/X.yaml")
     if options.device and not options.watch:
-        raise UserError("--device: only with --watch: here CUDA_VISIBLE_DEVICES says which GPUs are taken")
+        raise UserError("--device: only with --watch: here CUDA_VISIBLE_DEVICES names the GPUs")
+    words = [*options.words, *recipe_words(vars(options))]
     if options.watch:
-        watch.main(options, recipe_words(options))
+        watch.main(options, words)
         return
-    recipe = load_recipe(recipe_words(options), "evaluation")
-    if not uses_vllm(recipe):
-        evaluate(recipe, options.out)
-    elif status := supervised(lambda: run_cli(lambda _: evaluate(recipe, options.out))):
+    recipe = load_recipe(words, "evaluation")
+    if not uses_vllm(recipe.keys):
+        run_evaluation(recipe, options.out)
+    elif status := supervised(lambda: run_cli(lambda _: run_evaluation(recipe, options.out))):
         sys.exit(status)
 
 
-def recipe_words(options: argparse.Namespace) -> list[str]:
-    """The keys of the recipe, those that this verb gives short names included."""
-    words = list(options.words)
-    if options.model:
-        words += ["--model_name_or_path", options.model]
-    if options.dataset:
-        words += ["--eval.datasets", suite(options.dataset)]
-    for name in OF_EVAL:
-        if (value := getattr(options, name)) is not None:
-            words += [f"--eval.{name}", f"[{value}]" if name == "k" else value]
+def evaluate(model_or_recipe: str | Path, out: str | None = None, **overrides) -> dict:
+    """Evaluate a model (a run, a checkpoint, an adapter, a folder or a Hub id) or the model of a recipe (a .yaml file).
+
+    The overrides are the options of `grpo-math evaluate` and keys of a recipe: `evaluate("runs/x", dataset="gsm8k",
+    samples=4, temperature=0.7)`. Returns what results.json holds: settings, versions, evaluations, metrics, right.
+    Raises UserError for every mistake in the settings.
+    """
+    named = "config" if str(model_or_recipe).endswith((".yaml", ".yml")) else "model"
+    given = {key: value if isinstance(value, str) else json.dumps(value) for key, value in overrides.items()}
+    given[named] = str(model_or_recipe)
+    words = [word for key, value in given.items() if key not in SHORT for word in (f"--{key}", value)]
+    return run_evaluation(load_recipe([*words, *recipe_words(given)], "evaluation"), out)
+
+
+def recipe_words(given: dict[str, str | None]) -> list[str]:
+    """The keys of a recipe for those options that are shorter than its keys, as words of a command line."""
+    words = []
+    for option, key in SHORT.items():
+        if (value := given.get(option)) is not None:
+            value = suite(value) if option == "dataset" else f"[{value.strip('[]')}]" if option == "k" else value
+            words += [f"--{key}", value]
     return words
 
 
@@ -89,34 +94,44 @@ def suite(value: str) -> str:
     return json.dumps(content)
 
 
-def evaluate(recipe: Recipe, out: str | None = None) -> None:
+def run_evaluation(recipe: Recipe, out: str | None) -> dict:
+    """Generate what is missing, grade everything, print and keep the figures; returns what results.json holds."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("evaluate is one process: start it by itself, vLLM takes all visible GPUs")
+        raise UserError("evaluate runs in one process: start it by itself, vLLM uses all visible GPUs")
     configure(recipe.grading)
     quiet_progress_bars()
-    tokenizer = load_tokenizer(recipe)
+    keys, spec = recipe.keys, recipe.eval
+    tokenizer = load_tokenizer(keys, recipe.template)
     benchmarks = load_benchmarks(recipe.eval_datasets)
-    name = recipe.model["model_name_or_path"]
-    sampling = sampling_of(recipe, end_tokens(name) | {tokenizer.eos_token_id})
-    settings = describe(recipe, benchmarks, tokenizer, sampling)
-    folder = open_folder(recipe, out, settings)
-    print(f"{name}, {settings['engine']}, {how(sampling)}: {folder}", flush=True)
+    ends = end_tokens(ModelSource.of(keys), tokenizer)
+    stop = recipe.template.stop
+    sampling = Sampling(
+        recipe.eval_completion_length, spec.samples, spec.temperature, spec.top_p, stop, frozenset(ends)
+    )
+    settings = settings_of(recipe, benchmarks, tokenizer, sampling)
+    label = "-".join(Path(settings["model"]).parts[-2:]).strip("/-")
+    folder = Path(out) if out else recipe.output_dir / "evaluate" / f"{label}-{digest(settings)[:8]}"
+    open_folder(folder, settings)
+    print(f"{settings['model']}, {settings['engine']}, {sampling}: {folder}", flush=True)
     with only_one(folder, "--out"):
-        finish(recipe, benchmarks, tokenizer, sampling, settings, folder)
+        try:
+            rows, seconds = generate(recipe, benchmarks, tokenizer, sampling, folder)
+        except (KeyboardInterrupt, Stopped):
+            print("interrupted: the same command continues from here", file=sys.stderr)
+            sys.exit(130)
+        rows = grade_rows(rows, recipe.template)
+        write_rows(rows, folder / "completions.jsonl")
+        results = {"settings": settings, "versions": versions()} | figures_of(rows, benchmarks, seconds, spec.k)
+        write_json(results, folder / "results.json")
+    print(f"\n{folder}: results.json, completions.jsonl")
+    return results
 
 
-def finish(
-    recipe: Recipe,
-    benchmarks: list[Benchmark],
-    tokenizer,
-    sampling: Sampling,
-    settings: dict,
-    folder: Path,
-) -> None:
-    """Generate what is missing, grade everything, and say and keep what was found."""
-    with interruptible():
-        rows, seconds = generate_all(recipe, benchmarks, tokenizer, sampling, folder)
-    rows = graded(rows, recipe)
+def figures_of(
+    rows: list[dict], benchmarks: list[Benchmark], seconds: dict[str, float], shown: list[int] | None
+) -> dict:
+    """The figures of graded rows, by dataset and together, also printed. `seconds` are those that generating took;
+    `shown` are the k of pass@k in the tables."""
     unread = {row["gold"] for row in rows if row["correct"] is None}
     if unread:
         print(
@@ -124,74 +139,47 @@ def finish(
             "right dataset?",
             file=sys.stderr,
         )
-    write_rows(rows, folder / "completions.jsonl")
-    found = [
-        summarise([row for row in rows if row["dataset"] == one.title], one.title, 0, seconds.get(one.title, 0.0))
-        for one in benchmarks
-    ]
+    by_dataset = {one.title: [row for row in rows if row["dataset"] == one.title] for one in benchmarks}
+    found = [summarise(mine, title, 0, seconds.get(title, 0.0)) for title, mine in by_dataset.items()]
     if len(found) > 1:
         found.append(summarise(rows, TOGETHER, 0, sum(seconds.values())))
-    results = {"settings": settings, "versions": versions(), "evaluations": [one.flat() for one in found]}
-    results["metrics"] = metrics_of(found)
-    results["right"] = {one.title: right_samples(rows, one) for one in benchmarks}
-    print_tables(found, recipe.eval.k)
-    write_json(results, folder / "results.json")
-    print(f"\n{folder}: results.json, completions.jsonl")
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    try:
-        yield
-    except (KeyboardInterrupt, Stopped):
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-
-
-def right_samples(rows: list[dict], benchmark: Benchmark) -> list[int]:
-    """How many samples of each problem are right."""
-    counts = [0] * len(benchmark.problems)
+    print_tables(found, shown)
+    right = {one.title: [0] * len(one.problems) for one in benchmarks}
     for row in rows:
-        if row["dataset"] == benchmark.title:
-            counts[row["problem"]] += row["correct"] is True
-    return counts
+        right[row["dataset"]][row["problem"]] += row["correct"] is True
+    return {"evaluations": [one.flat() for one in found], "metrics": metrics_of(found), "right": right}
 
 
-def how(sampling: Sampling) -> str:
-    if sampling.temperature == 0:
-        return "greedy"
-    return f"{sampling.samples} samples at temperature {sampling.temperature:g}, top_p {sampling.top_p:g}"
-
-
-def describe(recipe: Recipe, benchmarks: list[Benchmark], tokenizer, sampling: Sampling) -> dict:
-    """Everything the completions depend on; two evaluations are comparable where nothing but the model differs."""
-    name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
-    vllm = uses_vllm(recipe)
-    dtype = engine_arguments(recipe)["dtype"] if vllm else model_dtype(recipe, recipe.model.get("dtype", "float32"))
-    return {
-        "model": name,
-        "weights": weights_fingerprint(name, revision),
+def settings_of(
+    recipe: Recipe, benchmarks: list[Benchmark], tokenizer: "PreTrainedTokenizerBase", sampling: Sampling
+) -> dict:
+    """Everything the completions depend on, as JSON; two evaluations are comparable where only the model differs."""
+    keys, vllm = recipe.keys, uses_vllm(recipe.keys)
+    model = ModelSource.of(keys)
+    dtype = engine_arguments(keys, recipe.engine)["dtype"] if vllm else model.dtype(keys.get("dtype", "float32"))
+    settings = {
+        "model": model.name,
+        "weights": model.fingerprint(),
         "engine": f"{'vLLM' if vllm else 'transformers'} {dtype}",
         "batch_size": None if vllm else recipe.eval.batch_size,
-        "prompt_template": {**asdict(recipe.template), "stop": list(recipe.template.stop)},
-        "sampling": settings_of(sampling),
-        "seed": recipe.trainer.get("seed", 42),
-        "loading": {key: recipe.model.get(key) for key in LOADING} | {"engine": recipe.engine if vllm else None},
+        "prompt_template": asdict(recipe.template),
+        "sampling": asdict(sampling),
+        "seed": keys.get("seed", 42),
+        "loading": {key: keys.get(key) for key in LOADING} | {"engine": recipe.engine if vllm else None},
         "datasets": {
             one.title: {"problems": len(one.problems), "fingerprint": fingerprint(one.problems)} for one in benchmarks
         },
         "prompts": digest([prompts_of(one, recipe.template, tokenizer) for one in benchmarks]),
     }
+    return json.loads(json.dumps(settings, default=sorted))  # sets as sorted lists
 
 
 def digest(content) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def open_folder(recipe: Recipe, out: str | None, settings: dict) -> Path:
-    """The folder of an evaluation with exactly these settings, begun before or new."""
-    label = "-".join(Path(settings["model"]).parts[-2:]).strip("/-")
-    folder = Path(out) if out else recipe.output_dir / "evaluate" / f"{label}-{digest(settings)[:8]}"
+def open_folder(folder: Path, settings: dict) -> None:
+    """Make the folder of an evaluation with exactly these settings, unless it is there already."""
     file = folder / "settings.json"
     with one_line(f"--out: {folder}", "give another", (OSError, ValueError)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,28 +192,37 @@ def open_folder(recipe: Recipe, out: str | None, settings: dict) -> Path:
         elif any(folder.iterdir()):
             raise UserError(f"--out: {folder} holds something that is no evaluation: give another")
         write_json(settings, file)
-    return folder
 
 
-def generate_all(
-    recipe: Recipe, benchmarks: list[Benchmark], tokenizer, sampling: Sampling, folder: Path
+def generate(
+    recipe: Recipe,
+    benchmarks: list[Benchmark],
+    tokenizer: "PreTrainedTokenizerBase",
+    sampling: Sampling,
+    folder: Path,
 ) -> tuple[list[dict], dict[str, float]]:
-    """All rows, and the seconds spent now on each benchmark; a problem is written down as soon as it is finished."""
-    file, seconds = folder / "completions.jsonl", {}
+    """All rows, and the seconds spent now on each benchmark. Problems are written to completions.jsonl as soon as they
+    are solved; those that an interrupted evaluation wrote are kept."""
+    file, seconds, template = folder / "completions.jsonl", {}, recipe.template
     rows = whole_problems(read_rows(file), sampling.samples)
     write_rows(rows, file)
     done = {one.title: {row["problem"] for row in rows if row["dataset"] == one.title} for one in benchmarks}
     missing = [one for one in benchmarks if len(done[one.title]) < len(one.problems)]
     if rows:
-        print(f"going on with {sum(map(len, done.values())):,} problems finished before", flush=True)
-    with engine_for(recipe, benchmarks, tokenizer, folder) if missing else nullcontext() as engine:
+        print(f"continuing after {sum(map(len, done.values())):,} problems finished before", flush=True)
+    if not missing:
+        return rows, seconds
+    longest = max(len(ids) for one in benchmarks for ids in prompts_of(one, template, tokenizer))
+    window = (longest, sampling.max_new_tokens)
+    log = folder / "vllm_server.log"
+    with engine_for(recipe.keys, recipe.engine, tokenizer, recipe.eval.batch_size, window, log) as engine:
         for one in missing:
-            progress = Progress(one, len(done[one.title]))
-            for new in solve(engine, one, recipe, tokenizer, sampling, done=done[one.title]):
+            title, started = one.title, time.perf_counter()
+            solved = solve(engine, one, template, tokenizer, sampling, recipe.keys.get("seed", 42), done=done[title])
+            for new in tracked(solved, title, len(one.problems), len(done[title]), sampling.samples):
                 append_rows(new, file)
                 rows += new
-                progress.step(len(new) // sampling.samples)
-            seconds[one.title] = progress.end()
+            seconds[title] = time.perf_counter() - started
     return rows, seconds
 
 

@@ -1,11 +1,10 @@
 """Figures with their 95 % interval over questions: shares, means, pass@k, maj@k, and the difference of two models.
 
-A question is the unit that was drawn; the samples of one question are no independent evidence.
+Questions are the unit that was drawn; the samples of one question are not independent evidence.
 """
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
@@ -24,17 +23,19 @@ class Figure:
         """NAME, NAME_low and NAME_high."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
+    def text(self, digits: int) -> str:
+        return f"{self.value:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+        return self.text(3)
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a share (Wilson 1927, JASA 22:209-212)."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share, denominator = successes / trials, 1 + z * z / trials
-    center = (share + z * z / (2 * trials)) / denominator
-    half = z * ((share * (1 - share) + z * z / (4 * trials)) / trials) ** 0.5 / denominator
-    return max(0.0, center - half), min(1.0, center + half)
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927, JASA 22:209-212)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mean(values: list[float], seed: int = 0) -> Figure:
@@ -55,15 +56,12 @@ def means(columns: dict[str, list[float]], seed: int = 0) -> dict[str, Figure]:
 
 def bootstrap(columns: dict[str, list[float]], seed: int = 0) -> dict[str, Figure]:
     """Means with the percentile bootstrap's intervals (Efron 1979, Annals of Statistics 7:1-26); all columns are
-    resampled alike."""
+    resampled alike. scipy.stats.bootstrap refuses a single question."""
     values = np.array(list(columns.values()), dtype=float).T  # questions x columns
-    count = len(values)
-    draws, resampled = np.random.default_rng(seed), np.empty((RESAMPLES, len(columns)))
-    for row in resampled:
-        row[:] = draws.multinomial(count, np.full(count, 1 / count)) @ values / count
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    found = zip(values.mean(axis=0), low, high, strict=True)
-    return {name: Figure(*map(float, ends)) for name, ends in zip(columns, found, strict=True)}
+    count, draws = len(values), np.random.default_rng(seed)
+    resampled = [draws.multinomial(count, np.full(count, 1 / count)) @ values / count for _ in range(RESAMPLES)]
+    ends = np.quantile(resampled, [0.025, 0.975], axis=0)
+    return {name: Figure(*map(float, found)) for name, *found in zip(columns, values.mean(axis=0), *ends, strict=True)}
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -96,9 +94,12 @@ class Difference:
             return "not distinguishable"
         return "better" if self.figure.value > 0 else "worse"
 
+    @property
+    def interval(self) -> str:
+        return f"{self.figure.value:+.3f} ({self.figure.low:+.3f} to {self.figure.high:+.3f})"
+
     def __str__(self) -> str:
-        test = "" if self.p is None else f", McNemar's exact p {self.p:.2g}"
-        return f"{self.figure.value:+.3f} ({self.figure.low:+.3f} to {self.figure.high:+.3f}){test}"
+        return self.interval + ("" if self.p is None else f", McNemar's exact p {self.p:.2g}")
 
 
 def difference(first: list[float], second: list[float], paired_samples: bool) -> Difference:
@@ -114,10 +115,11 @@ def difference(first: list[float], second: list[float], paired_samples: bool) ->
 
 
 def mcnemar(won: int, lost: int) -> float:
-    """The exact two-sided p of McNemar's test (1947, Psychometrika 12:153-157): won and lost questions are equally
-    likely under no difference."""
-    count, fewer = won + lost, min(won, lost)
-    return min(1.0, 2 * sum(math.comb(count, k) for k in range(fewer + 1)) / 2**count)
+    """The exact two-sided p of McNemar's test (1947, Psychometrika 12:153-157): without a difference, won and lost
+    questions are equally likely."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def paired_difference(both: int, won: int, lost: int, count: int) -> Figure:

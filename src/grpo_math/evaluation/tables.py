@@ -1,67 +1,67 @@
-"""An evaluation as text: how far it is, and its figures."""
+"""An evaluation as text: its progress and its figures."""
 
+import sys
 import time
+from collections.abc import Iterator
 
-from grpo_math.evaluation.solve import TOGETHER, Benchmark, Evaluation
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
-EVERY = 10  # seconds between two lines of progress
+from grpo_math.evaluation.summary import TOGETHER, Evaluation
+
+EVERY = 10  # seconds between two lines of progress where there is no terminal
+WIDE = 10_000  # characters: nothing is wrapped where there is no terminal
 
 
-class Progress:
-    """gsm8k test: 120 of 200 problems, 3.4 a second, 0:24 left
+def tracked(solved: Iterator[list[dict]], title: str, count: int, done: int, samples: int) -> Iterator[list[dict]]:
+    """Pass the rows of solved problems on, with a bar on a terminal and now and then a line elsewhere.
 
-    What is left is said once a tenth is done: a server answers none of its many requests for a while, then several.
+    gsm8k test: 120 of 200 problems, 3.4 per second
     """
-
-    def __init__(self, benchmark: Benchmark, done: int):
-        self.title, self.count, self.done = benchmark.title, len(benchmark.problems), done
-        self.started = self.said = time.perf_counter()
-        self.new = 0
-
-    def step(self, count: int) -> None:
-        self.new += count
-        now = time.perf_counter()
-        if now > self.said + EVERY:
-            self.said = now
-            pace = self.new / (now - self.started)
-            waiting = self.count - self.done - self.new
-            left = (
-                f", {int(waiting / pace) // 60}:{int(waiting / pace) % 60:02d} left" if self.new >= waiting / 9 else ""
-            )
-            speed = f"{self.done + self.new:,} of {self.count:,} problems, {pace:.3g} a second"
-            print(f"{self.title}: {speed}{left}", flush=True)
-
-    def end(self) -> float:
-        seconds = time.perf_counter() - self.started
-        print(f"{self.title}: {self.count:,} problems in {seconds:.0f} s", flush=True)
-        return seconds
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    started = reported = time.monotonic()
+    terminal = sys.stdout.isatty()
+    with Progress(*columns, disable=not terminal, transient=True) as bar:
+        task, new = bar.add_task(title, total=count, completed=done), 0
+        for rows in solved:
+            yield rows
+            new += len(rows) // samples
+            bar.update(task, completed=done + new)
+            now = time.monotonic()
+            if not terminal and now > reported + EVERY:
+                reported = now
+                pace = new / (now - started)
+                print(f"{title}: {done + new:,} of {count:,} problems, {pace:.3g} per second", flush=True)
+    print(f"{title}: {count:,} problems in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def print_tables(found: list[Evaluation], shown: list[int] | None) -> None:
-    """Figures down, datasets across; then accuracy by level and subject where a dataset has them."""
+    """Figures down, datasets across; then accuracy by level and subject where a dataset has them. `shown` are the k of
+    pass@k, by default the powers of two."""
     samples = found[0].samples
-    powers = [k for k in (2, 4, 8, 16, 32, 64, 128, 256) if k < samples]
-    wanted = {f"pass@{k}" for k in shown or [*powers, samples]}  # pass@1 is the mean
+    wanted = {f"pass@{k}" for k in shown or [*(2**n for n in range(1, 20) if 2**n < samples), samples]}
     names = [name for name in found[0].figures if not name.startswith("pass@") or name in wanted]
     labels = {"accuracy": "accuracy" if samples == 1 else f"mean@{samples}", "format_accuracy": "format"}
-    rows = [["", *(one.dataset for one in found)], ["problems", *(f"{one.problems:,}" for one in found)]]
+    rows = [["problems", *(f"{one.problems:,}" for one in found)]]
     for name in names:
-        cells = [one.figures[name] for one in found]
-        if name == "length":
-            rows.append([name, *(f"{c.value:.1f} ({c.low:.1f}-{c.high:.1f})" for c in cells)])
-        else:
-            rows.append([labels.get(name, name), *map(str, cells)])
-    print_columns(rows)
+        digits = 1 if name == "length" else 3
+        rows.append([labels.get(name, name), *(one.figures[name].text(digits) for one in found)])
+    print_table(["", *(one.dataset for one in found)], rows)
     for one in (one for one in found if one.dataset != TOGETHER):
         for column, values in one.groups.items():
-            print_columns(
-                [[f"{one.dataset}, {column}", "problems", labels["accuracy"]]]
-                + [[value, f"{count:,}", str(figure)] for value, (count, figure) in values.items()]
-            )
+            rows = [[value, f"{count:,}", str(figure)] for value, (count, figure) in values.items()]
+            print_table([f"{one.dataset}, {column}", "problems", labels["accuracy"]], rows)
 
 
-def print_columns(rows: list[list[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print()
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Columns of text; where there is no terminal plain ones, two blanks apart and as wide as they need to be."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        table.add_row(*row)
+    print()
+    terminal = sys.stdout.isatty()
+    width = None if terminal else WIDE
+    Console(force_terminal=terminal, width=width, highlight=False, markup=False, emoji=False).print(table)

@@ -20,7 +20,7 @@ from grpo_math.errors import UserError, run_cli
 from grpo_math.evaluation.statistics import Figure
 from grpo_math.generation.processes import start, supervised
 from grpo_math.generation.vllm_server import show_end
-from grpo_math.models.models import weights_fingerprint
+from grpo_math.models import ModelSource
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.runs.folder import append_rows, only_one, read_rows, wandb_identity
@@ -106,7 +106,7 @@ def evaluated(run: Path) -> set[tuple[int, str]]:
 @functools.cache
 def fingerprint_once(checkpoint: Path, changed: int) -> str:
     """Of many GB, which are read again only where the folder has changed."""
-    return weights_fingerprint(str(checkpoint))
+    return ModelSource(str(checkpoint)).fingerprint()
 
 
 def evaluate_checkpoint(run: Path, step: int, checkpoint: Path, weights: str, device: str | None, arguments) -> bool:

@@ -1,27 +1,34 @@
 """Completions for evaluation: by transformers, by vLLM in this process, or by a vLLM server over HTTP.
 
-An engine has one method, `generate(prompts, seeds, sampling, done)`. `prompts` are token ids, one list a prompt, and
-`seeds` one number each; the indexes in `done` are left out. It yields `{index: completions}` as prompts are finished,
-of one or several at a time, with `sampling.samples` completions each. None touches the random state of a training.
+An engine has one method, `generate(prompts, seeds, sampling, done)`: `prompts` are lists of token ids, `seeds` one
+number per prompt, and the indexes in `done` are skipped. It yields `{index: completions}` as prompts are finished, one
+or several at a time, with `sampling.samples` completions each. No engine changes the random state of a training.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from grpo_math.errors import UserError
-from grpo_math.generation.vllm_http import ask, server_url
+from grpo_math.generation.vllm_server import ask, server_url
 
-CONCURRENT = 256  # requests that a server has at a time; vLLM's own scheduler takes what fits
-HOUR = 3600  # seconds in which one prompt's completions must be there
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+    from vllm import LLM
+
+CONCURRENT = 256  # requests to a server at a time; vLLM's own scheduler takes what fits
+HOUR = 3600  # seconds until a server's answer to one prompt is given up
+
+Batches = Iterator["dict[int, list[Completion]]"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """`samples` completions a prompt at `temperature` (0: greedy) and `top_p`, each of at most `max_new_tokens` tokens.
+    """`samples` completions per prompt at `temperature` (0: greedy) and `top_p`, of at most `max_new_tokens` tokens.
 
     Generation ends after any of the `stop` strings, which stay in the completion, and at the tokens `ends`.
     """
@@ -33,10 +40,14 @@ class Sampling:
     stop: tuple[str, ...] = ()
     ends: frozenset[int] = frozenset()
 
+    def __str__(self) -> str:
+        if self.temperature == 0:
+            return "greedy"
+        return f"{self.samples} samples at temperature {self.temperature:g}, top_p {self.top_p:g}"
+
     def for_vllm(self, seed: int, room: int) -> dict:
-        """The arguments of vLLM's SamplingParams, and the fields of a request to its server. None is left to the
-        model's generation config. With a seed a request draws from a generator of its own; its samples differ.
-        """
+        """The arguments of vLLM's SamplingParams, and the fields of a request to its server: all that the model's
+        generation config would set. With a seed, a request has its own generator, and its samples differ."""
         return {
             "n": self.samples,
             "temperature": self.temperature,
@@ -54,23 +65,23 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """`length` is in tokens, the end token included; `truncated` where it had no more room."""
+    """`length` is in tokens, the end token included; `truncated` if it reached the maximal length."""
 
     text: str
     length: int
     truncated: bool
 
 
-def same_random_state():
-    """A context that leaves torch's random state as it found it, the CPU's and this process's GPU's."""
+def same_random_state() -> AbstractContextManager:
+    """A context that restores torch's random state, the CPU's and that of this process's GPU."""
     import torch
 
     return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
 
 
 @contextmanager
-def plain_defaults(model) -> Iterator[None]:
-    """Nothing from the checkpoint's generation config, which `generate` would fill in for what is not said."""
+def plain_defaults(model: "PreTrainedModel") -> Iterator[None]:
+    """`generate` fills settings that are not given from the checkpoint's generation config: replace it for a while."""
     from transformers import GenerationConfig
 
     models = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
@@ -87,13 +98,15 @@ def plain_defaults(model) -> Iterator[None]:
 class TransformersEngine:
     """`model.generate`, in batches of at most `batch_size` completions whose prompts are about equally long.
 
-    The batches follow from all prompts, done or not, so that sampling goes on as it would have.
+    The batches follow from all prompts, done or not, so that an interrupted evaluation samples the same completions.
     """
 
-    def __init__(self, model, tokenizer, batch_size: int):
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch_size: int):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
 
-    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done=frozenset()):
+    def generate(
+        self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done: AbstractSet[int] = frozenset()
+    ) -> Batches:
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         size = max(1, self.batch_size // sampling.samples)
         for start in range(0, len(order), size):
@@ -107,12 +120,9 @@ class TransformersEngine:
 
         tokenizer, model = self.tokenizer, self.model
         inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
-        room = (
-            getattr(model.config.get_text_config(), "max_position_embeddings", math.inf) - inputs["input_ids"].shape[1]
-        )
-        new = (
-            sampling.max_new_tokens if room < 1 else min(sampling.max_new_tokens, room)
-        )  # beyond it as TRL: all the same
+        window = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)
+        room = window - inputs["input_ids"].shape[1]
+        new = min(sampling.max_new_tokens, room) if room > 0 else sampling.max_new_tokens  # TRL generates beyond it too
         settings = self.settings(sampling, new)
         was_training = model.training
         model.eval()
@@ -124,7 +134,7 @@ class TransformersEngine:
         completions = [self.completion(row, sampling) for row in rows]
         return [completions[i : i + sampling.samples] for i in range(0, len(completions), sampling.samples)]
 
-    def settings(self, sampling: Sampling, max_new_tokens: int):
+    def settings(self, sampling: Sampling, max_new_tokens: int) -> "GenerationConfig":
         from transformers import GenerationConfig
 
         greedy = sampling.temperature == 0
@@ -150,18 +160,22 @@ class TransformersEngine:
         return Completion(text, min(end + 1, len(row)), end == len(row))
 
 
-def from_vllm(ids: list[int], finish_reason: str, sampling: Sampling, tokenizer) -> Completion:
-    said = ids[:-1] if ids and ids[-1] in sampling.ends else ids
-    return Completion(tokenizer.decode(said, skip_special_tokens=True), len(ids), finish_reason == "length")
+def from_vllm(
+    ids: list[int], finish_reason: str, sampling: Sampling, tokenizer: "PreTrainedTokenizerBase"
+) -> Completion:
+    text = ids[:-1] if ids and ids[-1] in sampling.ends else ids
+    return Completion(tokenizer.decode(text, skip_special_tokens=True), len(ids), finish_reason == "length")
 
 
 class VllmEngine:
     """A `vllm.LLM` of this process."""
 
-    def __init__(self, llm, tokenizer):
+    def __init__(self, llm: "LLM", tokenizer: "PreTrainedTokenizerBase"):
         self.llm, self.tokenizer = llm, tokenizer
 
-    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done=frozenset()):
+    def generate(
+        self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done: AbstractSet[int] = frozenset()
+    ) -> Batches:
         from vllm import SamplingParams
 
         window = self.llm.llm_engine.model_config.max_model_len
@@ -177,14 +191,16 @@ class VllmEngine:
 
 
 class ServerEngine:
-    """A vLLM server; one request a prompt, many at a time."""
+    """A vLLM server; one request per prompt, many at a time."""
 
-    def __init__(self, url: str, tokenizer):
+    def __init__(self, url: str, tokenizer: "PreTrainedTokenizerBase"):
         self.url, self.tokenizer = url, tokenizer
-        _, models = ask(f"{url}/v1/models", timeout=60)
-        self.model, self.window = models["data"][0]["id"], models["data"][0]["max_model_len"]
+        model = ask(f"{url}/v1/models", timeout=60).json()["data"][0]
+        self.model, self.window = model["id"], model["max_model_len"]
 
-    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done=frozenset()):
+    def generate(
+        self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done: AbstractSet[int] = frozenset()
+    ) -> Batches:
         pool = ThreadPoolExecutor(CONCURRENT)
         try:
             asked = {
@@ -198,38 +214,39 @@ class ServerEngine:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def complete(self, prompt: list[int], seed: int, sampling: Sampling) -> list[Completion]:
-        import requests
-
         fields = sampling.for_vllm(seed, self.window - len(prompt))
         fields |= {"model": self.model, "prompt": prompt, "return_token_ids": True}
-        with requests.Session() as session:
-            session.trust_env = False  # no proxy
-            try:
-                answer = session.post(f"{self.url}/v1/completions", json=fields, timeout=HOUR)
-            except OSError as error:
-                raise UserError(f"the vLLM server at {self.url} does not answer ({type(error).__name__})") from error
+        try:
+            answer = ask(f"{self.url}/v1/completions", HOUR, fields)
+        except OSError as error:
+            raise UserError(f"the vLLM server at {self.url} does not answer ({type(error).__name__})") from error
         if not answer.ok:
             raise UserError(f"the vLLM server at {self.url} refuses a request: {answer.text[:300]}")
         choices = sorted(answer.json()["choices"], key=lambda choice: choice["index"])
         return [from_vllm(c["token_ids"], c["finish_reason"], sampling, self.tokenizer) for c in choices]
 
 
-def generating(trainer) -> AbstractContextManager:
-    """Around all of a generation: 16-bit passes then round the float32 weights once and not for every token.
+Engine = TransformersEngine | VllmEngine | ServerEngine
 
-    Only of all weights: an adapter's frozen ones would be rounded for every token just because of this.
+
+def generating(trainer: "Trainer") -> AbstractContextManager:
+    """Around a whole generation: 16-bit passes then round the float32 weights once and not for every token.
+
+    Not for adapters: with it their frozen weights would be rounded for every token.
     """
     adapter = hasattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config")
-    elsewhere = getattr(trainer, "use_vllm", False)  # SFT has no such thing
+    elsewhere = getattr(trainer, "use_vllm", False)  # SFT has no such attribute
     return nullcontext() if adapter or elsewhere else trainer.accelerator.autocast()
 
 
 @contextmanager
-def training_engine(trainer, model, tokenizer, batch_size: int) -> Iterator:
-    """The engine that a training generates on, with the policy's weights of this moment; all processes enter together.
+def training_engine(
+    trainer: "Trainer", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch_size: int
+) -> Iterator[Engine]:
+    """The engine that a training generates on, with the current weights of the policy; all processes enter together.
 
-    TRL's own count of what vLLM has is left as it is, so that the training's next generation begins with a sync and an
-    empty prefix cache, as it would have.
+    TRL's record of the last sync stays, so that the training's next generation begins with a sync and an empty prefix
+    cache, as without the evaluation.
     """
     vllm = getattr(trainer, "vllm_generation", None)
     if vllm is None:
@@ -248,8 +265,3 @@ def training_engine(trainer, model, tokenizer, batch_size: int) -> Iterator:
             vllm.llm.sleep(level=2)
             vllm._llm_weights_sleeping = True
     trainer.accelerator.wait_for_everyone()
-
-
-def settings_of(sampling: Sampling) -> dict:
-    """As JSON."""
-    return {**dataclasses.asdict(sampling), "stop": list(sampling.stop), "ends": sorted(sampling.ends)}

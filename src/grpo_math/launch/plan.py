@@ -13,8 +13,8 @@ from grpo_math.generation.vllm_engine import check_parallel, check_vllm, free_po
 from grpo_math.generation.vllm_server import (
     ENVIRONMENT,
     LOOPBACK,
+    PROGRAM,
     check_port,
-    program,
     server_words,
     visible_gpus,
 )
@@ -105,7 +105,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     processes = local * (options.nodes or 1)
     batch = batch_arguments(given, recipe.prompts_per_step, processes) if recipe.sft is None else {}
     if given.get("use_vllm") and given.get("vllm_mode") != "server":
-        check_parallel(recipe, processes)
+        check_parallel(recipe.keys, processes)
     module = "grpo_math.train" if recipe.sft is None else "grpo_math.sft"
     words = [*accelerate_arguments(options, layout, processes), "-m", module, *words]
     environment = {"GRPO_MATH_PROCESSES": str(processes), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(PATIENCE)}
@@ -221,7 +221,7 @@ def add_server(plan: Plan, gpus: list[str] | None) -> None:
     plan.url = f"http://{LOOPBACK}:{port}"
     if port == group:
         raise UserError(f"vllm_group_port: {group} is vllm_server_port too: leave both out, or give two")
-    words = server_words(plan.recipe, needed_window(plan.recipe), LOOPBACK, port)
-    plan.server = Command("vllm serve", program(), words, ENVIRONMENT | {"VLLM_HOST_IP": LOOPBACK}, gpus)
+    words = server_words(plan.recipe.keys, plan.recipe.engine, needed_window(plan.recipe), LOOPBACK, port)
+    plan.server = Command("vllm serve", PROGRAM, words, ENVIRONMENT | {"VLLM_HOST_IP": LOOPBACK}, gpus)
     plan.trainer.environment["VLLM_HOST_IP"] = LOOPBACK
     plan.trainer.words += ["--vllm_server_base_url", plan.url, "--vllm_group_port", str(group)]

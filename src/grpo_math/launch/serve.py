@@ -5,9 +5,9 @@ import os
 import sys
 
 from grpo_math.data import load_parts, load_problems, mix_parts
-from grpo_math.generation.vllm_engine import check_vllm, fit_window, longest_sequence
-from grpo_math.generation.vllm_server import ENVIRONMENT, check_port, program, server_words
-from grpo_math.models.models import load_tokenizer
+from grpo_math.generation import check_vllm, fit_window, longest_sequence
+from grpo_math.generation.vllm_server import ENVIRONMENT, PROGRAM, check_port, server_words
+from grpo_math.models import load_tokenizer
 from grpo_math.recipe.recipe import Recipe, load_recipe
 
 
@@ -15,14 +15,14 @@ def main(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.words, "GRPO")
     check_vllm()
     check_port(options.port, "--port")
-    words = server_words(recipe, needed_window(recipe), options.host, options.port)
+    words = server_words(recipe.keys, recipe.engine, needed_window(recipe), options.host, options.port)
     print(" ".join(["vllm serve", *words]), flush=True)
-    os.execve(sys.executable, [*program(), *words], os.environ | ENVIRONMENT)
+    os.execve(sys.executable, [*PROGRAM, *words], os.environ | ENVIRONMENT)
 
 
 def needed_window(recipe: Recipe) -> int:
     """The context the recipe's problems need, in tokens: all of them are tokenised."""
-    tokenizer = load_tokenizer(recipe)
+    tokenizer = load_tokenizer(recipe.keys, recipe.template)
     parts = load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets)
     problems = mix_parts(parts, recipe.datasets, recipe.trainer.get("seed", 42))
     generated = [(problems, recipe.max_completion_length)]

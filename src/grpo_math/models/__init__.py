@@ -1,0 +1,23 @@
+"""Tokenizers, policies, adapters and reward models, loaded as a recipe's TRL keys ask for.
+
+Enters: `Recipe.keys`, or a `ModelSource`. Leaves: what transformers and peft loaded, checked, or a UserError in one
+line. Imports errors, data, recipe and runs; torch, transformers and peft only when something is loaded.
+"""
+
+from grpo_math.models.policy import load_model, policy_arguments, trains_adapter, widen
+from grpo_math.models.reward_models import load_reward_models
+from grpo_math.models.source import ModelSource, load_arguments
+from grpo_math.models.tokenizer import end_tokens, ends_of, load_tokenizer
+
+__all__ = [
+    "ModelSource",
+    "end_tokens",
+    "ends_of",
+    "load_arguments",
+    "load_model",
+    "load_reward_models",
+    "load_tokenizer",
+    "policy_arguments",
+    "trains_adapter",
+    "widen",
+]

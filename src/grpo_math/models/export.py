@@ -4,42 +4,33 @@ import argparse
 from pathlib import Path
 
 from grpo_math.errors import UserError, one_line
-from grpo_math.models.models import FIX, check_source, end_tokens, load_adapter, tokenizer_source
-from grpo_math.models.safety import load_arguments, without_its_code
-from grpo_math.recipe.parts import model_folder
+from grpo_math.models.policy import load_adapter, load_base
+from grpo_math.models.source import ModelSource
+from grpo_math.models.tokenizer import end_tokens, plain_tokenizer
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import quiet_progress_bars
 
 
 def main(options: argparse.Namespace) -> None:
     recipe = load_recipe(["--model_name_or_path", str(options.run), *options.words], "evaluation")
-    export(options.run, options.out, options.dtype, **load_arguments(recipe.trainer))
+    quiet_progress_bars()
+    export(ModelSource.of(recipe.keys), options.out, options.dtype)
     print(f"{options.out}: {options.dtype}, for transformers and `vllm serve {options.out}`")
 
 
-def export(run: Path, out: Path, dtype: str = "float32", **arguments) -> None:
-    """Write the model of a run, whole, to the new folder `out`; `arguments` are those of safety.load_arguments."""
+def export(model: ModelSource, out: Path, dtype: str = "float32") -> None:
+    """Write the whole model, an adapter merged into its base model, to the new folder `out`."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quiet_progress_bars()
-    folder = Path(model_folder(str(run)))
-    if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
-        raise UserError(f"{folder}: no model and no adapter there: give a run's folder or a checkpoint")
+    if not any(Path(model.name, file).exists() for file in ("config.json", "adapter_config.json")):
+        raise UserError(f"{model.name}: no model and no adapter there: give a run's folder or a checkpoint")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already: name a new folder")
-    arguments = load_arguments({}) | arguments
-    source = tokenizer_source(str(folder))
-    with one_line(f"{folder}: no tokenizer", FIX), without_its_code(source):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=arguments["trust_remote_code"])
-    if (folder / "adapter_config.json").exists():
-        model = load_adapter(str(folder), **arguments).merge_and_unload()
-    else:
-        check_source(str(folder), **arguments)
-        with one_line(f"{folder}: no model", FIX):
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", **arguments)
-    ends = end_tokens(str(folder)) | {tokenizer.eos_token_id}  # SFT may have taught another than the base model's
-    model.generation_config.eos_token_id = sorted(ends - {None}) or None
+        raise UserError(f"{out} exists already: name a new folder")
+    model.check()
+    tokenizer = plain_tokenizer(model)
+    whole = load_adapter(model).merge_and_unload() if model.adapter else load_base(model)
+    # SFT may have taught another end token than the base model's
+    whole.generation_config.eos_token_id = sorted(end_tokens(model, tokenizer)) or None
     with one_line(f"{out}: cannot be written"):
-        model.to(getattr(torch, dtype)).save_pretrained(out)
+        whole.to(getattr(torch, dtype)).save_pretrained(out)
         tokenizer.save_pretrained(out)

@@ -91,6 +91,11 @@ class Recipe:
     raw: dict
 
     @property
+    def keys(self) -> dict:
+        """TRL's keys as given, the trainer's and the model's."""
+        return self.trainer | self.model
+
+    @property
     def output_dir(self) -> Path:
         return Path(self.trainer["output_dir"])
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from grpo_math.errors import UserError
-from grpo_math.evaluation.compare import paired
+from grpo_math.evaluation.compare import Comparison
 from grpo_math.evaluation.statistics import Difference, Figure
 from grpo_math.recipe.file import read_yaml
 from grpo_math.recipe.parts import AlarmSpec
@@ -206,5 +206,5 @@ def changed(first: Path, second: Path) -> Difference | None:
     for file, problems in zip((first, second), sides, strict=True):
         for row in read_completions(file):
             problems[row["dataset"], row["problem"], row["question"]].append(row)
-    common = [key for key in sides[0] if key in sides[1]]
-    return paired(common, *sides)[2] if common else None
+    pairs = [(rows, sides[1][key]) for key, rows in sides[0].items() if key in sides[1]]
+    return Comparison("", pairs).difference if pairs else None

@@ -11,7 +11,7 @@ COLUMNS = ["run", "state", "steps", "accuracy", "reward", "started"]
 
 
 def main(options: argparse.Namespace) -> None:
-    from grpo_math.evaluation.tables import print_columns
+    from grpo_math.evaluation.tables import print_table
 
     folder = options.folder or Path("runs")
     if options.folder and not folder.is_dir():
@@ -20,7 +20,7 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(f"{folder}: is a run itself: grpo-math report {folder}, or name the folder that holds it")
     found = sorted((path.parent for path in folder.glob("*/recipe.yaml")), key=lambda path: (begun(path), path.name))
     if found:
-        print_columns([COLUMNS, *map(row, found)])
+        print_table(COLUMNS, [row(folder) for folder in found])
     else:
         print(f"no runs in {folder}: grpo-math train makes one, in its recipe's output_dir")
 

@@ -10,17 +10,9 @@ from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback
 from trl import GRPOTrainer
 
-from grpo_math.evaluation.solve import (
-    TOGETHER,
-    Benchmark,
-    Evaluation,
-    metrics_of,
-    sampling_of,
-    solve_together,
-    summarise,
-)
-from grpo_math.generation.engines import training_engine
-from grpo_math.models.models import ends_of
+from grpo_math.evaluation import TOGETHER, Benchmark, Evaluation, metrics_of, solve_together, summarise
+from grpo_math.generation import Sampling, training_engine
+from grpo_math.models import ends_of
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs.folder import (
     append_rows,
@@ -147,13 +139,15 @@ class Evaluations(TrainerCallback):
     def measure(self, moment: str, model, state) -> dict:
         """Evaluate, tell everyone, and return the row of eval.jsonl that counts."""
         started, tokenizer = time.perf_counter(), self.tokenizer
-        sampling = sampling_of(self.recipe, ends_of(model.generation_config) | {tokenizer.eos_token_id})
+        spec, template, seed = self.recipe.eval, self.recipe.template, self.recipe.keys.get("seed", 42)
+        ends, length = ends_of(model.generation_config, tokenizer), self.recipe.eval_completion_length
+        sampling = Sampling(length, spec.samples, spec.temperature, spec.top_p, template.stop, frozenset(ends))
         vllm = getattr(self.trainer, "vllm_generation", None)
         size = vllm.tensor_parallel_size if vllm and vllm.mode == "colocate" else 1
         rows, found = [], []
-        with training_engine(self.trainer, model, tokenizer, self.recipe.eval.batch_size) as engine:
+        with training_engine(self.trainer, model, tokenizer, spec.batch_size) as engine:
             for benchmark in self.benchmarks:
-                solved, seconds = solve_together(engine, benchmark, self.recipe, tokenizer, sampling, size)
+                solved, seconds = solve_together(engine, benchmark, template, tokenizer, sampling, seed, size)
                 found.append(summarise(solved, benchmark.title, state.global_step, seconds))
                 rows += solved
         if len(found) > 1:

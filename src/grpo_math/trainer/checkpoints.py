@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import reduce
 from transformers import Trainer, TrainerCallback
 
-from grpo_math.generation.processes import Burst
+from grpo_math.generation import Burst
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.runs import checkpoints
 

@@ -78,7 +78,7 @@ PATCHES = (
     Patch(
         target="transformers.PreTrainedTokenizerBase.apply_chat_template",
         signature=None,
-        place="models/models.py",
+        place="models/tokenizer.py",
         why="chat_template_kwargs count for prompt lengths, SFT and evaluation too, and not in TRL's GRPOTrainer alone",
         relies_on=(f"{GRPO}.__init__: self.chat_template_kwargs = args.chat_template_kwargs or {{}}",),  # :788
         until="tokenizers keep arguments of their chat template",

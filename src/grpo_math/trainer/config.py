@@ -8,19 +8,11 @@ from typing import TYPE_CHECKING
 
 from grpo_math.data import Problem
 from grpo_math.errors import UserError, one_line
-from grpo_math.evaluation.solve import Benchmark
-from grpo_math.generation.vllm_engine import (
-    LARGE,
-    check_parallel,
-    check_vllm,
-    colocated_engine,
-    engine_arguments,
-    fit_window,
-    longest_sequence,
-)
+from grpo_math.evaluation import Benchmark
+from grpo_math.generation import check_vllm, engine_arguments, fit_window, longest_sequence
+from grpo_math.generation.vllm_engine import LARGE, check_parallel, colocated_engine
 from grpo_math.generation.vllm_server import check_server
-from grpo_math.models.models import end_tokens
-from grpo_math.models.safety import load_arguments
+from grpo_math.models import ModelSource, end_tokens, load_arguments
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe, load_recipe
 
@@ -148,19 +140,16 @@ def vllm_engine(
 
     if not config.use_vllm:
         return nullcontext()
-    ends = {
-        tokenizer.eos_token_id,
-        *end_tokens(recipe.model["model_name_or_path"]),
-    }  # vLLM knows those of its own model
+    ends = end_tokens(ModelSource.of(recipe.keys), tokenizer)  # vLLM knows those of its own model
     config.generation_kwargs = {"stop_token_ids": sorted(ends)} | config.generation_kwargs
     generated = [(problems, recipe.max_completion_length)]
     generated += [(benchmark.problems, recipe.eval_completion_length) for benchmark in benchmarks]
     longest = longest_sequence(generated, recipe.template, tokenizer)
     if config.vllm_mode == "server":
-        check_server(recipe, config, *longest)
+        check_server(recipe.keys, recipe.engine, config, *longest)
         return nullcontext()
-    check_parallel(recipe, batch.world_size())
+    check_parallel(recipe.keys, batch.world_size())
     config.vllm_max_model_length = fit_window(config.vllm_max_model_length, *longest)
     if "vllm_enable_sleep_mode" not in recipe.trainer:
         config.vllm_enable_sleep_mode = torch.cuda.is_available() and config.vllm_gpu_memory_utilization > LARGE
-    return colocated_engine(engine_arguments(recipe), config.seed)
+    return colocated_engine(engine_arguments(recipe.keys, recipe.engine), config.seed)

@@ -12,7 +12,7 @@ import torch
 from trl import GRPOTrainer, SFTTrainer
 
 from grpo_math.data import PromptTemplate, completion_text
-from grpo_math.generation.engines import generating
+from grpo_math.generation import generating
 from grpo_math.rewards import grades_of
 
 ROUNDING = 1e-6  # of equal rewards, summed in float32

@@ -1,0 +1,50 @@
+"""Reward models: sequence classifiers with one label."""
+
+from typing import TYPE_CHECKING
+
+from grpo_math.data import PromptTemplate
+from grpo_math.errors import UserError
+from grpo_math.models.source import ModelSource, load_arguments
+from grpo_math.models.tokenizer import plain_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_reward_models(rewards: list, names: list[str], template: PromptTemplate, keys: dict) -> tuple[list, list]:
+    """The rewards with every path or id replaced by the reward model it names, and the tokenizers of those (else None).
+
+    `names` are those of the recipe's entries, one per reward, under which the metrics appear; `keys` are the recipe's
+    TRL keys, which allow pickled weights or a model's own code.
+    """
+    loaded = [
+        load_reward_model(reward, name, template, keys) if isinstance(reward, str) else (reward, None)
+        for reward, name in zip(rewards, names, strict=True)
+    ]
+    return [model for model, _ in loaded], [tokenizer for _, tokenizer in loaded]
+
+
+def load_reward_model(
+    path: str, name: str, template: PromptTemplate, keys: dict
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    from transformers import AutoModelForSequenceClassification
+
+    where, allowed = f"rewards.{name}.reward_model: {path}", load_arguments(keys)
+    source = ModelSource(path, **allowed)
+    if source.adapter:
+        raise UserError(f"{where}: is an adapter: merge it into its base model first (merge_and_unload in peft)")
+    source.check()
+    tokenizer = plain_tokenizer(source, f"{where}: no reward model there")
+    with source.loading(f"{where}: no reward model there"):
+        try:
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                path, num_labels=1, output_loading_info=True, **allowed
+            )
+        except RuntimeError as error:
+            raise UserError(f"{where}: has a head for several labels: a reward model has one") from error
+    if info["missing_keys"]:
+        raise UserError(f"{where}: has no trained score head ({', '.join(sorted(info['missing_keys']))} missing)")
+    if template.chat and not template.prefill and not tokenizer.chat_template:
+        raise UserError(f"{where}: its tokenizer has no chat template, and the prompts are chats")
+    model.config.name_or_path = name  # TRL names the metric by it
+    return model, tokenizer

@@ -1,0 +1,71 @@
+"""The tokenizer of a model, and the tokens that end its completions."""
+
+import functools
+from typing import TYPE_CHECKING
+
+from grpo_math.data import TEMPLATES, PromptTemplate, token_ids
+from grpo_math.errors import UserError
+from grpo_math.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+
+def load_tokenizer(keys: dict, template: PromptTemplate) -> "PreTrainedTokenizerBase":
+    """The tokenizer of the model that the TRL keys name, padding on the left as generation needs.
+
+    Raises UserError when there is none, when it has no chat template and the prompt template needs one, or when the
+    model may not be loaded.
+    """
+    model = ModelSource.of(keys)
+    model.check()
+    tokenizer = plain_tokenizer(model, padding_side="left")
+    if extra := keys.get("chat_template_kwargs"):  # TRL renders with them, so counts and evaluation do too
+        tokenizer.apply_chat_template = functools.partial(tokenizer.apply_chat_template, **extra)
+    if template.chat and not tokenizer.chat_template:
+        plain = ", ".join(name for name, other in TEMPLATES.items() if not other.chat)
+        raise UserError(
+            f"prompt_template: the tokenizer of {model.name} has no chat template to render it with: use a plain-text "
+            f"one ({plain}, or your own with chat: false)"
+        )
+    if end := keys.get("eos_token"):
+        if end not in tokenizer.get_vocab():
+            raise UserError(f"eos_token: {end!r} is no token of {model.name}")
+        tokenizer.eos_token = end
+    if tokenizer.eos_token is None:
+        raise UserError(f"model_name_or_path: the tokenizer of {model.name} has no end token: completions never end")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    try:
+        token_ids(template.prompt("1+1?", tokenizer), tokenizer)
+    except Exception as error:  # a chat template is a Jinja program and may raise anything
+        raise UserError(f"prompt_template: the chat template of {model.name} refuses it ({error})") from error
+    return tokenizer
+
+
+def plain_tokenizer(model: ModelSource, what: str = "", **arguments) -> "PreTrainedTokenizerBase":
+    """The tokenizer as it was saved; `what` begins the error message of a missing one."""
+    from transformers import AutoTokenizer
+
+    source = model.tokenizer
+    with source.loading(what):
+        return AutoTokenizer.from_pretrained(
+            source.name, revision=source.revision, trust_remote_code=source.trust_remote_code, **arguments
+        )
+
+
+def end_tokens(model: ModelSource, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """The tokenizer's end token and those in the generation config of the model, or of an adapter's base model."""
+    from transformers import GenerationConfig
+
+    try:
+        config = GenerationConfig.from_pretrained(model.base.name, revision=model.base.revision)
+    except OSError:
+        config = GenerationConfig()
+    return ends_of(config, tokenizer)
+
+
+def ends_of(config: "GenerationConfig", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """The end tokens of a generation config and of a tokenizer."""
+    ends = config.eos_token_id
+    return {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
