@@ -93,10 +93,12 @@ def command_tree() -> tuple[Parser, dict[str, Parser]]:
 
 
 def add_config(parser: Parser) -> None:
+    """The option that names the recipe."""
     parser.add_argument("--config", metavar="FILE", help="a recipe file, or the name of a shipped recipe")
 
 
 def add_layout(parser: Parser) -> None:
+    """The options of a layout: machines, processes and addresses."""
     parser.add_argument(
         "--layout",
         default="single_gpu",
@@ -114,6 +116,7 @@ def add_layout(parser: Parser) -> None:
 
 
 def add_training(verb) -> None:
+    """The verbs train, sft, check, launch, serve and quickstart."""
     for name, what in (("train", "one GRPO run from a recipe"), ("sft", "one SFT run, the warm start of a GRPO run")):
         parser = verb(name, name, what, keys=True)
         add_config(parser)
@@ -170,6 +173,7 @@ def add_training(verb) -> None:
 
 
 def add_evaluation(verb) -> None:
+    """The verbs evaluate, compare, grade and rewards."""
     parser = verb(
         "evaluate",
         "evaluation.evaluate",
@@ -254,6 +258,7 @@ def add_evaluation(verb) -> None:
 
 
 def add_inspection(verb) -> None:
+    """The verbs that show what there is: report, runs, schema and export."""
     parser = verb(
         "report",
         "report.report",
@@ -291,6 +296,7 @@ def run(verb: str) -> None:
 
 
 def main() -> int:
+    """The command `grpo-math`; returns its exit status."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # on a terminal that knows no Unicode
     sys.path.insert(0, "")  # as `python -m` does: modules in the current folder can be named in a recipe

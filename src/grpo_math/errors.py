@@ -59,6 +59,7 @@ def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
 
 
 def suggestion(key: str, known: list[str], where: str, renamed: dict[str, str]) -> str:
+    """The fix for an unknown key: what it is called here, or the nearest of the known ones."""
     if key in renamed:
         return f"use {renamed[key]}"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)

@@ -149,6 +149,8 @@ def own_row(row: object, **_: object) -> Problem:
 
 @dataclass(frozen=True)
 class Adapter:
+    """Where the rows of a dataset come from, and the function from a row to a `Problem`."""
+
     parse: Callable[..., Problem]
     hub: str | None = None  # the default for `path`
     configs: tuple[str | None, ...] = (None,)  # of the Hub dataset; all of them make up the split

@@ -111,6 +111,8 @@ class Ours(Part):
 
 
 class GrpoKeys(Ours):
+    """The keys of a GRPO recipe that are not TRL's."""
+
     rewards: Any = Field(None, description="reward functions by name, each with its weight and settings")
     baseline: Literal["group", "none"] = Field("group", description="group: GRPO; none: plain REINFORCE")
     prompts_per_step: int | None = Field(
@@ -122,6 +124,8 @@ class GrpoKeys(Ours):
 
 
 class SftKeys(Ours):
+    """The keys of an SFT recipe that are not TRL's."""
+
     sft: SftSpec = Field(SftSpec(), description="makes the recipe one for SFT")
 
 

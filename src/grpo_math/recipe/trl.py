@@ -29,6 +29,8 @@ DEFAULTS = {  # ours, where TRL's differ
 
 @dataclass(frozen=True)
 class Key:
+    """A key of TRL's configurations."""
+
     type: Any
     default: Any = None
     help: str = ""
