@@ -222,22 +222,16 @@ def squarefree(value: int) -> tuple[int, tuple[int, ...]]:
     whole, and is prime if it is below 1,000,000."""
     if value.bit_length() > 200:
         raise TooBig
-    inside, outside = ([-1] if value < 0 else []), 1
-    value, divisor = abs(value), 2
-    while divisor < 1_000 and divisor * divisor <= value:
-        while value % (divisor * divisor) == 0:
-            value //= divisor * divisor
+    inside, outside, value = ([-1] if value < 0 else []), 1, abs(value)
+    for divisor in range(2, min(1_000, math.isqrt(value) + 1)):
+        while value % divisor**2 == 0:
+            value //= divisor**2
             outside *= divisor
         if value % divisor == 0:
             value //= divisor
             inside.append(divisor)
-        divisor += 1
     whole = math.isqrt(value)
-    if whole * whole == value:
-        outside *= whole
-    else:
-        inside.append(value)
-    return outside, tuple(inside)
+    return (outside * whole, tuple(inside)) if whole * whole == value else (outside, (*inside, value))
 
 
 def perfect_root(value: int, degree: int) -> int | None:
