@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 MAX_BITS = 32_000  # of one coefficient: 2^2005 and 2025! fit, 9^(9^9) does not
 MAX_PRINTED = 14_000  # bits of an integer that is written in decimal digits (Python's limit is 4,300 digits)
@@ -99,7 +100,7 @@ class Ratio:
         except (ArithmeticError, TypeError):  # a symbol has no value
             return None
 
-    def at(self, name: str) -> Value:
+    def at(self, name: str) -> Any:
         if name[0] == "√":
             return math.sqrt(int(name[1:])) if name[1] != "-" else 1j
         return CONSTANTS[name] if name in CONSTANTS else (self.opaque or {}).get(name)
@@ -210,9 +211,9 @@ def root(base: Ratio, degree: int) -> Ratio:
         if degree % 2 and numerator * denominator < 0:
             return -root(-base, degree)
         if numerator >= 0 < denominator and degree < 64:
-            tops = perfect_root(numerator, degree), perfect_root(denominator, degree)
-            if None not in tops:
-                return number(*tops)
+            over, under = perfect_root(numerator, degree), perfect_root(denominator, degree)
+            if over is not None and under is not None:
+                return number(over, under)
     return opaque(f"root{degree}({base})", lambda value: value ** (1 / degree), base)
 
 
@@ -252,7 +253,7 @@ def equal(gold: Ratio, answer: Ratio) -> bool | None:
 
 def apart(one: Value, other: Value) -> bool:
     """Whether two values differ for certain, by far more than double precision rounds."""
-    if None in (one, other) or one == other:
+    if one is None or other is None or one == other:
         return False
     one, other = one / 2, other / 2  # whose difference cannot overflow
     return not abs(one - other) <= CLOSE * min(max(abs(one), abs(other), 1e-3), 1e300)  # nan equals nothing
@@ -261,7 +262,7 @@ def apart(one: Value, other: Value) -> bool:
 def proportional(gold: Ratio, answer: Ratio, signed: bool) -> bool | None:
     """Whether gold = c * answer, with a positive constant c if `signed`; None if something opaque leaves it open."""
     left, right = times(gold.numerator, answer.denominator), times(answer.numerator, gold.denominator)
-    first = next(iter(left), None)
+    first = next(iter(left), ())
     same = left.keys() == right.keys() and all(left[one] * right[first] == right[one] * left[first] for one in left)
     if left and same and (not signed or left[first] * right[first] > 0):
         return True

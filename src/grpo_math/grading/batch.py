@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from grpo_math.grading.equal import settle, sums_up
 from grpo_math.grading.extraction import STYLES, answers
 from grpo_math.grading.pool import pool
 from grpo_math.grading.tokens import has_content, normalise
 
+T = TypeVar("T")
 MAX_PARTS = 8  # different answers of one completion
 MAX_KNOWN = 2**16
 logger = logging.getLogger(__name__)
@@ -88,7 +90,7 @@ def equal_all(pairs: list[tuple[str, str]]) -> list[tuple[bool | None, str]]:
     return [verdicts[pair] for pair in pairs]
 
 
-def guarded(function: Callable, *arguments):
+def guarded(function: Callable[..., T | None], *arguments: object) -> T | None:
     """Return None if the function raises. An exception in the grader fails one completion, not the run."""
     try:
         return function(*arguments)

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
-from grpo_math.grading.algebra import Ratio, TooBig, apart, number, proportional
+from grpo_math.grading.algebra import Poly, Ratio, TooBig, apart, number, proportional
 from grpo_math.grading.algebra import equal as same_ratio
-from grpo_math.grading.values import Equation, Expression, Group, RealSet, Text, same_sets, value_of
+from grpo_math.grading.values import Answer, Equation, Expression, Group, RealSet, Text, same_sets, value_of
 
 MIN_DECIMALS, MIN_DIGITS = 6, 4  # of a decimal that may stand for a fraction without a finite one
 MAX_ITEMS = 50  # of an unordered list
@@ -17,33 +17,33 @@ TEMPERATURES = {"celsius", "fahrenheit"}  # both are degrees
 UNSAID = {"the", "a", "an", "and"}  # words that change no answer in words
 
 
-def tier(gold: object, answer: object) -> str:
+def tier(gold: Answer, answer: Answer) -> str:
     """Which tier compares the two: that of the less simple one."""
     kinds = kind(gold), kind(answer)
     return next(name for name in ("text", "structure", "algebra", "number") if name in kinds)
 
 
-def kind(value: object) -> str:
+def kind(value: Answer) -> str:
     value = value.right if isinstance(value, Equation) else value
     if isinstance(value, Expression):
         return "number" if value.value.fraction() else "algebra"
     return "text" if isinstance(value, Text) else "algebra" if getattr(value, "kind", "") in INEQUALITY else "structure"
 
 
-def same(gold: object, answer: object) -> bool | None:
+def same(gold: Answer, answer: Answer) -> bool | None:
     """Whether two whole answers are the same, None when that cannot be settled exactly. A set of one element counts as
     that element here, and not within a list."""
     return same_item(alone(gold), alone(answer))
 
 
-def alone(value: object) -> object:
+def alone(value: Answer) -> Answer:
     match value:
         case Group(kind="set", items=(one,)) if not isinstance(one, Text) and getattr(one, "kind", "") != "set":
             return one
     return value  # the set of the empty set is not empty
 
 
-def same_item(gold: object, answer: object) -> bool | None:
+def same_item(gold: Answer, answer: Answer) -> bool | None:
     match gold, answer:
         case Equation(), Equation():
             return same_equation(gold, answer)
@@ -116,7 +116,8 @@ def same_items(gold: tuple, answer: tuple) -> bool | None:
         return False
     if len(gold) > MAX_ITEMS:
         raise TooBig
-    left, verdict = list(answer), True
+    left = list(answer)
+    verdict: bool | None = True
     for item in gold:
         verdicts = [same_item(item, other) for other in left]
         if True in verdicts:
@@ -134,7 +135,8 @@ def is_vector(kind: str) -> bool:
 
 def components(vector: Expression, size: int) -> tuple[Expression, ...] | None:
     """Of a i + b j + c k the a, b and c."""
-    parts, denominator = [{} for _ in range(size)], vector.value.denominator
+    parts: list[Poly] = [{} for _ in range(size)]
+    denominator = vector.value.denominator
     for monomial, factor in vector.value.numerator.items():
         places = [BASIS.index(name) for name, exponent in monomial if name in BASIS and exponent == 1]
         if len(places) != 1 or places[0] >= size or denominator.keys() != {()}:
@@ -203,7 +205,8 @@ def same_equation(gold: Equation, answer: Equation) -> bool | None:
         return None
     if gold.name and not answer.name and not gold.right.value.variables():  # 2x = 6 was to be solved
         return False
-    return proportional(*(one.sides[0].value - one.right.value for one in (gold, answer)), signed=False)
+    wanted, given = (one.sides[0].value - one.right.value for one in (gold, answer))
+    return proportional(wanted, given, signed=False)
 
 
 def same_clock(gold: Group, answer: Group) -> bool:
@@ -216,12 +219,14 @@ def same_clock(gold: Group, answer: Group) -> bool:
     return one == other
 
 
-def same_proportion(gold: object, answer: object) -> bool | None:
+def same_proportion(gold: Answer, answer: Answer) -> bool | None:
     """3:2 is 6:4 and 3/2; a whole number is no proportion, and a number n the proportion n:1."""
     if isinstance(gold, Expression) and (ratio := gold.value.fraction()) and ratio[0] % ratio[1] == 0:
         return False
     whole = Expression(number(1))
-    wanted, given = (one.items if getattr(one, "kind", "") == ":" else (one, whole) for one in (gold, answer))
+    wanted, given = (
+        one.items if isinstance(one, Group) and one.kind == ":" else (one, whole) for one in (gold, answer)
+    )
     if len(wanted) != len(given) or not all(isinstance(item, Expression) for item in wanted + given):
         return False
     if any(item.sum for item in given) and not any(item.sum for item in wanted):

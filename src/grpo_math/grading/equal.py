@@ -23,7 +23,7 @@ from grpo_math.grading.extraction import MAX_ANSWER, extract, without_boxes
 from grpo_math.grading.reader import MAX_CHARACTERS, read, unknown, wordy
 from grpo_math.grading.tokens import has_content, normalise, tokens, written
 from grpo_math.grading.units import STOP
-from grpo_math.grading.values import Expression, Group
+from grpo_math.grading.values import Answer, Expression, Group
 
 Verdict = tuple[bool | None, str]  # None and `math_verify` where the exact tiers leave it open
 CHOICE = re.compile(
@@ -85,7 +85,7 @@ def same_tokens(gold: str, answer: str) -> bool:
     return written(tokens(gold)) == written(tokens(answer))
 
 
-def settle_unread(gold: str, answer: str, wanted: object, given: object) -> Verdict:
+def settle_unread(gold: str, answer: str, wanted: Answer | None, given: Answer | None) -> Verdict:
     """One of the two is not in the reader's language. math_verify picks numbers out of anything, so it gets only what
     it is known to understand; words, broken syntax and unevaluated sums are compared as text."""
     if same_tokens(gold, answer):
@@ -107,18 +107,20 @@ def plain_words(text: str) -> list[str]:
     return re.findall(r"[\w.]+|[-+*/^<>=(){}|[\]!':%]", text.lower())
 
 
-def respelled(gold: object, answer: str) -> bool:
+def respelled(gold: Answer, answer: str) -> bool:
     """Whether the answer has the same digits as a number in a base, 3A, or as a decimal, behind a comma: 2,74."""
     if isinstance(gold, Group) and gold.kind.startswith("base"):
         return answer.strip('"').upper().lstrip("0") == gold.items[0]
-    comma = isinstance(gold, Expression) and gold.decimals and re.fullmatch(r"-?\d+,(?!\d{3}$)\d+", answer)
-    return bool(comma) and same_ratio(gold.value, read(answer.replace(",", ".")).value) is True
+    if not (isinstance(gold, Expression) and gold.decimals and re.fullmatch(r"-?\d+,(?!\d{3}$)\d+", answer)):
+        return False
+    decimal = read(answer.replace(",", "."))
+    return isinstance(decimal, Expression) and same_ratio(gold.value, decimal.value) is True
 
 
 def choice(text: str) -> tuple[str | None, str]:
     """The letter of a multiple-choice answer and what follows it: B, (B), B. 72, (B) 72; None for several letters."""
     found = CHOICE.fullmatch(text.replace('"', " ").strip()) if not text[:1].isdigit() else None
-    rest = found and (found["rest"] or found["more"] or "")
+    rest = (found["rest"] or found["more"] or "") if found else ""
     if not found or re.search(r"\b[A-J]\b", rest) or STOP & set(re.findall(r"[a-z]+", rest.lower())):
         return None, ""
     return found[1] or found[3] or found[4], rest
@@ -130,7 +132,8 @@ def sums_up(parts: list[str]) -> bool:
         return False
     try:
         *before, last = (read(readable(part)) for part in parts)
-        listed = isinstance(last, Group) and len(last.items) <= MAX_ITEMS
-        return listed and all(any(same(item, one) for item in last.items) for one in before)
+        if not isinstance(last, Group) or len(last.items) > MAX_ITEMS:
+            return False
+        return all(one is not None and any(same(item, one) for item in last.items) for one in before)
     except (TooBig, Meaningless, Unreadable):
         return False

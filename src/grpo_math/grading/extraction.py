@@ -69,7 +69,7 @@ def fallback(text: str) -> list[str]:
     if sentences := SENTENCE.findall(text):
         said = " ".join(sentences[-1].split())
         return [said if len(said) > MAX_ANSWER else REASON.sub("", said) or said]
-    found = [one[one.lastgroup].strip() for one in EXPRESSION.finditer(text)]
+    found = [one[one.lastgroup or 0].strip() for one in EXPRESSION.finditer(text)]
     return [one for one in found if one][-1:]  # labels such as "step 3" are skipped
 
 

@@ -137,7 +137,8 @@ class Parser:
             return self.symbol()
         if text == "|":
             value = self.group("|")
-            return number(*map(abs, value.fraction())) if value.fraction() else opaque(f"|{value}|", abs, value)
+            ratio = value.fraction()
+            return number(abs(ratio[0]), abs(ratio[1])) if ratio else opaque(f"|{value}|", abs, value)
         self.take()
         if text == r"\frac":
             return self.argument(one_digit=True) / self.argument(one_digit=True)
@@ -165,8 +166,6 @@ class Parser:
         value = number(int(digits))
         if self.peek() == r"\frac" or (self.peek() == "{" and self.peek(1) == r"\frac"):
             part = self.atom()
-            if not part.fraction():
-                return value * part
         elif self.kind() == "number":
             over, slash, under = (self.take().text for _ in range(3))
             if not (over.isdecimal() and slash == "/" and under.isdecimal() and int(under)):
@@ -174,10 +173,10 @@ class Parser:
             part = number(int(over), int(under))
         else:
             return value
-        over, under = part.fraction()
-        if not 0 <= over < under:
+        ratio = part.fraction()
+        if ratio and not 0 <= ratio[0] < ratio[1]:
             raise Unreadable("an improper fraction behind a number")
-        return value + part
+        return value + part if ratio else value * part
 
     def symbol(self) -> Ratio:
         name = self.take().text
@@ -239,7 +238,7 @@ def natural(value: Ratio) -> int | None:
     """A whole number of at most MAX_FACTORIAL, None for a formula. Raises Unreadable for other numbers."""
     if (ratio := value.fraction()) is None:
         return None
-    whole, rest = divmod(*ratio)
+    whole, rest = divmod(ratio[0], ratio[1])
     if rest or whole < 0:
         raise Unreadable("no whole number")
     if whole > MAX_FACTORIAL:

@@ -70,21 +70,23 @@ def grade_file(path: Path, out: Path | None, style: str) -> None:
     """Grade in chunks, so that a file of any length fits in memory; print a summary. OUT appears once all is graded."""
     if out and out.exists() and path.exists() and out.samefile(path):
         raise UserError(f"--out: {out} is the file to be graded: name another")
-    verdicts, hows = Counter(), Counter()
-    new = out and out.with_name(f"{out.name}.new")
+    verdicts: Counter[bool | None] = Counter()
+    hows: Counter[str] = Counter()
+    new = out.with_name(f"{out.name}.new") if out else None
     with ExitStack() as stack:
         with one_line("grade: cannot be opened"):
             source = stack.enter_context(path.open(encoding="utf-8-sig"))
-            target = new and stack.enter_context(new.open("w", encoding="utf-8", errors="backslashreplace"))
+            target = stack.enter_context(new.open("w", encoding="utf-8", errors="backslashreplace")) if new else None
         stack.enter_context(one_line(f"{path}: not UTF-8 text", kinds=(UnicodeDecodeError,)))
         rows = (labelled(line, f"{path}, line {number}") for number, line in enumerate(source, 1) if line.strip())
         while chunk := list(islice(rows, CHUNK)):
             grades = grade_batch([row["completion"] for row in chunk], [row["gold"] for row in chunk], style)
             verdicts.update(grade.correct for grade in grades)
             hows.update(grade.how for grade in grades)
-            for row, grade in zip(chunk, grades, strict=True) if target else ():
-                target.write(json.dumps(row | asdict(grade), ensure_ascii=False) + "\n")
-    if new:
+            if target:
+                graded = (row | asdict(grade) for row, grade in zip(chunk, grades, strict=True))
+                target.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in graded)
+    if new and out:
         new.replace(out)
     counted = ", ".join(f"{how} {count:,}" for how, count in hows.most_common())
     right, wrong, unscored = verdicts[True], verdicts[False], verdicts[None]

@@ -39,10 +39,11 @@ class Pool:
     """Workers, forked by a process that has loaded math_verify. Any thread may call `run`; batches are graded one after
     the other."""
 
+    door: socket.socket  # to the process
+
     def __init__(self, settings: PoolSettings):
         self.settings = settings
         self.process: subprocess.Popen | None = None
-        self.door: socket.socket | None = None
         self.lock = threading.Lock()
 
     @property

@@ -13,7 +13,7 @@ from grpo_math.grading.formula import Parser, is_sum, literal
 from grpo_math.grading.statements import KNOWN, is_name, read_list
 from grpo_math.grading.tokens import LETTERS, PLAIN, PLAIN_MACROS, tokens
 from grpo_math.grading.units import TABLES
-from grpo_math.grading.values import SETS, Expression, Group, Text
+from grpo_math.grading.values import SETS, Answer, Expression, Group, Text, expressions
 
 MAX_CHARACTERS = 1_000  # of an answer: no gold of GSM8K or MATH comes near it
 MATRIX = re.compile(r"\\begin\{([pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
@@ -26,7 +26,7 @@ BASE = re.compile(
 CLOCK = re.compile(r"(\d{1,2})(?: ?: ?(\d\d))?(?::(\d\d))?\s*(?:([ap])\.?\s*m\.?|(noon|midnight))?", re.IGNORECASE)
 RATIO = re.compile(r'\d+(?: ?"?(?:to|比)"? ?\d+)+')
 NUMBERS = TABLES["numbers"]
-WORDS = (
+WORDS: dict[str, Answer] = (
     {name: SETS[sign] for sign, names in TABLES["sets"].items() for name in names.split("|")}
     | {name: Expression(number(value)) for name, value in NUMBERS.items()}
     | {"noon": Group("clock", (12, 0, 0, "p")), "midnight": Group("clock", (12, 0, 0, "a"))}
@@ -34,7 +34,7 @@ WORDS = (
 
 
 @lru_cache(maxsize=2**15)
-def read(text: str) -> object | None:
+def read(text: str) -> Answer | None:
     """The value of a normalised answer, None where it is not in the language; raises TooBig and Meaningless."""
     if len(text) > MAX_CHARACTERS:
         raise TooBig
@@ -55,7 +55,7 @@ def wordy(text: str) -> bool:
     return any(token.kind == "text" for token in tokens(text)) or WORD.search(text) is not None
 
 
-def read_whole(text: str) -> object:
+def read_whole(text: str) -> Answer:
     if plain := PLAIN.fullmatch(text):  # the short way
         value = literal(plain[2])
         return Expression(-value if plain[1] else value, decimals=len(plain[3] or ""))
@@ -80,12 +80,12 @@ def read_whole(text: str) -> object:
     return read_words(cut[0].text) if len(cut) == 1 and cut[0].kind == "text" else read_list(cut)
 
 
-def read_words(text: str) -> object:
+def read_words(text: str) -> Answer:
     words = re.sub(r"[^\w*/-]+", " ", text).strip().lower()
     return WORDS.get(words) or Text(words)
 
 
-def read_matrix(text: str) -> object:
+def read_matrix(text: str) -> Answer:
     found = MATRIX.search(text)
     if not found:
         raise Unreadable
@@ -102,7 +102,7 @@ def read_matrix(text: str) -> object:
     factor = Parser(scale).whole()
     rows = [row.split("&") for row in found[2].split(r"\\") if row.strip()]
     cells = [read_list(tokens(cell.strip())) for row in rows for cell in row]
-    if len({len(row) for row in rows}) != 1 or not all(isinstance(cell, Expression) for cell in cells):
+    if len({len(row) for row in rows}) != 1 or not expressions(cells):
         raise Unreadable
-    cells = [replace(cell, value=cell.value * factor, other_reading=None) for cell in cells]
-    return Group(f"{len(rows)}x{len(rows[0])}", tuple(cells))
+    scaled = (replace(cell, value=cell.value * factor, other_reading=None) for cell in cells)
+    return Group(f"{len(rows)}x{len(rows[0])}", tuple(scaled))

@@ -1,7 +1,8 @@
 """From tokens to a value: lists, relations, sets, points and intervals, down to the formulas in them."""
 
 import re
-from itertools import pairwise, product
+from collections.abc import Iterable
+from itertools import chain, pairwise, product
 
 from grpo_math.grading.algebra import Meaningless, TooBig, Unreadable, apart
 from grpo_math.grading.formula import END, OVER, STARTS, read_expression
@@ -10,12 +11,15 @@ from grpo_math.grading.units import STOP, TABLES, UNITS
 from grpo_math.grading.values import (
     SETS,
     SIGNS,
+    Answer,
     Equation,
     Expression,
     Group,
     RealSet,
     as_set,
     combined,
+    complete,
+    expressions,
     inequality,
     value_of,
 )
@@ -37,7 +41,8 @@ Cut = list[Token]
 
 def split(cut: Cut, at: set[str]) -> tuple[list[Cut], list[str]]:
     """The parts between the separators that stand outside all brackets, and the separators."""
-    parts, found, depth = [[]], [], 0
+    parts: list[Cut] = [[]]
+    found, depth = [], 0
     for token in cut:
         depth += (token.text in OPENING) - (token.text in CLOSING)
         if not depth and token.kind != "symbol" and token.text in at:
@@ -50,7 +55,7 @@ def split(cut: Cut, at: set[str]) -> tuple[list[Cut], list[str]]:
     return parts, found
 
 
-def read_list(cut: Cut) -> object:
+def read_list(cut: Cut) -> Answer:
     """Values between commas, semicolons, `and` and `or`; a single one is itself."""
     if cut and cut[0].text not in OPENING and not any(token.text in STRUCTURE for token in cut):
         return read_expression(cut)  # the short way
@@ -59,9 +64,10 @@ def read_list(cut: Cut) -> object:
         return read_relation(cut)
     parts = [part for part, after in zip(parts, [*joins, ","], strict=True) if part or after not in JOINERS]  # ", and"
     values = list(map(read_relation, parts))
-    names = {value.name for value in values if isinstance(value, Equation)}
+    equations = [value for value in values if isinstance(value, Equation)]
+    names = {equation.name for equation in equations}
     if len(names) == len(values) > 1 and None not in names:
-        return named(values)
+        return named(equations)
     kind = "cases" if "or" in joins else "list"
     if any(isinstance(value, RealSet) for value in values):
         return read_conditions(kind, values, parts, set(joins))
@@ -74,7 +80,7 @@ def named(equations: list[Equation]) -> Group:
     return Group("named", tuple(sorted(equations, key=lambda one: one.name) if usual else equations))
 
 
-def read_conditions(kind: str, values: list, parts: list[Cut], joins: set[str]) -> object:
+def read_conditions(kind: str, values: list, parts: list[Cut], joins: set[str]) -> Answer:
     """Inequalities of one variable: their union for `or`, else their intersection. A comma means `or` where both cannot
     hold. For several variables, one condition per variable."""
     letters = [{token.text for token in part if token.kind == "symbol"} - {"e"} for part in parts]
@@ -83,9 +89,8 @@ def read_conditions(kind: str, values: list, parts: list[Cut], joins: set[str]) 
         if "or" in joins or len(by_name) < len(values):
             raise Unreadable
         return Group(f"conditions {' '.join(sorted(by_name))}", tuple(by_name[name] for name in sorted(by_name)))
-    sets = list(map(as_set, values))
-    mixed = None in sets or any(isinstance(value, Expression) for value in values)
-    if mixed or ("or" in joins and len(joins) > 1):
+    sets = complete(map(as_set, values))
+    if not sets or any(isinstance(value, Expression) for value in values) or ("or" in joins and len(joins) > 1):
         return group(kind, map(value_of, values))
     try:
         return combined(r"\cup" if "or" in joins else r"\cap", sets)
@@ -95,14 +100,14 @@ def read_conditions(kind: str, values: list, parts: list[Cut], joins: set[str]) 
         return combined(r"\cup", sets)
 
 
-def group(kind: str, values) -> Group:
+def group(kind: str, values: Iterable[Answer]) -> Group:
     """Build a group and flatten nested lists."""
     flat = ("list", "cases")
     items = [one.items if isinstance(one, Group) and one.kind in flat else (one,) for one in values]
-    return Group(kind, sum(items, ()))
+    return Group(kind, tuple(chain.from_iterable(items)))
 
 
-def read_relation(cut: Cut) -> object:
+def read_relation(cut: Cut) -> Answer:
     member, _ = split(cut, {r"\in"})
     if len(member) == 2 and is_name(member[0]):
         return read_relation(member[1])
@@ -114,14 +119,14 @@ def read_relation(cut: Cut) -> object:
     return read_equation(parts) if set(relations) == {"="} else read_inequality(parts, relations)
 
 
-def read_approximation(parts: list[Cut]) -> object:
+def read_approximation(parts: list[Cut]) -> Answer:
     """The exact side of a chain of approximations, if the decimals are roundings of it; the value of a name."""
     values = [read_relation(part) for part in (parts[1:] if is_name(parts[0]) else parts)]
     numbers = list(map(value_of, values))
-    if not all(isinstance(value, Expression) for value in numbers):
+    if not expressions(numbers):
         raise Unreadable
     exact = next((place for place, value in enumerate(numbers) if value.decimals is None), 0)
-    if not all(agrees(numbers[exact], value) for value in numbers[:exact] + numbers[exact + 1 :]):
+    if not all(agrees(numbers[exact], value) for value in [*numbers[:exact], *numbers[exact + 1 :]]):
         raise Meaningless
     return values[exact]
 
@@ -129,7 +134,7 @@ def read_approximation(parts: list[Cut]) -> object:
 def agrees(exact: Expression, rounded: Expression) -> bool:
     """Whether a decimal is the exact value rounded or cut off behind its last place."""
     value, near = exact.value.near(), rounded.value.near()
-    if rounded.decimals is None or None in (value, near) or isinstance(value, complex):
+    if rounded.decimals is None or not isinstance(value, float) or not isinstance(near, float):
         raise Unreadable
     if "%" in rounded.units and "%" not in exact.units:
         value *= 100
@@ -156,24 +161,28 @@ def is_name(cut: Cut) -> bool:
     return bool(cut) and not re.search(r"[-+/^!?=<>,;%()\d]", outside)
 
 
-def read_equation(parts: list[Cut]) -> object:
+def read_equation(parts: list[Cut]) -> Answer:
     if not parts[0]:  # = 5
         return read_equation(parts[1:]) if len(parts) > 2 else read_set(parts[1])
     if len(parts) == 2 and is_name(parts[1]) and not is_name(parts[0]):  # 5 = x
         parts = parts[::-1]
-    right, sides = read_set(parts[-1]), []
+    right = read_set(parts[-1])
+    sides: list[Answer | None] = []
     name = "".join(written(parts[0])) if is_name(parts[0]) else None
     for place, part in enumerate(parts[:-1]):
         if written(part) == written(parts[-1]):
             raise Meaningless
         try:
-            sides.append(read_set(part))
+            side = read_set(part)
         except Unreadable:
             sides.append(None)
             continue
-        numbers = isinstance(sides[-1], Expression) and isinstance(right, Expression)
-        false = apart(sides[-1].value.near(), right.value.near()) if numbers else type(sides[-1]) is not type(right)
-        if false and place >= (1 if name or not numbers else 0):
+        sides.append(side)
+        if isinstance(side, Expression) and isinstance(right, Expression):
+            false = apart(side.value.near(), right.value.near()) and not (name and place == 0)
+        else:
+            false = type(side) is not type(right) and place > 0
+        if false:
             raise Meaningless
     names = name.strip("()").split(",") if name and name[0] == "(" else []
     if isinstance(right, Group) and right.kind == "()" and len(names) == len(right.items):  # (x,y) = (1,2)
@@ -199,26 +208,26 @@ def is_known(cut: Cut, left: object) -> bool:
     return not unknown and any(token.kind == "number" or token.text in (r"\pi", "e") for token in cut)
 
 
-def read_inequality(parts: list[Cut], relations: list[str]) -> object:
+def read_inequality(parts: list[Cut], relations: list[str]) -> Answer:
     if {">", r"\ge"} & set(relations):
         if not TURNED.keys() >= set(relations):
             raise Unreadable
         parts, relations = parts[::-1], [TURNED[relation] for relation in relations[::-1]]
     values = [read_set(part) for part in parts]
-    if not all(isinstance(value, Expression) for value in values):
+    if not expressions(values):
         raise Unreadable
     return inequality(values, relations)
 
 
-def read_set(cut: Cut) -> object:
+def read_set(cut: Cut) -> Answer:
     r"""Sets between \cup, \cap and \setminus."""
-    parts, signs = split(cut, SIGNS.keys())
+    parts, signs = split(cut, set(SIGNS))
     values = list(map(read_item, parts))
     if not signs:
         return values[0]
-    found, *others = map(as_set, values)
-    if None not in (found, *others):
-        for sign, one in zip(signs, others, strict=True):
+    if sets := complete(map(as_set, values)):
+        found = sets[0]
+        for sign, one in zip(signs, sets[1:], strict=True):
             found = combined(sign, [found, one])
         return found if any(found.cells[::2]) else Group("set", tuple(map(Expression, found.ends)))  # points
     if set(signs) != {r"\cup"}:
@@ -226,7 +235,7 @@ def read_set(cut: Cut) -> object:
     return group("union", values)
 
 
-def read_item(cut: Cut) -> object:
+def read_item(cut: Cut) -> Answer:
     if (text := "".join(written(cut))) in SETS:
         return SETS[text]
     signs = [token.text for token in cut if token.text in SIGNED]
@@ -255,7 +264,7 @@ def read_item(cut: Cut) -> object:
     return Group(":", tuple(map(read_expression, parts))) if colons else read_expression(cut)
 
 
-def read_builder(variable: Cut, condition: Cut) -> object:
+def read_builder(variable: Cut, condition: Cut) -> Answer:
     r"""\{x : x > 2\} and \{x \in \mathbb{R} \mid x > 2\}."""
     found = read_list(condition)
     if any(token.text == "(" for token in variable):
@@ -263,7 +272,7 @@ def read_builder(variable: Cut, condition: Cut) -> object:
     if is_name(variable):
         return found
     name, *base = split(variable, {r"\in"})[0]
-    sets = [as_set(found), *(as_set(read_item(part)) for part in base)]
-    if not is_name(name) or None in sets:
+    sets = complete(map(as_set, [found, *map(read_item, base)]))
+    if not is_name(name) or not sets:
         raise Unreadable
     return combined(r"\cap", sets)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from grpo_math.grading.units import CJK, SCALES, TABLES, UNITS, only_units
 
 UNICODE = {sign: latex for latex, signs in TABLES["unicode"].items() for sign in signs}
-SYNONYMS = {other: token for token, others in TABLES["synonyms"].items() for other in others.split()}
+SYNONYMS: dict[str, str] = {other: token for token, others in TABLES["synonyms"].items() for other in others.split()}
 ATOMS, FUNCTIONS, ACCENTS, EMPTY_MACROS = (
     set(TABLES["macros"][kind].split()) for kind in ("symbols", "functions", "accents", "empty")
 )
@@ -139,8 +139,8 @@ def tokens(text: str) -> list[Token]:
     result: list[Token] = []
     depth = 0
     for found in TOKEN.finditer(text):
-        kind, spaced = found.lastgroup, bool(found["space"])
-        sign = SYNONYMS.get(found[kind], found[kind])
+        kind, spaced = found.lastgroup or "", bool(found["space"])
+        sign: str = SYNONYMS.get(found[kind], found[kind])
         if sign not in "{}":  # which only group
             depth += (sign in OPENING) - (sign in CLOSING)
         if kind == "letters":

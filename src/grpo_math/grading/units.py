@@ -46,11 +46,13 @@ ITEM = re.compile(
 def read_units(text: str) -> tuple[Fraction | int, dict[str, int], bool]:
     """What follows a number: a factor, powers of known units, and whether there are other words. Raises Unreadable for
     anything but nouns, units, their powers and quotients."""
-    scale, found, words = 1, {}, False
-    last, sign, raised, at = {}, 1, 1, 0
+    scale: Fraction | int = 1
+    found: dict[str, int] = {}
+    last: dict[str, int] = {}
+    words, sign, raised, at = False, 1, 1, 0
     while at < len(text):
         item = ITEM.match(text, at)
-        word = item["word"] if item else None
+        word = (item["word"] if item else None) or ""
         if not item or (word and word.lower() in STOP and not (last and word in POWERS)):
             raise Unreadable("something that is no unit")
         at = item.end()

@@ -4,12 +4,13 @@ A set of real numbers is one value however it is written: `x < 2 or x > 3`, `(-\
 `\mathbb{R} \setminus [2,3]`. Its ends are exact; double precision only orders them, and refuses where it cannot.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import groupby, pairwise
 from math import inf
 from operator import and_, gt, or_
+from typing import Any, TypeGuard
 
 from grpo_math.grading.algebra import Meaningless, Ratio, Unreadable, apart, atom, equal
 
@@ -59,7 +60,7 @@ class Group:
     second, and a (am), p (pm) or ""."""
 
     kind: str
-    items: tuple
+    items: tuple[Any, ...]
 
     def __post_init__(self):
         refuse_empty(self.items)
@@ -75,10 +76,10 @@ class Equation:
 
     name: str | None
     known: bool
-    sides: tuple
+    sides: tuple[Any, ...]
 
     @property
-    def right(self) -> object:
+    def right(self) -> Any:
         return self.sides[-1]
 
 
@@ -123,13 +124,18 @@ class RealSet:
         return cells
 
 
+Answer = Expression | Group | Equation | Text | RealSet
 REALS = RealSet((), (True,))
-SETS = {r"\mathbb{R}": REALS, r"\varnothing": Text("empty set")}
+SETS: dict[str, Answer] = {r"\mathbb{R}": REALS, r"\varnothing": Text("empty set")}
 
 
-def value_of(value: object) -> object:
+def value_of(value: Answer) -> Answer:
     """The value that an equation gives: 3 for x = 3."""
     return value.right if isinstance(value, Equation) and value.name else value
+
+
+def expressions(values: Sequence[Answer]) -> TypeGuard[Sequence[Expression]]:
+    return all(isinstance(value, Expression) for value in values)
 
 
 def below(one: Ratio, other: Ratio) -> bool:
@@ -137,9 +143,16 @@ def below(one: Ratio, other: Ratio) -> bool:
     if equal(one, other):
         return False
     left, right = one.near(), other.near()
-    if isinstance(left, complex) or isinstance(right, complex) or not apart(left, right):
+    if not isinstance(left, float) or not isinstance(right, float) or not apart(left, right):
         raise Unreadable("ends without a certain order")
     return left < right
+
+
+def complete(sets: Iterable[RealSet | None]) -> list[RealSet] | None:
+    """The sets, None if one of them is none."""
+    found = list(sets)
+    known = [one for one in found if one]
+    return known if len(known) == len(found) else None
 
 
 def combined(sign: str, sets: Iterable[RealSet]) -> RealSet:
@@ -168,7 +181,7 @@ def half_line(end: Ratio, relation: str, upwards: bool) -> RealSet:
     return RealSet((end,), (True, False, True) if relation == r"\ne" else (not upwards, relation == r"\le", upwards))
 
 
-def inequality(values: list[Expression], relations: list[str]) -> RealSet | Group:
+def inequality(values: Sequence[Expression], relations: list[str]) -> RealSet | Group:
     """What fulfils a chain of inequalities: the numbers between the bounds of one variable, else the chain itself."""
     if values[0].value.near() == inf or values[-1].value.near() == -inf:
         raise Meaningless
@@ -180,8 +193,7 @@ def inequality(values: list[Expression], relations: list[str]) -> RealSet | Grou
         for (left, right), relation in zip(pairwise(values), relations, strict=True)
         if not (infinite(left.value) or infinite(right.value))
     ]
-    sets = [solved(*step) for step in steps]
-    if None not in sets:
+    if (sets := complete(solved(*step) for step in steps)) is not None:
         return combined(r"\cap", sets or [REALS])
     if len(steps) > 1:
         return chain
@@ -211,7 +223,7 @@ def interval(kind: str, low: Ratio, high: Ratio) -> RealSet:
     return combined(r"\cap", lines or [REALS])
 
 
-def as_set(value: object) -> RealSet | None:
+def as_set(value: Answer) -> RealSet | None:
     """A value as a set of real numbers: intervals, their unions, numbers and equations that name one; else None."""
     match value:
         case RealSet():
@@ -220,8 +232,8 @@ def as_set(value: object) -> RealSet | None:
             unknown = None in (low.value.near(), high.value.near())
             return None if unknown or low.unevaluated or high.unevaluated else interval(kind, low.value, high.value)
         case Group(kind="set" | "list" | "cases" | "union" as kind, items=items):
-            sets = list(map(as_set, items))
-            found = combined(r"\cup", sets) if None not in sets else None
+            sets = complete(map(as_set, items))
+            found = combined(r"\cup", sets) if sets else None
             if found and kind in ("list", "cases"):  # of intervals, each of which adds a part of its own
                 numbers = any(isinstance(one, Expression) for one in items)
                 return None if numbers or len(found.runs()) < len(items) else found
@@ -233,7 +245,7 @@ def as_set(value: object) -> RealSet | None:
     return None
 
 
-def is_interval(value: object) -> bool:
+def is_interval(value: Answer) -> bool:
     """Whether a pair, or one of a list, is shown to be no point by its brackets or an infinite end."""
     match value:
         case Group(kind="(]" | "[)"):
@@ -245,9 +257,11 @@ def is_interval(value: object) -> bool:
     return isinstance(value, RealSet)
 
 
-def same_sets(gold: object, answer: object) -> bool:
+def same_sets(gold: Answer, answer: Answer) -> bool:
     """A bracketed pair is an interval if the other side is one. In a list of pairs, one must be unambiguous."""
     if not all(is_interval(one) or (isinstance(one, Group) and one.kind in BRACKETS) for one in (gold, answer)):
         return False
     one, other = as_set(gold), as_set(answer)
-    return None not in (one, other) and one.cells == other.cells and all(map(equal, one.ends, other.ends))
+    if one is None or other is None or one.cells != other.cells:
+        return False
+    return all(map(equal, one.ends, other.ends))

@@ -21,11 +21,10 @@ from grpo_math.grading.tokens import normalise
 MAX_MESSAGE = 2**18  # bytes; a gold and an answer have some thousand characters each
 PR_SET_PDEATHSIG = 1
 PRECISION = 1_100  # of numeric comparisons: more than an answer can write down, so that no approximation passes
-SPELLED = [  # arguments without braces, which math_verify misreads, and decimals, which it rounds
-    (re.compile(r"(\d*)\.(\d+)"), lambda found: rf"\frac{{{found[1]}{found[2]}}}{{1{'0' * len(found[2])}}}"),
-    (re.compile(r"\\frac\s*(\\[a-zA-Z]+|\w)"), r"\\frac{\1}"),
-    (re.compile(r"\\frac(\{[^{}]*\})\s*(\\[a-zA-Z]+|\w)"), r"\\frac\1{\2}"),
-]
+DECIMAL = re.compile(r"(\d*)\.(\d+)")  # math_verify rounds it
+BARE = [
+    re.compile(rf"({before})\s*(\\[a-zA-Z]+|\w)") for before in (r"\\frac", r"\\frac\{[^{}]*\}")
+]  # it misreads \frac12
 
 
 def verify(gold: str, answer: str) -> bool | None:
@@ -43,8 +42,9 @@ def parse(text: str) -> list:
     from sympy import Expr, I
 
     text = normalise(text).replace(r"\degree", r"\cdot\frac{\pi}{180}")
-    for pattern, replacement in SPELLED:
-        text = pattern.sub(replacement, text)
+    text = DECIMAL.sub(lambda found: rf"\frac{{{found[1]}{found[2]}}}{{1{'0' * len(found[2])}}}", text)
+    for argument in BARE:
+        text = argument.sub(r"\1{\2}", text)
     latex = [math_verify.LatexExtractionConfig()]
     found = math_verify.parse(f"${text}$", latex, fallback_mode="no_fallback", parsing_timeout=None)
     symbols = {symbol: I for one in found if isinstance(one, Expr) for symbol in one.free_symbols if str(symbol) == "i"}
