@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 def watch(callback: Callable) -> None:
     """From now on every training adds what `callback` makes of its trainer."""
-    from grpo_math import train
+    from grpo_math.trainer import loop
 
-    plain = train.run
+    plain = loop.run
 
-    def run(recipe, trainer, *rest):
+    def run(trainer, *rest):
         trainer.add_callback(callback(trainer))
-        return plain(recipe, trainer, *rest)
+        return plain(trainer, *rest)
 
-    train.run = run
+    loop.run = run

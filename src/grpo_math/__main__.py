@@ -258,7 +258,7 @@ def add_evaluation(verb) -> None:
 
 
 def add_inspection(verb) -> None:
-    """The verbs that show what there is: report, runs, schema and export."""
+    """The verbs that show or export what is there."""
     parser = verb(
         "report",
         "report.report",
