@@ -84,10 +84,8 @@ def replacements(tree: ast.Module) -> list[str]:
     private attributes set on anything but `self`."""
     import transformers
 
-    methods = {*dir(transformers.GenerationMixin), *dir(transformers.PreTrainedModel)}
-    methods |= {*dir(transformers.PreTrainedTokenizerBase), *dir(transformers.Trainer)}
-    classes = (transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase, transformers.Trainer)
-    methods = {name for name in methods if any(callable(getattr(one, name, None)) for one in classes)}
+    classes = (transformers.GenerationMixin, transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase)
+    methods = {name for one in classes for name in dir(one) if callable(getattr(one, name, None))}
     upstream, found = imported_names(tree), []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":

@@ -7,6 +7,7 @@ from conftest import ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpo_math.data import Pairs
 from grpo_math.data.adapters import gsm8k
 from grpo_math.data.loading import load_problems
 from grpo_math.data.problem import DatasetSpec, Problem
@@ -14,7 +15,7 @@ from grpo_math.data.prompts import TEMPLATES, PromptTemplate
 from grpo_math.errors import UserError
 from grpo_math.grading import boxes, extract, grade, well_formed, without_boxes
 from grpo_math.recipe.recipe import load_recipe
-from grpo_math.sft import Pairs, sft
+from grpo_math.sft import sft
 from grpo_math.train import train
 
 BOXED = TEMPLATES["boxed"]
@@ -265,7 +266,7 @@ def test_the_prompts_tokens_stay_what_grpo_feeds_whatever_follows(write_sft, tok
     assert len(tokenizer(" apples")["input_ids"]) == 1
     template = {"user": "{question} apple", "chat": False}
     recipe = load_recipe(["--config", str(write_sft(prompt_template=template))])
-    row = Pairs("", recipe.template, tokenizer, True, None).row(Problem("q", "1", "s and apples"))
+    row = Pairs(recipe.template, tokenizer, True, None).row(Problem("q", "1", "s and apples"))
     prompt = tokenizer("q apple")["input_ids"]
     assert row["input_ids"][: len(prompt)] == prompt
     assert row["completion_mask"] == [0] * len(prompt) + [1] * (len(row["input_ids"]) - len(prompt))
@@ -284,7 +285,7 @@ def test_a_chat_template_may_add_to_the_answer(write_sft, policy_folder, tmp_pat
     run(write_sft(model_name_or_path=model, max_steps=1))
     recipe = load_recipe(["--config", str(write_sft(model_name_or_path=model))])
     loaded = AutoTokenizer.from_pretrained(model)
-    _, completion = Pairs(model, recipe.template, loaded, True, None).ids(GSM8K)
+    _, completion = Pairs(recipe.template, loaded, True, None).ids(GSM8K)
     assert loaded.decode(completion) == "<think></think>3+4=7\n\\boxed{7}<|end|>"
 
 

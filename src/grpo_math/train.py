@@ -14,25 +14,21 @@ from pathlib import Path
 
 from grpo_math.data import fingerprint, load_parts, mix_parts, to_dataset, to_rows
 from grpo_math.errors import one_line
-from grpo_math.evaluation import load_benchmarks
 from grpo_math.grading import configure
-from grpo_math.models import ModelSource, load_reward_models, load_tokenizer, policy_arguments, widen
 from grpo_math.recipe.batch import describe_batch, world_size
-from grpo_math.recipe.recipe import Recipe, load_recipe
-from grpo_math.report.model_card import push, write_card
+from grpo_math.recipe.recipe import Recipe, as_recipe, load_recipe
 from grpo_math.rewards import build_rewards, for_trl
 from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
 from grpo_math.runs.folder import at_work, resume_command, write_results
-from grpo_math.trainer.config import as_recipe, check_world, grpo_config, vllm_engine
 
 logger = logging.getLogger(__name__)
 
 
 def main(options: argparse.Namespace) -> None:
     """The verb: train, and report where there are results; with --dry_run only check."""
-    from grpo_math.checks import dry_run
-
     if options.dry_run:
+        from grpo_math.checks import dry_run
+
         return dry_run(options.words)
 
     from grpo_math.report.report import report_end
@@ -46,23 +42,29 @@ def train(recipe: Recipe | str | Path, **overrides) -> dict:
     run was stopped. `overrides` replace keys of a recipe file. Raises UserError for mistakes in the recipe."""
     started = time.perf_counter()
 
-    # The recipe, checked before torch and TRL are imported
+    # The recipe
     recipe = as_recipe(recipe, "GRPO", overrides)
     folder, template = recipe.output_dir, recipe.template
     checkpoint = find_checkpoint(folder, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
     rewards = build_rewards(recipe.rewards, template, recipe.max_completion_length, recipe.on_reward_error == "skip")
     configure(recipe.grading)
+
+    # torch and TRL are imported from here on: the whole recipe is checked by now
+    from grpo_math.checks import check_training
+    from grpo_math.evaluation import load_benchmarks
+    from grpo_math.models import ModelSource, load_reward_models, load_tokenizer, policy_arguments, widen
+    from grpo_math.report.model_card import push, write_card
+    from grpo_math.trainer.alarms import Alarms
+    from grpo_math.trainer.callbacks import Evaluations
+    from grpo_math.trainer.checkpoints import save_whole
+    from grpo_math.trainer.config import check_world, grpo_config, vllm_engine
+    from grpo_math.trainer.loop import begin, run
+    from grpo_math.trainer.trainer import Trainer
+
     config = grpo_config(recipe)
     check_world(recipe, config)
     if results := finished_results(folder, checkpoint, config.max_steps, config.num_train_epochs):
         return results
-
-    from grpo_math.checks import check_training
-    from grpo_math.trainer.alarms import Alarms
-    from grpo_math.trainer.callbacks import Evaluations
-    from grpo_math.trainer.checkpoints import save_whole
-    from grpo_math.trainer.loop import begin, run
-    from grpo_math.trainer.trainer import Trainer
 
     with at_work(folder):
         # Problems, for training and for evaluation
@@ -95,7 +97,7 @@ def train(recipe: Recipe | str | Path, **overrides) -> dict:
         with writes_to(folder):
             # Train, and evaluate before, during and after
             environment = begin(trainer, checkpoint, recipe.raw, recipe.dump(), fingerprint(problems))
-            evaluations = Evaluations(recipe, tokenizer, benchmarks, trainer)
+            evaluations = Evaluations(trainer, benchmarks, recipe.eval, template, recipe.eval_completion_length)
             alarms = Alarms(folder, recipe.alarms, template, config)
             again = resume_command(folder, "train")
             results = run(trainer, evaluations, alarms, checkpoint, again, recipe.completions.every)

@@ -4,6 +4,7 @@ All problems are reported at once, one line each. Keys are TRL's own (GRPOConfig
 ModelConfig) plus ours (parts.py); `extends: other.yaml` starts from another recipe.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -323,3 +324,13 @@ def trainer_dtype(keys: dict) -> str:
     if keys.get("fp16"):
         return "float16"
     return "bfloat16" if keys.get("bf16", True) else keys.get("dtype", "float32")
+
+
+def as_recipe(recipe: Recipe | str | Path, kind: str, overrides: dict) -> Recipe:
+    """The recipe itself, or the one in a file, with `overrides` of its keys in place of --key value."""
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise TypeError(f"{', '.join(overrides)}: give the recipe's file to replace keys of it")
+        return recipe
+    words = [word for key, value in overrides.items() for word in (f"--{key}", json.dumps(value))]  # JSON is YAML
+    return load_recipe(["--config", str(recipe), *words], kind)

@@ -10,10 +10,10 @@ from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback
 from trl import GRPOTrainer
 
+from grpo_math.data import PromptTemplate
 from grpo_math.evaluation import TOGETHER, Benchmark, Evaluation, metrics_of, solve_together, summarise
 from grpo_math.generation import Sampling, training_engine
 from grpo_math.models import ends_of
-from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs.folder import (
     append_rows,
     forget,
@@ -92,12 +92,17 @@ class Evaluations(TrainerCallback):
     One line each in OUTPUT_DIR/eval.jsonl, every completion in OUTPUT_DIR/completions/eval-STEP.parquet, and for
     metrics.jsonl and W&B eval/accuracy and its companions; with several datasets first each, then all problems
     together, which is what counts. A resumed run keeps the evaluations made up to its checkpoint. With `eval.best` the
-    model with the highest lower end of accuracy's interval is in OUTPUT_DIR/best/.
+    model with the highest lower end of accuracy's interval is in OUTPUT_DIR/best/. `longest` is the longest completion,
+    in tokens.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer, benchmarks: list[Benchmark], trainer: Trainer):
-        self.recipe, self.tokenizer, self.benchmarks, self.trainer = recipe, tokenizer, benchmarks, trainer
-        self.file = recipe.output_dir / "eval.jsonl"
+    def __init__(
+        self, trainer: Trainer, benchmarks: list[Benchmark], spec: EvalSpec, template: PromptTemplate, longest: int
+    ):
+        self.trainer, self.benchmarks = trainer, benchmarks
+        self.spec, self.template, self.longest = spec, template, longest
+        self.folder = Path(trainer.args.output_dir)
+        self.file = self.folder / "eval.jsonl"
         self.before: dict | None = None
         self.after: dict | None = None
         self.best: dict | None = None
@@ -106,11 +111,11 @@ class Evaluations(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **_):
         known = [None, None]
         if state.is_world_process_zero:
-            known = self.recall(state.global_step or -1, state.max_steps if self.recipe.eval.before_after else None)
+            known = self.recall(state.global_step or -1, state.max_steps if self.spec.before_after else None)
         if not self.benchmarks:
             return
         self.before, self.best = broadcast_object_list(known)  # what one process has read: all must decide alike
-        if state.global_step == 0 and self.recipe.eval.before_after:
+        if state.global_step == 0 and self.spec.before_after:
             self.before = self.measure("before", model, state)
 
     def recall(self, step: int, last: int | None) -> list[dict | None]:
@@ -119,29 +124,29 @@ class Evaluations(TrainerCallback):
         rows = [row for row in forget_after(step, self.file) if "weights" not in row]  # none from beside
         if step == last:  # it was killed behind its last evaluation, which will be made again
             forget(self.file, lambda row: row["step"] == step and "weights" not in row)
-            forget(self.file.with_name("metrics.jsonl"), lambda row: row["step"] == step and "eval/accuracy" in row)
+            forget(self.folder / "metrics.jsonl", lambda row: row["step"] == step and "eval/accuracy" in row)
         before = [row for row in rows if row["step"] == 0]
-        best = read_rows(self.recipe.output_dir / "best" / "evaluation.jsonl")
+        best = read_rows(self.folder / "best" / "evaluation.jsonl")
         return [before[-1] if before else None, best[0] if best and best[0]["step"] <= step else None]
 
     def on_step_end(self, args, state, control, model=None, **_):
-        every, step = self.recipe.eval.every, state.global_step
-        last = self.recipe.eval.before_after and step == state.max_steps  # on_train_end's
+        every, step = self.spec.every, state.global_step
+        last = self.spec.before_after and step == state.max_steps  # on_train_end's
         if every and step % every == 0 and not last:
             wanted = control.should_log
             self.measure(f"step {step}", model, state)
             control.should_log = wanted  # the evaluation's log has taken it back
 
     def on_train_end(self, args, state, control, model=None, **_):
-        if self.recipe.eval.before_after and not unfinished(state):
+        if self.spec.before_after and not unfinished(state):
             self.after = self.measure("after", model, state)
 
     def measure(self, moment: str, model, state) -> dict:
         """Evaluate, tell everyone, and return the row of eval.jsonl that counts."""
-        started, tokenizer = time.perf_counter(), self.tokenizer
-        spec, template, seed = self.recipe.eval, self.recipe.template, self.recipe.keys.get("seed", 42)
-        ends, length = ends_of(model.generation_config, tokenizer), self.recipe.eval_completion_length
-        sampling = Sampling(length, spec.samples, spec.temperature, spec.top_p, template.stop, frozenset(ends))
+        started, tokenizer = time.perf_counter(), self.trainer.processing_class
+        spec, template, seed = self.spec, self.template, self.trainer.args.seed
+        ends = frozenset(ends_of(model.generation_config, tokenizer))
+        sampling = Sampling(self.longest, spec.samples, spec.temperature, spec.top_p, template.stop, ends)
         vllm = getattr(self.trainer, "vllm_generation", None)
         size = vllm.tensor_parallel_size if vllm and vllm.mode == "colocate" else 1
         rows, found = [], []
@@ -157,9 +162,9 @@ class Evaluations(TrainerCallback):
         metrics = {f"eval_{name}": value for name, value in metrics_of(found).items()}  # eval/X in W&B and the others
         Trainer.log(self.trainer, metrics)  # not TRL's own, which would take the step's metrics with it
         counts = found[-1].flat()
-        if self.recipe.eval.best and (self.best is None or counts["accuracy_low"] > self.best["accuracy_low"]):
+        if self.spec.best and (self.best is None or counts["accuracy_low"] > self.best["accuracy_low"]):
             self.best = counts
-            best = self.recipe.output_dir / "best"
+            best = self.folder / "best"
             save_whole(self.trainer, best, lambda folder: write_rows([counts], folder / "evaluation.jsonl"))
             if state.is_world_process_zero:
                 logger.info("best so far, in best/: step %d", counts["step"])
@@ -172,7 +177,7 @@ class Evaluations(TrainerCallback):
         return {moment: evaluation for moment, evaluation in moments.items() if evaluation}
 
     def keep(self, moment: str, rows: list[dict], found: list[Evaluation]) -> None:
-        completions = self.recipe.output_dir / "completions"
+        completions = self.folder / "completions"
         completions.mkdir(exist_ok=True)
         write_table(rows, completions / f"eval-{found[0].step:06d}.parquet")
         append_rows([evaluation.flat() for evaluation in found], self.file)

@@ -29,8 +29,8 @@ PATCHES = (
         target=f"{GRPO}._generate_single_turn",
         signature="(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False)",
         place="trainer/trainer.py",
-        why="the seed of a colocated vLLM by the step, so that a resume is exact; no padding after a stop string, which "
-        "TRL trains on; 16-bit weights rounded once per generation (40 % of a token's time, docs/performance.md)",
+        why="the seed of a colocated vLLM by the step, so that a resume is exact; no padding after a stop string, on "
+        "which TRL trains; 16-bit weights rounded once per generation (40 % of a token's time, docs/performance.md)",
         relies_on=(
             f"{GRPO}._generate_single_turn: is_eos = torch.isin(completion_ids",  # 1.16.0, line 1881
             f"{GRPO}._generate_single_turn: return completion_ids, logprobs",

@@ -1,9 +1,7 @@
 """TRL's GRPOConfig and SFTConfig from a recipe, and whether this machine and these processes can run them."""
 
-import json
 import os
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_math.data import Problem
@@ -14,21 +12,11 @@ from grpo_math.generation.vllm_engine import LARGE, check_parallel, colocated_en
 from grpo_math.generation.vllm_server import check_server
 from grpo_math.models import ModelSource, end_tokens, load_arguments
 from grpo_math.recipe import batch
-from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from trl import GRPOConfig, SFTConfig
-
-
-def as_recipe(recipe: Recipe | str | Path, kind: str, overrides: dict) -> Recipe:
-    """The recipe itself, or the one in a file, with `overrides` of its keys in place of --key value."""
-    if isinstance(recipe, Recipe):
-        if overrides:
-            raise TypeError(f"{', '.join(overrides)}: give the recipe's file to replace keys of it")
-        return recipe
-    words = [word for key, value in overrides.items() for word in (f"--{key}", json.dumps(value))]  # JSON is YAML
-    return load_recipe(["--config", str(recipe), *words], kind)
 
 
 def trainer_arguments(recipe: Recipe) -> dict:
