@@ -14,6 +14,7 @@ from grpo_math.data import PromptTemplate
 from grpo_math.evaluation import TOGETHER, Benchmark, Evaluation, metrics_of, solve_together, summarise
 from grpo_math.generation import Sampling, training_engine
 from grpo_math.models import ends_of
+from grpo_math.recipe.parts import EvalSpec
 from grpo_math.runs.folder import (
     append_rows,
     forget,
