@@ -106,8 +106,10 @@ class Resume(TrainerCallback):
         self.restore_adapter(model)
         if hasattr(args, "num_generations"):  # TRL's sampler draws the order of each epoch anew, from one generator
             updates = -(-len(train_dataloader) // args.gradient_accumulation_steps)
+            batches = train_dataloader.batch_sampler
+            sampler = getattr(batches, "batch_sampler", batches).sampler  # on several processes accelerate wraps it
             for _ in range(state.global_step // updates):
-                next(iter(train_dataloader.get_sampler()))
+                next(iter(sampler))
 
     def restore_adapter(self, model) -> None:
         """transformers restores the adapters in a checkpoint's folders (TRL's `ref`) but not the policy's beside them;
