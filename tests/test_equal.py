@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 
 from grpo_math.data.loading import load_problems
 from grpo_math.data.problem import DatasetSpec
-from grpo_math.grading import PoolSettings, grade, grade_batch
-from grpo_math.grading.batch import equal, equal_all
+from grpo_math.grading import PoolSettings, equal_all, grade, grade_batch
 from grpo_math.grading.equal import settle
 from grpo_math.grading.tokens import normalise
+
+
+def equal(gold: str, answer: str) -> tuple[bool | None, str]:
+    return equal_all([(gold, answer)])[0]
 
 
 def cases() -> list[tuple[str, str, bool]]:

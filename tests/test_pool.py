@@ -156,15 +156,15 @@ def test_a_worker_killed_between_batches_is_replaced():
 
 def test_memory_is_capped():
     code = "import grpo_math.grading.worker as v; v.verify = lambda g, a: g == '1' or [0] * 10**9"
-    assert of_a_worker(code, ("4", "4"))[0] == "crashed"
+    assert of_a_worker(code, ("4", "4"))[0] == [False, "crashed"]
 
 
 def test_an_exception_of_math_verify_costs_one_answer():
     code = "import grpo_math.grading.worker as v; v.verify = lambda g, a: g == '1' or 1 / 0"
-    assert of_a_worker(code, ("4", "4"))[0] == "crashed"
+    assert of_a_worker(code, ("4", "4"))[0] == [False, "crashed"]
 
 
-def of_a_worker(before: str, job: tuple[str, str], after: str = "pass") -> tuple[str, bytes]:
+def of_a_worker(before: str, job: tuple[str, str], after: str = "pass") -> tuple[list, bytes]:
     """A worker's verdict on a job, and the stderr of the process that forked it, which runs `before` and `after`."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     serve = f"from grpo_math.grading.worker import serve; serve(socket.socket(fileno={theirs.fileno()}), 20, 1, 1)"
@@ -174,8 +174,8 @@ def of_a_worker(before: str, job: tuple[str, str], after: str = "pass") -> tuple
         theirs.close()
         assert ours.recv(64) == b"ready"
         ours.send(json.dumps((0, *job)).encode())
-        (worker, started), (same, verdict) = (ours.recv(64).decode().split() for _ in range(2))
-        assert (started, same) == ("0", worker)
+        (worker, started), (same, *verdict) = (json.loads(ours.recv(64)) for _ in range(2))
+        assert (started, same) == (0, worker)
     return verdict, parent.communicate(timeout=20)[1]
 
 
@@ -232,7 +232,7 @@ def test_ctrl_c_in_the_middle_leaves_a_pool_that_works():
 
 def test_a_worker_imports_neither_torch_nor_trl():
     listing = "print([m for m in ('torch', 'trl', 'transformers') if m in sys.modules], file=sys.stderr)"
-    assert of_a_worker("pass", EASY, listing) == ("true", b"[]\n")
+    assert of_a_worker("pass", EASY, listing) == ([True, "math_verify"], b"[]\n")
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5])

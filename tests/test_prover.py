@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grpo_math.grading.batch import equal, equal_all
+from grpo_math.grading import equal_all
 from grpo_math.grading.equal import settle
 from grpo_math.grading.formula import STARTS
 from grpo_math.grading.statements import KNOWN
@@ -91,6 +91,10 @@ TOKENS += [
 
 
 NOTHING, TOKEN = st.sampled_from(NOTHINGS + NEXT_TO_NOTHING), st.sampled_from(TOKENS)
+
+
+def equal(gold: str, answer: str) -> tuple[bool | None, str]:
+    return equal_all([(gold, answer)])[0]
 
 
 def filled(part):

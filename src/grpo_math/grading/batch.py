@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from grpo_math.grading.equal import settle, sums_up
+from grpo_math.grading.equal import Verdict, settle, sums_up
 from grpo_math.grading.extraction import STYLES, answers
 from grpo_math.grading.pool import pool
 from grpo_math.grading.tokens import has_content, normalise
@@ -14,14 +14,14 @@ T = TypeVar("T")
 MAX_PARTS = 8  # different answers of one completion
 MAX_KNOWN = 2**16
 logger = logging.getLogger(__name__)
-known: dict[tuple[str, str], tuple[bool | None, str]] = {}  # the workers' verdicts, the oldest first
+known: dict[tuple[str, str], Verdict] = {}  # the workers' verdicts, the oldest first
 
 
 @dataclass(frozen=True)
 class Grade:
     """One verdict. `answer` is what was extracted. `correct` is None when the gold cannot be read. `how` names what
-    decided: a tier of `equal` (exact, number, algebra, structure, text, math_verify), or no_answer, too_long, timeout,
-    crashed, unparsable_gold."""
+    decided: a tier (exact, number, algebra, structure, text, math_verify: see equal.py), or no_answer, too_long,
+    timeout, crashed, unparsable_gold."""
 
     answer: str | None
     correct: bool | None
@@ -71,13 +71,9 @@ def decide(gold: str, parts: list[str] | None, verdicts: dict) -> Grade | None:
     return Grade(whole, *verdicts[gold, whole])
 
 
-def equal(gold: str, answer: str) -> tuple[bool | None, str]:
-    """Whether `answer` equals `gold`, and what decided; None if the gold cannot be read."""
-    return equal_all([(gold, answer)])[0]
-
-
-def equal_all(pairs: list[tuple[str, str]]) -> list[tuple[bool | None, str]]:
-    """`equal` for each (gold, answer), in order. What the exact tiers leave open goes to the workers, a pair once."""
+def equal_all(pairs: list[tuple[str, str]]) -> list[Verdict]:
+    """Whether each answer equals its gold, and what decided, for (gold, answer) pairs; None if the gold cannot be read.
+    What the exact tiers leave open goes to the workers, each pair once."""
     verdicts = {pair: guarded(settle, *pair) or (False, "crashed") for pair in dict.fromkeys(pairs)}
     verdicts |= {pair: known[pair] for pair, (correct, _) in verdicts.items() if correct is None and pair in known}
     open_ = [pair for pair, (correct, how) in verdicts.items() if correct is None and how == "math_verify"]

@@ -12,16 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from grpo_math.errors import UserError
+from grpo_math.grading.worker import MAX_MESSAGE
 
 CLOSE_SECONDS = 10.0  # to wait at exit for a batch of another thread
 SILENCE_SECONDS = 120.0  # of processes that are given up: more than importing math_verify takes on a busy machine
-VERDICTS = {
-    "true": (True, "math_verify"),
-    "false": (False, "math_verify"),
-    "null": (None, "unparsable_gold"),
-    "timeout": (False, "timeout"),
-    "crashed": (False, "crashed"),
-}
 Verdict = tuple[bool | None, str]
 
 
@@ -62,7 +56,7 @@ class Pool:
                 finally:
                     if len(verdicts) < len(pairs):
                         self.end()
-        return [verdicts.get(job, VERDICTS["crashed"]) for job in range(len(pairs))]
+        return [verdicts.get(job, (False, "crashed")) for job in range(len(pairs))]
 
     def dispatch(self, pairs: list[tuple[str, str]], verdicts: dict[int, Verdict]) -> None:
         """Add the verdicts that are missing; some still are if the processes end."""
@@ -71,13 +65,13 @@ class Pool:
         waiting = deque(json.dumps([job, *pair]).encode() for job, pair in enumerate(pairs) if job not in verdicts)
         for _ in range(min(self.size, len(waiting))):
             self.door.send(waiting.popleft())
-        working: dict[str, int] = {}
-        while len(verdicts) < len(pairs) and (message := self.door.recv(64)):
-            worker, word = message.decode().split()
-            if word.isdigit():
-                working[worker] = int(word)
+        working: dict[int, int] = {}
+        while len(verdicts) < len(pairs) and (message := self.door.recv(MAX_MESSAGE)):
+            worker, *news = json.loads(message)
+            if len(news) == 1:
+                working[worker] = news[0]
             elif worker in working:  # else an idle one died
-                verdicts[working.pop(worker)] = VERDICTS[word]
+                verdicts[working.pop(worker)] = tuple(news)
                 if waiting:
                     self.door.send(waiting.popleft())
 
@@ -97,7 +91,7 @@ class Pool:
             )
         self.door.settimeout(self.settings.timeout + SILENCE_SECONDS)
         with suppress(OSError):
-            if self.door.recv(64):
+            if self.door.recv(MAX_MESSAGE):
                 return
         self.end()
         raise UserError("grading: no worker starts: `python -c 'import math_verify'` may say why")

@@ -1,9 +1,9 @@
 """The processes behind the pool. `python -m grpo_math.grading.worker FD SECONDS GIB SIZE` loads math_verify once, in a
 fresh interpreter without CUDA, threads, torch and trl, and keeps SIZE forked workers at work.
 
-All workers share the socket FD. A job is one message, `[job, gold, answer]` in JSON, and one of them gets it. It sends
-`pid job` when it starts, then `pid true`, `false`, `null` or `crashed`. Its own alarm ends it when a job takes longer
-than SECONDS; then the parent sends `pid timeout`. A job that needs more than GIB of memory fails.
+All workers share the socket FD. A job is one message in JSON, `[job, gold, answer]`, and one of them gets it. It sends
+`[pid, job]` when it starts, then `[pid, correct, how]`. Its own alarm ends it when a job takes longer than SECONDS, and
+its parent sends `[pid, false, "timeout"]`. A job that needs more than GIB of memory fails.
 """
 
 import ctypes
@@ -69,20 +69,21 @@ def serve(door: socket.socket, seconds: float, memory_gib: float, size: int) -> 
         pid, status = os.wait()
         workers.remove(pid)
         if code := os.waitstatus_to_exitcode(status):
-            door.send(f"{pid} {'timeout' if code == -signal.SIGALRM else 'crashed'}".encode())
+            door.send(json.dumps([pid, False, "timeout" if code == -signal.SIGALRM else "crashed"]).encode())
 
 
 def work(door: socket.socket, seconds: float) -> None:
     while message := door.recv(MAX_MESSAGE):
         job, gold, answer = json.loads(message)
-        door.send(f"{os.getpid()} {job}".encode())
+        door.send(json.dumps([os.getpid(), job]).encode())
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
-            verdict = json.dumps(verify(gold, answer))
+            correct = verify(gold, answer)
+            verdict = correct, "unparsable_gold" if correct is None else "math_verify"
         except Exception:
-            verdict = "crashed"
+            verdict = False, "crashed"
         signal.setitimer(signal.ITIMER_REAL, 0)
-        door.send(f"{os.getpid()} {verdict}".encode())
+        door.send(json.dumps([os.getpid(), *verdict]).encode())
 
 
 if __name__ == "__main__":
