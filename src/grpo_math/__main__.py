@@ -9,7 +9,9 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from grpo_math import __version__
 from grpo_math.errors import UserError, run_cli, suggestion
@@ -22,11 +24,19 @@ class Parser(argparse.ArgumentParser):
     """Errors in the arguments are UserErrors, one line each; options are never abbreviated."""
 
     keys = False  # whether `--key value` pairs of a recipe are passed on
+    kind = ""  # GRPO or SFT, where the help lists the keys
 
     def __init__(self, *arguments, **named):
         super().__init__(*arguments, allow_abbrev=False, **named)
 
-    def error(self, message: str):
+    def format_help(self) -> str:
+        if not self.kind:
+            return super().format_help()
+        from grpo_math.recipe.schema import key_help
+
+        return f"{super().format_help()}{key_help(self.kind)}\n"
+
+    def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument ") if " --" in message else f"{self.prog}: {message}")
 
 
@@ -62,7 +72,7 @@ def underscored(word: str) -> str:
     return f"--{'.'.join(parts)}{equals}{value}"
 
 
-def whole(least: int = 1):
+def whole(least: int = 1) -> Callable[[str], int]:
     """An argument type: a whole number of `least` or more."""
 
     def convert(text: str) -> int:
@@ -93,12 +103,12 @@ def command_tree() -> tuple[Parser, dict[str, Parser]]:
 
 
 def add_config(parser: Parser) -> None:
-    """The option that names the recipe."""
+    """The recipe."""
     parser.add_argument("--config", metavar="FILE", help="a recipe file, or the name of a shipped recipe")
 
 
 def add_layout(parser: Parser) -> None:
-    """The options of a layout: machines, processes and addresses."""
+    """Where a training runs."""
     parser.add_argument(
         "--layout",
         default="single_gpu",
@@ -115,10 +125,11 @@ def add_layout(parser: Parser) -> None:
     parser.add_argument("--main_process_port", type=whole(), metavar="PORT")
 
 
-def add_training(verb) -> None:
-    """The verbs train, sft, check, launch, serve and quickstart."""
+def add_training(verb: Callable[..., Parser]) -> None:
+    """The verbs that train, and those that prepare it."""
     for name, what in (("train", "one GRPO run from a recipe"), ("sft", "one SFT run, the warm start of a GRPO run")):
         parser = verb(name, name, what, keys=True)
+        parser.kind = "GRPO" if name == "train" else "SFT"
         add_config(parser)
         parser.add_argument("--dry_run", action="store_true", help="run all checks, train nothing")
         parser.add_argument("--no_preflight", action="store_true", help="skip the checks before the model is loaded")
@@ -167,13 +178,16 @@ def add_training(verb) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="(default: 127.0.0.1)")
     parser.add_argument("--port", type=whole(), default=8000, help="(default: 8000)")
 
+    parser = verb("schema", "recipe.schema", "the JSON schema of a recipe, for editors")
+    parser.add_argument("--sft", action="store_true", help="of a recipe for SFT")
+
     parser = verb("quickstart", "quickstart", "the whole job on a CPU in about two minutes")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/quickstart"), help="(default: runs/quickstart)")
 
 
-def add_evaluation(verb) -> None:
-    """The verbs evaluate, compare, grade and rewards."""
+def add_evaluation(verb: Callable[..., Parser]) -> None:
+    """The verbs that evaluate and grade."""
     parser = verb(
         "evaluate",
         "evaluation.evaluate",
@@ -257,8 +271,8 @@ def add_evaluation(verb) -> None:
     parser.add_argument("--gold", metavar="G", help="its reference answer (default: the first problem's)")
 
 
-def add_inspection(verb) -> None:
-    """The verbs that show or export what is there."""
+def add_inspection(verb: Callable[..., Parser]) -> None:
+    """The verbs that show or export what runs wrote."""
     parser = verb(
         "report",
         "report.report",

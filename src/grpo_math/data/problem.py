@@ -53,16 +53,16 @@ class DatasetSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str | None = None
-    path: str | None = None
-    split: str = "train"
-    config: str | dict[str, Any] | None = None
-    max_samples: int | None = Field(default=None, ge=1)
-    shuffle_seed: int | None = None
-    max_prompt_tokens: int | None = Field(default=None, ge=1)
-    weight: float | None = None
-    decontaminate: bool = False
-    pass_rate: PassRateSpec | None = None
+    name: str | None = Field(default=None, description="a shipped dataset; null: a function of yours")
+    path: str | None = Field(default=None, description="a file, a folder, a Hub id, or FILE.py:FUNCTION")
+    split: str = Field(default="train", description="the split")
+    config: str | dict[str, Any] | None = Field(default=None, description="of the Hub dataset, or reasoning_gym's task")
+    max_samples: int | None = Field(default=None, ge=1, description="problems")
+    shuffle_seed: int | None = Field(default=None, description="shuffle before max_samples; null: no shuffling")
+    max_prompt_tokens: int | None = Field(default=None, ge=1, description="drop longer prompts")
+    weight: float | None = Field(default=None, description="share of a mixture")
+    decontaminate: bool = Field(default=False, description="drop problems that overlap with test problems")
+    pass_rate: PassRateSpec | None = Field(default=None, description="keep problems by pass rate: {file, min, max}")
     params: dict[str, Any] = {}
     where: str = Field(default="dataset.", exclude=True)
 

@@ -25,7 +25,7 @@ NO_REWARDS = "rewards: missing: write rewards: {correctness: {weight: 1.0}}"
 
 
 class Entry(Part):
-    """A mapping in a list or under a name of the recipe: a dataset or a reward."""
+    """One dataset or reward."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

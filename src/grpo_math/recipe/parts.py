@@ -19,7 +19,9 @@ class SftSpec(Part):
 
     example: ClassVar = "{target: worked}"
 
-    target: Literal["worked", "answer"] = Field("worked", description="teach the worked solution, or the answer alone")
+    target: Literal["worked", "answer"] = Field(
+        default="worked", description="the worked solution, or the answer alone"
+    )
 
     @property
     def worked(self) -> bool:
@@ -31,9 +33,9 @@ class AlarmSpec(Part):
 
     example: ClassVar = "{stop_on: [nan]}"
 
-    stop_on: tuple[Alarm, ...] = Field(("nan",), strict=False, description="the alarms that stop the training")
-    steps: int = Field(10, ge=1, description="steps that each alarm but nan looks back on")
-    kl: float = Field(1.0, ge=0, description="the KL divergence from the reference model that raises an alarm")
+    stop_on: tuple[Alarm, ...] = Field(default=("nan",), strict=False, description="the alarms that stop the training")
+    steps: int = Field(default=10, ge=1, description="steps that each alarm but nan looks back on")
+    kl: float = Field(default=1.0, ge=0, description="the KL divergence from the reference model that is too much")
 
 
 class CompletionsSpec(Part):
@@ -42,7 +44,9 @@ class CompletionsSpec(Part):
     example: ClassVar = "{every: 10}"
 
     every: int | None = Field(
-        None, ge=0, description="keep those of the first step and of one step in so many; 0: none; null: of about 100"
+        default=None,
+        ge=0,
+        description="steps between two that are kept; 0: none; null: about 100 steps of the run are kept",
     )
 
 
@@ -51,9 +55,9 @@ class GradingSpec(Part):
 
     example: ClassVar = "{timeout: 2.0}"
 
-    timeout: float = Field(PoolSettings.timeout, ge=0.1, description="seconds per answer")
-    memory_gib: float = Field(PoolSettings.memory_gib, ge=0.5, description="GiB of address space per worker")
-    workers: int | None = Field(None, ge=1, description="processes; null: one per core")
+    timeout: float = Field(default=PoolSettings.timeout, ge=0.1, description="seconds per answer")
+    memory_gib: float = Field(default=PoolSettings.memory_gib, ge=0.5, description="GiB of address space per worker")
+    workers: int | None = Field(default=None, ge=1, description="processes; null: one per core")
 
 
 class EvalSpec(Part):
@@ -62,20 +66,20 @@ class EvalSpec(Part):
     example: ClassVar = "{before_after: true}"
     renamed: ClassVar = RENAMED_IN_EVAL
 
-    before_after: bool = Field(False, description="evaluate before the first and after the last step")
-    every: int | None = Field(None, ge=1, description="evaluate every so many steps")
-    best: bool = Field(False, description="keep the model with the highest lower end of accuracy's interval")
+    before_after: bool = Field(default=False, description="evaluate before the first and after the last step")
+    every: int | None = Field(default=None, ge=1, description="evaluate every so many steps")
+    best: bool = Field(default=False, description="keep the model with the highest lower end of accuracy's interval")
     datasets: list | dict | str | None = Field(
-        None, description="datasets as in dataset:, or names; null: the training dataset at `split`"
+        default=None, description="datasets as in dataset:, or names; null: the training dataset at `split`"
     )
-    split: str = Field("test", description="the split of a dataset that names none")
-    max_samples: int | None = Field(None, ge=1, description="problems per dataset; null: all")
-    samples: int = Field(1, ge=1, description="completions per problem")
-    temperature: float = Field(0.0, ge=0, description="0: greedy")
-    top_p: float = Field(1.0, gt=0, le=1, description="the nucleus that is sampled from")
-    k: list[int] | None = Field(None, description="the k of pass@k to print")
-    batch_size: int = Field(32, ge=1, description="completions generated together, without vLLM")
-    max_completion_length: int | None = Field(None, ge=1, description="tokens; null: the training's")
+    split: str = Field(default="test", description="the split of a dataset that names none")
+    max_samples: int | None = Field(default=None, ge=1, description="problems per dataset; null: all")
+    samples: int = Field(default=1, ge=1, description="completions per problem")
+    temperature: float = Field(default=0.0, ge=0, description="0: greedy")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="the nucleus that is sampled from")
+    k: list[int] | None = Field(default=None, description="the k of pass@k to print")
+    batch_size: int = Field(default=32, ge=1, description="completions generated together, without vLLM")
+    max_completion_length: int | None = Field(default=None, ge=1, description="tokens; null: the training's")
 
     @property
     def wanted(self) -> bool:
@@ -88,45 +92,51 @@ class TemplateKeys(Part):
 
     example: ClassVar = "{user: '{question}', answer_style: boxed}"
 
-    user: str = Field(PromptTemplate.user, description="the user's message, with {question} where the question goes")
-    system: str | None = Field(None, description="the system message")
-    answer_style: Literal[*STYLES] = Field("boxed", description="how the final answer is marked")
-    stop: list[str] = Field([], description="strings that end a completion")
-    prefill: str = Field("", description="the beginning of every completion")
-    chat: bool = Field(True, description="use the tokenizer's chat template; false: plain text, for base models")
+    user: str = Field(
+        default=PromptTemplate.user, description="the user's message, with {question} where the question goes"
+    )
+    system: str | None = Field(default=None, description="the system message")
+    answer_style: Literal[*STYLES] = Field(default="boxed", description="how the final answer is marked")
+    stop: list[str] = Field(default=[], description="strings that end a completion")
+    prefill: str = Field(default="", description="the beginning of every completion")
+    chat: bool = Field(
+        default=True, description="use the tokenizer's chat template; false: plain text, for base models"
+    )
 
 
 class Ours(Part):
     """Keys of every recipe. Datasets, template and rewards are checked by entries.py: their keys depend on a name."""
 
-    extends: str | None = Field(None, description="another recipe file in this folder, to start from")
-    dataset: Any = Field(None, description="the training problems: one dataset, or a list of them")
+    extends: str | None = Field(default=None, description="another recipe file in this folder, to start from")
+    dataset: Any = Field(default=None, description="the training problems: one dataset, or a list of them")
     prompt_template: Any = Field(
-        "boxed", description=f"{', '.join(TEMPLATES)}, or a mapping with user: and answer_style:"
+        default="boxed", description=f"{', '.join(TEMPLATES)}, or a mapping with user: and answer_style:"
     )
-    eval: EvalSpec = Field(EvalSpec(), description="evaluation on held-out problems")
-    grading: GradingSpec = Field(GradingSpec(), description="the grader's processes")
-    alarms: AlarmSpec = Field(AlarmSpec(), description="what is watched, and what stops the training")
-    preflight: bool = Field(True, description="check data, golds and rewards before the model is loaded")
+    eval: EvalSpec = Field(default=EvalSpec(), description="evaluation on held-out problems")
+    grading: GradingSpec = Field(default=GradingSpec(), description="the grader's processes")
+    alarms: AlarmSpec = Field(default=AlarmSpec(), description="what is watched, and what stops the training")
+    preflight: bool = Field(default=True, description="check data, golds and rewards before the model is loaded")
 
 
 class GrpoKeys(Ours):
-    """The keys of a GRPO recipe that are not TRL's."""
+    """Our keys of a GRPO recipe."""
 
-    rewards: Any = Field(None, description="reward functions by name, each with its weight and settings")
-    baseline: Literal["group", "none"] = Field("group", description="group: GRPO; none: plain REINFORCE")
+    rewards: Any = Field(default=None, description="reward functions by name, each with its weight and settings")
+    baseline: Literal["group", "none"] = Field(default="group", description="group: GRPO; none: plain REINFORCE")
     prompts_per_step: int | None = Field(
-        None, ge=1, description="prompts per optimizer step, on all processes together"
+        default=None, ge=1, description="prompts per optimizer step, on all processes together"
     )
-    vllm_engine_kwargs: dict[str, Any] = Field({}, description="further arguments of vLLM's engine")
-    completions: CompletionsSpec = Field(CompletionsSpec(), description="which completions are kept in files")
-    on_reward_error: Literal["stop", "skip"] = Field("stop", description="skip: leave out the completions it fails on")
+    vllm_engine_kwargs: dict[str, Any] = Field(default={}, description="further arguments of vLLM's engine")
+    completions: CompletionsSpec = Field(default=CompletionsSpec(), description="which completions are kept in files")
+    on_reward_error: Literal["stop", "skip"] = Field(
+        default="stop", description="skip: leave out the completions it fails on"
+    )
 
 
 class SftKeys(Ours):
-    """The keys of an SFT recipe that are not TRL's."""
+    """Our keys of an SFT recipe."""
 
-    sft: SftSpec = Field(SftSpec(), description="makes the recipe one for SFT")
+    sft: SftSpec = Field(default=SftSpec(), description="makes the recipe one for SFT")
 
 
 def prompt_template(given: Any, problems: list[str]) -> PromptTemplate | None:

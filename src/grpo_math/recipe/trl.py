@@ -6,6 +6,7 @@ parameters of people's own functions come from their `def`.
 
 import ast
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +30,7 @@ DEFAULTS = {  # ours, where TRL's differ
 
 @dataclass(frozen=True)
 class Key:
-    """A key of TRL's configurations."""
+    """A key of TRL's: its type, default, and the first sentence of its help."""
 
     type: Any
     default: Any = None
@@ -76,7 +77,8 @@ def field_key(node: ast.AnnAssign) -> Key:
     metadata = given.get("metadata")
     entries = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
     help = next((constant(value) for key, value in entries if key and constant(key) == "help"), None)
-    return Key(kind, constant(given.get("default")), " ".join((help or "").replace("%%", "%").split()))
+    first = re.split(r"(?<=[a-z`)][.:]) ", " ".join((help or "").replace("%%", "%").split()))[0]
+    return Key(kind, constant(given.get("default")), first)
 
 
 def constant(node: ast.expr | None) -> Any:

@@ -42,13 +42,13 @@ class RewardSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
-    path: str | None = None
-    reward_model: str | None = None
-    weight: float = 1.0
-    scale: float = 1.0
-    bias: float = 0.0
-    gate: str | None = None
-    timeout: float | None = Field(default=None, gt=0)
+    path: str | None = Field(default=None, description="a function of yours, FILE.py:FUNCTION")
+    reward_model: str | None = Field(default=None, description="a reward model, by folder or Hub id")
+    weight: float = Field(default=1.0, description="of this reward in the sum: weight * (scale * score + bias)")
+    scale: float = Field(default=1.0, description="multiplies the score")
+    bias: float = Field(default=0.0, description="is added to the scaled score")
+    gate: str | None = Field(default=None, description="the entry that must score above 0 for this to earn anything")
+    timeout: float | None = Field(default=None, gt=0, description="seconds per call")
     params: dict[str, Any] = {}
 
 

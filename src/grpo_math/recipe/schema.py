@@ -1,0 +1,104 @@
+"""What a recipe may hold: a JSON schema for editors, lines of help for people, both from the models that check it."""
+
+import argparse
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
+
+from grpo_math.data.adapters import ADAPTERS
+from grpo_math.data.problem import DatasetSpec
+from grpo_math.data.prompts import TEMPLATES
+from grpo_math.recipe.checking import Part, describe
+from grpo_math.recipe.entries import entry_model, parameter_types
+from grpo_math.recipe.hints import REFUSED
+from grpo_math.recipe.parts import TemplateKeys
+from grpo_math.recipe.recipe import recipe_keys
+from grpo_math.recipe.trl import trl_keys
+from grpo_math.rewards.reward import REWARDS, RewardSpec
+
+WIDTH = 150  # of a line of help
+
+
+def main(options: argparse.Namespace) -> None:
+    """Print the JSON schema of a recipe."""
+    print(json.dumps(json_schema("SFT" if options.sft else "GRPO"), indent=1))
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON schema of a recipe of this kind, GRPO or SFT: type, default and one line of help for every key."""
+    schema = recipe_keys(kind).model_json_schema()
+    dataset = dataset_keys().model_json_schema()
+    properties, definitions = schema["properties"], schema["$defs"] | dataset.pop("$defs")
+    named = {"anyOf": [{"type": "string", "enum": list(ADAPTERS)}, dataset]}
+    held_out = definitions["EvalSpec"]["properties"]["datasets"]
+    held_out["anyOf"] = [named, {"type": "array", "items": named}, {"type": "null"}]
+    properties["dataset"]["anyOf"] = [dataset, {"type": "array", "items": dataset}]
+    template = {"type": "string", "enum": list(TEMPLATES)}
+    properties["prompt_template"]["anyOf"] = [template, TemplateKeys.model_json_schema()]
+    if kind == "GRPO":
+        definitions["Reward"] = entry_model(RewardSpec, None, "name", "params").model_json_schema()
+        entry = {"anyOf": [{"$ref": "#/$defs/Reward"}, {"const": False}, {"type": "null"}]}
+        names = dict.fromkeys(REWARDS, entry)
+        properties["rewards"] |= {"type": "object", "properties": names, "additionalProperties": entry}
+    kept = {key: value for key, value in properties.items() if key not in REFUSED}
+    whole = without_titles(schema | {"$defs": definitions, "properties": kept})
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | whole
+
+
+def without_titles(schema: Any) -> Any:
+    """A schema without the titles that pydantic makes of the keys' names."""
+    if isinstance(schema, list):
+        return [without_titles(value) for value in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {key: without_titles(value) for key, value in schema.items() if key != "title" or isinstance(value, dict)}
+
+
+def dataset_keys() -> type[Part]:
+    """The keys of a dataset, with the own ones of every shipped dataset."""
+    own: dict[str, Any] = {}
+    for name, adapter in ADAPTERS.items():
+        for key, (kind, _) in parameter_types(adapter.generate or adapter.parse, "row", "split", "config").items():
+            own.setdefault(key, (kind, Field(None, description=f"of the dataset {name}")))
+    return entry_model(DatasetSpec, own, "params", "where")
+
+
+def key_help(kind: str) -> str:
+    """One line for every key of a recipe, as it is given on the command line."""
+    trainer, model = trl_keys(kind)
+    fields = recipe_keys(kind).model_fields
+    ours = {name: field for name, field in fields.items() if name not in trainer.keys() | model.keys()}
+    sections = {
+        "keys of grpo-math": [*nested_fields(ours)],
+        f"keys of TRL's {kind}Config": [(name, fields[name]) for name in trainer if name not in REFUSED],
+        "keys of TRL's ModelConfig": [(name, fields[name]) for name in model],
+    }
+    return "\n".join(
+        f"\n{title}:\n" + "\n".join(key_line(name, field) for name, field in found) for title, found in sections.items()
+    )
+
+
+def nested_fields(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """The keys with their parts: `eval.every`."""
+    reward = entry_model(RewardSpec, {}, "name", "params")
+    named = {"dataset": dataset_keys(), "prompt_template": TemplateKeys, "rewards": reward}
+    for name, field in fields.items():
+        part = named.get(name, field.annotation)
+        if name in named or not is_part(part):
+            yield f"{prefix}{name}", field
+        if is_part(part):
+            yield from nested_fields(part.model_fields, f"{prefix}{name}.{'NAME.' if name == 'rewards' else ''}")
+
+
+def is_part(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def key_line(name: str, field: FieldInfo) -> str:
+    default = "" if field.default is None else f", default {json.dumps(field.default, default=list)}"
+    text = f"{describe(field.annotation)}{default}: {field.description or ''}"
+    return f"  --{name:<36} {textwrap.shorten(text, WIDTH - 40, placeholder=' ...')}"
