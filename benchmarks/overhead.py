@@ -137,7 +137,7 @@ def ours(begun: float) -> None:
     file.write_text(yaml.safe_dump(recipe | job["arguments"]))
 
     watch(lambda trainer: clock)
-    train.train(file)
+    train(file)
     clock.tell(job)
 
 

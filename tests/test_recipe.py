@@ -1,5 +1,7 @@
 """Every mistake at the door is one line that names the fix, and all are reported at once."""
 
+import json
+import re
 import subprocess
 import sys
 
@@ -7,11 +9,14 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from grpo_math.__main__ import dispatch
 from grpo_math.errors import UserError
 from grpo_math.recipe.file import StrictLoader, merge
-from grpo_math.recipe.hints import RENAMED
-from grpo_math.recipe.recipe import load_recipe
-from grpo_math.recipe.trl import trl_keys
+from grpo_math.recipe.hints import LOSSES, REFUSED, RENAMED, RENAMED_IN_EVAL
+from grpo_math.recipe.parts import EvalSpec
+from grpo_math.recipe.recipe import CHOICES, RANGES, load_recipe, recipe_keys
+from grpo_math.recipe.schema import json_schema, key_help
+from grpo_math.recipe.trl import DEFAULTS, trl_keys
 
 GOOD = """\
 dataset: {name: gsm8k}
@@ -358,7 +363,9 @@ def test_the_resolved_recipe_runs_again_from_the_beginning(tmp_path):
 def test_every_shipped_recipe_parses_and_says_how_it_is_run(path):
     recipe = load_recipe(["--config", str(path)])
     assert recipe.rewards or recipe.sft
-    assert path.read_text().startswith("# make ")
+    modeline, command, *_ = path.read_text().splitlines()
+    assert modeline == f"# yaml-language-server: $schema={'sft_schema' if recipe.sft else 'schema'}.json"
+    assert command.startswith("# make ")
 
 
 def test_the_keys_read_from_source_are_those_of_the_classes():
@@ -372,9 +379,91 @@ def test_the_keys_read_from_source_are_those_of_the_classes():
         assert set(model) == {field.name for field in dataclasses.fields(ModelConfig)}
 
 
-def test_no_hint_shadows_a_real_key():
-    trainer, model = trl_keys("GRPO")
-    assert not RENAMED.keys() & (trainer.keys() | model.keys())
+@pytest.mark.parametrize("kind", ["GRPO", "SFT"])
+def test_no_hint_shadows_a_real_key(kind):
+    assert not RENAMED.keys() & recipe_keys(kind).model_fields.keys()
+    assert not RENAMED_IN_EVAL.keys() & EvalSpec.model_fields.keys()
+
+
+def test_what_is_refused_or_limited_is_a_key_of_trl():
+    known = {key for kind in ("GRPO", "SFT") for key in trl_keys(kind)[0]}
+    assert REFUSED.keys() <= known
+    grpo, model = trl_keys("GRPO")
+    assert RANGES.keys() | CHOICES.keys() <= grpo.keys() | model.keys()
+    assert DEFAULTS.keys() <= grpo.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "fix"),
+    [
+        ("max_samples", "use dataset.max_samples, or eval.max_samples"),
+        ("save_dir", "use output_dir"),
+        ("n_grpo_steps", "use max_steps"),
+        ("epochs_per_rollout_batch", "use num_iterations"),
+        ("use_std_normalization", "use scale_rewards: group (true) or none (false)"),
+        ("num_samples", "use dataset.max_samples (problems), or num_generations (completions per prompt)"),
+        ("train_data", "use dataset: {name: json, path: FILE}"),
+        ("val_data", "use eval: {datasets: {name: json, path: FILE}}"),
+        ("sft_model", "use model_name_or_path"),
+        ("reward_correct", "use rewards: {correctness: {correct: 1.0}}"),
+        ("no_4bit", "use load_in_4bit: false"),
+        ("no_lora", "use use_peft: false"),
+    ],
+)
+def test_a_key_of_another_trainer_leads_to_the_one_here(key, fix):
+    path = ROOT / "recipes" / "quickstart.yaml"
+    for name in (f"--{key}", f"--{key.replace('_', '-')}"):
+        with pytest.raises(UserError) as caught:
+            dispatch(["train", "--config", str(path), name, "1"])
+        assert str(caught.value) == f"{path}: {key}: unknown key, {fix}"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "max_tool_calling_iterations",
+        "num_generations_eval",
+        "load_best_model_at_end",
+        "metric_for_best_model",
+        "prediction_loss_only",
+    ],
+)
+def test_a_key_without_effect_is_refused_with_the_one_that_has_it(tmp_path, key):
+    assert complaints(tmp_path, GOOD + f"{key}: 1\n") == [f"r.yaml: {key}: not a key here: {REFUSED[key]}"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_of_another_trainer_leads_to_the_keys_that_make_it(tmp_path, loss):
+    assert complaints(tmp_path, GOOD + f"loss_type: {loss}\n") == [f"r.yaml: loss_type: no '{loss}': {LOSSES[loss]}"]
+    assert load_recipe(f"r1_zero_{loss}").trainer["loss_type"] == "grpo"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("schema.json", "GRPO"), ("sft_schema.json", "SFT")])
+def test_the_schema_in_the_repository_is_current(name, kind):
+    flag = " --sft" if kind == "SFT" else ""
+    written = json.loads((ROOT / "recipes" / name).read_text())
+    assert written == json.loads(json.dumps(json_schema(kind))), f"run: grpo-math schema{flag} > recipes/{name}"
+
+
+@pytest.mark.parametrize("kind", ["GRPO", "SFT"])
+def test_the_schema_and_the_help_have_every_key(kind):
+    schema, text = json_schema(kind), key_help(kind)
+    keys = recipe_keys(kind).model_fields.keys() - REFUSED.keys()
+    assert schema["properties"].keys() == keys
+    assert [key for key in keys if f"--{key} " not in text and f"--{key}." not in text] == []
+    assert max(map(len, text.splitlines())) <= 150
+    rate = schema["properties"]["learning_rate"]
+    assert rate == {
+        "default": rate["default"],
+        "description": "The initial learning rate for AdamW.",
+        "minimum": 0,
+        "maximum": 1,
+        "type": "number",
+    }
+    assert "--eval.every  " in text
+    assert schema["$defs"]["EvalSpec"]["properties"]["samples"]["description"] == "completions per problem"
+    references = re.findall(r"#/\$defs/(\w+)", json.dumps(schema))
+    assert set(references) <= schema["$defs"].keys()
 
 
 def test_checking_a_recipe_imports_nothing_heavy():

@@ -9,12 +9,12 @@ import sys
 
 import torch
 
-from grpo_math import train
-from grpo_math.recipe.recipe import load_recipe
+from grpo_math import load_recipe, train
+from grpo_math.trainer import loop
 from grpo_math.trainer.trainer import Trainer
 
 sampled: list[list[int]] = []
-generate, run = Trainer._generate_single_turn, train.run
+generate, run = Trainer._generate_single_turn, loop.run
 
 
 def recording(self, *arguments, **keywords):
@@ -47,8 +47,8 @@ def compare(trainer) -> dict:
     return {"difference": difference, "agree": agree}
 
 
-def probed(recipe, trainer, *rest):
-    run(recipe, trainer, *rest)
+def probed(trainer, *rest):
+    results = run(trainer, *rest)
     weights = b"".join(tensor.contiguous().numpy().tobytes() for tensor in trainer.model.state_dict().values())
     found = {"weights": hashlib.sha256(weights).hexdigest(), "stale": compare(trainer)}
     trainer.vllm_generation.sync_weights()
@@ -58,7 +58,8 @@ def probed(recipe, trainer, *rest):
     found["texts"] = [decode(ids, skip_special_tokens=True) for batch in sampled for ids in batch]
     found["before_last_token"] = [decode(ids[:-1], skip_special_tokens=True) for batch in sampled for ids in batch]
     print(json.dumps(found), flush=True)
+    return results
 
 
-Trainer._generate_single_turn, train.run = recording, probed
-train.train(load_recipe(sys.argv[1:]))
+Trainer._generate_single_turn, loop.run = recording, probed
+train(load_recipe(sys.argv[1:]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from grpo_math.data import Pairs, fingerprint, load_parts, mix_parts, to_dataset
 from grpo_math.errors import one_line
 from grpo_math.grading import configure
-from grpo_math.recipe.recipe import Recipe, as_recipe, load_recipe
+from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
 from grpo_math.runs.folder import at_work, resume_command, write_results
 
@@ -37,7 +37,7 @@ def sft(recipe: Recipe | str | Path, **overrides) -> dict:
     started = time.perf_counter()
 
     # The recipe
-    recipe = as_recipe(recipe, "SFT", overrides)
+    recipe = load_recipe(recipe, "SFT", **overrides)
     folder, template = recipe.output_dir, recipe.template
     checkpoint = find_checkpoint(folder, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
     configure(recipe.grading)

@@ -16,7 +16,7 @@ from grpo_math.data import fingerprint, load_parts, mix_parts, to_dataset, to_ro
 from grpo_math.errors import one_line
 from grpo_math.grading import configure
 from grpo_math.recipe.batch import describe_batch, world_size
-from grpo_math.recipe.recipe import Recipe, as_recipe, load_recipe
+from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.rewards import build_rewards, for_trl
 from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
 from grpo_math.runs.folder import at_work, resume_command, write_results
@@ -43,7 +43,7 @@ def train(recipe: Recipe | str | Path, **overrides) -> dict:
     started = time.perf_counter()
 
     # The recipe
-    recipe = as_recipe(recipe, "GRPO", overrides)
+    recipe = load_recipe(recipe, "GRPO", **overrides)
     folder, template = recipe.output_dir, recipe.template
     checkpoint = find_checkpoint(folder, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
     rewards = build_rewards(recipe.rewards, template, recipe.max_completion_length, recipe.on_reward_error == "skip")

@@ -4,7 +4,6 @@ All problems are reported at once, one line each. Keys are TRL's own (GRPOConfig
 ModelConfig) plus ours (parts.py); `extends: other.yaml` starts from another recipe.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -137,14 +136,18 @@ def trl_field(name: str, key: Key) -> tuple[Any, Any]:
     return kind, Field(default, description=key.help or None, **RANGES.get(name, {}))
 
 
-def load_recipe(config: str | Path | list[str], kind: str | None = None, **overrides: Any) -> Recipe:
+def load_recipe(config: Recipe | str | Path | list[str], kind: str | None = None, **overrides: Any) -> Recipe:
     """Read and check a recipe: `load_recipe("recipes/x.yaml", learning_rate=2e-6, dataset={"max_samples": 100})`.
 
     `config` is the path of a recipe, the name of a shipped one, or the words of a command line (`--config FILE --key
     value ...`). `overrides` replace its keys; mappings are merged key by key. `kind` is GRPO or SFT where only such a
     recipe will do; an `evaluation` needs no training problems, no rewards and no recipe file. Raises UserError with
-    every problem, one per line.
+    every problem, one per line. A `Recipe` is returned unchanged.
     """
+    if isinstance(config, Recipe):
+        if overrides:
+            raise TypeError(f"{', '.join(overrides)}: give the recipe's file to replace keys of it")
+        return config
     words = config if isinstance(config, list) else ["--config", str(config)]
     given: dict = {}
     for name, value in overrides.items():
@@ -324,13 +327,3 @@ def trainer_dtype(keys: dict) -> str:
     if keys.get("fp16"):
         return "float16"
     return "bfloat16" if keys.get("bf16", True) else keys.get("dtype", "float32")
-
-
-def as_recipe(recipe: Recipe | str | Path, kind: str, overrides: dict) -> Recipe:
-    """The recipe itself, or the one in a file, with `overrides` of its keys in place of --key value."""
-    if isinstance(recipe, Recipe):
-        if overrides:
-            raise TypeError(f"{', '.join(overrides)}: give the recipe's file to replace keys of it")
-        return recipe
-    words = [word for key, value in overrides.items() for word in (f"--{key}", json.dumps(value))]  # JSON is YAML
-    return load_recipe(["--config", str(recipe), *words], kind)

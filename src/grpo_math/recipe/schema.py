@@ -101,4 +101,4 @@ def is_part(kind: Any) -> bool:
 def key_line(name: str, field: FieldInfo) -> str:
     default = "" if field.default is None else f", default {json.dumps(field.default, default=list)}"
     text = f"{describe(field.annotation)}{default}: {field.description or ''}"
-    return f"  --{name:<36} {textwrap.shorten(text, WIDTH - 40, placeholder=' ...')}"
+    return f"  --{name:<36} {textwrap.shorten(text, WIDTH - 41, placeholder=' ...')}"

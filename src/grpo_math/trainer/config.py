@@ -13,6 +13,7 @@ from grpo_math.generation.vllm_server import check_server
 from grpo_math.models import ModelSource, end_tokens, load_arguments
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe
+from grpo_math.recipe.trl import DEFAULTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,15 +28,7 @@ def trainer_arguments(recipe: Recipe) -> dict:
     check_machine(given)
     if "project" in given:  # transformers tells only Trackio
         os.environ.setdefault("WANDB_PROJECT", given["project"])
-    # transformers would log the mean of earlier losses in place of a NaN
-    defaults = {
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "report_to": "none",
-        "hub_strategy": "end",  # any other pushes the whole run folder
-        "disable_tqdm": True,
-        "run_name": recipe.output_dir.name,
-    }
+    defaults = DEFAULTS | {"run_name": recipe.output_dir.name}
     model = ModelConfig(**recipe.model)
     load = {"revision": model.model_revision, "attn_implementation": model.attn_implementation, "dtype": model.dtype}
     load |= (given.get("model_init_kwargs") or {}) | {"use_safetensors": load_arguments(given)["use_safetensors"]}
