@@ -43,16 +43,15 @@ def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") 
     if len(completions) != len(golds) or not all(isinstance(text, str) for text in (*completions, *golds)):
         raise ValueError(f"{len(completions)} completions, {len(golds)} golds: want as many of both, all strings")
     found = [guarded(answers, completion, style) for completion in completions]
-    pairs = [(gold, text) for gold, parts in zip(golds, found, strict=True) for text in whole_and_parts(parts or [])]
+    pairs = [
+        (gold, text)
+        for gold, parts in zip(golds, found, strict=True)
+        if parts and len(parts) <= MAX_PARTS
+        for text in (*parts, ", ".join(parts))
+    ]
     verdicts = dict(zip(pairs, equal_all(pairs), strict=True))
     crashed = Grade(None, False, "crashed")
     return [guarded(decide, *pair, verdicts) or crashed for pair in zip(golds, found, strict=True)]
-
-
-def whole_and_parts(parts: list[str]) -> list[str]:
-    if len(parts) > MAX_PARTS:
-        return []
-    return [*parts, ", ".join(parts)] if len(parts) > 1 else parts
 
 
 def decide(gold: str, parts: list[str] | None, verdicts: dict) -> Grade | None:

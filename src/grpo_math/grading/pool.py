@@ -37,13 +37,9 @@ class Pool:
 
     def __init__(self, settings: PoolSettings):
         self.settings = settings
+        self.size = 0
         self.process: subprocess.Popen | None = None
         self.lock = threading.Lock()
-
-    @property
-    def size(self) -> int:
-        share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return self.settings.workers or max(1, share)
 
     def run(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
         """(correct, how) for each (gold, answer); `how` is math_verify, unparsable_gold, timeout or crashed."""
@@ -77,6 +73,8 @@ class Pool:
 
     def start(self) -> None:
         self.end()
+        share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.size = self.settings.workers or max(1, share)
         self.door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         words = (theirs.fileno(), self.settings.timeout, self.settings.memory_gib, self.size)
         with theirs:

@@ -32,7 +32,6 @@ NAME = re.compile("|".join(TABLES["names"].values()))
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx"}
 STRUCTURE = {*",;:)]", r"\}", r"\in", r"\pm", r"\mp", r"\varnothing", r"\mathbb"} | RELATIONS | SIGNS.keys() | JOINERS
 SIGNED = {r"\pm", r"\mp"}
-TURNED = {">": "<", r"\ge": r"\le", "=": "="}
 CALCULATIONS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\bmod", r"\mod", r"\cdots", r"\ldots", r"\dots"}
 UNEVALUATED = {r"\sum", r"\prod", r"\int", r"\lim"}
 KNOWN = STARTS | RELATIONS | OPENING | CLOSING | OVER.keys() | {r"\cdot", r"\pm", r"\mp", r"\cup", r"\in", r"\degree"}
@@ -116,7 +115,7 @@ def read_relation(cut: Cut) -> Answer:
         return read_set(cut)
     if r"\approx" in relations:
         return read_approximation(split(cut, {r"\approx"})[0])
-    return read_equation(parts) if set(relations) == {"="} else read_inequality(parts, relations)
+    return read_equation(parts) if set(relations) == {"="} else inequality(list(map(read_set, parts)), relations)
 
 
 def read_approximation(parts: list[Cut]) -> Answer:
@@ -206,17 +205,6 @@ def is_known(cut: Cut, left: object) -> bool:
     symbols = {token.text for token in cut if token.kind == "symbol"} - {"e", "i"}
     unknown = symbols or texts - UNITS.keys() - {"mod"} or macros - KNOWN - CALCULATIONS
     return not unknown and any(token.kind == "number" or token.text in (r"\pi", "e") for token in cut)
-
-
-def read_inequality(parts: list[Cut], relations: list[str]) -> Answer:
-    if {">", r"\ge"} & set(relations):
-        if not TURNED.keys() >= set(relations):
-            raise Unreadable
-        parts, relations = parts[::-1], [TURNED[relation] for relation in relations[::-1]]
-    values = [read_set(part) for part in parts]
-    if not expressions(values):
-        raise Unreadable
-    return inequality(values, relations)
 
 
 def read_set(cut: Cut) -> Answer:

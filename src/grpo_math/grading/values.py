@@ -6,7 +6,6 @@ A set of real numbers is one value however it is written: `x < 2 or x > 3`, `(-\
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import groupby, pairwise
 from math import inf
 from operator import and_, gt, or_
@@ -15,6 +14,7 @@ from typing import Any, TypeGuard
 from grpo_math.grading.algebra import Meaningless, Ratio, Unreadable, apart, atom, equal
 
 BRACKETS = ("()", "[]", "(]", "[)")
+TURNED = {">": "<", r"\ge": r"\le", "=": "="}
 SIGNS = {r"\cup": or_, r"\cap": and_, r"\setminus": gt}  # of whether a number is in one set, and in the other
 
 
@@ -157,19 +157,18 @@ def complete(sets: Iterable[RealSet | None]) -> list[RealSet] | None:
 
 def combined(sign: str, sets: Iterable[RealSet]) -> RealSet:
     """The union, intersection or difference of sets. Raises Unreadable if it is empty."""
-    return reduce(lambda one, other: combine(sign, one, other), sets)
-
-
-def combine(sign: str, one: RealSet, other: RealSet) -> RealSet:
-    ends = list(one.ends)
-    for end in other.ends:
-        if not any(equal(end, own) for own in one.ends):
-            ends.insert(sum(below(own, end) for own in ends), end)
-    cells = list(map(SIGNS[sign], one.on(ends), other.on(ends)))
-    for place in reversed(range(len(ends))):
-        if cells[2 * place] == cells[2 * place + 1] == cells[2 * place + 2]:  # nothing changes at this end
-            del ends[place], cells[2 * place : 2 * place + 2]
-    return RealSet(tuple(ends), tuple(cells))
+    one, *others = sets
+    for other in others:
+        ends = list(one.ends)
+        for end in other.ends:
+            if not any(equal(end, own) for own in one.ends):
+                ends.insert(sum(below(own, end) for own in ends), end)
+        cells = list(map(SIGNS[sign], one.on(ends), other.on(ends)))
+        for place in reversed(range(len(ends))):
+            if cells[2 * place] == cells[2 * place + 1] == cells[2 * place + 2]:  # nothing changes at this end
+                del ends[place], cells[2 * place : 2 * place + 2]
+        one = RealSet(tuple(ends), tuple(cells))
+    return one
 
 
 def infinite(value: Ratio) -> bool:
@@ -181,8 +180,12 @@ def half_line(end: Ratio, relation: str, upwards: bool) -> RealSet:
     return RealSet((end,), (True, False, True) if relation == r"\ne" else (not upwards, relation == r"\le", upwards))
 
 
-def inequality(values: Sequence[Expression], relations: list[str]) -> RealSet | Group:
+def inequality(values: Sequence[Answer], relations: list[str]) -> RealSet | Group:
     """What fulfils a chain of inequalities: the numbers between the bounds of one variable, else the chain itself."""
+    if {">", r"\ge"} & set(relations):
+        values, relations = values[::-1], [TURNED.get(relation, "") for relation in relations[::-1]]
+    if "" in relations or not expressions(values):
+        raise Unreadable
     if values[0].value.near() == inf or values[-1].value.near() == -inf:
         raise Meaningless
     chain = Group(f"chain {' '.join(relations)}", tuple(values))
