@@ -70,10 +70,10 @@ def reference_types(reference: str, where: str, problems: list[str]) -> dict[str
     return None if found is None else {name: (kind, None) for name, kind in found.items()}
 
 
-def split_params(checked: Entry, spec: type[BaseModel]) -> dict[str, Any]:
-    """The given keys of an entry: those of the spec, and the others as `params`."""
+def split_params(checked: Entry, spec: type[BaseModel], *no_keys: str) -> dict[str, Any]:
+    """The given keys of an entry: those of the spec but `no_keys`, and the others as `params`."""
     given = {name: getattr(checked, name) for name in checked.model_fields_set}
-    params = {name: given.pop(name) for name in list(given) if name not in spec.model_fields}
+    params = {name: given.pop(name) for name in list(given) if name not in spec.model_fields.keys() - {*no_keys}}
     return given | {"params": params}
 
 
@@ -195,10 +195,10 @@ def reward_spec(name: str, entry: Any, problems: list[str]) -> RewardSpec | None
         known = suggestion(name, list(REWARDS), "", {})
         problems.append(f"{where[:-1]}: no shipped reward, {known} (your own: path: my_rewards.py:function)")
         return None
-    for key in (own or {}).keys() & RewardSpec.model_fields.keys() & entry.keys():
+    for key in (own or {}).keys() & (RewardSpec.model_fields.keys() - {"name", "params"}) & entry.keys():
         problems.append(f"{where}{key}: a key of every entry and a parameter of the function: rename the parameter")
     checked = validated(entry_model(RewardSpec, own, "name", "params"), entry, where, problems)
-    return checked and RewardSpec(name=name, **split_params(checked, RewardSpec))
+    return checked and RewardSpec(name=name, **split_params(checked, RewardSpec, "name"))
 
 
 def reward_model_spec(name: str, entry: dict, where: str, problems: list[str]) -> RewardSpec | None:
