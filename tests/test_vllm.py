@@ -117,6 +117,7 @@ def test_an_adapter_is_evaluated_on_a_server_like_in_transformers(probes, proble
         command = [sys.executable, "-m", "grpo_math", "evaluate", "--model", str(probes["lora"]["folder"])]
         command += ["--dataset", f"gsm8k={problem_folder}", "--max_completion_length", "8", "--use_vllm", use_vllm]
         command += ["--vllm_engine_kwargs.enforce_eager", "true", "--out", str(tmp_path / engine)]
+        command += ["--vllm_gpu_memory_utilization", "0.4"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | QUICK, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f", {engine} float32, greedy" in done.stdout
@@ -153,6 +154,7 @@ def server_world(tmp_path_factory) -> dict:
 
 SERVED = {
     "vllm_engine_kwargs": ENGINE | {"weight_transfer_config": {"backend": "cpu_store"}},
+    "vllm_gpu_memory_utilization": 0.4,  # on a CPU a share of the memory, where others run too
     "rewards": {"length": {"path": f"{TESTS}/cpu_trainer.py:length"}},
     "use_vllm": None, "max_steps": 1000, "save_steps": 1000, "learning_rate": 1e-4,
     "eval": {"every": 2, "samples": 2, "temperature": 1.0, "max_samples": 3},
@@ -192,7 +194,7 @@ def test_the_dual_layout_trains_and_leaves_nobody_whoever_is_killed(
         elif victim == "launcher":
             front.kill()
         else:
-            word = "grpo_math.generation.vllm_cpu" if victim == "server" else "grpo_math.launch.accelerated"
+            word = "vllm.entrypoints.cli.main" if victim == "server" else "grpo_math.launch.accelerated"
             found = next(process for process in everyone if word in process.cmdline())
             (found if victim == "server" else found.children()[0]).kill()
         output = "".join(lines) + front.communicate(timeout=120)[0]
