@@ -10,14 +10,13 @@ that this machine cannot run are left out.
 """
 
 import argparse
+import importlib.util
 import statistics
 import tempfile
 from pathlib import Path
 
 from overhead import child, on_gpu, write_data
 from spread import spread
-
-from grpo_math.generation.vllm_engine import vllm_runs_here
 
 OURS = {"gradient_checkpointing": False}
 VLLM = OURS | {"use_vllm": True, "vllm_importance_sampling_correction": False, "vllm_max_model_length": 512}
@@ -46,7 +45,7 @@ def main() -> None:
         "seed": 0,
         **({} if on_gpu() else {"use_cpu": True, "dataloader_pin_memory": False}),
     }
-    cases = [case for case in options.only if "vLLM" not in case or vllm_runs_here(not on_gpu())]
+    cases = [case for case in options.only if "vLLM" not in case or importlib.util.find_spec("vllm")]
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder))

@@ -1,7 +1,8 @@
 """Continual evaluation: every new checkpoint of a run is evaluated by a process beside the training.
 
-Each checkpoint is one `grpo-math evaluate` of its own, which starts clean, frees its GPU at the end and, interrupted,
-goes on where it was. Its figures are appended to RUN/eval.jsonl and, where the run reports to W&B, to the same W&B run.
+Each checkpoint is evaluated by a `grpo-math evaluate` of its own, which starts clean, frees its GPU at the end and
+continues where it was interrupted. Its figures are appended to RUN/eval.jsonl and, where the run reports to W&B, to the
+same W&B run.
 """
 
 import argparse
@@ -15,10 +16,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from grpo_math.errors import UserError, run_cli
 from grpo_math.evaluation.statistics import Figure
-from grpo_math.generation.processes import start, supervised
+from grpo_math.generation import supervised
+from grpo_math.generation.processes import start
 from grpo_math.generation.vllm_server import show_end
 from grpo_math.models import ModelSource
 from grpo_math.recipe.recipe import load_recipe
@@ -26,26 +29,32 @@ from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.runs.folder import append_rows, only_one, read_rows, wandb_identity
 
 NOT_THE_MODEL = shutil.ignore_patterns("optimizer*", "scheduler*", "rng_state*", "trainer_state*", "global_step*")
-TRIES = 2  # for a checkpoint
+TRIES = 2  # per checkpoint
 POLL = 2.0  # seconds between two looks at the run folder
 
 
+class Checkpoint(NamedTuple):
+    """A checkpoint of a run, with the fingerprint of its weights."""
+
+    step: int
+    folder: Path
+    weights: str
+
+
 def main(options: argparse.Namespace, arguments: list[str]) -> None:
+    """The verb `evaluate --watch`; `arguments` are keys of a recipe."""
     run = Path(options.watch)
     if options.out or "--model_name_or_path" in arguments:
         raise UserError("--watch: the run's recipe says what is evaluated: leave out --model and --out")
     if not run.is_dir():
         raise UserError(f"--watch: no folder {run}: name a run's, which the training makes in its first seconds")
-    for name, what in (
-        ("config.json", "a model"),
-        ("adapter_config.json", "an adapter"),
-        ("settings.json", "an evaluation"),
-    ):
+    kinds = {"config.json": "a model", "adapter_config.json": "an adapter", "settings.json": "an evaluation"}
+    for name, what in kinds.items():
         if (run / name).exists():
             raise UserError(f"--watch: {run} is no run but {what}: name the run's folder, which has a recipe.yaml")
     recipe = run / "recipe.yaml"
     if recipe.exists():
-        load_recipe(["--config", str(recipe), *arguments], "evaluation")  # a mistake is said now
+        load_recipe(["--config", str(recipe), *arguments], "evaluation")  # report mistakes now
     else:
         print(f"no recipe.yaml in {run} yet: waiting for a training to begin there", flush=True)
     (run / "evaluate").mkdir(exist_ok=True)
@@ -54,39 +63,32 @@ def main(options: argparse.Namespace, arguments: list[str]) -> None:
 
 
 def watch(run: Path, device: str | None, arguments: list[str]) -> None:
-    """Until the run is finished: evaluate the newest complete checkpoint that has not been."""
+    """Until the run is finished: evaluate the newest complete checkpoint that is not evaluated yet."""
     print(f"watching {run}", flush=True)
-    failures: Counter[tuple[int, str]] = Counter()
+    failures: Counter[Checkpoint | None] = Counter()
     with only_one(run / "evaluate", "--watch"):
         while True:
-            finished = (run / "results.json").exists()  # looked at first: the last checkpoint is older
+            finished = (run / "results.json").exists()  # before the checkpoints: the last one is older
             found = newest(run)
-            key = found and (found[0], found[2])
-            if key in evaluated(run) or failures[key] == TRIES or found is None:
-                if finished:
-                    say_the_end(run, found, failures[key] == TRIES)
-                    return
+            if found and not evaluated(run, found) and failures[found] < TRIES:
+                print(f"evaluating {found.folder}", flush=True)
+                if not evaluate_checkpoint(run, found, device, arguments):
+                    failures[found] += 1
+                    attempt = f"attempt {failures[found]} of {TRIES}"
+                    print(f"{found.folder} could not be evaluated, {attempt}", file=sys.stderr, flush=True)
+            elif finished and found and evaluated(run, found):
+                print(f"{run} is finished, and its newest checkpoint evaluated", flush=True)
+                return
+            elif finished:
+                log = run / "watch.log"
+                raise UserError(f"{run} is finished, but its last model could not be evaluated: see {log}")
+            else:
                 time.sleep(POLL)
-                continue
-            print(f"evaluating {found[1]}", flush=True)
-            if not evaluate_checkpoint(run, *found, device, arguments):
-                failures[key] += 1
-                print(
-                    f"{found[1]} could not be evaluated, attempt {failures[key]} of {TRIES}",
-                    file=sys.stderr,
-                    flush=True,
-                )
 
 
-def say_the_end(run: Path, found: tuple | None, failed: bool) -> None:
-    if found is None or failed:
-        raise UserError(f"{run} is finished, but its last model could not be evaluated: see {run / 'watch.log'}")
-    print(f"{run} is finished, and its newest checkpoint evaluated", flush=True)
-
-
-def newest(run: Path) -> tuple[int, Path, str] | None:
-    """The newest complete checkpoint and the fingerprint of its weights, if there is one; those that came between are
-    passed over. A finished run's last one is its final model."""
+def newest(run: Path) -> Checkpoint | None:
+    """The newest complete checkpoint, if there is one; earlier ones are skipped. A finished run's last one is its final
+    model."""
     checkpoints, results = complete_checkpoints(run), run / "results.json"
     if results.exists():
         checkpoints.setdefault(json.loads(results.read_text(encoding="utf-8"))["steps"], run / "final")
@@ -94,13 +96,10 @@ def newest(run: Path) -> tuple[int, Path, str] | None:
         return None
     step = max(checkpoints)
     try:
-        return step, checkpoints[step], fingerprint_once(checkpoints[step], checkpoints[step].stat().st_mtime_ns)
-    except (OSError, UserError):  # deleted in this moment, to make room for a newer one, or without weights
+        weights = fingerprint_once(checkpoints[step], checkpoints[step].stat().st_mtime_ns)
+    except (OSError, UserError):  # being deleted to make room for a newer one, or without weights
         return None
-
-
-def evaluated(run: Path) -> set[tuple[int, str]]:
-    return {(row["step"], row["weights"]) for row in read_rows(run / "eval.jsonl") if "weights" in row}
+    return Checkpoint(step, checkpoints[step], weights)
 
 
 @functools.cache
@@ -109,20 +108,25 @@ def fingerprint_once(checkpoint: Path, changed: int) -> str:
     return ModelSource(str(checkpoint)).fingerprint()
 
 
-def evaluate_checkpoint(run: Path, step: int, checkpoint: Path, weights: str, device: str | None, arguments) -> bool:
+def evaluated(run: Path, found: Checkpoint) -> bool:
+    """Whether its figures are in eval.jsonl."""
+    known = {(row["step"], row["weights"]) for row in read_rows(run / "eval.jsonl") if "weights" in row}
+    return (found.step, found.weights) in known
+
+
+def evaluate_checkpoint(run: Path, found: Checkpoint, device: str | None, arguments: list[str]) -> bool:
     """Whether that worked; its figures are in eval.jsonl then."""
-    out = run / "evaluate" / f"{checkpoint.name}-{weights[:8]}"
+    step, out, log = found.step, run / "evaluate" / f"{found.folder.name}-{found.weights[:8]}", run / "watch.log"
     command = [sys.executable, "-m", "grpo_math", "evaluate", "--config", str(run / "recipe.yaml")]
     environment = dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
-    log = run / "watch.log"
-    with held(run, checkpoint) as model:
+    with held(run, found.folder) as model:
         if model is None:
             return False
         if start([*command, "--model", str(model), "--out", str(out), *arguments], environment, log).wait():
             show_end(log)
             return False
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    rows = [row | {"step": step, "weights": weights} for row in results["evaluations"]]
+    rows = [row | {"step": step, "weights": found.weights} for row in results["evaluations"]]
     append_rows(rows, run / "eval.jsonl")
     for row in rows:
         accuracy = Figure(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
@@ -133,10 +137,10 @@ def evaluate_checkpoint(run: Path, step: int, checkpoint: Path, weights: str, de
 
 @contextmanager
 def held(run: Path, checkpoint: Path) -> Iterator[Path | None]:
-    """The checkpoint's model under a name of our own, so that the training may delete it in the meantime: hard links
+    """The checkpoint's model in a folder of our own, so that the training may delete it in the meantime: hard links
     where the file system has them. None where it was deleted already."""
     folder = run / "evaluate" / "held"
-    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # of a watcher that was killed
     model = folder / checkpoint.name
     try:
         shutil.copytree(checkpoint, model, copy_function=link_or_copy, ignore=NOT_THE_MODEL)
@@ -147,6 +151,7 @@ def held(run: Path, checkpoint: Path) -> Iterator[Path | None]:
 
 
 def link_or_copy(source: str, target: str) -> None:
+    """A hard link or, across file systems, a copy."""
     try:
         os.link(source, target)
     except OSError:
@@ -167,5 +172,5 @@ def log_to_wandb(run: Path, step: int, metrics: dict[str, float]) -> None:
             shown.define_metric("train/global_step")
             shown.define_metric("eval/*", step_metric="train/global_step")
             shown.log(metrics | {"train/global_step": step})
-    except Exception as error:  # whatever W&B or the network has against it: the figures are in eval.jsonl
+    except Exception as error:  # of W&B or the network: the figures are in eval.jsonl
         print(f"W&B did not take step {step} ({type(error).__name__}: {error})", file=sys.stderr, flush=True)
