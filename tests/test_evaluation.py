@@ -3,9 +3,9 @@
 import pytest
 
 from grpo_math.errors import UserError
-from grpo_math.evaluation import grade_rows, load_benchmarks, summarise
+from grpo_math.evaluation import grade_rows, load_benchmarks
 from grpo_math.evaluation.statistics import wilson_interval
-from grpo_math.evaluation.summary import majorities
+from grpo_math.evaluation.summary import majorities, summarise
 from grpo_math.recipe.recipe import load_recipe
 
 

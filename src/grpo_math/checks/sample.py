@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from grpo_math.checks.findings import Finding, Subject, note, warning
-from grpo_math.evaluation import Benchmark, grade_rows, solve
+from grpo_math.evaluation import Benchmark, Setup, grade_rows, solve
 from grpo_math.generation import Sampling, TransformersEngine
 from grpo_math.models import ModelSource, end_tokens, load_model
 
@@ -21,7 +21,7 @@ def sample(subject: Subject) -> Iterator[Finding]:
         ends=frozenset(end_tokens(ModelSource.of(recipe.keys), tokenizer)),
     )
     engine = TransformersEngine(load_model(recipe.keys), tokenizer, recipe.eval.batch_size)
-    solved = solve(engine, benchmark, template, tokenizer, sampling, given.get("seed", 42))
+    solved = solve(engine, benchmark, Setup(template, tokenizer, sampling, given.get("seed", 42)))
     rows = grade_rows([row for rows in solved for row in rows], template)
     found = sorted(rows, key=lambda row: row["problem"])
     for row in found:

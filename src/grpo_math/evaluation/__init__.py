@@ -4,20 +4,20 @@ Enters: benchmarks, an engine, a prompt template; for the commands a recipe. Lea
 figures have 95 % intervals, `Comparison`s. Imports everything up to generation; the watcher starts further processes.
 """
 
-from grpo_math.evaluation.solve import Benchmark, grade_rows, load_benchmarks, solve, solve_together
+from grpo_math.evaluation.solve import Benchmark, Setup, grade_rows, load_benchmarks, solve, solve_together
 from grpo_math.evaluation.statistics import Difference, Figure
-from grpo_math.evaluation.summary import TOGETHER, Evaluation, metrics_of, summarise
+from grpo_math.evaluation.summary import Evaluation, metrics_of, summarise_each
 
 __all__ = [
-    "TOGETHER",
     "Benchmark",
     "Difference",
     "Evaluation",
     "Figure",
+    "Setup",
     "grade_rows",
     "load_benchmarks",
     "metrics_of",
     "solve",
     "solve_together",
-    "summarise",
+    "summarise_each",
 ]

@@ -12,16 +12,15 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from grpo_math.data import fingerprint
 from grpo_math.errors import UserError, one_line, run_cli
 from grpo_math.evaluation import watch
 from grpo_math.evaluation.engine import engine_for, uses_vllm
-from grpo_math.evaluation.solve import Benchmark, grade_rows, load_benchmarks, prompts_of, solve
-from grpo_math.evaluation.summary import TOGETHER, metrics_of, summarise
+from grpo_math.evaluation.solve import Benchmark, Setup, grade_rows, load_benchmarks, prompts_of, solve
+from grpo_math.evaluation.summary import metrics_of, summarise_each
 from grpo_math.evaluation.tables import print_tables, tracked
-from grpo_math.generation import Sampling, Stopped, engine_arguments, supervised
+from grpo_math.generation import Sampling, Stopped, engine_arguments, longest_sequence, supervised
 from grpo_math.grading import configure
 from grpo_math.models import ModelSource, end_tokens, load_tokenizer
 from grpo_math.recipe.file import read_yaml
@@ -35,9 +34,6 @@ from grpo_math.runs.folder import (
     write_json,
     write_rows,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 OF_EVAL = ("split", "max_samples", "samples", "temperature", "top_p", "k", "batch_size", "max_completion_length")
 SHORT = {"model": "model_name_or_path", "dataset": "eval.datasets"} | {name: f"eval.{name}" for name in OF_EVAL}
@@ -100,26 +96,24 @@ def run_evaluation(recipe: Recipe, out: str | None) -> dict:
         raise UserError("evaluate runs in one process: start it by itself, vLLM uses all visible GPUs")
     configure(recipe.grading)
     quiet_progress_bars()
-    keys, spec = recipe.keys, recipe.eval
-    tokenizer = load_tokenizer(keys, recipe.template)
+    keys, spec, template, length = recipe.keys, recipe.eval, recipe.template, recipe.eval_completion_length
+    tokenizer = load_tokenizer(keys, template)
     benchmarks = load_benchmarks(recipe.eval_datasets)
-    ends = end_tokens(ModelSource.of(keys), tokenizer)
-    stop = recipe.template.stop
-    sampling = Sampling(
-        recipe.eval_completion_length, spec.samples, spec.temperature, spec.top_p, stop, frozenset(ends)
-    )
-    settings = settings_of(recipe, benchmarks, tokenizer, sampling)
+    ends = frozenset(end_tokens(ModelSource.of(keys), tokenizer))
+    sampling = Sampling(length, spec.samples, spec.temperature, spec.top_p, template.stop, ends)
+    setup = Setup(template, tokenizer, sampling, keys.get("seed", 42))
+    settings = settings_of(recipe, benchmarks, setup)
     label = "-".join(Path(settings["model"]).parts[-2:]).strip("/-")
     folder = Path(out) if out else recipe.output_dir / "evaluate" / f"{label}-{digest(settings)[:8]}"
     open_folder(folder, settings)
     print(f"{settings['model']}, {settings['engine']}, {sampling}: {folder}", flush=True)
     with only_one(folder, "--out"):
         try:
-            rows, seconds = generate(recipe, benchmarks, tokenizer, sampling, folder)
+            rows, seconds = generate(recipe, benchmarks, setup, folder)
         except (KeyboardInterrupt, Stopped):
             print("interrupted: the same command continues from here", file=sys.stderr)
             sys.exit(130)
-        rows = grade_rows(rows, recipe.template)
+        rows = grade_rows(rows, template)
         write_rows(rows, folder / "completions.jsonl")
         results = {"settings": settings, "versions": versions()} | figures_of(rows, benchmarks, seconds, spec.k)
         write_json(results, folder / "results.json")
@@ -139,10 +133,7 @@ def figures_of(
             "right dataset?",
             file=sys.stderr,
         )
-    by_dataset = {one.title: [row for row in rows if row["dataset"] == one.title] for one in benchmarks}
-    found = [summarise(mine, title, 0, seconds.get(title, 0.0)) for title, mine in by_dataset.items()]
-    if len(found) > 1:
-        found.append(summarise(rows, TOGETHER, 0, sum(seconds.values())))
+    found = summarise_each(rows, seconds)
     print_tables(found, shown)
     right = {one.title: [0] * len(one.problems) for one in benchmarks}
     for row in rows:
@@ -150,9 +141,7 @@ def figures_of(
     return {"evaluations": [one.flat() for one in found], "metrics": metrics_of(found), "right": right}
 
 
-def settings_of(
-    recipe: Recipe, benchmarks: list[Benchmark], tokenizer: "PreTrainedTokenizerBase", sampling: Sampling
-) -> dict:
+def settings_of(recipe: Recipe, benchmarks: list[Benchmark], setup: Setup) -> dict:
     """Everything the completions depend on, as JSON; two evaluations are comparable where only the model differs."""
     keys, vllm = recipe.keys, uses_vllm(recipe.keys)
     model = ModelSource.of(keys)
@@ -162,14 +151,14 @@ def settings_of(
         "weights": model.fingerprint(),
         "engine": f"{'vLLM' if vllm else 'transformers'} {dtype}",
         "batch_size": None if vllm else recipe.eval.batch_size,
-        "prompt_template": asdict(recipe.template),
-        "sampling": asdict(sampling),
-        "seed": keys.get("seed", 42),
+        "prompt_template": asdict(setup.template),
+        "sampling": asdict(setup.sampling),
+        "seed": setup.seed,
         "loading": {key: keys.get(key) for key in LOADING} | {"engine": recipe.engine if vllm else None},
         "datasets": {
             one.title: {"problems": len(one.problems), "fingerprint": fingerprint(one.problems)} for one in benchmarks
         },
-        "prompts": digest([prompts_of(one, recipe.template, tokenizer) for one in benchmarks]),
+        "prompts": digest([prompts_of(one, setup.template, setup.tokenizer) for one in benchmarks]),
     }
     return json.loads(json.dumps(settings, default=sorted))  # sets as sorted lists
 
@@ -195,16 +184,16 @@ def open_folder(folder: Path, settings: dict) -> None:
 
 
 def generate(
-    recipe: Recipe,
-    benchmarks: list[Benchmark],
-    tokenizer: "PreTrainedTokenizerBase",
-    sampling: Sampling,
-    folder: Path,
+    recipe: Recipe, benchmarks: list[Benchmark], setup: Setup, folder: Path
 ) -> tuple[list[dict], dict[str, float]]:
     """All rows, and the seconds spent now on each benchmark. Problems are written to completions.jsonl as soon as they
     are solved; those that an interrupted evaluation wrote are kept."""
-    file, seconds, template = folder / "completions.jsonl", {}, recipe.template
-    rows = whole_problems(read_rows(file), sampling.samples)
+    file, seconds, samples = (
+        folder / "completions.jsonl",
+        {one.title: 0.0 for one in benchmarks},
+        setup.sampling.samples,
+    )
+    rows = whole_problems(read_rows(file), samples)
     write_rows(rows, file)
     done = {one.title: {row["problem"] for row in rows if row["dataset"] == one.title} for one in benchmarks}
     missing = [one for one in benchmarks if len(done[one.title]) < len(one.problems)]
@@ -212,14 +201,13 @@ def generate(
         print(f"continuing after {sum(map(len, done.values())):,} problems finished before", flush=True)
     if not missing:
         return rows, seconds
-    longest = max(len(ids) for one in benchmarks for ids in prompts_of(one, template, tokenizer))
-    window = (longest, sampling.max_new_tokens)
-    log = folder / "vllm_server.log"
-    with engine_for(recipe.keys, recipe.engine, tokenizer, recipe.eval.batch_size, window, log) as engine:
+    parts = [(one.problems, setup.sampling.max_new_tokens) for one in benchmarks]
+    longest, log = longest_sequence(parts, setup.template, setup.tokenizer), folder / "vllm_server.log"
+    with engine_for(recipe.keys, recipe.engine, setup.tokenizer, recipe.eval.batch_size, longest, log) as engine:
         for one in missing:
             title, started = one.title, time.perf_counter()
-            solved = solve(engine, one, template, tokenizer, sampling, recipe.keys.get("seed", 42), done=done[title])
-            for new in tracked(solved, title, len(one.problems), len(done[title]), sampling.samples):
+            solved = solve(engine, one, setup, done=done[title])
+            for new in tracked(solved, title, len(one.problems), len(done[title]), samples):
                 append_rows(new, file)
                 rows += new
             seconds[title] = time.perf_counter() - started

@@ -31,6 +31,16 @@ class Benchmark:
     problems: list[Problem]
 
 
+@dataclass(frozen=True)
+class Setup:
+    """How problems are posed and completions sampled; the seed of each follows from `seed` and its place."""
+
+    template: PromptTemplate
+    tokenizer: "PreTrainedTokenizerBase"
+    sampling: Sampling
+    seed: int = 42
+
+
 def load_benchmarks(specs: list[DatasetSpec]) -> list[Benchmark]:
     """The held-out problems, dataset by dataset, each with a name of its own."""
     if not specs:
@@ -50,10 +60,7 @@ def load_benchmarks(specs: list[DatasetSpec]) -> list[Benchmark]:
 def solve(
     engine: Engine,
     benchmark: Benchmark,
-    template: PromptTemplate,
-    tokenizer: "PreTrainedTokenizerBase",
-    sampling: Sampling,
-    seed: int,
+    setup: Setup,
     places: Sequence[int] | None = None,
     done: AbstractSet[int] = frozenset(),
 ) -> Iterator[list[dict]]:
@@ -61,13 +68,12 @@ def solve(
     default) without those that are `done`.
 
     A row is one completion: dataset, problem (its index), sample, question, gold, the group columns there are,
-    completion, length, truncated. The seed of a problem depends on `seed` and its place alone.
+    completion, length, truncated.
     """
     places = range(len(benchmark.problems)) if places is None else places
-    prompts = prompts_of(benchmark, template, tokenizer)
-    prompts = [prompts[place] for place in places]
-    seeds = [zlib.crc32(f"{seed} {benchmark.title} {place}".encode()) >> 1 for place in places]
-    for finished in engine.generate(prompts, seeds, sampling, done):
+    prompts = prompts_of(benchmark, setup.template, setup.tokenizer)
+    seeds = [zlib.crc32(f"{setup.seed} {benchmark.title} {place}".encode()) >> 1 for place in places]
+    for finished in engine.generate([prompts[place] for place in places], seeds, setup.sampling, done):
         yield [row for index, found in finished.items() for row in rows_of(benchmark, places[index], found)]
 
 
@@ -88,13 +94,7 @@ def rows_of(benchmark: Benchmark, place: int, completions: list[Completion]) -> 
 
 
 def solve_together(
-    engine: Engine,
-    benchmark: Benchmark,
-    template: PromptTemplate,
-    tokenizer: "PreTrainedTokenizerBase",
-    sampling: Sampling,
-    seed: int,
-    engine_size: int = 1,
+    engine: Engine, benchmark: Benchmark, setup: Setup, engine_size: int = 1
 ) -> tuple[list[dict], float]:
     """The graded rows of a benchmark that all processes solve together, on every process, and the seconds it took.
 
@@ -108,9 +108,8 @@ def solve_together(
     count, engines = len(benchmark.problems), state.num_processes // engine_size
     first = state.process_index // engine_size
     mine = [(first + turn * engines) % count for turn in range(math.ceil(count / engines))]
-    solved = solve(engine, benchmark, template, tokenizer, sampling, seed, mine)
-    rows = grade_rows([row for rows in solved for row in rows], template)
-    gathered = {(row["problem"], row["sample"]): row for row in gather_object(rows)}
+    rows = [row for rows in solve(engine, benchmark, setup, mine) for row in rows]
+    gathered = {(row["problem"], row["sample"]): row for row in gather_object(grade_rows(rows, setup.template))}
     return [gathered[place] for place in sorted(gathered)], time.perf_counter() - start
 
 

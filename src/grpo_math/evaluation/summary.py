@@ -76,6 +76,15 @@ def summarise(rows: list[dict], dataset: str, step: int = 0, seconds: float = 0.
     return Evaluation(dataset, step, len(questions), samples, round(seconds, 2), means(columns), groups)
 
 
+def summarise_each(rows: list[dict], seconds: dict[str, float], step: int = 0) -> list[Evaluation]:
+    """The figures of the datasets that `seconds` names and, where there are several, of all together."""
+    found = [
+        summarise([row for row in rows if row["dataset"] == dataset], dataset, step, spent)
+        for dataset, spent in seconds.items()
+    ]
+    return [*found, summarise(rows, TOGETHER, step, sum(seconds.values()))] if len(found) > 1 else found
+
+
 def by_value(column: str, questions: list[list[dict]], accuracies: list[float]) -> dict[str, tuple[int, Figure]]:
     """The number of questions and their accuracy by the values of a column."""
     found = defaultdict(list)

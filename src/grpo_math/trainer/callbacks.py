@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback
 from trl import GRPOTrainer
 
 from grpo_math.data import PromptTemplate
-from grpo_math.evaluation import TOGETHER, Benchmark, Evaluation, metrics_of, solve_together, summarise
+from grpo_math.evaluation import Benchmark, Evaluation, Setup, metrics_of, solve_together, summarise_each
 from grpo_math.generation import Sampling, training_engine
 from grpo_math.models import ends_of
 from grpo_math.recipe.parts import EvalSpec
@@ -145,19 +145,19 @@ class Evaluations(TrainerCallback):
     def measure(self, moment: str, model, state) -> dict:
         """Evaluate, tell everyone, and return the row of eval.jsonl that counts."""
         started, tokenizer = time.perf_counter(), self.trainer.processing_class
-        spec, template, seed = self.spec, self.template, self.trainer.args.seed
+        spec, template = self.spec, self.template
         ends = frozenset(ends_of(model.generation_config, tokenizer))
         sampling = Sampling(self.longest, spec.samples, spec.temperature, spec.top_p, template.stop, ends)
+        setup = Setup(template, tokenizer, sampling, self.trainer.args.seed)
         vllm = getattr(self.trainer, "vllm_generation", None)
         size = vllm.tensor_parallel_size if vllm and vllm.mode == "colocate" else 1
-        rows, found = [], []
+        rows: list[dict] = []
+        seconds: dict[str, float] = {}
         with training_engine(self.trainer, model, tokenizer, spec.batch_size) as engine:
             for benchmark in self.benchmarks:
-                solved, seconds = solve_together(engine, benchmark, template, tokenizer, sampling, seed, size)
-                found.append(summarise(solved, benchmark.title, state.global_step, seconds))
+                solved, seconds[benchmark.title] = solve_together(engine, benchmark, setup, size)
                 rows += solved
-        if len(found) > 1:
-            found.append(summarise(rows, TOGETHER, state.global_step, time.perf_counter() - started))
+        found = summarise_each(rows, seconds, state.global_step)
         if state.is_world_process_zero:
             self.keep(moment, rows, found)
         metrics = {f"eval_{name}": value for name, value in metrics_of(found).items()}  # eval/X in W&B and the others
