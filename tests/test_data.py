@@ -207,7 +207,7 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending):
     [
         ("r.jsonl", '{"question": "q", "answer": "1"}\n{oops\n', "r.jsonl, line 2: not JSON"),
         ("r.jsonl", '"a string"\n', "r.jsonl, row 1: want an object with named columns, got 'a string'"),
-        ("r.csv", "question,answer\nq,1,000\n", "r.csv, row 1: more cells than columns: quote the cells that hold commas"),
+        ("r.csv", "question,answer\nq,1,000\n", "r.csv, row 1: more cells than columns: quote cells with commas"),
         ("r.json", "[1, 2]", "r.json, row 1: want an object with named columns, got 1"),
         ("r.json", "{", "r.json: cannot be read as json"),
         ("r.parquet", "no parquet", "r.parquet: cannot be read as parquet"),

@@ -32,9 +32,9 @@ class PassRateSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    file: str = Field(min_length=1)
-    min: float = Field(default=0.0, ge=0, le=1)
-    max: float = Field(default=1.0, ge=0, le=1)
+    file: str = Field(min_length=1, description="the folder of grpo-math evaluate --split train --samples 8")
+    min: float = Field(default=0.0, ge=0, le=1, description="the lowest pass rate to keep")
+    max: float = Field(default=1.0, ge=0, le=1, description="the highest pass rate to keep")
 
     @model_validator(mode="after")
     def check_order(self) -> "PassRateSpec":
@@ -46,9 +46,8 @@ class PassRateSpec(BaseModel):
 class DatasetSpec(BaseModel):
     """The `dataset:` part of a recipe.
 
-    `config` is the Hub dataset's (text) or the reasoning_gym task's (a mapping); `params` are the adapter's own keys.
-    `decontaminate` drops training problems that overlap with test problems (filters.py). `where` is the place of these
-    keys in the recipe, `dataset.` or `eval.datasets[0].`, with which every error message begins.
+    `params` are the adapter's own keys. `where` is the place of these keys in the recipe, `dataset.` or
+    `eval.datasets[0].`, with which every error message begins.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -23,9 +23,7 @@ def rows_of_file(path: Path) -> Iterable[dict]:
             if not isinstance(row, dict):
                 raise UserError(f"path: {path}, row {number}: want an object with named columns, got {row!r:.60}")
             if None in row:  # the csv module's key for them
-                raise UserError(
-                    f"path: {path}, row {number}: more cells than columns: quote the cells that hold commas"
-                )
+                raise UserError(f"path: {path}, row {number}: more cells than columns: quote cells with commas")
             yield row
     except (OSError, ValueError) as error:
         raise UserError(f"path: {path}: cannot be read as {path.suffix[1:]} ({error})") from error
