@@ -1,7 +1,7 @@
 """Problems as prompts and worked answers, in token ids: what SFT teaches is what GRPO will ask."""
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpo_math.data.problem import Problem
 from grpo_math.data.prompts import PromptTemplate, token_ids
@@ -32,14 +32,15 @@ class Pairs:
         """The token ids of the prompt, and of the completion with the token that ends it."""
         prompt = self.template.prompt(problem.question, self.tokenizer)
         target = self.template.target(problem, self.worked)
-        chat = isinstance(prompt, list)
-        text = self.answer_in_chat(prompt, target) if chat else target
+        text, end = target, [self.tokenizer.eos_token_id]
+        if isinstance(prompt, list):
+            text, end = self.answer_in_chat(prompt, target), []  # the chat template ends it
         completion = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return token_ids(prompt, self.tokenizer), completion if chat else [*completion, self.tokenizer.eos_token_id]
+        return token_ids(prompt, self.tokenizer), completion + end
 
     def answer_in_chat(self, prompt: list[dict], target: str) -> str:
         """The answer as the chat template renders it; raises UserError where that changes it."""
-        render = functools.partial(self.tokenizer.apply_chat_template, tokenize=False)
+        render: Any = functools.partial(self.tokenizer.apply_chat_template, tokenize=False)
         before = render(prompt, add_generation_prompt=True)
         whole = render([*prompt, {"role": "assistant", "content": target}])
         answer = whole.removeprefix(before)
@@ -60,7 +61,7 @@ class Pairs:
     def check(self, problem: Problem, ends: set[int]) -> None:
         """Raise UserError where the chat template ends the answer with a token that does not end a generation."""
         tokenizer, (_, completion) = self.tokenizer, self.ids(problem)
-        last = next(token for token in reversed(completion) if tokenizer.decode([token]).strip())
+        last = next(token for token in reversed(completion) if str(tokenizer.decode([token])).strip())
         if last not in ends:
             raise UserError(
                 f"eos_token: the chat template of {tokenizer.name_or_path} ends an answer with "
