@@ -10,8 +10,10 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from grpo_math.data import fingerprint
 from grpo_math.errors import UserError, one_line, run_cli
@@ -50,13 +52,17 @@ def main(options: argparse.Namespace) -> None:
         watch.main(options, words)
         return
     recipe = load_recipe(words, "evaluation")
-    if not uses_vllm(recipe.keys):
+
+    def work(_: list[str]) -> None:
         run_evaluation(recipe, options.out)
-    elif status := supervised(lambda: run_cli(lambda _: run_evaluation(recipe, options.out))):
+
+    if not uses_vllm(recipe.keys):
+        work([])
+    elif status := supervised(lambda: run_cli(work)):
         sys.exit(status)
 
 
-def evaluate(model_or_recipe: str | Path, out: str | None = None, **overrides) -> dict:
+def evaluate(model_or_recipe: str | Path, out: str | None = None, **overrides: Any) -> dict:
     """Evaluate a model (a run, a checkpoint, an adapter, a folder or a Hub id) or the model of a recipe (a .yaml file).
 
     The overrides are the options of `grpo-math evaluate` and keys of a recipe: `evaluate("runs/x", dataset="gsm8k",
@@ -70,7 +76,7 @@ def evaluate(model_or_recipe: str | Path, out: str | None = None, **overrides) -
     return run_evaluation(load_recipe([*words, *recipe_words(given)], "evaluation"), out)
 
 
-def recipe_words(given: dict[str, str | None]) -> list[str]:
+def recipe_words(given: Mapping[str, str | None]) -> list[str]:
     """The keys of a recipe for those options that are shorter than its keys, as words of a command line."""
     words = []
     for option, key in SHORT.items():
@@ -163,7 +169,7 @@ def settings_of(recipe: Recipe, benchmarks: list[Benchmark], setup: Setup) -> di
     return json.loads(json.dumps(settings, default=sorted))  # sets as sorted lists
 
 
-def digest(content) -> str:
+def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -45,7 +45,7 @@ def load_benchmarks(specs: list[DatasetSpec]) -> list[Benchmark]:
     """The held-out problems, dataset by dataset, each with a name of its own."""
     if not specs:
         raise UserError("eval.datasets: missing: say which problems to evaluate on, eval: {datasets: {name: gsm8k}}")
-    benchmarks = []
+    benchmarks: list[Benchmark] = []
     for spec in specs:
         loaded = load_problems(spec)
         logger.info("evaluating on %s", loaded)

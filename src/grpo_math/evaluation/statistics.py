@@ -129,7 +129,7 @@ def paired_difference(both: int, won: int, lost: int, count: int) -> Figure:
     p2, p1 = (both + won) / count, (both + lost) / count
     (low2, high2), (low1, high1) = wilson_interval(both + won, count), wilson_interval(both + lost, count)
     product = (both + won) * (lost + neither) * (both + lost) * (won + neither)
-    covariance = both * neither - won * lost
+    covariance: float = both * neither - won * lost
     if covariance > 0:
         covariance = max(covariance - count / 2, 0)
     phi = covariance / math.sqrt(product) if product else 0.0

@@ -96,7 +96,7 @@ def by_value(column: str, questions: list[list[dict]], accuracies: list[float]) 
 
 def metrics_of(found: list[Evaluation]) -> dict[str, float]:
     """For a metrics log: every figure of the last evaluation, which counts, and the accuracies of those before it."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, figure in found[-1].figures.items():
         metrics |= figure.named(name)
     for evaluation in found[:-1]:
@@ -113,7 +113,7 @@ def majorities(questions: list[list[dict]]) -> list[float]:
     votes = []
     for question, same in zip(questions, clusters(questions), strict=True):
         counts = Counter(same[row["sample"]] for row in question if row["answer"] is not None)
-        winner = max(counts, key=counts.get, default=None)  # the first of equals: a Counter keeps the order
+        winner = max(counts, key=counts.__getitem__, default=None)  # the first of equals: a Counter keeps the order
         votes.append(float(winner is not None and question[winner]["correct"] is True))
     return votes
 

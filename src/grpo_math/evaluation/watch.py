@@ -141,9 +141,9 @@ def held(run: Path, checkpoint: Path) -> Iterator[Path | None]:
     where the file system has them. None where it was deleted already."""
     folder = run / "evaluate" / "held"
     shutil.rmtree(folder, ignore_errors=True)  # of a watcher that was killed
-    model = folder / checkpoint.name
+    model: Path | None = folder / checkpoint.name
     try:
-        shutil.copytree(checkpoint, model, copy_function=link_or_copy, ignore=NOT_THE_MODEL)
+        shutil.copytree(checkpoint, folder / checkpoint.name, copy_function=link_or_copy, ignore=NOT_THE_MODEL)
     except (OSError, shutil.Error):
         model = None
     yield model

@@ -5,19 +5,21 @@ number per prompt, and the indexes in `done` are skipped. It yields `{index: com
 or several at a time, with `sampling.samples` completions each. No engine changes the random state of a training.
 """
 
-import math
+import sys
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from grpo_math.errors import UserError
 from grpo_math.generation.vllm_server import ask, server_url
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+    from trl import GRPOConfig
     from vllm import LLM
 
 CONCURRENT = 256  # requests to a server at a time; vLLM's own scheduler takes what fits
@@ -80,11 +82,11 @@ def same_random_state() -> AbstractContextManager:
 
 
 @contextmanager
-def plain_defaults(model: "PreTrainedModel") -> Iterator[None]:
+def plain_defaults(model: Any) -> Iterator[None]:
     """`generate` fills settings that are not given from the checkpoint's generation config: replace it for a while."""
     from transformers import GenerationConfig
 
-    models = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+    models: list[Any] = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
     own = [one.generation_config for one in models]
     for one in models:
         one.generation_config = GenerationConfig()
@@ -101,8 +103,9 @@ class TransformersEngine:
     The batches follow from all prompts, done or not, so that an interrupted evaluation samples the same completions.
     """
 
-    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch_size: int):
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+    def __init__(self, model: "PreTrainedModel | PeftModel", tokenizer: "PreTrainedTokenizerBase", batch_size: int):
+        self.model: Any = model
+        self.tokenizer, self.batch_size = tokenizer, batch_size
 
     def generate(
         self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done: AbstractSet[int] = frozenset()
@@ -120,7 +123,7 @@ class TransformersEngine:
 
         tokenizer, model = self.tokenizer, self.model
         inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
-        window = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)
+        window = getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
         room = window - inputs["input_ids"].shape[1]
         new = min(sampling.max_new_tokens, room) if room > 0 else sampling.max_new_tokens  # TRL generates beyond it too
         settings = self.settings(sampling, new)
@@ -154,7 +157,7 @@ class TransformersEngine:
         """The tokens up to the end or, where a stop string ended them, to the padding."""
         ends = {*sampling.ends, self.tokenizer.pad_token_id}
         end = next((i for i, token in enumerate(row) if token in ends), len(row))
-        text = self.tokenizer.decode(row[:end], skip_special_tokens=True)
+        text = str(self.tokenizer.decode(row[:end], skip_special_tokens=True))
         if any(stop in text for stop in sampling.stop):
             return Completion(text, end, False)
         return Completion(text, min(end + 1, len(row)), end == len(row))
@@ -164,7 +167,7 @@ def from_vllm(
     ids: list[int], finish_reason: str, sampling: Sampling, tokenizer: "PreTrainedTokenizerBase"
 ) -> Completion:
     text = ids[:-1] if ids and ids[-1] in sampling.ends else ids
-    return Completion(tokenizer.decode(text, skip_special_tokens=True), len(ids), finish_reason == "length")
+    return Completion(str(tokenizer.decode(text, skip_special_tokens=True)), len(ids), finish_reason == "length")
 
 
 class VllmEngine:
@@ -248,7 +251,7 @@ def training_engine(
     TRL's record of the last sync stays, so that the training's next generation begins with a sync and an empty prefix
     cache, as without the evaluation.
     """
-    vllm = getattr(trainer, "vllm_generation", None)
+    vllm, args = getattr(trainer, "vllm_generation", None), cast("GRPOConfig", trainer.args)
     if vllm is None:
         with generating(trainer):
             yield TransformersEngine(model, tokenizer, batch_size)
@@ -256,7 +259,7 @@ def training_engine(
     vllm.sync_weights()
     trainer.accelerator.wait_for_everyone()
     if vllm.mode == "server":
-        yield ServerEngine(server_url(trainer.args), tokenizer)
+        yield ServerEngine(server_url(args), tokenizer)
     else:
         if vllm.enable_sleep_mode:
             vllm.llm.wake_up(tags=["kv_cache"])

@@ -79,7 +79,7 @@ def supervise(work: Callable[[], int], front: int) -> int:
     except Stopped:
         status = 128 + signal.SIGTERM
     except SystemExit as end:
-        status = end.code
+        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
         traceback.print_exc()
     ignore_signals()
@@ -89,10 +89,10 @@ def supervise(work: Callable[[], int], front: int) -> int:
     return status
 
 
-def raise_stopped(burst: Burst):
+def raise_stopped(burst: Burst) -> Callable[..., None]:
     """A signal handler."""
 
-    def handler(*_) -> None:
+    def handler(*_: object) -> None:
         if burst.begins():
             raise Stopped
 

@@ -176,7 +176,7 @@ def check_server(keys: dict, engine: dict, config: "GRPOConfig", longest_prompt:
     url = server_url(config)
     host, known = urlsplit(url).hostname, os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     for name in ("no_proxy", "NO_PROXY"):  # for TRL, which would go through a proxy
-        os.environ[name] = f"{known},{host}" if known else host
+        os.environ[name] = f"{known},{host}" if known else str(host)
     if config.process_index == 0:
         check_port(config.vllm_group_port, "vllm_group_port")
     wait_until_healthy(url, config.vllm_server_timeout)

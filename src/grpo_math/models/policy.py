@@ -8,7 +8,7 @@ from grpo_math.errors import UserError, one_line
 from grpo_math.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
     from trl import GRPOConfig, ModelConfig, SFTConfig
 
@@ -57,8 +57,9 @@ def policy_arguments(keys: dict, config: "GRPOConfig | SFTConfig") -> dict[str, 
                 "load_in_4bit, load_in_8bit: quantised weights cannot be trained: set use_peft: true as well"
             )
         return {"model": source.name, "peft_config": get_peft_config(wanted), "quantization_config": quantization}
-    check_lora_settings(keys, source)
-    given, config.model_init_kwargs = config.model_init_kwargs, None  # TRL would warn that it does not use them
+    check_lora_settings(keys, source.name, source.adapter)
+    given: Any = config.model_init_kwargs or {}
+    config.model_init_kwargs = None  # TRL would warn that it does not use them
     return {"model": load_adapter(source, trainable=True, **from_pretrained_arguments(keys) | given)}
 
 
@@ -84,7 +85,7 @@ def widen(model: "PeftModel", source: ModelSource) -> None:
         set_peft_model_state_dict(model, load_peft_weights(source.name, "cpu", revision=source.revision))
 
 
-def load_base(model: ModelSource, **arguments) -> "PreTrainedModel":
+def load_base(model: ModelSource, **arguments: Any) -> "PreTrainedModel":
     """The whole model, or the base model of an adapter, on the CPU in float32 unless the arguments of `from_pretrained`
     say otherwise."""
     from trl.trainer.utils import create_model_from_path
@@ -97,7 +98,7 @@ def load_base(model: ModelSource, **arguments) -> "PreTrainedModel":
         )
 
 
-def load_adapter(model: ModelSource, trainable: bool = False, **base_arguments) -> "PeftModel":
+def load_adapter(model: ModelSource, trainable: bool = False, **base_arguments: Any) -> "PeftModel":
     """An adapter on its base model; `base_arguments` go to the base model's `from_pretrained`.
 
     Raises UserError when the base model is missing, or when the adapter was trained on another one.
@@ -124,9 +125,8 @@ def load_adapter(model: ModelSource, trainable: bool = False, **base_arguments) 
     return adapter
 
 
-def check_lora_settings(keys: dict, model: ModelSource) -> None:
+def check_lora_settings(keys: dict, name: str, adapter: "LoraConfig") -> None:
     """Raise UserError where a recipe's LoRA keys are not those of the adapter that it trains on."""
-    adapter = model.adapter
     there = {"use_peft": True, "lora_r": adapter.r, "use_dora": adapter.use_dora, "use_rslora": adapter.use_rslora}
     there |= {f"lora_{key}": getattr(adapter, f"lora_{key}") for key in ("alpha", "dropout")}
     there |= {f"lora_{key}": getattr(adapter, key) for key in ("target_modules", "modules_to_save")}
@@ -139,8 +139,8 @@ def check_lora_settings(keys: dict, model: ModelSource) -> None:
     )
     if wrong:
         raise UserError(
-            f"{', '.join(wrong)}: training continues with the adapter {model.name}: leave out what differs, or merge "
-            f"it first (grpo-math export {model.name} OUT)"
+            f"{', '.join(wrong)}: training continues with the adapter {name}: leave out what differs, or merge "
+            f"it first (grpo-math export {name} OUT)"
         )
 
 

@@ -76,7 +76,7 @@ class ModelSource:
         """The base model of an adapter; a whole model is its own."""
         if (adapter := self.adapter) is None:
             return self
-        name, revision = adapter.base_model_name_or_path, adapter.revision or "main"
+        name, revision = str(adapter.base_model_name_or_path), adapter.revision or "main"
         return replace(self, name=name, revision=revision, base_of=self.name)
 
     @property
@@ -153,8 +153,8 @@ class ModelSource:
             if not os.path.isdir(self.name):
                 from transformers.utils.hub import cached_file, extract_commit_hash
 
-                file = "adapter_config.json" if self.adapter else "config.json"
-                return extract_commit_hash(cached_file(self.name, file, revision=self.revision), None)[:16]
+                config = "adapter_config.json" if self.adapter else "config.json"
+                return str(extract_commit_hash(cached_file(self.name, config, revision=self.revision), None))[:16]
             files = [file for file in sorted(Path(self.name).iterdir()) if WEIGHTS.fullmatch(file.name)]
             if not any(file.suffix in (".safetensors", ".bin") for file in files):
                 raise FileNotFoundError("it has no weights")

@@ -1,7 +1,7 @@
 """The tokenizer of a model, and the tokens that end its completions."""
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpo_math.data import TEMPLATES, PromptTemplate, token_ids
 from grpo_math.errors import UserError
@@ -21,7 +21,8 @@ def load_tokenizer(keys: dict, template: PromptTemplate) -> "PreTrainedTokenizer
     model.check()
     tokenizer = plain_tokenizer(model, padding_side="left")
     if extra := keys.get("chat_template_kwargs"):  # TRL renders with them, so counts and evaluation do too
-        tokenizer.apply_chat_template = functools.partial(tokenizer.apply_chat_template, **extra)
+        with_extra = functools.partial(tokenizer.apply_chat_template, **extra)
+        tokenizer.apply_chat_template = with_extra  # type: ignore[method-assign]  # on the instance
     if template.chat and not tokenizer.chat_template:
         plain = ", ".join(name for name, other in TEMPLATES.items() if not other.chat)
         raise UserError(
@@ -43,7 +44,7 @@ def load_tokenizer(keys: dict, template: PromptTemplate) -> "PreTrainedTokenizer
     return tokenizer
 
 
-def plain_tokenizer(model: ModelSource, what: str = "", **arguments) -> "PreTrainedTokenizerBase":
+def plain_tokenizer(model: ModelSource, what: str = "", **arguments: Any) -> "PreTrainedTokenizerBase":
     """The tokenizer as it was saved; `what` begins the error message of a missing one."""
     from transformers import AutoTokenizer
 
