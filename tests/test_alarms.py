@@ -12,7 +12,6 @@ from grpo_math.runs.folder import read_rows, write_rows
 from grpo_math.train import train
 from grpo_math.trainer.alarms import Alarms
 from grpo_math.trainer.callbacks import finite
-from grpo_math.trainer.config import grpo_config
 
 WELL = {
     "loss": 0.1, "grad_norm": 1.0, "reward": 0.5, "reward_std": 0.4, "frac_reward_zero_std": 0.2, "accuracy": 0.5,
@@ -34,7 +33,7 @@ CAUSES = [
     ({"grading/timeouts": 0.02}, "timeouts", "2.0% of the answers took too long to grade: raise grading: {timeout: 5.0}"),
     ({"kl": 1.5}, "kl", "1.5 from the reference, above 1: lower learning_rate, or raise beta"),
     ({"sampling/importance_sampling_ratio/mean": 0.7}, "importance", "vLLM samples another policy than is trained (ratio 0.70): leave its dtype to the trainer's, or lower learning_rate and steps_per_generation"),
-    ({"sampling/importance_sampling_ratio/mean": 0.4}, "importance", "vLLM samples another policy than is trained (ratio 0.40, more than half masked): leave its dtype to the trainer's, or lower learning_rate and steps_per_generation"),
+    ({"sampling/importance_sampling_ratio/mean": 0.4}, "importance", "vLLM samples another policy than is trained (ratio 0.40): leave its dtype to the trainer's, or lower learning_rate and steps_per_generation"),
     ({"loss": math.nan}, "nan", "loss is nan: lower learning_rate or max_grad_norm, or set bf16: false"),
     ({"grad_norm": math.inf}, "nan", "grad_norm is inf: lower learning_rate or max_grad_norm, or set bf16: false"),
 ]  # fmt: skip
@@ -47,7 +46,7 @@ def watch(write_recipe, tmp_path):
     def run(logs: list[dict], begin: int = 0, **keys):
         recipe = load_recipe(["--config", str(write_recipe(**keys))])
         recipe.output_dir.mkdir(exist_ok=True)
-        alarms = Alarms(recipe.output_dir, recipe.alarms, recipe.template, grpo_config(recipe))
+        alarms = Alarms(recipe.output_dir, recipe.alarms, recipe.template, recipe.max_completion_length)
         control = SimpleNamespace(should_training_stop=False, should_save=True)
         state = SimpleNamespace(global_step=begin, is_world_process_zero=True)
         alarms.on_train_begin(None, state, control)

@@ -84,7 +84,9 @@ def replacements(tree: ast.Module) -> list[str]:
     import transformers
 
     classes = (transformers.GenerationMixin, transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase)
-    methods = {name for one in classes for name in dir(one) if callable(getattr(one, name, None))}
+    methods = {
+        name for one in classes for name in dir(one) if not name.startswith("__") and callable(getattr(one, name, None))
+    }
     upstream, found = imported_names(tree), []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":

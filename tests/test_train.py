@@ -384,7 +384,7 @@ def test_padding_behind_a_completion_is_told_from_its_end(tokenizer, pad_is_end,
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     fake = types.SimpleNamespace(pad_token_id=end if pad_is_end else pad, decode=tokenizer.decode)
-    trainer = types.SimpleNamespace(processing_class=fake, eos_token_ids=[end], stop=("3",))
+    trainer = types.SimpleNamespace(tokenizer=fake, eos_token_ids=[end], stop=("3",))
     whole = ids + [end if word == "end" else pad for word in filler]
     assert Trainer.sampled(trainer, whole) == whole[: len(ids) + kept]
 
@@ -441,16 +441,16 @@ def test_the_best_model_is_kept(write_recipe, tmp_path, monkeypatch):
     from dataclasses import replace
 
     from grpo_math.evaluation.statistics import Figure
-    from grpo_math.trainer import callbacks
+    from grpo_math.evaluation import summary
 
     low = {0: 0.2, 1: 0.1, 2: 0.4, 3: 0.4}
-    plain = callbacks.summarise
+    plain = summary.summarise
 
     def scripted(rows, dataset, step, seconds):
         found = plain(rows, dataset, step, seconds)
         return replace(found, figures=found.figures | {"accuracy": Figure(0.9, low[step], 1.0)})
 
-    monkeypatch.setattr(callbacks, "summarise", scripted)
+    monkeypatch.setattr(summary, "summarise", scripted)
     eval_ = {"every": 1, "before_after": True, "best": True}
     results = run(write_recipe(max_steps=3, save_steps=1, save_total_limit=1, eval=eval_, **TAUGHT))
     assert results["best"]["step"] == 2

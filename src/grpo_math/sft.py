@@ -9,9 +9,10 @@ the prompt template's own answer style, and the loss is on them alone. A GRPO ru
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from grpo_math.data import Pairs, fingerprint, load_parts, mix_parts, to_dataset
-from grpo_math.errors import one_line
+from grpo_math.errors import UserError, one_line
 from grpo_math.grading import configure
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
@@ -31,13 +32,15 @@ def main(options: argparse.Namespace) -> None:
     report_end(sft(recipe), recipe.output_dir)
 
 
-def sft(recipe: Recipe | str | Path, **overrides) -> dict:
+def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     """Train a model on worked answers and return what results.json holds: steps, before, after, best, seconds; {} where
     the run was stopped. `overrides` replace keys of a recipe file. Raises UserError for mistakes in the recipe."""
     started = time.perf_counter()
 
     # The recipe
     recipe = load_recipe(recipe, "SFT", **overrides)
+    if recipe.sft is None:
+        raise UserError(f"{recipe.source}: a recipe for GRPO, not for SFT: add sft: {{target: worked}}")
     folder, template = recipe.output_dir, recipe.template
     checkpoint = find_checkpoint(folder, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
     configure(recipe.grading)
@@ -84,9 +87,12 @@ def sft(recipe: Recipe | str | Path, **overrides) -> dict:
         with writes_to(folder):
             # Train, and evaluate before, during and after
             environment = begin(trainer, checkpoint, recipe.raw, recipe.dump(), fingerprint(problems))
-            evaluations = Evaluations(trainer, benchmarks, recipe.eval, template, recipe.eval_completion_length)
+            evaluations = Evaluations(
+                trainer, tokenizer, benchmarks, recipe.eval, template, recipe.eval_completion_length
+            )
             again = resume_command(folder, "sft")
-            results = run(trainer, evaluations, Alarms(folder, recipe.alarms), checkpoint, again)
+            alarms = Alarms(folder, recipe.alarms, template, longest=None)
+            results = run(trainer, evaluations, alarms, checkpoint, again)
             if not results:
                 return {}
 

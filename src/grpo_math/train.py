@@ -11,6 +11,7 @@ import argparse
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 from grpo_math.data import fingerprint, load_parts, mix_parts, to_dataset, to_rows
 from grpo_math.errors import one_line
@@ -37,7 +38,7 @@ def main(options: argparse.Namespace) -> None:
     report_end(train(recipe), recipe.output_dir)
 
 
-def train(recipe: Recipe | str | Path, **overrides) -> dict:
+def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     """Train a policy with GRPO and return what results.json holds: steps, before, after, best, seconds; {} where the
     run was stopped. `overrides` replace keys of a recipe file. Raises UserError for mistakes in the recipe."""
     started = time.perf_counter()
@@ -97,8 +98,10 @@ def train(recipe: Recipe | str | Path, **overrides) -> dict:
         with writes_to(folder):
             # Train, and evaluate before, during and after
             environment = begin(trainer, checkpoint, recipe.raw, recipe.dump(), fingerprint(problems))
-            evaluations = Evaluations(trainer, benchmarks, recipe.eval, template, recipe.eval_completion_length)
-            alarms = Alarms(folder, recipe.alarms, template, config)
+            evaluations = Evaluations(
+                trainer, tokenizer, benchmarks, recipe.eval, template, recipe.eval_completion_length
+            )
+            alarms = Alarms(folder, recipe.alarms, template, recipe.max_completion_length)
             again = resume_command(folder, "train")
             results = run(trainer, evaluations, alarms, checkpoint, again, recipe.completions.every)
             if not results:

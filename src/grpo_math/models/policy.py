@@ -9,6 +9,7 @@ from grpo_math.models.source import ModelSource
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
+    from torch.nn import Module
     from transformers import PreTrainedModel
     from trl import GRPOConfig, ModelConfig, SFTConfig
 
@@ -68,16 +69,16 @@ def trains_adapter(keys: dict) -> bool:
     return bool(keys.get("use_peft")) or ModelSource.of(keys).adapter is not None
 
 
-def widen(model: "PeftModel", source: ModelSource) -> None:
+def widen(model: "Module | None", source: ModelSource) -> None:
     """Make the adapter of a quantised model float32 again, with its saved values if it was loaded.
 
     TRL rounds it to bfloat16, in which small steps vanish. Other models stay unchanged.
     """
-    if not getattr(model, "is_quantized", False):
-        return
-    from peft import set_peft_model_state_dict
+    from peft import PeftModel, set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
+    if not isinstance(model, PeftModel) or not getattr(model, "is_quantized", False):
+        return
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -216,7 +216,7 @@ def finished_results(folder: Path, checkpoint: Path | None, steps: int, epochs: 
     if checkpoint is None:
         return None
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    done, last = state["global_step"], steps
+    done, last = state["global_step"], float(steps)
     if steps <= 0:
         last = state["max_steps"] if state["num_train_epochs"] == math.ceil(epochs) else math.inf
     if done < last:
@@ -224,7 +224,7 @@ def finished_results(folder: Path, checkpoint: Path | None, steps: int, epochs: 
     results = folder / "results.json"
     if not results.exists():
         if done > last:
-            raise UserError(f"max_steps: {checkpoint} is {done - last} steps further than {last}: raise it")
+            raise UserError(f"max_steps: {checkpoint} is {done - last:g} steps further than {last:g}: raise it")
         return None  # killed before its end
     found = json.loads(results.read_text(encoding="utf-8"))
     if is_main_process():

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState
 from trl import GRPOTrainer
 
 from grpo_math.data import PromptTemplate
@@ -98,11 +98,17 @@ class Evaluations(TrainerCallback):
     """
 
     def __init__(
-        self, trainer: Trainer, benchmarks: list[Benchmark], spec: EvalSpec, template: PromptTemplate, longest: int
+        self,
+        trainer: Trainer,
+        tokenizer: PreTrainedTokenizerBase,
+        benchmarks: list[Benchmark],
+        spec: EvalSpec,
+        template: PromptTemplate,
+        longest: int,
     ):
-        self.trainer, self.benchmarks = trainer, benchmarks
+        self.trainer, self.tokenizer, self.benchmarks = trainer, tokenizer, benchmarks
         self.spec, self.template, self.longest = spec, template, longest
-        self.folder = Path(trainer.args.output_dir)
+        self.folder = Path(trainer.args.output_dir or "")
         self.file = self.folder / "eval.jsonl"
         self.before: dict | None = None
         self.after: dict | None = None
@@ -110,7 +116,7 @@ class Evaluations(TrainerCallback):
         self.seconds = 0.0  # spent evaluating by this process; a resumed run did not spend those before it
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        known = [None, None]
+        known: list[dict | None] = [None, None]
         if state.is_world_process_zero:
             known = self.recall(state.global_step or -1, state.max_steps if self.spec.before_after else None)
         if not self.benchmarks:
@@ -142,9 +148,9 @@ class Evaluations(TrainerCallback):
         if self.spec.before_after and not unfinished(state):
             self.after = self.measure("after", model, state)
 
-    def measure(self, moment: str, model, state) -> dict:
+    def measure(self, moment: str, model: PreTrainedModel, state: TrainerState) -> dict:
         """Evaluate, tell everyone, and return the row of eval.jsonl that counts."""
-        started, tokenizer = time.perf_counter(), self.trainer.processing_class
+        started, tokenizer = time.perf_counter(), self.tokenizer
         spec, template = self.spec, self.template
         ends = frozenset(ends_of(model.generation_config, tokenizer))
         sampling = Sampling(self.longest, spec.samples, spec.temperature, spec.top_p, template.stop, ends)

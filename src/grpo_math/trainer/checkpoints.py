@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import reduce
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from grpo_math.generation import Burst
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.runs import checkpoints
 
 
-def unfinished(state) -> bool:
+def unfinished(state: TrainerState) -> bool:
     """Whether the training was stopped before its last step."""
     return state.global_step < state.max_steps
 
@@ -84,8 +84,8 @@ class SaveWhole(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
 
     @staticmethod
-    def folder(args, state) -> Path:
-        return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+    def folder(args: TrainingArguments, state: TrainerState) -> Path:
+        return Path(args.output_dir or "") / f"checkpoint-{state.global_step}"
 
 
 class NothingLeft(Exception):
@@ -108,10 +108,10 @@ class Resume(TrainerCallback):
             updates = -(-len(train_dataloader) // args.gradient_accumulation_steps)
             batches = train_dataloader.batch_sampler
             sampler = getattr(batches, "batch_sampler", batches).sampler  # on several processes accelerate wraps it
-            for _ in range(state.global_step // updates):
+            for _epoch in range(state.global_step // updates):
                 next(iter(sampler))
 
-    def restore_adapter(self, model) -> None:
+    def restore_adapter(self, model: PreTrainedModel) -> None:
         """transformers restores the adapters in a checkpoint's folders (TRL's `ref`) but not the policy's beside them;
         FSDP and DeepSpeed restore the whole model."""
         policy = self.trainer.accelerator.unwrap_model(model)

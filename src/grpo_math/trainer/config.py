@@ -122,7 +122,8 @@ def vllm_engine(
     if not config.use_vllm:
         return nullcontext()
     ends = end_tokens(ModelSource.of(recipe.keys), tokenizer)  # vLLM knows those of its own model
-    config.generation_kwargs = {"stop_token_ids": sorted(ends)} | config.generation_kwargs
+    given = config.generation_kwargs if isinstance(config.generation_kwargs, dict) else {}
+    config.generation_kwargs = {"stop_token_ids": sorted(ends)} | given
     generated = [(problems, recipe.max_completion_length)]
     generated += [(benchmark.problems, recipe.eval_completion_length) for benchmark in benchmarks]
     longest = longest_sequence(generated, recipe.template, tokenizer)

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from transformers import PrinterCallback, Trainer
+from trl import GRPOTrainer
 
 from grpo_math.errors import RewardError, one_line
 from grpo_math.runs import checkpoints
@@ -26,7 +28,7 @@ def begin(trainer: Trainer, checkpoint: Path | None, settings: dict, recipe: str
     processes but the first. `settings` is the recipe as written, `recipe` the text of recipe.yaml."""
     if not trainer.is_world_process_zero():
         return {}
-    folder, step = Path(trainer.args.output_dir), checkpoints.checkpoint_step(checkpoint)
+    folder, step = Path(trainer.args.output_dir or ""), checkpoints.checkpoint_step(checkpoint)
     if checkpoint:
         others = checkpoints.other_settings(checkpoint, settings).items()
         told = ", ".join(f"{key} {now} (it was {before})" for key, (before, now) in others)
@@ -44,14 +46,15 @@ def run(
     alarms: Alarms,
     checkpoint: Path | None,
     again: str,
-    every: int | None = 0,
+    every: int | None = None,
 ) -> dict:
     """Train from the checkpoint (or step 0) to the last step, and return what results.json holds: steps, before, after,
     best, seconds; {} where the run was stopped before, `again` being the command that resumes it.
 
     The completions of one step in `every` are kept. Raises UserError where an alarm or a reward function stopped it.
     """
-    folder, stride, limit = Path(trainer.args.output_dir), steps_per_batch(trainer.args), trainer.args.save_total_limit
+    folder, limit = Path(trainer.args.output_dir or ""), trainer.args.save_total_limit
+    stride = steps_per_batch(trainer.args)
     if stride > 1:
         logger.info("checkpoints are saved at the end of a generation batch, every %d steps", stride)
     trainer.args.save_total_limit = None  # SaveWhole's: transformers deletes the last one before the next is complete
@@ -60,12 +63,14 @@ def run(
     refused = one_line(f"resume_from_checkpoint: {checkpoint}", "resume from another", (UnpicklingError,))
     started = time.perf_counter()
     with StopOnSignal() as stop, Progress(alarms) as progress, failed_batch(folder), refused:
-        saving, kept = SaveWhole(trainer, stride, limit), CompletionLogs(trainer, stride, every)
-        for callback in (MetricsFile(folder), kept, stop, saving, evaluations, alarms, progress):
+        if isinstance(trainer, GRPOTrainer):
+            trainer.add_callback(CompletionLogs(trainer, stride, every))
+        saving = SaveWhole(trainer, stride, limit)
+        for callback in (MetricsFile(folder), stop, saving, evaluations, alarms, progress):
             trainer.add_callback(callback)
         trainer.add_callback(Resume(trainer, checkpoint))
         try:
-            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except NothingLeft:
             trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
     alarms.check()
@@ -82,7 +87,7 @@ def not_of_a_tied_head(record: logging.LogRecord) -> bool:
     return "missing keys in the checkpoint model loaded: ['lm_head.weight']" not in record.getMessage()
 
 
-def steps_per_batch(args) -> int:
+def steps_per_batch(args: Any) -> int:
     """The optimizer steps that one generation batch is trained on; an SFT run has none."""
     if not hasattr(args, "num_generations"):
         return 1

@@ -5,10 +5,12 @@ import functools
 import math
 import time
 import zlib
-from collections import Counter
+from collections import defaultdict, deque
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer, SFTTrainer
 
 from grpo_math.data import PromptTemplate, completion_text
@@ -21,7 +23,7 @@ ROUNDING = 1e-6  # of equal rewards, summed in float32
 class SupervisedTrainer(SFTTrainer):
     """Writes no model card of its own."""
 
-    def create_model_card(self, *_, **__) -> None:
+    def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL's names neither base model nor results; the final model gets ours."""
 
 
@@ -39,17 +41,19 @@ class Trainer(GRPOTrainer):
     question, solution, answer, correct, how, length (in tokens), truncated, reward and rewards/NAME.
     """
 
-    def __init__(self, *, template: PromptTemplate, baseline: str = "group", **arguments):
+    def __init__(self, *, template: PromptTemplate, baseline: str = "group", **arguments: Any):
         super().__init__(**arguments)
         self.template, self.baseline = template, baseline
+        self.keep_completions = self.log_completions  # which CompletionLogs switches on and off
         self.stop = () if self.use_vllm else template.stop
-        self.seconds: Counter[str] = Counter()  # since the last log
+        self.tokenizer: PreTrainedTokenizerBase = arguments["processing_class"]
+        self.seconds: dict[str, float] = defaultdict(float)  # since the last log
         self.tokens: int | None = None  # seen at the last log
         if self.stop:
             policy = self.accelerator.unwrap_model(self.model)
-            policy.generate = functools.partial(policy.generate, tokenizer=self.processing_class)
+            policy.generate = functools.partial(policy.generate, tokenizer=self.tokenizer)
 
-    def create_model_card(self, *_, **__) -> None:
+    def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL's names neither base model nor results; the final model gets ours."""
 
     @contextlib.contextmanager
@@ -82,7 +86,7 @@ class Trainer(GRPOTrainer):
 
         Where the pad token is also an end token, the last one is the policy's own unless a stop string came before.
         """
-        tokenizer, end = self.processing_class, len(ids)
+        tokenizer, end = self.tokenizer, len(ids)
         while end > 1 and ids[end - 1] == tokenizer.pad_token_id:
             end -= 1
         text = tokenizer.decode(ids[:end])
@@ -93,7 +97,7 @@ class Trainer(GRPOTrainer):
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         with self.timed("rewards"):
             self.rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-            if self.args.log_completions:
+            if self.keep_completions:
                 self.describe_completions(inputs, completions, completion_ids_list)
         return self.rewards_per_func  # of all processes
 
@@ -124,7 +128,7 @@ class Trainer(GRPOTrainer):
             everyone = self.weighted_rewards()
         else:
             everyone = everyone.masked_fill(self.level_groups(), 0.0)
-        self._logs["advantages"].extend(everyone.tolist())  # as long as one generation batch: these replace TRL's
+        self._logs["advantages"] = deque(everyone.tolist(), maxlen=len(everyone))
         batch["advantages"] = self.mine(everyone)
         return batch
 
