@@ -111,7 +111,7 @@ def explain(error: Any, owner: type[BaseModel], path: Path, where: str, value: A
         return str(error["ctx"]["error"])
     field = owner.model_fields[key]
     if kind == "missing":
-        return f"missing: want {describe(field.annotation)}"
+        return f"missing: want {field.description or describe(field.annotation)}"
     if kind == "finite_number":
         return f"want a finite number, got {value}"
     if kind == "literal_error":
