@@ -52,7 +52,7 @@ BROKEN = [
     ("prompts_per_step: 1.5", "r.yaml: prompts_per_step: want a whole number or null, got 1.5"),
     ("vllm_engine_kwargs: [1]", "r.yaml: vllm_engine_kwargs: want a mapping, got [1]"),
     ("dataset: {name: gsm8k, pass_rate: {min: 0.5, max: 0.1, file: f}}", "r.yaml: dataset.pass_rate: want 0 <= min <= max <= 1, got min 0.5 and max 0.1"),
-    ("dataset: {name: gsm8k, pass_rate: {min: 0.5}}", "r.yaml: dataset.pass_rate.file: missing: want text"),
+    ("dataset: {name: gsm8k, pass_rate: {min: 0.5}}", "r.yaml: dataset.pass_rate.file: missing: want the folder of grpo-math evaluate --split train --samples 8"),
     ("dataset: {name: gsm8k, params: {}}", "r.yaml: dataset.params: unknown key, the keys here are name, path, split, config, max_samples, shuffle_seed, max_prompt_tokens, weight, decontaminate, pass_rate"),
     ("zzz: 1", "r.yaml: zzz: unknown key, it is neither TRL's nor ours"),
     # a key of another trainer or an older TRL names its successor
