@@ -91,7 +91,7 @@ BROKEN_DATA = [  # the dataset's further keys, its rows, the line
     ({"max_prompt_tokens": 2}, GOOD, "dataset: json train: 0 problems of 20 rows, dropped: 20 over 2 prompt tokens: nothing is left to train or test on"),
     ({"decontaminate": True}, GOOD, "dataset.decontaminate: there is no test set to compare with: name one, eval: {datasets: ...}"),
     ({"pass_rate": {"file": "HERE/none"}}, GOOD, "dataset.pass_rate.file: no file HERE/none: make it with grpo-math evaluate --config R --split train --samples 8 --temperature 1 --out FOLDER"),
-    ({"pass_rate": {"min": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.file: missing: want text"),
+    ({"pass_rate": {"min": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.file: missing: want the folder of grpo-math evaluate --split train --samples 8"),
     ({"pass_rate": {"file": "r", "min": 0.9, "max": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want 0 <= min <= max <= 1, got min 0.9 and max 0.1"),
     ({"pass_rate": {"file": "r", "most": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.most: unknown key, the keys here are file, min, max"),
     ({"pass_rate": 0.5}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want a mapping or null, got 0.5"),
