@@ -440,8 +440,8 @@ def test_an_evaluation_changes_nothing_in_the_training(write_recipe, tmp_path):
 def test_the_best_model_is_kept(write_recipe, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from grpo_math.evaluation.statistics import Figure
     from grpo_math.evaluation import summary
+    from grpo_math.evaluation.statistics import Figure
 
     low = {0: 0.2, 1: 0.1, 2: 0.4, 3: 0.4}
     plain = summary.summarise

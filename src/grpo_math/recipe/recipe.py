@@ -33,7 +33,7 @@ from grpo_math.recipe.parts import (
     model_folder,
     prompt_template,
 )
-from grpo_math.recipe.trl import DEFAULTS, Key, class_keys, installed_folder, trl_keys
+from grpo_math.recipe.trl import DEFAULTS, Key, class_fields, installed_folder, trl_keys
 from grpo_math.rewards.reward import RewardSpec
 
 RANGES = {  # what TRL would meet only after the model is loaded, or not at all
@@ -275,7 +275,7 @@ def baseline_problems(baseline: str, flat: dict) -> Iterator[str]:
 def engine_problems(given: dict) -> Iterator[str]:
     """`vllm_engine_kwargs` has arguments of vLLM's EngineArgs, by name. Their values are vLLM's to judge."""
     try:
-        known = list(class_keys(installed_folder("vllm") / "engine" / "arg_utils.py", "EngineArgs"))
+        known = list(class_fields(installed_folder("vllm") / "engine" / "arg_utils.py", "EngineArgs"))
     except UserError:
         known = list(given)
     for key in given:

@@ -63,11 +63,15 @@ def installed_folder(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def class_keys(path: Path, name: str) -> dict[str, Key]:
+def class_fields(path: Path, name: str) -> dict[str, ast.AnnAssign]:
     """The annotated fields of a dataclass, in source order."""
     body = next(node.body for node in parsed(path).body if isinstance(node, ast.ClassDef) and node.name == name)
     fields = [node for node in body if isinstance(node, ast.AnnAssign)]
-    return {node.target.id: field_key(node) for node in fields if isinstance(node.target, ast.Name)}
+    return {node.target.id: node for node in fields if isinstance(node.target, ast.Name)}
+
+
+def class_keys(path: Path, name: str) -> dict[str, Key]:
+    return {key: field_key(node) for key, node in class_fields(path, name).items()}
 
 
 def field_key(node: ast.AnnAssign) -> Key:
