@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import yaml
@@ -11,9 +12,10 @@ from conftest import ROOT
 
 from grpo_math.__main__ import dispatch
 from grpo_math.errors import UserError
+from grpo_math.grading import STYLES
 from grpo_math.recipe.file import StrictLoader, merge
 from grpo_math.recipe.hints import LOSSES, REFUSED, RENAMED, RENAMED_IN_EVAL
-from grpo_math.recipe.parts import EvalSpec
+from grpo_math.recipe.parts import EvalSpec, TemplateKeys
 from grpo_math.recipe.recipe import CHOICES, RANGES, load_recipe, recipe_keys
 from grpo_math.recipe.schema import json_schema, key_help
 from grpo_math.recipe.trl import DEFAULTS, trl_keys
@@ -246,7 +248,7 @@ def test_a_file_that_is_no_recipe(tmp_path, content, message):
     [
         ([], "no recipe: give one with --config recipes/X.yaml"),
         (["--config=nowhere.yaml"], "nowhere.yaml: no such recipe (No such file or directory): check its path"),
-        (["--config", "quikstart"], "--config: no recipe 'quikstart': did you mean quickstart?"),
+        (["--config", "quikstart"], "quikstart: no such recipe: did you mean quickstart?"),
         (["r.yaml"], "'r.yaml': want --key value pairs (did you mean --config r.yaml?)"),
         (["my", "words"], "'my': want --key value pairs (quote a value with blanks)"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such recipe (No such file or directory): check its path"),
@@ -388,6 +390,7 @@ def test_no_hint_shadows_a_real_key(kind):
 def test_what_is_refused_or_limited_is_a_key_of_trl():
     known = {key for kind in ("GRPO", "SFT") for key in trl_keys(kind)[0]}
     assert REFUSED.keys() <= known
+    assert get_args(TemplateKeys.model_fields["answer_style"].annotation) == tuple(STYLES)
     grpo, model = trl_keys("GRPO")
     assert RANGES.keys() | CHOICES.keys() <= grpo.keys() | model.keys()
     assert DEFAULTS.keys() <= grpo.keys()

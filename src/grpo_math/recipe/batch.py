@@ -6,8 +6,12 @@ backward) of `per_device_train_batch_size` completions, `gradient_accumulation_s
 
 import math
 import os
+from typing import TYPE_CHECKING
 
 from grpo_math.errors import UserError
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
 
 LARGEST_PASS = 8  # completions, TRL's default
 
@@ -75,16 +79,15 @@ def check_groups(device: int, passes: int, processes: int, generations: int, giv
         )
 
 
-def describe_batch(config, processes: int, problems: int) -> str:
+def describe_batch(config: "GRPOConfig", processes: int, problems: int) -> str:
     """A table of what a step takes, and how many make an epoch. `config` is a GRPOConfig. Raises UserError where the
     problems do not fill one generation batch: TRL drops an incomplete one, and would make no step."""
-    device, passes, generations = (
-        config.per_device_train_batch_size,
-        config.gradient_accumulation_steps,
-        config.num_generations,
-    )
-    generated = device * processes * config.steps_per_generation
-    steps = config.steps_per_generation * config.num_iterations / passes
+    device, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    generations, per_generation = config.num_generations, config.steps_per_generation
+    assert generations is not None  # GRPOConfig sets both
+    assert per_generation is not None
+    generated = device * processes * per_generation
+    steps = per_generation * config.num_iterations / passes
     prompts = generated // generations
     if problems < prompts:
         raise UserError(
@@ -93,9 +96,9 @@ def describe_batch(config, processes: int, problems: int) -> str:
             "gradient_accumulation_steps), or give more problems"
         )
     completions = device * passes * processes
-    if config.steps_per_generation % passes:
+    if per_generation % passes:
         raise UserError(
-            f"steps_per_generation: {config.steps_per_generation} is no multiple of gradient_accumulation_steps "
+            f"steps_per_generation: {per_generation} is no multiple of gradient_accumulation_steps "
             f"{passes}: an optimizer step would mix two generation batches"
         )
     shares = f"{count(processes, 'process')} x {count(passes, 'pass')} x {device}"

@@ -85,9 +85,10 @@ def lines_by_path(model: type[Part], error: ValidationError, given: dict, where:
     return lines
 
 
-def path_of(model: type[Part], place: tuple) -> tuple[Path, type[Part]]:
+def path_of(model: type[Part], place: tuple) -> tuple[Path, type[BaseModel]]:
     """The keys that lead to an error, without the branches of unions and places in lists, and the model of the last."""
-    path, owner = (str(place[0]),), model
+    path: Path = (str(place[0]),)
+    owner: type[BaseModel] = model
     for key in place[1:]:
         inner = [kind for kind in options(field_of(owner, path[-1])) if isinstance(kind, type)]
         models = [kind for kind in inner if issubclass(kind, BaseModel)]

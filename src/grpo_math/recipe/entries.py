@@ -113,7 +113,8 @@ def dataset_spec(entry: Any, where: str, problems: list[str]) -> list[DatasetSpe
 
 def held_out_specs(spec: EvalSpec, datasets: list[DatasetSpec], trains: bool, problems: list[str]) -> list[DatasetSpec]:
     """The datasets of `eval:`. Where nothing `trains`, the training problems are as good as any others."""
-    wanted, asked = trains and spec.wanted, {"split": spec.split, "max_samples": spec.max_samples}
+    wanted = trains and spec.wanted
+    asked: dict[str, Any] = {"split": spec.split, "max_samples": spec.max_samples}
     if spec.datasets:
         found = named_specs(spec.datasets, asked, problems)
         if trains and any(same_rows(one, trained) for one in found for trained in datasets):

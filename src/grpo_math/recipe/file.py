@@ -1,13 +1,14 @@
 """A recipe file, what it extends, and the command line, as one plain mapping. What the keys mean is recipe.py's."""
 
+import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, Literal
 
 import yaml
 
-from grpo_math.errors import UserError, suggestion
+from grpo_math.errors import UserError
 
 TEXTS = ("prompt_template.user", "prompt_template.system", "prompt_template.prefill")  # "Q: {question}" is no YAML here
 BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
@@ -19,13 +20,13 @@ class StrictLoader(yaml.SafeLoader):
     As in YAML 1.2, `no`, `off`, `yes` and `on` are text (`save_strategy: no`), and 1e-6 is a number.
     """
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in (BOOL, FLOAT)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def construct_mapping(self, node, deep=False):
-        seen = {}
+        seen: dict[str, int] = {}
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
@@ -43,7 +44,7 @@ NUMBER = r"([-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|
 StrictLoader.add_implicit_resolver(FLOAT, re.compile(NUMBER), list("-+.0123456789"))
 
 
-def read_yaml(path: Path, kind: type[dict] | type[list] = dict):
+def read_yaml(path: Path, kind: type[dict] | type[list] = dict) -> Any:
     """A YAML file that holds one mapping, or one list where that is the `kind`."""
     what = "recipe" if kind is dict else "list"
     try:
@@ -54,7 +55,8 @@ def read_yaml(path: Path, kind: type[dict] | type[list] = dict):
         raise UserError(f"{path}: not UTF-8 text: a recipe is a YAML file") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise UserError(f"{path}, line {mark.line + 1}: not YAML ({error.problem})") from None
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not YAML ({error.problem})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(content, kind):
@@ -119,7 +121,7 @@ def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:
         except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"--{name}: {value!r} is not a YAML value: quote it") from None
         overrides = merge(overrides, nested(name, value))
-    return config and recipe_path(config), overrides
+    return recipe_path(config) if config else None, overrides
 
 
 def nested(name: str, value: object) -> dict:
@@ -135,8 +137,10 @@ def recipe_path(name: str) -> Path:
         return path
     if (shipped("recipes") / f"{name}.yaml").exists():
         return shipped("recipes") / f"{name}.yaml"
-    known = [file.stem for file in shipped("recipes").glob("*.yaml")]
-    raise UserError(f"--config: no recipe {name!r}: {suggestion(name, sorted(known), '', {})}")
+    known = sorted(file.stem for file in shipped("recipes").glob("*.yaml"))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"give a file, or one of {', '.join(known)}"
+    raise UserError(f"{name}: no such recipe: {hint}")
 
 
 def shipped(name: Literal["recipes", "accelerate_configs"]) -> Path:

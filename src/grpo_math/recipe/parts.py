@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from grpo_math.data.prompts import TEMPLATES, PromptTemplate
-from grpo_math.grading import STYLES, PoolSettings
+from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, validated
-from grpo_math.recipe.hints import RENAMED_IN_EVAL
+from grpo_math.recipe.hints import RENAMED, RENAMED_IN_EVAL
 
 Alarm = Literal["nan", "reward", "zero_std", "truncated", "entropy", "kl", "importance", "timeouts", "length"]
 
@@ -96,7 +96,9 @@ class TemplateKeys(Part):
         default=PromptTemplate.user, description="the user's message, with {question} where the question goes"
     )
     system: str | None = Field(default=None, description="the system message")
-    answer_style: Literal[*STYLES] = Field(default="boxed", description="how the final answer is marked")
+    answer_style: Literal["boxed", "hash", "answer_tag", "fallback"] = Field(
+        default="boxed", description="how the final answer is marked"
+    )
     stop: list[str] = Field(default=[], description="strings that end a completion")
     prefill: str = Field(default="", description="the beginning of every completion")
     chat: bool = Field(
@@ -106,6 +108,8 @@ class TemplateKeys(Part):
 
 class Ours(Part):
     """Keys of every recipe. Datasets, template and rewards are checked by entries.py: their keys depend on a name."""
+
+    renamed: ClassVar = RENAMED
 
     extends: str | None = Field(default=None, description="another recipe file in this folder, to start from")
     dataset: Any = Field(default=None, description="the training problems: one dataset, or a list of them")

@@ -22,12 +22,13 @@ from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, options, takes_null, validated
 from grpo_math.recipe.entries import dataset_specs, held_out_specs, reward_specs
 from grpo_math.recipe.file import merge, nested, parse_arguments, read_recipe
-from grpo_math.recipe.hints import BY_TRL, LOSSES, REFUSED, RENAMED
+from grpo_math.recipe.hints import BY_TRL, LOSSES, REFUSED
 from grpo_math.recipe.parts import (
     AlarmSpec,
     CompletionsSpec,
     EvalSpec,
     GrpoKeys,
+    Ours,
     SftKeys,
     SftSpec,
     model_folder,
@@ -36,7 +37,7 @@ from grpo_math.recipe.parts import (
 from grpo_math.recipe.trl import DEFAULTS, Key, class_fields, installed_folder, trl_keys
 from grpo_math.rewards.reward import RewardSpec
 
-RANGES = {  # what TRL would meet only after the model is loaded, or not at all
+RANGES: dict[str, dict[str, Any]] = {  # what TRL would meet only after the model is loaded, or not at all
     "temperature": {"ge": 1e-3, "le": 100},
     "top_p": {"ge": 1e-3, "le": 1},
     "learning_rate": {"ge": 0, "le": 1},
@@ -120,12 +121,10 @@ def recipe_keys(kind: str) -> type[Part]:
     """All keys of a recipe of this kind, GRPO or SFT: ours, the trainer's, the model's."""
     trainer, model = trl_keys(kind)
     resume = Key(str | bool | None, None, "A checkpoint's folder, or `auto`: the newest of output_dir.")
-    fields = {
-        name: trl_field(name, key) for name, key in (trainer | model | {"resume_from_checkpoint": resume}).items()
-    }
-    made = create_model(f"{kind} recipe", __base__=GrpoKeys if kind == "GRPO" else SftKeys, **fields)
-    made.renamed = RENAMED
-    return made
+    every = trainer | model | {"resume_from_checkpoint": resume}
+    fields: dict[str, Any] = {name: trl_field(name, key) for name, key in every.items()}
+    base: type[Ours] = GrpoKeys if kind == "GRPO" else SftKeys
+    return create_model(f"{kind} recipe", __base__=base, **fields)
 
 
 def trl_field(name: str, key: Key) -> tuple[Any, Any]:
@@ -189,7 +188,7 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
     recipe = Recipe(
         source=path,
         datasets=datasets,
-        template=template,
+        template=template,  # type: ignore[arg-type]  # None only with a problem
         rewards=rewards,
         sft=keys.sft if isinstance(keys, SftKeys) else None,
         eval=keys.eval,

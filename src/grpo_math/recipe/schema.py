@@ -4,10 +4,11 @@ import argparse
 import json
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema
 
 from grpo_math.data.adapters import ADAPTERS
 from grpo_math.data.problem import DatasetSpec
@@ -30,32 +31,33 @@ def main(options: argparse.Namespace) -> None:
 
 def json_schema(kind: str) -> dict[str, Any]:
     """The JSON schema of a recipe of this kind, GRPO or SFT: type, default and one line of help for every key."""
-    schema = recipe_keys(kind).model_json_schema()
-    dataset = dataset_keys().model_json_schema()
+    schema = untitled(recipe_keys(kind))
+    dataset = untitled(dataset_keys())
     properties, definitions = schema["properties"], schema["$defs"] | dataset.pop("$defs")
     named = {"anyOf": [{"type": "string", "enum": list(ADAPTERS)}, dataset]}
     held_out = definitions["EvalSpec"]["properties"]["datasets"]
     held_out["anyOf"] = [named, {"type": "array", "items": named}, {"type": "null"}]
     properties["dataset"]["anyOf"] = [dataset, {"type": "array", "items": dataset}]
     template = {"type": "string", "enum": list(TEMPLATES)}
-    properties["prompt_template"]["anyOf"] = [template, TemplateKeys.model_json_schema()]
+    properties["prompt_template"]["anyOf"] = [template, untitled(TemplateKeys)]
     if kind == "GRPO":
-        definitions["Reward"] = entry_model(RewardSpec, None, "name", "params").model_json_schema()
+        definitions["Reward"] = untitled(entry_model(RewardSpec, None, "name", "params"))
         entry = {"anyOf": [{"$ref": "#/$defs/Reward"}, {"const": False}, {"type": "null"}]}
         names = dict.fromkeys(REWARDS, entry)
         properties["rewards"] |= {"type": "object", "properties": names, "additionalProperties": entry}
     kept = {key: value for key, value in properties.items() if key not in REFUSED}
-    whole = without_titles(schema | {"$defs": definitions, "properties": kept})
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | whole
+    return {"$schema": Untitled.schema_dialect} | schema | {"$defs": definitions, "properties": kept}
 
 
-def without_titles(schema: Any) -> Any:
-    """A schema without the titles that pydantic makes of the keys' names."""
-    if isinstance(schema, list):
-        return [without_titles(value) for value in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {key: without_titles(value) for key, value in schema.items() if key != "title" or isinstance(value, dict)}
+class Untitled(GenerateJsonSchema):
+    """A schema without titles that repeat the keys' names."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def untitled(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema(schema_generator=Untitled)
 
 
 def dataset_keys() -> type[Part]:
@@ -85,7 +87,7 @@ def key_help(kind: str) -> str:
 def nested_fields(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """The keys with their parts: `eval.every`."""
     reward = entry_model(RewardSpec, {}, "name", "params")
-    named = {"dataset": dataset_keys(), "prompt_template": TemplateKeys, "rewards": reward}
+    named: dict[str, Any] = {"dataset": dataset_keys(), "prompt_template": TemplateKeys, "rewards": reward}
     for name, field in fields.items():
         part = named.get(name, field.annotation)
         if name in named or not is_part(part):
@@ -94,7 +96,7 @@ def nested_fields(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tu
             yield from nested_fields(part.model_fields, f"{prefix}{name}.{'NAME.' if name == 'rewards' else ''}")
 
 
-def is_part(kind: Any) -> bool:
+def is_part(kind: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 

@@ -105,13 +105,12 @@ def function_types(path: Path, name: str) -> Mapping[str, Any] | None:
 
 
 def own_type(annotation: ast.expr | None) -> Any:
-    inside = list(ast.walk(annotation)) if annotation else []
     allowed = ast.Name | ast.Constant | ast.Subscript | ast.BinOp | ast.BitOr | ast.Tuple | ast.Load
-    if not inside or not all(isinstance(node, allowed) and getattr(node, "id", "Any") in TYPES for node in inside):
-        return Any
     try:
+        if annotation is None or any(not isinstance(node, allowed) for node in ast.walk(annotation)):
+            return Any
         return eval(ast.unparse(annotation), {"__builtins__": {}}, TYPES)
-    except TypeError:  # no type, such as `1 | 2`
+    except (NameError, TypeError):  # a type that is none of these, or no type, such as `1 | 2`
         return Any
 
 

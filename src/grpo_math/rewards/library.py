@@ -19,7 +19,7 @@ FOREIGN = re.compile(  # neither Latin, Greek nor mathematical
     r"[^\W\d_A-Za-z\u00aa-\u02af\u0370-\u03ff\u1d00-\u1dbf\u1e00-\u1fff\u2071\u207f\u2090-\u209c\u2100-\u214f"
     r"\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06\uff21-\uff5a\U0001d400-\U0001d7ff]"
 )
-LIMITS = {  # of settings, lowest and highest
+LIMITS: dict[str, dict[str, tuple[float, float]]] = {  # of settings, lowest and highest
     "steps": {"wanted": (1, 1e6)},
     "overlong": {"cache_tokens": (0, 1e7)},
     "repetition": {"ngram_tokens": (1, 1e6), "max_penalty": (-1e6, 0)},
