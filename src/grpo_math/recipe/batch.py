@@ -6,6 +6,7 @@ backward) of `per_device_train_batch_size` completions, `gradient_accumulation_s
 
 import math
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from grpo_math.errors import UserError
@@ -79,8 +80,8 @@ def check_groups(device: int, passes: int, processes: int, generations: int, giv
         )
 
 
-def describe_batch(config: "GRPOConfig", processes: int, problems: int) -> str:
-    """A table of what a step takes, and how many make an epoch. `config` is a GRPOConfig. Raises UserError where the
+def describe_batch(config: "GRPOConfig | SimpleNamespace", processes: int, problems: int) -> str:
+    """A table of what a step takes, and how many make an epoch. `config` has the keys of a GRPOConfig. Raises UserError where the
     problems do not fill one generation batch: TRL drops an incomplete one, and would make no step."""
     device, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
     generations, per_generation = config.num_generations, config.steps_per_generation
