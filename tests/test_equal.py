@@ -100,12 +100,13 @@ def test_a_batch_keeps_its_order_and_grades_a_pair_once():
 def test_an_exception_in_the_grader_costs_one_completion_and_no_batch(monkeypatch, caplog):
     """Wherever it is raised: while the answer is found, read or compared."""
     import grpo_math.grading.batch as package
+    import grpo_math.grading.equal as rules
 
     def broken(function, bad):
         return lambda *given: 1 / 0 if bad in given else function(*given)
 
     texts = [r"\boxed{1}", r"\boxed{2}", r"\boxed{1}, \boxed{3}", r"\boxed{2}"]
-    monkeypatch.setattr(sys.modules["grpo_math.grading.batch"], "settle", broken(settle, "1"))
+    monkeypatch.setattr(rules, "settle", broken(settle, "1"))
     grades = grade_batch(texts, ["2"] * 4, "boxed")
     assert [(g.correct, g.how) for g in grades] == [
         (False, "crashed"),
@@ -115,7 +116,7 @@ def test_an_exception_in_the_grader_costs_one_completion_and_no_batch(monkeypatc
     ]
     monkeypatch.setattr(package, "answers", broken(package.answers, texts[1]))
     assert [g.how for g in grade_batch(texts, ["2"] * 4, "boxed")] == ["crashed", "crashed", "structure", "crashed"]
-    monkeypatch.setattr(package, "sums_up", broken(package.sums_up, ["1", "3"]))
+    monkeypatch.setattr(rules, "sums_up", broken(rules.sums_up, ["1", "3"]))
     assert grade(texts[2], "2").how == "structure"
     assert "counted as wrong, please report it" in caplog.text
     monkeypatch.undo()

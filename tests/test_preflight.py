@@ -271,7 +271,7 @@ def test_a_grader_that_pays_for_nothing_is_an_error(findings, monkeypatch):
             raise IndexError
         return (True, "structure") if not re.search(r"[^{},]", answer) else (gold == answer, "exact")
 
-    monkeypatch.setattr(sys.modules["grpo_math.grading.batch"], "settle", once)
+    monkeypatch.setattr(sys.modules["grpo_math.grading.equal"], "settle", once)
     monkeypatch.setattr(sys.modules["grpo_math.grading.extraction"], "has_content", lambda text: True)
     errors = [text for name, level, text in findings() if level == "error" and name == "golds"]
     assert errors[0].startswith("the grader: 7 of 138 answers without content are right, such as '{}' for '2' and '3'")

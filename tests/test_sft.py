@@ -7,7 +7,7 @@ from conftest import ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_math.data import Pairs
+from grpo_math.data.pairs import Pairs
 from grpo_math.data.adapters import gsm8k
 from grpo_math.data.loading import load_problems
 from grpo_math.data.problem import DatasetSpec, Problem

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grpo_math.data import Pairs, fingerprint, load_parts, mix_parts, to_dataset
+from grpo_math.data import fingerprint, load_parts, mix_parts, to_dataset
+from grpo_math.data.pairs import Pairs
 from grpo_math.errors import UserError, one_line
 from grpo_math.grading import configure
 from grpo_math.recipe.recipe import Recipe, load_recipe

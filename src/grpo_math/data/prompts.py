@@ -147,6 +147,7 @@ RESERVED_COLUMNS = {
 
 
 def meta_columns(problems: list[Problem]) -> set[str]:
+    """The names of the problems' further columns, without those that TRL or we pass to reward functions."""
     return {name for problem in problems for name in problem.meta} - RESERVED_COLUMNS
 
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from grpo_math.grading.equal import Verdict, settle, sums_up
 from grpo_math.grading.extraction import STYLES, answers
-from grpo_math.grading.pool import pool
+from grpo_math.grading.pool import Verdict, pool
 from grpo_math.grading.tokens import has_content, normalise
 
 T = TypeVar("T")
@@ -57,6 +56,8 @@ def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") 
 def decide(gold: str, parts: list[str] | None, verdicts: dict) -> Grade | None:
     """Correct if every answer of the completion is correct, or their list is. No answer is wrong, or not scored if the
     gold is empty. None if extraction failed."""
+    from grpo_math.grading.equal import sums_up  # the rules are loaded by the first grade
+
     if parts is None:
         return None
     if not parts:
@@ -73,6 +74,8 @@ def decide(gold: str, parts: list[str] | None, verdicts: dict) -> Grade | None:
 def equal_all(pairs: list[tuple[str, str]]) -> list[Verdict]:
     """Whether each answer equals its gold, and what decided, for (gold, answer) pairs; None if the gold cannot be read.
     What the exact tiers leave open goes to the workers, each pair once."""
+    from grpo_math.grading.equal import settle
+
     verdicts = {pair: guarded(settle, *pair) or (False, "crashed") for pair in dict.fromkeys(pairs)}
     verdicts |= {pair: known[pair] for pair, (correct, _) in verdicts.items() if correct is None and pair in known}
     open_ = [pair for pair, (correct, how) in verdicts.items() if correct is None and how == "math_verify"]

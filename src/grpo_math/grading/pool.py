@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from grpo_math.errors import UserError
-from grpo_math.grading.worker import MAX_MESSAGE
 
+MAX_MESSAGE = 2**18  # bytes; a gold and an answer have some thousand characters each
 CLOSE_SECONDS = 10.0  # to wait at exit for a batch of another thread
 SILENCE_SECONDS = 120.0  # of processes that are given up: more than importing math_verify takes on a busy machine
 Verdict = tuple[bool | None, str]

@@ -16,9 +16,9 @@ import signal
 import socket
 import sys
 
+from grpo_math.grading.pool import MAX_MESSAGE
 from grpo_math.grading.tokens import normalise
 
-MAX_MESSAGE = 2**18  # bytes; a gold and an answer have some thousand characters each
 PR_SET_PDEATHSIG = 1
 PRECISION = 1_100  # of numeric comparisons: more than an answer can write down, so that no approximation passes
 DECIMAL = re.compile(r"(\d*)\.(\d+)")  # math_verify rounds it
