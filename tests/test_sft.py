@@ -7,9 +7,9 @@ from conftest import ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_math.data.pairs import Pairs
 from grpo_math.data.adapters import gsm8k
 from grpo_math.data.loading import load_problems
+from grpo_math.data.pairs import Pairs
 from grpo_math.data.problem import DatasetSpec, Problem
 from grpo_math.data.prompts import TEMPLATES, PromptTemplate
 from grpo_math.errors import UserError
