@@ -81,8 +81,9 @@ def check_groups(device: int, passes: int, processes: int, generations: int, giv
 
 
 def describe_batch(config: "GRPOConfig | SimpleNamespace", processes: int, problems: int) -> str:
-    """A table of what a step takes, and how many make an epoch. `config` has the keys of a GRPOConfig. Raises UserError where the
-    problems do not fill one generation batch: TRL drops an incomplete one, and would make no step."""
+    """A table of what a step takes, and how many make an epoch. `config` has the keys of a GRPOConfig. Raises
+    UserError where the problems do not fill one generation batch: TRL drops an incomplete one, and would make no step.
+    """
     device, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
     generations, per_generation = config.num_generations, config.steps_per_generation
     assert generations is not None  # GRPOConfig sets both
