@@ -49,7 +49,7 @@ def probe(recipe) -> dict:
     command = [sys.executable, str(TESTS / "vllm_probe.py"), "--config", str(recipe)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | QUICK, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"weights"')))
 
 
 @pytest.fixture(scope="module")
