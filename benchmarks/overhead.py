@@ -123,7 +123,7 @@ def bare(begun: float) -> None:
 
 
 def ours(begun: float) -> None:
-    from grpo_math import train
+    from grpo_math.train import train
 
     job, clock = json.loads(sys.argv[1]), make_clock(begun)
     recipe = {
