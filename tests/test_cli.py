@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from grpo_math.__main__ import VERBS
+from grpo_math.__main__ import VERBS, parse, underscored
 from grpo_math.runs.folder import read_table
 
 
@@ -52,6 +52,33 @@ def test_a_mistake_is_one_line_and_exit_status_2(arguments, message, tmp_path):
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "read"),
+    [
+        ("--learning-rate", "--learning_rate"),
+        ("--learning-rate=1e-6", "--learning_rate=1e-6"),
+        ("--run-name=my-run", "--run_name=my-run"),
+        ("--dataset.max-samples", "--dataset.max_samples"),
+        ("--rewards.my-reward.max-tokens", "--rewards.my-reward.max_tokens"),  # a name, not a key
+        ("my-run", "my-run"),
+        ("--- x-y", "--- x-y"),
+        ("-1", "-1"),
+    ],
+)
+def test_dashes_count_as_underscores_in_keys(word, read):
+    assert underscored(word) == read
+
+
+def test_a_verbs_options_are_told_from_the_keys_of_the_recipe():
+    options = parse("launch --layout zero2 --learning-rate -1e-6 --config r.yaml --use_peft --no-preflight".split())
+    assert (options.layout, options.dry_run) == ("zero2", False)
+    assert options.words == "--config r.yaml --learning_rate -1e-6 --use_peft --preflight false".split()
+    options = parse(["train", "--config=r.yaml", "--beta=0.1", "--dry-run"])
+    assert options.dry_run is True
+    assert options.words == ["--config", "r.yaml", "--beta=0.1"]
+    assert parse(["export", "a", "b", "--trust_remote_code", "true"]).words == ["--trust_remote_code", "true"]
 
 
 def test_the_module_is_the_same_command():
