@@ -52,7 +52,7 @@ class Evaluation:
 
 
 def summarise(rows: list[dict], dataset: str, step: int = 0, seconds: float = 0.0) -> Evaluation:
-    """The figures of graded rows, which have equally many samples a problem; an unreadable gold counts as wrong.
+    """The figures of graded rows, with equally many samples per problem; an unreadable gold counts as wrong.
 
     What is right or wrong on every question has Wilson's interval; everything else the bootstrap's.
     """

@@ -1,4 +1,4 @@
-"""Continual evaluation: every new checkpoint of a run is evaluated by a process beside the training.
+"""Continual evaluation: every new checkpoint of a run is evaluated by a process of its own while it trains.
 
 Each checkpoint is evaluated by a `grpo-math evaluate` of its own, which starts clean, frees its GPU at the end and
 continues where it was interrupted. Its figures are appended to RUN/eval.jsonl and, where the run reports to W&B, to the

@@ -118,9 +118,9 @@ def start_server(words: list[str], environment: dict[str, str], url: str, log: P
 
 def show_end(log: Path, lines: int = 15) -> None:
     """The last lines of a log, and before them its first error, which is often the cause of those at the end."""
-    said = log.read_text(errors="replace").splitlines()
-    first = [line for line in said[:-lines] if re.search(r"\b[A-Z]\w*Error: ", line)][:1]
-    for line in [*first, *said[-lines:]]:
+    tail = log.read_text(errors="replace").splitlines()
+    first = [line for line in tail[:-lines] if re.search(r"\b[A-Z]\w*Error: ", line)][:1]
+    for line in [*first, *tail[-lines:]]:
         print(f"| {line}", file=sys.stderr)
 
 
