@@ -212,9 +212,12 @@ def test_no_worker_outlives_its_parent(number):
     code = f"from grpo_math.grading import grade; print('on', flush=True); grade(r'\\boxed{{{SLOW}}}', '4', 'boxed')"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert parent.stdout.readline() == b"on\n"
-    time.sleep(1.5)  # the worker is at work now
-    begun = family(parent.pid)
-    assert len(begun) >= 2
+    begun = []
+    while len(begun) < 2:  # the process that forks, and a worker
+        assert parent.poll() is None
+        time.sleep(0.1)
+        begun = family(parent.pid)
+    time.sleep(1)  # the worker is at work now
     parent.send_signal(number)
     parent.wait(20)
     assert not psutil.wait_procs(begun, 20)[1]
