@@ -22,15 +22,9 @@ from grpo_math.runs.folder import at_work, resume_command, write_results
 
 def main(options: argparse.Namespace) -> None:
     """The verb: train, and report where there are results; with --dry_run only check."""
-    if options.dry_run:
-        from grpo_math.checks import dry_run
+    from grpo_math.report.report import train_and_report
 
-        return dry_run(options.words)
-
-    from grpo_math.report.report import report_end
-
-    recipe = load_recipe(options.words, "SFT")
-    report_end(sft(recipe), recipe.output_dir)
+    train_and_report(options, "SFT", sft)
 
 
 def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:

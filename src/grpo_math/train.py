@@ -27,15 +27,9 @@ logger = logging.getLogger(__name__)
 
 def main(options: argparse.Namespace) -> None:
     """The verb: train, and report where there are results; with --dry_run only check."""
-    if options.dry_run:
-        from grpo_math.checks import dry_run
+    from grpo_math.report.report import train_and_report
 
-        return dry_run(options.words)
-
-    from grpo_math.report.report import report_end
-
-    recipe = load_recipe(options.words, "GRPO")
-    report_end(train(recipe), recipe.output_dir)
+    train_and_report(options, "GRPO", train)
 
 
 def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:

@@ -4,14 +4,17 @@ import argparse
 import datetime
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from grpo_math.checks import dry_run
 from grpo_math.errors import UserError
 from grpo_math.evaluation.statistics import Difference
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.recipe.file import dotted
+from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.report import summary
 from grpo_math.report.charts import color_of, draw, panels, plotly_figure, stride_of
 from grpo_math.report.completions import compressed, encoded, pack
@@ -34,6 +37,15 @@ def main(options: argparse.Namespace) -> None:
 def write_report(folders: list[Path], out: Path | None = None) -> Path:
     """Write the page of these runs and its pictures, and return the page's path."""
     return write_page(read_runs(folders), out)
+
+
+def train_and_report(options: argparse.Namespace, kind: str, train: Callable[[Recipe], dict]) -> None:
+    """The verbs `train` and `sft`, on a recipe of this kind (GRPO or SFT); with --dry_run the checks alone."""
+    if options.dry_run:
+        dry_run(options.words)
+    else:
+        recipe = load_recipe(options.words, kind)
+        report_end(train(recipe), recipe.output_dir)
 
 
 def report_end(results: dict, folder: Path) -> None:
