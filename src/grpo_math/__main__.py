@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from grpo_math import __version__
 from grpo_math.errors import UserError, run_cli, suggestion
+from grpo_math.grading import STYLES, PoolSettings
 
 DASHED = re.compile(r"--\w[\w.-]*(=|$)")
 KEYS = "Every key of the recipe can be given as --key value, nested ones with dots: --eval.every 10."
@@ -165,10 +166,10 @@ VERBS = {
             option("--out", "OUT.jsonl", "the same rows, with `correct` (null: no readable gold)", type=Path),
             option(
                 "--style", "STYLE", "where the answer is: boxed (the default), hash, answer_tag or fallback",
-                default="boxed", choices=("boxed", "hash", "answer_tag", "fallback"),
+                default="boxed", choices=tuple(STYLES),
             ),
             option("--workers", "N", "grading processes (default: by the CPUs)", type=whole(1)),
-            option("--timeout", "SECONDS", "per answer (default: 2)", type=float, default=2.0),
+            option("--timeout", "SECONDS", "per answer (default: 2)", type=float, default=PoolSettings.timeout),
         ],
         keys=False,
     ),
