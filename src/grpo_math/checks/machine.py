@@ -15,7 +15,7 @@ from grpo_math.models import ModelSource
 from grpo_math.recipe.batch import batch_arguments, describe_batch
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs import checkpoints
-from grpo_math.trainer.config import check_machine, check_wandb
+from grpo_math.trainer.config import check_machine, check_wandb, reports_to_wandb
 
 
 def batch(subject: Subject) -> Iterator[Finding]:
@@ -129,8 +129,7 @@ def launch(subject: Subject) -> Iterator[Finding]:
     )
     if recipe.trainer.get("use_vllm"):
         yield from errors_of(check_vllm)
-    report_to = recipe.trainer.get("report_to") or []
-    if {"wandb", "all"} & set([report_to] if isinstance(report_to, str) else report_to):
+    if reports_to_wandb(recipe.trainer):
         yield from errors_of(check_wandb)
     yield disk(subject)
 

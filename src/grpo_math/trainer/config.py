@@ -63,9 +63,14 @@ def check_machine(given: dict) -> None:
         raise UserError("bf16: there is no GPU here that can: give --bf16 false, and without any GPU --use_cpu true")
     if given.get("use_vllm"):
         check_vllm()
-    report_to = given.get("report_to") or []
-    if {"wandb", "all"} & set([report_to] if isinstance(report_to, str) else report_to):
+    if reports_to_wandb(given):
         check_wandb()
+
+
+def reports_to_wandb(given: dict) -> bool:
+    """Whether `report_to`, a text or a list, asks for it."""
+    report_to = given.get("report_to") or []
+    return bool({"wandb", "all"} & set([report_to] if isinstance(report_to, str) else report_to))
 
 
 def check_world(recipe: Recipe, config: "GRPOConfig | SFTConfig") -> None:
