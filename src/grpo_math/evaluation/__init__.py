@@ -4,7 +4,7 @@ Enters: benchmarks, an engine, a prompt template; for the commands a recipe. Lea
 figures have 95 % intervals, `Comparison`s. Imports everything up to generation; the watcher starts further processes.
 """
 
-from grpo_math.evaluation.solve import Benchmark, Setup, grade_rows, load_benchmarks, solve, solve_together
+from grpo_math.evaluation.solve import Benchmark, Setup, grade_rows, load_benchmarks, setup_of, solve, solve_together
 from grpo_math.evaluation.statistics import Difference, Figure
 from grpo_math.evaluation.summary import Evaluation, metrics_of, summarise_each
 
@@ -17,6 +17,7 @@ __all__ = [
     "grade_rows",
     "load_benchmarks",
     "metrics_of",
+    "setup_of",
     "solve",
     "solve_together",
     "summarise_each",

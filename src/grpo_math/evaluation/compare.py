@@ -113,19 +113,8 @@ def print_comparisons(found: list[Comparison]) -> None:
         change = one.difference
         p = "" if change.p is None else f"{change.p:.2g}"
         verdict = f"B is {change.verdict} than A" if change.distinguishable else change.verdict
-        rows.append(
-            [
-                one.dataset,
-                f"{len(one.problems):,}",
-                a,
-                b,
-                change.interval,
-                p,
-                f"{change.won:,}",
-                f"{change.lost:,}",
-                verdict,
-            ]
-        )
+        won, lost = f"{change.won:,}", f"{change.lost:,}"
+        rows.append([one.dataset, f"{len(one.problems):,}", a, b, change.interval, p, won, lost, verdict])
     print_table(["", "problems", "A", "B", "difference", "McNemar's exact p", "won", "lost", ""], rows)
     for one in found:
         if one.unpaired:

@@ -19,10 +19,10 @@ from grpo_math.data import fingerprint
 from grpo_math.errors import UserError, one_line, run_cli
 from grpo_math.evaluation import watch
 from grpo_math.evaluation.engine import engine_for, uses_vllm
-from grpo_math.evaluation.solve import Benchmark, Setup, grade_rows, load_benchmarks, prompts_of, solve
+from grpo_math.evaluation.solve import Benchmark, Setup, grade_rows, load_benchmarks, prompts_of, setup_of, solve
 from grpo_math.evaluation.summary import metrics_of, summarise_each
 from grpo_math.evaluation.tables import print_tables, tracked
-from grpo_math.generation import Sampling, Stopped, engine_arguments, longest_sequence, supervised
+from grpo_math.generation import Stopped, engine_arguments, longest_sequence, supervised
 from grpo_math.grading import configure
 from grpo_math.models import ModelSource, end_tokens, load_tokenizer
 from grpo_math.recipe.file import read_yaml
@@ -105,14 +105,13 @@ def run_evaluation(recipe: Recipe, out: str | None) -> dict:
     keys, spec, template, length = recipe.keys, recipe.eval, recipe.template, recipe.eval_completion_length
     tokenizer = load_tokenizer(keys, template)
     benchmarks = load_benchmarks(recipe.eval_datasets)
-    ends = frozenset(end_tokens(ModelSource.of(keys), tokenizer))
-    sampling = Sampling(length, spec.samples, spec.temperature, spec.top_p, template.stop, ends)
-    setup = Setup(template, tokenizer, sampling, keys.get("seed", 42))
+    ends = end_tokens(ModelSource.of(keys), tokenizer)
+    setup = setup_of(spec, template, tokenizer, ends, length, keys.get("seed", 42))
     settings = settings_of(recipe, benchmarks, setup)
     label = "-".join(Path(settings["model"]).parts[-2:]).strip("/-")
     folder = Path(out) if out else recipe.output_dir / "evaluate" / f"{label}-{digest(settings)[:8]}"
     open_folder(folder, settings)
-    print(f"{settings['model']}, {settings['engine']}, {sampling}: {folder}", flush=True)
+    print(f"{settings['model']}, {settings['engine']}, {setup.sampling}: {folder}", flush=True)
     with only_one(folder, "--out"):
         try:
             rows, seconds = generate(recipe, benchmarks, setup, folder)
@@ -194,11 +193,8 @@ def generate(
 ) -> tuple[list[dict], dict[str, float]]:
     """All rows, and the seconds spent now on each benchmark. Problems are written to completions.jsonl as soon as they
     are solved; those that an interrupted evaluation wrote are kept."""
-    file, seconds, samples = (
-        folder / "completions.jsonl",
-        {one.title: 0.0 for one in benchmarks},
-        setup.sampling.samples,
-    )
+    file, samples = folder / "completions.jsonl", setup.sampling.samples
+    seconds = {one.title: 0.0 for one in benchmarks}
     rows = whole_problems(read_rows(file), samples)
     write_rows(rows, file)
     done = {one.title: {row["problem"] for row in rows if row["dataset"] == one.title} for one in benchmarks}

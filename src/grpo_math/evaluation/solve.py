@@ -14,6 +14,7 @@ from grpo_math.data import DatasetSpec, Problem, PromptTemplate, load_problems, 
 from grpo_math.errors import UserError
 from grpo_math.generation import Completion, Engine, Sampling
 from grpo_math.grading import grade_batch, well_formed
+from grpo_math.recipe.parts import EvalSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,6 +40,19 @@ class Setup:
     tokenizer: "PreTrainedTokenizerBase"
     sampling: Sampling
     seed: int = 42
+
+
+def setup_of(
+    spec: EvalSpec,
+    template: PromptTemplate,
+    tokenizer: "PreTrainedTokenizerBase",
+    ends: set[int],
+    longest: int,
+    seed: int,
+) -> Setup:
+    """As a recipe's `eval:` asks; `ends` are the end tokens, `longest` is the longest completion in tokens."""
+    sampling = Sampling(longest, spec.samples, spec.temperature, spec.top_p, template.stop, frozenset(ends))
+    return Setup(template, tokenizer, sampling, seed)
 
 
 def load_benchmarks(specs: list[DatasetSpec]) -> list[Benchmark]:

@@ -116,9 +116,8 @@ class Alarms(TrainerCallback):
         """What the last steps show, by the alarm's name."""
         longer = f"raise max_completion_length ({self.longest})"
         cut = None if self.template.stop else self.mean("completions/clipped_ratio")  # TRL counts stopped ones too
-        if (
-            "reward_std" in self.window[-1] and not (self.mean("reward_std") or 0) > ROUNDING
-        ):  # None: nothing was scored
+        scored = self.mean("reward_std") or 0  # None: nothing was
+        if "reward_std" in self.window[-1] and not scored > ROUNDING:
             yield "reward", f"every completion earns the same, {self.spec.steps} logs long: {self.cause(cut, longer)}"
         elif zero := self.above("frac_reward_zero_std", MOST["zero_std"]):
             yield "zero_std", f"in {zero:.0%} of the groups all completions earn the same: {self.cause(cut, longer)}"

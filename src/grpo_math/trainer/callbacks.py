@@ -8,11 +8,10 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState
-from trl import GRPOTrainer
 
 from grpo_math.data import PromptTemplate
-from grpo_math.evaluation import Benchmark, Evaluation, Setup, metrics_of, solve_together, summarise_each
-from grpo_math.generation import Sampling, training_engine
+from grpo_math.evaluation import Benchmark, Evaluation, metrics_of, setup_of, solve_together, summarise_each
+from grpo_math.generation import training_engine
 from grpo_math.models import ends_of
 from grpo_math.recipe.parts import EvalSpec
 from grpo_math.runs.folder import (
@@ -25,6 +24,7 @@ from grpo_math.runs.folder import (
     write_table,
 )
 from grpo_math.trainer.checkpoints import save_whole, unfinished
+from grpo_math.trainer.trainer import Trainer as OurGRPOTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -63,24 +63,27 @@ class CompletionLogs(TrainerCallback):
     """Has TRL log the completions (OUTPUT_DIR/completions/completions_STEP.parquet, and W&B's and trackio's tables) of
     the first step and then of one step in `every`; 0 is never, None is about a hundred times per run.
 
-    TRL logs them right after a log's callbacks, and has those of the current generation batch, of `stride` steps.
+    TRL logs them right after a log's callbacks, and has those of the current generation batch, of `stride` steps. Only
+    completions that may be logged are graded for it.
     """
 
     FILES = 100
 
-    def __init__(self, trainer: GRPOTrainer, stride: int, every: int | None):
+    def __init__(self, trainer: OurGRPOTrainer, stride: int, every: int | None):
         self.trainer, self.stride, self.every = trainer, stride, every
 
     def on_train_begin(self, args, state, control, **_):
         self.first = self.last = state.global_step
 
-    def on_log(self, args, state, control, logs=None, **_):
+    def on_step_begin(self, args, state, control, **_):
         every = max(1, state.max_steps // self.FILES) if self.every is None else self.every
-        step = state.global_step
-        wanted = every > 0 and self.begun(step) // every > self.begun(self.last) // every
-        self.trainer.log_completions = is_step(logs) and wanted
+        begun = self.begun(state.global_step + 1)
+        self.trainer.keep_completions = every > 0 and begun // every > self.begun(self.last) // every
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self.trainer.log_completions = is_step(logs) and self.trainer.keep_completions
         if is_step(logs):
-            self.last = step
+            self.last = state.global_step
 
     def begun(self, step: int) -> int:
         """The number of steps before the generation batch that this step was trained on."""
@@ -150,11 +153,9 @@ class Evaluations(TrainerCallback):
 
     def measure(self, moment: str, model: PreTrainedModel, state: TrainerState) -> dict:
         """Evaluate, tell everyone, and return the row of eval.jsonl that counts."""
-        started, tokenizer = time.perf_counter(), self.tokenizer
-        spec, template = self.spec, self.template
-        ends = frozenset(ends_of(model.generation_config, tokenizer))
-        sampling = Sampling(self.longest, spec.samples, spec.temperature, spec.top_p, template.stop, ends)
-        setup = Setup(template, tokenizer, sampling, self.trainer.args.seed)
+        started, spec, tokenizer = time.perf_counter(), self.spec, self.tokenizer
+        ends = ends_of(model.generation_config, tokenizer)
+        setup = setup_of(spec, self.template, tokenizer, ends, self.longest, self.trainer.args.seed)
         vllm = getattr(self.trainer, "vllm_generation", None)
         size = vllm.tensor_parallel_size if vllm and vllm.mode == "colocate" else 1
         rows: list[dict] = []

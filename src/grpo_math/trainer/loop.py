@@ -9,7 +9,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 from transformers import PrinterCallback, Trainer
-from trl import GRPOTrainer
 
 from grpo_math.errors import RewardError, one_line
 from grpo_math.runs import checkpoints
@@ -19,6 +18,7 @@ from grpo_math.trainer.alarms import Alarms
 from grpo_math.trainer.callbacks import CompletionLogs, Evaluations, MetricsFile
 from grpo_math.trainer.checkpoints import NothingLeft, Resume, SaveWhole, StopOnSignal, unfinished
 from grpo_math.trainer.progress import Progress
+from grpo_math.trainer.trainer import Trainer as OurGRPOTrainer
 
 logger = logging.getLogger("grpo_math.train")
 
@@ -63,7 +63,7 @@ def run(
     refused = one_line(f"resume_from_checkpoint: {checkpoint}", "resume from another", (UnpicklingError,))
     started = time.perf_counter()
     with StopOnSignal() as stop, Progress(alarms) as progress, failed_batch(folder), refused:
-        if isinstance(trainer, GRPOTrainer):
+        if isinstance(trainer, OurGRPOTrainer):
             trainer.add_callback(CompletionLogs(trainer, stride, every))
         saving = SaveWhole(trainer, stride, limit)
         for callback in (MetricsFile(folder), stop, saving, evaluations, alarms, progress):

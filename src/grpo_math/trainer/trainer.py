@@ -44,7 +44,7 @@ class Trainer(GRPOTrainer):
     def __init__(self, *, template: PromptTemplate, baseline: str = "group", **arguments: Any):
         super().__init__(**arguments)
         self.template, self.baseline = template, baseline
-        self.keep_completions = self.log_completions  # which CompletionLogs switches on and off
+        self.keep_completions = False  # CompletionLogs: whether those of the next generation may be logged
         self.stop = () if self.use_vllm else template.stop
         self.tokenizer: PreTrainedTokenizerBase = arguments["processing_class"]
         self.seconds: dict[str, float] = defaultdict(float)  # since the last log
@@ -123,11 +123,10 @@ class Trainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
-        everyone = batch["advantages"].new_tensor(self._logs["advantages"])  # of all processes
         if self.baseline == "none":
             everyone = self.weighted_rewards()
-        else:
-            everyone = everyone.masked_fill(self.level_groups(), 0.0)
+        else:  # of all processes
+            everyone = batch["advantages"].new_tensor(self._logs["advantages"]).masked_fill(self.level_groups(), 0.0)
         self._logs["advantages"] = deque(everyone.tolist(), maxlen=len(everyone))
         batch["advantages"] = self.mine(everyone)
         return batch
