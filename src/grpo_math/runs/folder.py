@@ -275,8 +275,11 @@ def name_wandb_run(folder: Path) -> None:
 
 def versions() -> dict[str, str]:
     """The versions of PACKAGES, of those that are installed."""
-    installed = {one.name: one.version for one in importlib.metadata.distributions()}
-    return {name: installed[name] for name in PACKAGES if name in installed}
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def git_revision() -> str | None:
