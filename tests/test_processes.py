@@ -81,8 +81,8 @@ def test_a_signal_to_everybody_is_one_signal(tmp_path):
 import sys, time
 from grpo_math.generation import processes
 def work():
-    print("started", flush=True)
     try:
+        print("started", flush=True)
         time.sleep(600)
     except processes.Stopped:
         time.sleep(0.5)
