@@ -421,16 +421,7 @@ def test_a_key_of_another_trainer_leads_to_the_one_here(key, fix):
         assert str(caught.value) == f"{path}: {key}: unknown key, {fix}"
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "max_tool_calling_iterations",
-        "num_generations_eval",
-        "load_best_model_at_end",
-        "metric_for_best_model",
-        "prediction_loss_only",
-    ],
-)
+@pytest.mark.parametrize("key", REFUSED)
 def test_a_key_without_effect_is_refused_with_the_one_that_has_it(tmp_path, key):
     assert complaints(tmp_path, GOOD + f"{key}: 1\n") == [f"r.yaml: {key}: not a key here: {REFUSED[key]}"]
 

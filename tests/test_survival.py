@@ -224,7 +224,7 @@ def test_a_signal_between_two_logs_loses_no_metric(write_recipe, tmp_path):
     training.send_signal(signal.SIGINT)
     said, _ = training.communicate(timeout=60)
     assert training.returncode == 0
-    assert "stopping: the step is finished and saved first (once more: at once)" in said
+    assert "stopping: the step is finished and saved first (a second signal stops at once)" in said
     (last,) = complete_checkpoints(tmp_path / "run")
     assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [last]
 

@@ -49,27 +49,34 @@ LOSSES = {  # values of loss_type
     "no_baseline": "use loss_type: grpo with baseline: none",
     "grpo_clip": "use loss_type: grpo with num_iterations: 4 and epsilon: 0.2",
 }
-REFUSED = {  # TRL's keys that would have no effect, or the wrong one
-    "log_completions": "use completions: {every: 10}: files, trackers and the report then have them",
-    "log_completions_hub_repo": "use completions: {every: 10}, which keeps them in the run's folder",
-    "log_unique_prompts": "use completions: {every: 10}",
-    "num_completions_to_print": "use completions: {every: 10}, and grpo-math report",
-    "reward_weights": "give the weight with the reward, rewards: {correctness: {weight: 1.0}}",
-    "eval_strategy": "use eval: {every: 10}",
-    "eval_steps": "use eval: {every: 10}",
-    "do_eval": "use eval: {before_after: true}",
-    "eval_on_start": "use eval: {before_after: true}",
-    "num_generations_eval": "use eval: {samples: 4, temperature: 0.7}",
-    "load_best_model_at_end": "use eval: {every: 20, best: true}, which keeps the best model",
-    "metric_for_best_model": "use eval: {every: 20, best: true}: the best model is that of the highest accuracy",
-    "greater_is_better": "use eval: {every: 20, best: true}: the best model is that of the highest accuracy",
-    "prediction_loss_only": "use eval: {every: 10}: evaluations generate, they compute no loss",
-    "max_tool_calling_iterations": "leave it out: no tools are called",
-    "hub_token": "set HF_TOKEN in the environment, so that no file keeps it",
-    "remove_unused_columns": "leave it out: rewards need the columns",
-    "chat_template_path": "save the template in the model's folder, so that SFT, GRPO and evaluation see the same",
-    "dataset_text_field": "use dataset: {name: json, fields: {question: COLUMN, worked: COLUMN}}",
+WITHOUT_EFFECT = {  # TRL's keys that would have none here, or the wrong one, by what to do instead
+    "use completions: {every: 10}, which keeps them in the run's folder, for trackers and the report too": (
+        "log_completions log_completions_hub_repo log_unique_prompts num_completions_to_print"
+    ),
+    "give the weight with the reward, rewards: {correctness: {weight: 1.0}}": "reward_weights",
+    "use eval: {every: 10}": "eval_strategy eval_steps",
+    "use eval: {every: 10}: its first evaluation is after that many steps": "eval_delay",
+    "use eval: {before_after: true}": "do_eval eval_on_start",
+    "use eval: {samples: 4, temperature: 0.7}": "num_generations_eval",
+    "use eval: {batch_size: 32}": "per_device_eval_batch_size eval_accumulation_steps",
+    "use eval: {every: 20, best: true}: the best model is that of the highest accuracy": (
+        "load_best_model_at_end metric_for_best_model greater_is_better"
+    ),
+    "use eval: {every: 10}: evaluations generate, they compute no loss": (
+        "prediction_loss_only batch_eval_metrics bf16_full_eval eval_do_concat_batches eval_packing "
+        "eval_use_gather_object fp16_full_eval include_for_metrics label_names"
+    ),
+    "leave it out: the command names what is done": "do_train do_predict",
+    "leave it out: accelerate launch sets it": "local_rank",
+    "leave it out: no tools are called": "max_tool_calling_iterations",
+    "leave it out: the problems are text": "log_multimodal",
+    "leave it out: the final model alone is pushed, at the end": "hub_always_push",
+    "set HF_TOKEN in the environment, so that no file keeps it": "hub_token",
+    "leave it out: rewards need the columns": "remove_unused_columns",
+    "save the template in the model's folder, so that SFT, GRPO and evaluation see the same": "chat_template_path",
+    "use dataset: {name: json, fields: {question: COLUMN, worked: COLUMN}}": "dataset_text_field",
 }
+REFUSED = {key: fix for fix, keys in WITHOUT_EFFECT.items() for key in keys.split()}
 BY_TRL = {  # arguments of vLLM's engine that a recipe sets under TRL's own names
     "model": "model_name_or_path",
     "max_model_len": "vllm_max_model_length",

@@ -212,7 +212,8 @@ def check_keys(raw: dict, kind: str, problems: list[str]) -> tuple[Any, dict]:
     """Ours as the recipe's model, and TRL's as given, without nulls that mean the default."""
     model, other = recipe_keys(kind), "SFT" if kind == "GRPO" else "GRPO"
     refused = REFUSED.keys() & raw.keys()
-    foreign = (raw.keys() & recipe_keys(other).model_fields.keys()) - model.model_fields.keys() - refused
+    unknown = raw.keys() - model.model_fields.keys() - refused
+    foreign = unknown & recipe_keys(other).model_fields.keys() if unknown else set()
     problems += [f"{key}: not a key here: {REFUSED[key]}" for key in raw if key in refused]
     problems += [
         f"{key}: a key of {other} recipes, and this one is for {kind} ({'it has' if kind == 'SFT' else 'no'} sft:)"

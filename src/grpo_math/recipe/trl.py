@@ -70,6 +70,7 @@ def class_fields(path: Path, name: str) -> dict[str, ast.AnnAssign]:
     return {node.target.id: node for node in fields if isinstance(node.target, ast.Name)}
 
 
+@cache
 def class_keys(path: Path, name: str) -> dict[str, Key]:
     return {key: field_key(node) for key, node in class_fields(path, name).items()}
 

@@ -44,7 +44,7 @@ class StopOnSignal(TrainerCallback):
                 signal.raise_signal(number)
             self.wanted = True
             if is_main_process() and "GRPO_MATH_PROCESSES" not in os.environ:  # else `launch` has said it
-                os.write(1, b"stopping: the step is finished and saved first (once more: at once)\n")
+                os.write(1, b"stopping: the step is finished and saved first (a second signal stops at once)\n")
 
     def on_step_end(self, args, state, control, **_):
         self.told = bool(reduce(torch.tensor(float(self.wanted), device=args.device))) and unfinished(state)
