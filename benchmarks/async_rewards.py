@@ -21,7 +21,7 @@ from grpo_math.train import train
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 WAIT = 0.5  # seconds a batch
-ROWS = [(64, None), (64, "plain_judge"), (64, "async_judge"), (1024, None)]  # completions a step, and who judges them
+ROWS = [(64, None), (64, "plain_judge"), (64, "async_judge"), (1024, None)]  # completions per step, and who judges them
 
 
 def plain_judge(completions, **_):

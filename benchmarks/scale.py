@@ -216,7 +216,7 @@ def folder(folder: Path, model: str | None) -> None:
 
 
 def processes(folder: Path, model: str | None) -> None:
-    """A random policy, one thread a process, 64 completions a step. Median and spread are of 40 steps after ten."""
+    """A random policy, one thread a process, 64 completions per step. Median and spread are of 40 steps after ten."""
     recipe = write_recipe(folder, model, prompts_per_step=8, max_steps=50, save_strategy="no", eval={}, preflight=False)
     found = {}
     for count, layout in ((1, "cpu"), (2, "multi_gpu")):

@@ -71,17 +71,17 @@ def settings(**changes):
 
 def test_the_table_counts_prompts_completions_and_steps():
     assert describe_batch(settings(), 2, 7_473).splitlines() == [
-        "prompts a step                     8  x 8 completions each",
-        "completions a step                64  = 2 processes x 4 passes x 8",
-        "optimizer steps a generation       1  batch of 64 completions",
-        "steps an epoch                   934  of 7,473 problems",
+        "prompts per step                   8  x 8 completions each",
+        "completions per step              64  = 2 processes x 4 passes x 8",
+        "optimizer steps per generation     1  batch of 64 completions",
+        "steps per epoch                  934  of 7,473 problems",
     ]
 
 
 def test_off_policy_passes_make_more_steps_a_generation():
     table = describe_batch(settings(steps_per_generation=8, num_iterations=2), 2, 7_473)
-    assert "optimizer steps a generation       4  batch of 128 completions" in table
-    assert "steps an epoch                 1,868" in table
+    assert "optimizer steps per generation     4  batch of 128 completions" in table
+    assert "steps per epoch                1,868" in table
 
 
 def test_too_few_problems_for_one_generation_batch_are_an_error():

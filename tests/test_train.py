@@ -221,7 +221,7 @@ def test_a_reward_that_fails_stops_the_run_with_one_line(write_recipe, tmp_path)
     rewards, file = {"mine": {"path": f"{tmp_path}/mine.py:f"}}, tmp_path / "run" / "failed_batch.json"
     with pytest.raises(
         UserError,
-        match=rf"reward mine: returned nan for the completion .*go on with on_reward_error: skip \(what it was given: {file}\)$",
+        match=rf"reward mine: returned nan for the completion .*continue with on_reward_error: skip \(what it was given: {file}\)$",
     ):
         run(write_recipe(rewards=rewards, preflight=False))
     batch = json.loads(file.read_text())

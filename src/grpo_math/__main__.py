@@ -145,7 +145,7 @@ VERBS = {
         [
             option("runs", "RUN", "a run's folder", nargs="+", type=Path),
             option("--out", "FILE.html", "(default: RUN/report.html, of several runs compare-report.html)", type=Path),
-            option("--watch", "", "write it again as long as a run goes on"),
+            option("--watch", "", "write it again while the run is training"),
         ],
         "The main curves are written next to the page, as .png and .svg.",
         keys=False,

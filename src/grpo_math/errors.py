@@ -1,4 +1,4 @@
-"""Mistakes a person can mend: one line each, no traceback, exit status 2."""
+"""Mistakes that the user can correct: one line each, no traceback, exit status 2."""
 
 import difflib
 import logging
@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 
 
 class UserError(Exception):
-    """What was wrong, the rule, and the fix; one line a problem."""
+    """What was wrong, the rule, and the fix; one line per problem."""
 
 
 class RewardError(UserError):

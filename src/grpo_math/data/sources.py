@@ -1,7 +1,7 @@
 """Raw rows: from local files, from the Hub, or from a function.
 
 JSON and CSV are read by the standard library: `datasets` would guess a type for each column, and change golds ("007" in
-a CSV file becomes 7, the text "2020-01-01" a date, an integer beside a fraction a float).
+a CSV file becomes 7, the text "2020-01-01" a date, an integer in a column with fractions a float).
 """
 
 import csv

@@ -43,7 +43,7 @@ def mean(values: list[float], seed: int = 0) -> Figure:
 
 
 def means(columns: dict[str, list[float]], seed: int = 0) -> dict[str, Figure]:
-    """The mean over questions of several columns, each with one value a question.
+    """The mean over questions of several columns, each with one value per question.
 
     Where all values are 0 or 1 the interval is Wilson's, which is never empty; elsewhere it is the bootstrap's.
     """
@@ -103,7 +103,7 @@ class Difference:
 
 
 def difference(first: list[float], second: list[float], paired_samples: bool) -> Difference:
-    """`first` and `second` hold one value a question, in the same order; right or wrong (1 or 0) unless
+    """`first` and `second` hold one value per question, in the same order; right or wrong (1 or 0) unless
     `paired_samples`, where they are means over samples and the interval is the bootstrap's."""
     won = sum(b > a for a, b in zip(first, second, strict=True))
     lost = sum(b < a for a, b in zip(first, second, strict=True))

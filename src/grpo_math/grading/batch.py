@@ -33,7 +33,7 @@ def grade(completion: str, gold: str, style: str = "boxed") -> Grade:
 
 
 def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") -> list[Grade]:
-    """One `Grade` per completion, in order. An exception while one is graded gives `crashed`, and the batch goes on.
+    """One `Grade` per completion, in order. An exception while one is graded gives `crashed`, and the batch continues.
 
     Raises ValueError for an unknown style, and unless there are as many golds as completions, all of them strings.
     """

@@ -41,7 +41,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def explain(completion: str, gold: str, style: str) -> list[str]:
-    """Why `grade` gives its verdict, one line a step."""
+    """Why `grade` gives its verdict, one line per step."""
     verdict = grade(completion, gold, style)
     end = f"verdict: {verdict.correct} ({verdict.how})"
     if verdict.answer is None:

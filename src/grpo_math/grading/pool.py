@@ -21,7 +21,7 @@ Verdict = tuple[bool | None, str]
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """The `grading:` part of a recipe: seconds an answer may take, GiB of address space a worker may use, and how many
+    """The `grading:` part of a recipe: seconds per answer, GiB of address space per worker, and how many
     answers are graded at a time (by default as many as there are cores for this process)."""
 
     timeout: float = 2.0

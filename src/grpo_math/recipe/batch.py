@@ -105,9 +105,9 @@ def describe_batch(config: "GRPOConfig | SimpleNamespace", processes: int, probl
         )
     shares = f"{count(processes, 'process')} x {count(passes, 'pass')} x {device}"
     rows = [
-        ("prompts a step", completions / generations, f"x {generations} completions each"),
-        ("completions a step", completions, f"= {shares}"),
-        ("optimizer steps a generation", steps, f"batch of {generated:,} completions"),
-        ("steps an epoch", math.ceil(problems // prompts * steps), f"of {problems:,} problems"),
+        ("prompts per step", completions / generations, f"x {generations} completions each"),
+        ("completions per step", completions, f"= {shares}"),
+        ("optimizer steps per generation", steps, f"batch of {generated:,} completions"),
+        ("steps per epoch", math.ceil(problems // prompts * steps), f"of {problems:,} problems"),
     ]
-    return "\n".join(f"{name:<29}{value:>7,g}  {why}" for name, value, why in rows)
+    return "\n".join(f"{name:<30}{value:>6,g}  {why}" for name, value, why in rows)

@@ -26,7 +26,7 @@ PRIVATE = ("output_dir", "vllm_server_host", "vllm_server_base_url")  # a recipe
 
 
 def write_card(recipe: Recipe, folder: Path, results: dict, environment: dict) -> None:
-    """Write FOLDER/README.md beside the model, or the adapter, in it."""
+    """Write FOLDER/README.md for the model, or the adapter, in it."""
     from huggingface_hub import ModelCard, ModelCardData
 
     model, template = Path(recipe.model["model_name_or_path"]), recipe.template
@@ -104,7 +104,7 @@ def evaluations(folder: Path, results: dict) -> dict[str, list[dict]]:
 
 
 def eval_results(datasets: list[DatasetSpec], rows: list[dict]) -> "list[EvalResult]":
-    """For the metadata, which the Hub shows beside the model: results on datasets of the Hub."""
+    """For the metadata, which the Hub shows with the model: results on datasets of the Hub."""
     from huggingface_hub import EvalResult
 
     specs = {spec.title: spec for spec in datasets}

@@ -23,7 +23,7 @@ from grpo_math.runs.folder import replace
 
 TEMPLATES = Path(__file__).parent / "templates"
 LIMIT = 4_900_000  # bytes of a page
-POLL = 10  # seconds between two looks at a run that goes on
+POLL = 10  # seconds between two looks at a running training
 
 
 def main(options: argparse.Namespace) -> None:
@@ -138,7 +138,7 @@ def print_summary(runs: list[Run], page: Path) -> None:
 
 
 def watch(folders: list[Path], out: Path | None) -> None:
-    """Write the page at every change until no run goes on any more, and then once more."""
+    """Write the page at every change until no training is running, and then once more."""
     before, running = None, True
     try:
         while running:

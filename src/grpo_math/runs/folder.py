@@ -149,7 +149,7 @@ def write_json(content: dict, path: Path) -> None:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[BinaryIO]:
-    """One of our own files, to append to. A training and an evaluation beside it may write to it: one at a time."""
+    """One of our own files, to append to. A training and its `evaluate --watch` may write to it: one at a time."""
     while True:
         with path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -264,7 +264,7 @@ def wandb_identity(folder: Path) -> dict | None:
 
 
 def name_wandb_run(folder: Path) -> None:
-    """Have W&B go on in the same run when this one is resumed, and tell an evaluation beside it which one that is."""
+    """Have W&B continue the same run when this one is resumed, and tell `evaluate --watch` which one that is."""
     import wandb
 
     known = wandb_identity(folder) or {"id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)}

@@ -131,7 +131,7 @@ class Evaluations(TrainerCallback):
     def recall(self, step: int, last: int | None) -> list[dict | None]:
         """What a resumed run knows of its first evaluation and of its best model so far; a model from a later step is
         no longer one of this run's, and the next evaluation takes its place."""
-        rows = [row for row in forget_after(step, self.file) if "weights" not in row]  # none from beside
+        rows = [row for row in forget_after(step, self.file) if "weights" not in row]  # none of `evaluate --watch`
         if step == last:  # it was killed behind its last evaluation, which will be made again
             forget(self.file, lambda row: row["step"] == step and "weights" not in row)
             forget(self.folder / "metrics.jsonl", lambda row: row["step"] == step and "eval/accuracy" in row)

@@ -112,7 +112,7 @@ class Resume(TrainerCallback):
                 next(iter(sampler))
 
     def restore_adapter(self, model: PreTrainedModel) -> None:
-        """transformers restores the adapters in a checkpoint's folders (TRL's `ref`) but not the policy's beside them;
+        """transformers restores the adapters in a checkpoint's folders (TRL's `ref`) but not the policy's next to them;
         FSDP and DeepSpeed restore the whole model."""
         policy = self.trainer.accelerator.unwrap_model(model)
         sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
@@ -122,7 +122,7 @@ class Resume(TrainerCallback):
 
 
 def save_whole(trainer: Trainer, folder: Path, facts: Callable[[Path], None] = lambda written: None) -> None:
-    """Save the model under this name in the run folder, with what `facts` writes beside it, in one move."""
+    """Save the model under this name in the run folder, with what `facts` adds to it, in one move."""
     written = folder.parent / checkpoints.ASIDE / folder.name
     trainer.save_model(str(written), _internal_call=True)  # which pushes nothing
     trainer.accelerator.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""How far a training is: one live line on a terminal, a plain line a log where nobody watches and in training.log."""
+"""How far a training is: one live line on a terminal, one plain line per log elsewhere and in training.log."""
 
 import contextlib
 import logging
@@ -55,7 +55,7 @@ class Progress(TrainerCallback):
         self.step = f"step {state.global_step}/{state.max_steps}"
         pace = (time.perf_counter() - self.started) / (state.global_step - self.first_step)
         left = f"{clock(pace * (state.max_steps - state.global_step))} left"
-        generated = logs.get("time/generate")  # some steps go on with a rollout that others have made
+        generated = logs.get("time/generate")  # other steps reuse an earlier rollout
         self.known |= {key: value for key, value in logs.items() if generated or key not in GENERATING}
         self.text = "  ".join([*numbers(self.known), f"{pace:.2f} s/step", left])
         logger.log(logging.DEBUG if self.live else logging.INFO, "%s  %s", self.step, self.text)  # DEBUG: to the file
