@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pyarrow import ArrowException
+
 from grpo_math.errors import UserError
-from grpo_math.evaluation.compare import Comparison
+from grpo_math.evaluation.compare import Comparison, compare
 from grpo_math.evaluation.statistics import Difference, Figure
 from grpo_math.recipe.file import read_yaml
 from grpo_math.recipe.parts import AlarmSpec
@@ -177,11 +178,9 @@ def accuracy(evaluation: dict) -> Figure:
 
 def read_completions(file: Path) -> list[dict]:
     """The rows of a file; none where a killed run left it half-written."""
-    import pyarrow
-
     try:
         rows = read_table(file)
-    except (OSError, pyarrow.ArrowException):
+    except (OSError, ArrowException):
         return []
     texts = ("prompt", "completion")
     return [
@@ -202,9 +201,8 @@ def as_text(messages: str | list[dict]) -> str:
 
 def changed(first: Path, second: Path) -> Difference | None:
     """The second evaluation compared with the first, by their files, on the problems that both have."""
-    sides: list[dict[tuple, list[dict]]] = [defaultdict(list), defaultdict(list)]
-    for file, problems in zip((first, second), sides, strict=True):
-        for row in read_completions(file):
-            problems[row["dataset"], row["problem"], row["question"]].append(row)
-    pairs = [(rows, sides[1][key]) for key, rows in sides[0].items() if key in sides[1]]
-    return Comparison("", pairs).difference if pairs else None
+    try:
+        found = compare(first, second)
+    except (UserError, OSError, ArrowException):  # half-written, or of other problems
+        return None
+    return Comparison("", [pair for one in found for pair in one.problems]).difference
