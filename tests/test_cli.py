@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from grpo_math.__main__ import VERBS, parse, underscored
+from grpo_math.__main__ import VERBS, dispatch, parse, underscored
 from grpo_math.runs.folder import read_table
 
 
@@ -163,11 +163,11 @@ def test_the_rewards_verb_gives_an_own_function_what_trl_gives(write_recipe, tmp
     assert "mine                  0.5        1" in done.stdout
 
 
-def test_the_rewards_verb_counts_tokens_and_takes_the_first_problem(write_recipe, tmp_path):
+def test_the_rewards_verb_counts_tokens_and_takes_the_first_problem(write_recipe, capsys):
     rewards = {"brevity": {"gate": "correctness"}, "correctness": {"scale": 10}, "judge": {"reward_model": "org/judge"}}
     recipe = str(write_recipe(rewards=rewards))
-    done = grpo_math("rewards", "--try", recipe, "--completion", r"--- \boxed{2}")
-    lines = [line.split() for line in done.stdout.splitlines()]
+    dispatch(["rewards", "--try", recipe, "--completion", r"--- \boxed{2}"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["solution:", "2"]
     assert [line[0] for line in lines[3:]] == ["brevity", "correctness", "judge", "reward"]
     assert lines[4][1:] == ["10", "1"]

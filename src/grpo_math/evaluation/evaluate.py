@@ -6,7 +6,6 @@ The output folder has results.json and completions.jsonl, which `grpo-math compa
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from grpo_math.evaluation.tables import print_tables, tracked
 from grpo_math.generation import Stopped, engine_arguments, longest_sequence, supervised
 from grpo_math.grading import configure
 from grpo_math.models import ModelSource, end_tokens, load_tokenizer
+from grpo_math.recipe.batch import world_size
 from grpo_math.recipe.file import read_yaml
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.runs.folder import (
@@ -98,7 +98,7 @@ def suite(value: str) -> str:
 
 def run_evaluation(recipe: Recipe, out: str | None) -> dict:
     """Generate what is missing, grade everything, print and keep the figures; returns what results.json holds."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise UserError("evaluate runs in one process: start it by itself, vLLM uses all visible GPUs")
     configure(recipe.grading)
     quiet_progress_bars()
