@@ -18,7 +18,7 @@ from grpo_math.errors import UserError
 from grpo_math.recipe.parts import AlarmSpec
 from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.runs.folder import append_rows, forget_after, read_rows
-from grpo_math.trainer.callbacks import is_step
+from grpo_math.trainer.progress import is_step
 
 MOST = {"zero_std": 0.7, "truncated": 0.3, "timeouts": 0.01}  # shares
 DRIFT = 3.0  # times the length of the beginning

@@ -24,14 +24,10 @@ from grpo_math.runs.folder import (
     write_table,
 )
 from grpo_math.trainer.checkpoints import save_whole, unfinished
+from grpo_math.trainer.progress import is_step
 from grpo_math.trainer.trainer import Trainer as OurGRPOTrainer
 
 logger = logging.getLogger(__name__)
-
-
-def is_step(logs: dict) -> bool:
-    """Whether this is the log of a training step: neither TRL's summary at the end nor an evaluation."""
-    return "train_runtime" not in logs and "eval_accuracy" not in logs
 
 
 class MetricsFile(TrainerCallback):

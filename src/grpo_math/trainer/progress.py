@@ -5,14 +5,15 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 from transformers import TrainerCallback
 
-from grpo_math.trainer.alarms import Alarms
-from grpo_math.trainer.callbacks import is_step
+if TYPE_CHECKING:
+    from grpo_math.trainer.alarms import Alarms
 
 SHOWN = {"reward": "reward", "accuracy": "accuracy", "kl": "kl", "completions/mean_length": "length"}
 GENERATING = ("tokens_per_second", "time/generate", "step_time")
@@ -21,13 +22,18 @@ SHOWN_SFT = {"loss": "loss", "mean_token_accuracy": "token accuracy"}
 logger = logging.getLogger(__name__)
 
 
+def is_step(logs: dict) -> bool:
+    """Whether this is the log of a training step: neither TRL's summary at the end nor an evaluation."""
+    return "train_runtime" not in logs and "eval_accuracy" not in logs
+
+
 class Progress(TrainerCallback):
     """step 12/40  reward 0.61  accuracy 0.61  length 14  812 tokens/s  71% generating  0.40 s/step  0:00:11 left
 
     As a context, so that the terminal is itself again however the training ends. Only the first process speaks.
     """
 
-    def __init__(self, alarms: Alarms):
+    def __init__(self, alarms: "Alarms"):
         self.alarms = alarms
         self.terminal = contextlib.ExitStack()  # what is to be undone there
         self.live = False
