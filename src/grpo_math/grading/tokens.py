@@ -2,6 +2,7 @@ r"""From an answer as written to tokens: `normalise` removes what never changes 
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -134,7 +135,8 @@ def words(found: re.Match) -> str:
     return f' "{bare}" '
 
 
-def tokens(text: str) -> list[Token]:
+@lru_cache(maxsize=2**14)
+def tokens(text: str) -> tuple[Token, ...]:
     """Split a normalised text; letters become single symbols, or words where they can be nothing else."""
     result: list[Token] = []
     depth = 0
@@ -153,7 +155,7 @@ def tokens(text: str) -> list[Token]:
                 kind = "text" if sign in JOINERS else "macro" if sign[0] == "\\" else "operator"
             word = sign.strip(" ,").lower()
             result.append(Token("text" if kind == "cjk" else kind, word if word in JOINERS else sign, spaced))
-    return result
+    return tuple(result)
 
 
 def has_content(text: str) -> bool:
@@ -166,11 +168,11 @@ def has_content(text: str) -> bool:
     )
 
 
-def written(cut: list[Token]) -> list[str]:
+def written(cut: Sequence[Token]) -> list[str]:
     return [token.text for token in cut]
 
 
-def wrapped(cut: list[Token]) -> bool:
+def wrapped(cut: Sequence[Token]) -> bool:
     """Whether the first bracket closes at the very end."""
     depth = 0
     for index, token in enumerate(cut):
