@@ -1,5 +1,6 @@
 """The report of made-up runs: its numbers, its size, hostile text, and the page in a real Chromium without a network."""
 
+import contextlib
 import fcntl
 import itertools
 import os
@@ -53,9 +54,9 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def open_page(browser):
-    """Open a report from disk. Whatever else it asks for, and whatever it complains of, fails the test at its end."""
+@contextlib.contextmanager
+def opening(browser):
+    """Open reports from disk. Whatever else they ask for, and whatever they complain of, fails at the end."""
     complaints, contexts = [], []
 
     def open_report(path, width=1400, **options):
@@ -85,6 +86,19 @@ def open_page(browser):
     assert complaints == []
 
 
+@pytest.fixture
+def open_page(browser):
+    with opening(browser) as open_report:
+        yield open_report
+
+
+@pytest.fixture(scope="module")
+def page(browser, report):
+    """The page of `run`, shared by tests that set all controls they depend on."""
+    with opening(browser) as open_report:
+        yield open_report(report)
+
+
 def choose(page, step: str, show: str = "all", search: str = "") -> str:
     """Set the controls and return what the page counts."""
     page.select_option("#step", label=step)
@@ -101,8 +115,7 @@ def until(holds) -> None:
         time.sleep(0.05)
 
 
-def test_the_page_opens_from_disk_and_draws_every_chart(report, open_page):
-    page = open_page(report)
+def test_the_page_opens_from_disk_and_draws_every_chart(report, page):
     assert page.locator(".js-plotly-plot").count() == page.locator("figure").count() >= 14
     for figure in page.locator("figure").all():
         assert figure.locator(".scatterlayer .trace").count() >= 1
@@ -111,8 +124,8 @@ def test_the_page_opens_from_disk_and_draws_every_chart(report, open_page):
     assert report.stat().st_size < 2_500_000
 
 
-def test_the_answer_comes_first(report, open_page):
-    said = open_page(report).inner_text(".answer")
+def test_the_answer_comes_first(page):
+    said = page.inner_text(".answer")
     assert re.match(r"0\.\d{3}\n0\.\d{3}.0\.\d{3}\nstep 0\n→\n0\.\d{3}", said)
     assert "Better: " in said
     assert "McNemar's exact p" in said
@@ -121,15 +134,13 @@ def test_the_answer_comes_first(report, open_page):
     assert "alarm kl at step 31: 1.2 from the reference" in said
 
 
-def test_an_alarm_is_a_line_on_every_chart(report, open_page):
-    page = open_page(report)
+def test_an_alarm_is_a_line_on_every_chart(page):
     assert page.locator(".shapelayer path").count() == page.locator("figure").count()
     page.locator("figure .annotation-text-g").first.hover()
     assert "step 31: 1.2 from the reference" in page.locator(".hoverlayer").first.text_content()
 
 
-def test_every_filter_shows_what_it_says(run, report, open_page):
-    page = open_page(report)
+def test_every_filter_shows_what_it_says(run, page):
     rows = read_table(run / "completions/completions_00007.parquet")
     wanted = {
         "all": lambda row: True,
@@ -152,8 +163,8 @@ def test_every_filter_shows_what_it_says(run, report, open_page):
     assert rewards[0] == max(row["reward"] for row in rows if not row["correct"])
 
 
-def test_wrong_to_right_shows_both_completions_of_the_problems_won(run, report, open_page):
-    page, change = open_page(report), read_run(run).change
+def test_wrong_to_right_shows_both_completions_of_the_problems_won(run, page):
+    change = read_run(run).change
     choose(page, "evaluation at step 40", "gained")
     while page.locator("#more").is_visible():
         page.click("#more")
@@ -168,16 +179,14 @@ def test_wrong_to_right_shows_both_completions_of_the_problems_won(run, report, 
     assert page.locator(".card").count() == change.lost
 
 
-def test_search_finds_words_of_questions_and_answers(run, report, open_page):
-    page = open_page(report)
+def test_search_finds_words_of_questions_and_answers(run, page):
     rows = read_table(run / "completions/eval-000020.parquet")
     found = [row for row in rows if "ava has" in row["question"].lower()]
     assert choose(page, "evaluation at step 20", search="AVA has").startswith(f"{len(found)} completions")
     assert choose(page, "evaluation at step 20", search="no such words") == "0 completions of 0 questions"
 
 
-def test_a_question_can_be_followed_over_the_steps(run, report, open_page):
-    page = open_page(report)
+def test_a_question_can_be_followed_over_the_steps(run, page):
     choose(page, "evaluation at step 40")
     page.locator(".card .open").first.click()
     question = page.locator("dialog .card p").inner_text()
