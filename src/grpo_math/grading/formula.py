@@ -3,7 +3,6 @@
 import cmath
 import math
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -30,7 +29,7 @@ SUM = re.compile(r"(?:(?<=[\w)\]}!%+-])|(?<=[\w)\]}!] \|))(?<!\\cdot)(?<!\\cdot 
 class Parser:
     """Recursive descent over tokens: sum -> product -> power -> atom. Every method returns a `Ratio`."""
 
-    def __init__(self, cut: Sequence[Token]):
+    def __init__(self, cut: list[Token]):
         self.tokens, self.at, self.depth, self.work = [*cut, END, END], 0, 0, 0
         self.raised = False  # whether the last factor ended with an exponent or !, so that a number can follow
         self.functions = 0  # whose argument is being read: degrees in it are turned into radians
@@ -260,14 +259,14 @@ def binomial(above: Ratio, below: Ratio) -> Ratio:
 OVER = {r"\over": Ratio.__truediv__, r"\choose": binomial}  # what TeX writes between two parts of a group
 
 
-def read_expression(cut: Sequence[Token]) -> Expression | Text:
+def read_expression(cut: list[Token]) -> Expression | Text:
     """A formula with its currency and units, or words. Raises Unreadable."""
     if cut and all(token.kind == "text" for token in cut):
         return Text(" ".join(token.text.strip().lower() for token in cut))
     first = 1 if len(cut) > 1 and cut[0].text == "-" else 0
     currency = dict(UNITS.get(cut[first].text, {})) if len(cut) > first and cut[first].kind == "text" else {}
     if currency.keys() & CURRENCIES:
-        cut = [*cut[:first], *cut[first + 1 :]]
+        cut = cut[:first] + cut[first + 1 :]
     end = next((index for index in range(first + 1, len(cut)) if is_unit(cut, index)), len(cut))
     for before, one in pairwise(cut[end - 1 :] if end < len(cut) else ()):
         if one.kind == "symbol" and (one.text not in UNITS or before.text != "/"):
@@ -282,7 +281,7 @@ def read_expression(cut: Sequence[Token]) -> Expression | Text:
     return found
 
 
-def expression(formula: Sequence[Token], behind: str, currency: dict[str, int]) -> Expression:
+def expression(formula: list[Token], behind: str, currency: dict[str, int]) -> Expression:
     parser = Parser(formula)
     value = parser.whole()
     scale, powers, words = read_units(behind)
@@ -293,13 +292,13 @@ def expression(formula: Sequence[Token], behind: str, currency: dict[str, int]) 
     return Expression(scaled, units, words, None, decimals, is_sum(formula))
 
 
-def is_sum(formula: Sequence[Token]) -> bool:
+def is_sum(formula: list[Token]) -> bool:
     r"""Whether a plus or minus stands between terms, except in |5-11| and in exponents; those of e^{\ln(2+3)} count."""
     text = " ".join(written(formula))
     return SUM.search(text if FUNCTIONS.intersection(text.split()) else NO_SUM.sub("0", text)) is not None
 
 
-def is_unit(cut: Sequence[Token], at: int) -> bool:
+def is_unit(cut: list[Token], at: int) -> bool:
     """Whether units begin here: a percent sign, or words behind a blank."""
     token = cut[at]
     if token.kind == "text":
@@ -307,5 +306,5 @@ def is_unit(cut: Sequence[Token], at: int) -> bool:
     return token.text == "%" or (token.text in ("{", "(", "/") and at + 1 < len(cut) and cut[at + 1].kind == "text")
 
 
-def spelled(cut: Sequence[Token]) -> str:
+def spelled(cut: list[Token]) -> str:
     return "".join(f" {token.text}" if token.spaced else token.text for token in cut)

@@ -46,11 +46,13 @@ def read(text: str) -> Answer | None:
         raise TooBig from None
 
 
+@lru_cache(maxsize=2**12)
 def unknown(text: str) -> set[str]:
     """The macros that `read` does not know; a text without any that it cannot read is broken, or words."""
     return {token.text for token in tokens(text) if token.kind == "macro"} - KNOWN
 
 
+@lru_cache(maxsize=2**12)
 def wordy(text: str) -> bool:
     return any(token.kind == "text" for token in tokens(text)) or WORD.search(text) is not None
 

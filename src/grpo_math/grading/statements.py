@@ -1,7 +1,7 @@
 """From tokens to a value: lists, relations, sets, points and intervals, down to the formulas in them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import chain, pairwise, product
 
 from grpo_math.grading.algebra import Meaningless, TooBig, Unreadable, apart
@@ -35,12 +35,12 @@ SIGNED = {r"\pm", r"\mp"}
 CALCULATIONS = {r"\lfloor", r"\rfloor", r"\lceil", r"\rceil", r"\bmod", r"\mod", r"\cdots", r"\ldots", r"\dots"}
 UNEVALUATED = {r"\sum", r"\prod", r"\int", r"\lim"}
 KNOWN = STARTS | RELATIONS | OPENING | CLOSING | OVER.keys() | {r"\cdot", r"\pm", r"\mp", r"\cup", r"\in", r"\degree"}
-Cut = Sequence[Token]
+Cut = list[Token]
 
 
-def split(cut: Cut, at: set[str]) -> tuple[list[list[Token]], list[str]]:
+def split(cut: Cut, at: set[str]) -> tuple[list[Cut], list[str]]:
     """The parts between the separators that stand outside all brackets, and the separators."""
-    parts: list[list[Token]] = [[]]
+    parts: list[Cut] = [[]]
     found, depth = [], 0
     for token in cut:
         depth += (token.text in OPENING) - (token.text in CLOSING)
@@ -79,7 +79,7 @@ def named(equations: list[Equation]) -> Group:
     return Group("named", tuple(sorted(equations, key=lambda one: one.name) if usual else equations))
 
 
-def read_conditions(kind: str, values: list, parts: Sequence[Cut], joins: set[str]) -> Answer:
+def read_conditions(kind: str, values: list, parts: list[Cut], joins: set[str]) -> Answer:
     """Inequalities of one variable: their union for `or`, else their intersection. A comma means `or` where both cannot
     hold. For several variables, one condition per variable."""
     letters = [{token.text for token in part if token.kind == "symbol"} - {"e"} for part in parts]
@@ -118,7 +118,7 @@ def read_relation(cut: Cut) -> Answer:
     return read_equation(parts) if set(relations) == {"="} else inequality(list(map(read_set, parts)), relations)
 
 
-def read_approximation(parts: Sequence[Cut]) -> Answer:
+def read_approximation(parts: list[Cut]) -> Answer:
     """The exact side of a chain of approximations, if the decimals are roundings of it; the value of a name."""
     values = [read_relation(part) for part in (parts[1:] if is_name(parts[0]) else parts)]
     numbers = list(map(value_of, values))
@@ -160,7 +160,7 @@ def is_name(cut: Cut) -> bool:
     return bool(cut) and not re.search(r"[-+/^!?=<>,;%()\d]", outside)
 
 
-def read_equation(parts: Sequence[Cut]) -> Answer:
+def read_equation(parts: list[Cut]) -> Answer:
     if not parts[0]:  # = 5
         return read_equation(parts[1:]) if len(parts) > 2 else read_set(parts[1])
     if len(parts) == 2 and is_name(parts[1]) and not is_name(parts[0]):  # 5 = x

@@ -2,7 +2,6 @@ r"""From an answer as written to tokens: `normalise` removes what never changes 
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -135,8 +134,7 @@ def words(found: re.Match) -> str:
     return f' "{bare}" '
 
 
-@lru_cache(maxsize=2**14)
-def tokens(text: str) -> tuple[Token, ...]:
+def tokens(text: str) -> list[Token]:
     """Split a normalised text; letters become single symbols, or words where they can be nothing else."""
     result: list[Token] = []
     depth = 0
@@ -155,9 +153,10 @@ def tokens(text: str) -> tuple[Token, ...]:
                 kind = "text" if sign in JOINERS else "macro" if sign[0] == "\\" else "operator"
             word = sign.strip(" ,").lower()
             result.append(Token("text" if kind == "cjk" else kind, word if word in JOINERS else sign, spaced))
-    return tuple(result)
+    return result
 
 
+@lru_cache(maxsize=2**12)
 def has_content(text: str) -> bool:
     """Whether a normalised text holds anything but brackets, separators, signs and words that join."""
     return DIGIT.search(text) is not None or any(
@@ -168,11 +167,11 @@ def has_content(text: str) -> bool:
     )
 
 
-def written(cut: Sequence[Token]) -> list[str]:
+def written(cut: list[Token]) -> list[str]:
     return [token.text for token in cut]
 
 
-def wrapped(cut: Sequence[Token]) -> bool:
+def wrapped(cut: list[Token]) -> bool:
     """Whether the first bracket closes at the very end."""
     depth = 0
     for index, token in enumerate(cut):
