@@ -90,6 +90,16 @@ def test_the_module_is_the_same_command():
     assert done.stdout.startswith("usage: grpo-math train")
 
 
+@pytest.mark.slow
+def test_accelerate_launch_trains(write_recipe, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+    command += ["-m", "grpo_math.train", "--config", str(write_recipe()), "--max_steps", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "step 1/1  reward" in done.stdout
+    assert (tmp_path / "run" / "final" / "model.safetensors").exists()
+
+
 def test_weights_and_biases_without_a_key_is_one_line(write_recipe, tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)

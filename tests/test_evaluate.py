@@ -257,12 +257,14 @@ def test_samples_and_other_settings_and_problems_in_one_only(write, capsys):
 
 
 def test_what_cannot_be_compared_is_one_line(write, tmp_path):
-    first, blank = write("a", "++"), tmp_path / "blank"
+    first, blank, cut = write("a", "++"), tmp_path / "blank", tmp_path / "eval-000010.parquet"
     blank.mkdir()
+    cut.write_bytes(b"PAR1")
     for arguments, message in (
         ([first], "name two evaluations or more"),
         ([first, str(tmp_path / "nowhere")], "no completions.jsonl there"),
         ([first, str(blank)], "no completions.jsonl there"),
+        ([first, str(cut)], "eval-000010.parquet: no completions: "),
     ):
         with pytest.raises(UserError, match=message):
             dispatch(["compare", *arguments])

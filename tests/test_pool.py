@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import resource
 import signal
 import socket
@@ -87,6 +88,14 @@ def test_64_hostile_completions_end_soon_and_the_good_ones_among_them_are_right(
     assert {"timeout", "too_long"} <= {g.how for g in grades}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
     assert workers_alive() <= 3
+
+
+def test_long_answers_leave_no_memory_behind():
+    letters = random.Random(0)
+    texts = [rf"\boxed{{{' '.join(letters.choices('xyzabc+-', k=1_900))}}}" for _ in range(2_000)]
+    before = psutil.Process().memory_info().rss
+    assert {grade.how for grade in grade_batch(texts, ["42"] * len(texts), "boxed")} == {"too_long"}
+    assert psutil.Process().memory_info().rss - before < 100 * 2**20
 
 
 def test_the_hostile_batch_returns_in_a_thread_and_in_an_asyncio_task():

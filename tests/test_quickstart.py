@@ -79,17 +79,8 @@ def test_only_an_earlier_quickstart_is_replaced(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 5))  # test_wheel.py runs seed 0
 def test_grpo_teaches_the_tiny_policy(seed, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "grpo_math",
-        "quickstart",
-        "--seed",
-        str(seed),
-        "--output_dir",
-        str(tmp_path / "q"),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    words = ["quickstart", "--seed", str(seed), "--output_dir", str(tmp_path / "q")]
+    done = subprocess.run([sys.executable, "-m", "grpo_math", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "q" / "results.json").read_text())
     print(seed, results["before"]["accuracy"], results["after"]["accuracy"], results["seconds"])

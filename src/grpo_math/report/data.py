@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pyarrow import ArrowException
-
 from grpo_math.errors import UserError
 from grpo_math.evaluation.compare import Comparison, compare
 from grpo_math.evaluation.statistics import Difference, Figure
@@ -180,7 +178,7 @@ def read_completions(file: Path) -> list[dict]:
     """The rows of a file; none where a killed run left it half-written."""
     try:
         rows = read_table(file)
-    except (OSError, ArrowException):
+    except UserError:
         return []
     texts = ("prompt", "completion")
     return [
@@ -203,6 +201,6 @@ def changed(first: Path, second: Path) -> Difference | None:
     """The second evaluation compared with the first, by their files, on the problems that both have."""
     try:
         found = compare(first, second)
-    except (UserError, OSError, ArrowException):  # half-written, or of other problems
+    except UserError:  # half-written, or of other problems
         return None
     return Comparison("", [pair for one in found for pair in one.problems]).difference

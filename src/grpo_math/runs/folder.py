@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import psutil
 
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, one_line
 from grpo_math.recipe.batch import is_main_process, world_size
 
 PACKAGES = ("grpo-math", "torch", "trl", "transformers", "accelerate", "peft", "datasets", "math-verify", "vllm")
@@ -211,12 +211,13 @@ def to_disk(path: Path) -> None:
 
 
 def read_table(path: Path) -> list[dict]:
-    """The rows of Parquet, or of JSON lines, as older runs and `grpo-math evaluate` have them."""
-    from pyarrow import parquet
+    """The rows of Parquet, or of JSON lines, as `grpo-math evaluate` has them; raises UserError for a damaged file."""
+    from pyarrow import ArrowException, parquet
 
     if path.suffix != ".parquet":
         return read_rows(path)
-    return parquet.read_table(path).to_pylist()
+    with one_line(f"{path}: no completions", "name another file", (OSError, ArrowException)):
+        return parquet.read_table(path).to_pylist()
 
 
 def forget_completions(folder: Path, step: int) -> None:
