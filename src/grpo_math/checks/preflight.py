@@ -17,6 +17,7 @@ from grpo_math.errors import UserError
 from grpo_math.grading import configure
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe, resolve
+from grpo_math.runs.folder import quiet_progress_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +29,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "golds": (data.golds, grader.grader),
     "rewards": (rewards.audit, grader.own_rewards),
     "prompt": (setup.template,),
+    "model": (setup.weights,),
     "batch": (machine.batch,),
     "memory": (machine.memory_estimate,),
     "launch": (machine.launch,),
@@ -67,6 +69,7 @@ def findings_of(check: Check, subject: Subject) -> Iterator[Finding]:
 
 def report(subject: Subject, as_json: bool = False) -> bool:
     """Run all checks and print their findings; returns whether there is no error."""
+    quiet_progress_bars()
     checks = dict(CHECKS)
     if subject.samples:
         from grpo_math.checks.sample import sample

@@ -9,7 +9,7 @@ from dataclasses import replace
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data import ADAPTERS, token_ids
 from grpo_math.errors import suggestion
-from grpo_math.models import trains_adapter
+from grpo_math.models import ModelSource, check_weights, trains_adapter
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.trainer.config import grpo_config, sft_config
 
@@ -121,6 +121,16 @@ def rules_of_thumb(recipe: Recipe) -> Iterator[Finding]:
             f"max_completion_length: {length} tokens, and the prompt asks for reasoning: many may be cut off",
             "max_completion_length: 512",
         )
+
+
+def weights(subject: Subject) -> Iterator[Finding]:
+    """The weights on this machine, compared with the architecture and the tokenizer."""
+    source = ModelSource.of(subject.recipe.keys)
+    if check_weights(source, local=True):
+        rows = subject.model_config.get_text_config().vocab_size
+        yield note(f"{source.base.name}: all weights are there, {len(subject.tokenizer):,} tokens, embedding {rows:,}")
+    else:
+        yield note(f"{source.base.name}: not compared with its weights, which are quantised or not on this machine")
 
 
 def template(subject: Subject) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from grpo_math.errors import UserError
 from grpo_math.generation.processes import start
 from grpo_math.generation.vllm_engine import check_parallel, engine_arguments, fit_window
-from grpo_math.models import ModelSource
+from grpo_math.models import ModelSource, check_weights
 
 if TYPE_CHECKING:
     from requests import Response
@@ -76,7 +76,9 @@ def common_arguments(keys: dict, window: int, host: str, port: int) -> dict:
 
 
 def words_of(source: ModelSource, arguments: dict) -> list[str]:
-    """The model and the arguments as vLLM's command line takes them; those that are None are left out."""
+    """The model and the arguments as vLLM's command line takes them; those that are None are left out. Raises UserError
+    for weights that do not fit."""
+    check_weights(source)
     revision = None if source.revision == "main" else source.revision
     words = [source.name]
     for name, value in (arguments | {"revision": revision}).items():

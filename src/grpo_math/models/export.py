@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from grpo_math.errors import UserError, one_line
-from grpo_math.models.policy import load_adapter, load_base
+from grpo_math.models.policy import load_adapter
 from grpo_math.models.source import ModelSource
 from grpo_math.models.tokenizer import end_tokens, plain_tokenizer
+from grpo_math.models.weights import load_base
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import quiet_progress_bars
 

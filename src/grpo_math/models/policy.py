@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_math.errors import UserError, one_line
 from grpo_math.models.source import ModelSource
+from grpo_math.models.weights import check_weights, load_base
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -57,6 +58,7 @@ def policy_arguments(keys: dict, config: "GRPOConfig | SFTConfig") -> dict[str, 
             raise UserError(
                 "load_in_4bit, load_in_8bit: quantised weights cannot be trained: set use_peft: true as well"
             )
+        check_weights(source, plugin=config.deepspeed_plugin)
         return {"model": source.name, "peft_config": get_peft_config(wanted), "quantization_config": quantization}
     check_lora_settings(keys, source.name, source.adapter)
     given: Any = config.model_init_kwargs or {}
@@ -84,19 +86,6 @@ def widen(model: "Module | None", source: ModelSource) -> None:
             parameter.data = parameter.data.float()
     if source.adapter:
         set_peft_model_state_dict(model, load_peft_weights(source.name, "cpu", revision=source.revision))
-
-
-def load_base(model: ModelSource, **arguments: Any) -> "PreTrainedModel":
-    """The whole model, or the base model of an adapter, on the CPU in float32 unless the arguments of `from_pretrained`
-    say otherwise."""
-    from trl.trainer.utils import create_model_from_path
-
-    allowed = {"trust_remote_code": model.trust_remote_code, "use_safetensors": model.use_safetensors}
-    base = model.base
-    with base.loading():
-        return create_model_from_path(
-            base.name, **{"device_map": None} | arguments | allowed | {"revision": base.revision}
-        )
 
 
 def load_adapter(model: ModelSource, trainable: bool = False, **base_arguments: Any) -> "PeftModel":

@@ -6,6 +6,7 @@ from grpo_math.data import PromptTemplate
 from grpo_math.errors import UserError
 from grpo_math.models.source import ModelSource, load_arguments
 from grpo_math.models.tokenizer import plain_tokenizer
+from grpo_math.models.weights import misfits_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,14 +37,11 @@ def load_reward_model(
     source.check()
     tokenizer = plain_tokenizer(source, f"{where}: no reward model there")
     with source.loading(f"{where}: no reward model there"):
-        try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                path, num_labels=1, output_loading_info=True, **allowed
-            )
-        except RuntimeError as error:
-            raise UserError(f"{where}: has a head for several labels: a reward model has one") from error
-    if info["missing_keys"]:
-        raise UserError(f"{where}: has no trained score head ({', '.join(sorted(info['missing_keys']))} missing)")
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, num_labels=1, output_loading_info=True, ignore_mismatched_sizes=True, **allowed
+        )
+    if misfits := misfits_of(info | {"unexpected_keys": ()}):  # a language model's head is left out
+        raise UserError(f"{where}: is no reward model, which has a trained head for one label: {misfits}")
     if template.chat and not template.prefill and not tokenizer.chat_template:
         raise UserError(f"{where}: its tokenizer has no chat template, and the prompts are chats")
     model.config.name_or_path = name  # TRL names the metric by it

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_math.errors import REFUSALS, UserError, one_line
+from grpo_math.runs.checkpoints import whole
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -21,6 +22,7 @@ FORMATS = (  # names of weights: as safetensors, and pickled
     (("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")),
     (("adapter_model.safetensors",), ("adapter_model.bin",)),
 )
+POINTER = b"version https://git-lfs"  # begins the small text that stands for a file which git did not fetch
 
 
 def load_arguments(keys: dict) -> dict:
@@ -50,6 +52,15 @@ class ModelSource:
     def of(cls, keys: dict) -> "ModelSource":
         """The model that a recipe's TRL keys name."""
         return cls(keys["model_name_or_path"], keys.get("model_revision") or "main", **load_arguments(keys))
+
+    @property
+    def arguments(self) -> dict:
+        """Those of a model's `from_pretrained`."""
+        return {
+            "revision": self.revision,
+            "trust_remote_code": self.trust_remote_code,
+            "use_safetensors": self.use_safetensors,
+        }
 
     @cached_property
     def adapter(self) -> "LoraConfig | None":
@@ -86,10 +97,15 @@ class ModelSource:
 
     def check(self) -> None:
         """Raise UserError for a model, adapter or base model that brings code or has only pickled weights, where that
-        is not allowed. Missing files are reported when they are loaded."""
+        is not allowed, and for files that are not whole. Missing files are reported when they are loaded."""
         from transformers import CONFIG_MAPPING, PretrainedConfig
         from transformers.utils import has_file
 
+        for file in sorted(Path(self.name).glob("*")):
+            if file.is_file() and file.open("rb").read(len(POINTER)) == POINTER:
+                raise UserError(f"{file}: a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
+            if not whole(file) and not file.name.startswith("adapter_"):  # which peft reads and refuses
+                raise UserError(f"{file}: damaged or cut short: copy or download it again")
         with suppress(OSError):
             config, _ = PretrainedConfig.get_config_dict(self.name, revision=self.revision)
             if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING and not self.trust_remote_code:
@@ -104,6 +120,15 @@ class ModelSource:
                     )
         if self.base is not self:
             self.base.check()
+
+    def on_this_machine(self) -> bool:
+        """Whether there is a folder, or weights in the Hub's cache."""
+        from transformers.utils import has_file
+
+        files = (file for names in FORMATS[0] for file in names)
+        return os.path.isdir(self.name) or any(
+            has_file(self.name, file, revision=self.revision, local_files_only=True) for file in files
+        )
 
     def needs_code(self) -> UserError:
         return UserError(
@@ -121,7 +146,7 @@ class ModelSource:
         if self.base_of:
             what = f"{self.base_of} is an adapter of {self.name}, which cannot be loaded"
             fix = f"put that model there, or correct {self.base_of}/adapter_config.json"
-        with one_line(what, fix, (*REFUSALS, SafetensorError, RuntimeError)):
+        with one_line(what, fix, (*REFUSALS, SafetensorError, RuntimeError, KeyError)):
             if self.name.count("/") > 1 and not os.path.isdir(self.name):  # no id on the Hub either
                 raise OSError("there is no such folder")
             try:

@@ -1,0 +1,112 @@
+"""Whether the files of a model hold the weights of its architecture: all of them, in their shapes, and no others.
+
+transformers initialises missing weights at random and leaves out unexpected ones, with no more than a log message.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpo_math.errors import UserError
+from grpo_math.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+SHOWN = 3  # weights named per kind
+
+
+def check_weights(model: ModelSource, local: bool = False, plugin: Any = None) -> bool:
+    """Raise UserError unless the weights of the model (of an adapter: of its base model) fit its architecture.
+
+    transformers loads them to the meta device: of a folder's safetensors files only the headers are read. With `local`,
+    nothing is downloaded. `plugin` is a training's DeepSpeed plugin. Returns False where there is nothing to compare:
+    weights that are not on this machine, or are quantised.
+    """
+    import transformers
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    base, config = model.base, model.config()
+    if getattr(config, "quantization_config", None) or (local and not base.on_this_machine()):
+        return False
+    if plugin:  # under ZeRO-3 transformers refuses the meta device
+        unset_hf_deepspeed_config()
+    try:
+        with base.loading():
+            weights = headers(Path(base.name))
+        architecture = getattr(transformers, (config.architectures or [""])[0], None)
+        if weights and architecture:
+            arguments = {"config": config, "state_dict": weights, "device_map": {"": "meta"}}
+            loaded(base, architecture.from_pretrained, pretrained_model_name_or_path=None, **arguments)
+        else:  # on the Hub, pickled, or by the model's own code
+            load_base(model, device_map={"": "meta"}, local_files_only=local)
+    finally:
+        if plugin:
+            plugin.set_deepspeed_weakref()
+    return True
+
+
+def headers(folder: Path) -> "dict[str, Tensor] | None":
+    """The weights that transformers loads from a folder's safetensors files, on the meta device; None for others."""
+    import torch
+    from safetensors import safe_open
+
+    names, index = ["model.safetensors"], folder / "model.safetensors.index.json"
+    if not (folder / names[0]).exists():
+        if not index.exists():
+            return None
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names, _ = set(content["weight_map"].values()), content["metadata"]  # transformers reads both
+    found = {}
+    for name in names:
+        with safe_open(folder / name, "pt") as file:
+            keys = file.keys()
+            found |= {key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in keys}
+    return found
+
+
+def load_base(model: ModelSource, **arguments: Any) -> "PreTrainedModel":
+    """The whole model, or the base model of an adapter, by the class that TRL takes, on the CPU in float32 unless the
+    arguments of `from_pretrained` say otherwise. Raises UserError where the weights do not fit."""
+    from trl.trainer.utils import create_model_from_path
+
+    base = model.base
+    if not model.config().architectures:
+        raise UserError(
+            f"{base.name}/config.json names no architectures: add the class of the model, which save_pretrained writes"
+        )
+    arguments = {"device_map": None} | base.arguments | arguments
+    return loaded(base, create_model_from_path, model_id=base.name, **arguments)
+
+
+def loaded(base: ModelSource, load: Callable[..., Any], **arguments: Any) -> "PreTrainedModel":
+    """What `load` returns. Raises UserError for weights that are missing, unexpected or of another shape; those that
+    the architecture ties or ignores by design may be missing."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    with base.loading():
+        logging.set_verbosity(logging.CRITICAL)  # in place of its load report
+        try:
+            model, info = load(**arguments, output_loading_info=True, ignore_mismatched_sizes=True)
+        finally:
+            logging.set_verbosity(level)
+    if misfits := misfits_of(info):
+        raise UserError(
+            f"{base.name}: its weights are not those of the architecture in config.json: {misfits}: save the unwrapped "
+            "model with save_pretrained, or correct config.json"
+        )
+    return model
+
+
+def misfits_of(info: dict) -> str:
+    """The missing, unexpected and mismatched weights in transformers' loading info: how many, and the first of them."""
+    shapes = {f"{key} ({tuple(there)} for {tuple(wanted)})" for key, there, wanted in info["mismatched_keys"]}
+    found = {"missing": info["missing_keys"], "unexpected": info["unexpected_keys"], "of another shape": shapes}
+    return ", ".join(
+        f"{len(keys):,} {kind} ({', '.join(sorted(keys)[:SHOWN])}{', ...' * (len(keys) > SHOWN)})"
+        for kind, keys in found.items()
+        if keys
+    )

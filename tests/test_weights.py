@@ -1,0 +1,225 @@
+"""Weights that do not fit their model are refused by whatever loads it, in one line; tied and padded ones are not."""
+
+import json
+import re
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from grpo_math.__main__ import dispatch
+from grpo_math.errors import UserError, run_cli
+from grpo_math.generation.vllm_server import words_of
+from grpo_math.models import ModelSource
+from grpo_math.recipe.recipe import load_recipe
+from grpo_math.train import train
+
+HEAD, KEY, NORM = "lm_head.weight", "model.layers.0.self_attn.k_proj.weight", "model.norm.weight"
+FIX = "save the unwrapped model with save_pretrained, or correct config.json"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 269060552\n"
+
+
+def weights(change):
+    """Rewrite the weights of a folder."""
+
+    def breaks(folder):
+        file = folder / "model.safetensors"
+        save_file(change(load_file(file)), file, {"format": "pt"})
+
+    return breaks
+
+
+def config(**changes):
+    def breaks(folder):
+        file = folder / "config.json"
+        there = json.loads(file.read_text()) | changes
+        file.write_text(json.dumps({key: value for key, value in there.items() if value is not None}))
+
+    return breaks
+
+
+def text(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
+def cut(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def index(shards, content=None):
+    """An index in place of the one file, which becomes the first of these shards."""
+
+    def breaks(folder):
+        there = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+        names = dict.fromkeys(there, "model-00001-of-00002.safetensors") | shards
+        (folder / "model.safetensors.index.json").write_text(
+            content or json.dumps({"metadata": {}, "weight_map": names})
+        )
+
+    return breaks
+
+
+def more_tokens(special):
+    def breaks(folder):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens(["<calc>"], special_tokens=special)
+        tokenizer.save_pretrained(folder)
+
+    return breaks
+
+
+def own_end(folder):
+    """A special token without a row that ends completions."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    tokenizer.save_pretrained(folder)
+
+
+def without(there, *keys):
+    return {name: tensor for name, tensor in there.items() if name not in keys}
+
+
+BROKEN = {  # what is done to a model's folder, the line
+    "the prefix of a compiled module": (
+        weights(lambda there: {f"_orig_mod.{name}": tensor for name, tensor in there.items()}),
+        rf"HERE: its weights are not those of the architecture in config.json: \d+ missing \(lm_head\.weight, model\.embed_tokens\.weight, model\.layers\.0\.input_layernorm\.weight, \.\.\.\), \d+ unexpected \(_orig_mod\.model\.embed_tokens\.weight, .*\): {FIX}",
+    ),
+    "the prefix of DDP": (
+        weights(lambda there: {f"module.{name}": tensor for name, tensor in there.items()}),
+        r"HERE: its weights are not .* unexpected \(module\.model\.embed_tokens\.weight, ",
+    ),
+    "one tensor missing": (weights(lambda there: without(there, KEY)), rf"HERE: its weights are not .*: 1 missing \({KEY}\): {FIX}"),
+    "several missing": (weights(lambda there: without(there, KEY, NORM)), rf"HERE: .*: 2 missing \({KEY}, {NORM}\): {FIX}"),
+    "one too many": (
+        weights(lambda there: there | {"value_head.weight": there[NORM].clone()}),
+        rf"HERE: .*: 1 unexpected \(value_head\.weight\): {FIX}",
+    ),
+    "another shape": (
+        weights(lambda there: there | {NORM: there[NORM][:7].clone()}),
+        rf"HERE: .*: 1 of another shape \({NORM} \(\(7,\) for \(32,\)\)\): {FIX}",
+    ),
+    "an embedding cut short": (
+        weights(lambda there: there | {"model.embed_tokens.weight": there["model.embed_tokens.weight"][:100].clone()}),
+        r"HERE: .*: 1 of another shape \(model\.embed_tokens\.weight \(\(100, 32\) for \(\d+, 32\)\)\)",
+    ),
+    "a head of its own that is missing": (config(tie_word_embeddings=False), rf"HERE: .*: 1 missing \({HEAD}\): {FIX}"),
+    "more layers in the config": (config(num_hidden_layers=4, layer_types=None), r"HERE: .* missing \(model\.layers\.2\.input_layernorm\.weight, "),
+    "fewer layers in the config": (config(num_hidden_layers=1, layer_types=None), r"HERE: .* unexpected \(model\.layers\.1\.input_layernorm\.weight, "),
+    "another width in the config": (config(hidden_size=64, head_dim=8), r"HERE: .* of another shape \(model\.embed_tokens\.weight \("),
+    "no architecture": (config(architectures=None), r"HERE/config\.json names no architectures: add the class of the model, which save_pretrained writes"),
+    "a pointer for the weights": (text("model.safetensors", POINTER), r"HERE/model\.safetensors: a git-lfs pointer, not the file itself: run `git lfs pull` in its folder"),
+    "a pointer for the tokenizer": (text("tokenizer.json", POINTER), r"HERE/tokenizer\.json: a git-lfs pointer, "),
+    "a pointer for the config": (text("config.json", POINTER), r"HERE/config\.json: a git-lfs pointer, "),
+    "a cut file": (cut, r"HERE/model\.safetensors: damaged or cut short: copy or download it again"),
+    "an empty file": (text("model.safetensors", ""), r"HERE/model\.safetensors: damaged or cut short: "),
+    "a web page for the weights": (text("model.safetensors", "<!DOCTYPE html><html>Not found</html>"), r"HERE/model\.safetensors: damaged or cut short: "),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), r"model_name_or_path: no model at 'HERE': .*no file named .*model\.safetensors"),
+    "a shard that is not there": (index({NORM: "model-00002-of-00002.safetensors"}), r"model_name_or_path: no model at 'HERE': .*model-00002-of-00002\.safetensors"),
+    "an index without metadata": (index({}, '{"weight_map": {}}'), r"model_name_or_path: no model at 'HERE': 'metadata': "),
+    "an index that is not JSON": (index({}, "{"), r"model_name_or_path: no model at 'HERE': "),
+    "a config that is not JSON": (text("config.json", "{"), r"model_name_or_path: no model at 'HERE': .*not a valid JSON"),
+    "an unknown architecture": (config(architectures=["NewForCausalLM"], model_type="new"), r"model_name_or_path: no model at 'HERE': .*`new`"),
+    "a token without a row": (
+        more_tokens(special=False),
+        r"model_name_or_path: the tokenizer of HERE has (\d+) tokens, the model's embedding \d+ rows, none for '<calc>': take the tokenizer that was saved with the model, or save the model with its embedding resized to it",
+    ),
+    "an end token without a row": (own_end, r"model_name_or_path: the tokenizer of HERE has .* none for '<end>': "),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(policy_folder, tmp_path):
+    return shutil.copytree(policy_folder, tmp_path / "model")
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_model_that_is_not_whole_is_one_line_and_nothing_is_trained(folder, write_recipe, tmp_path, capsys, case):
+    breaks, line = BROKEN[case]
+    breaks(folder)
+    recipe = write_recipe(model_name_or_path=str(folder))
+    assert run_cli(dispatch, ["train", "--config", str(recipe)]) == 2
+    said = [line.replace(str(folder), "HERE") for line in capsys.readouterr().err.splitlines() if "Loading" not in line]
+    assert len(said) == 1, said
+    assert re.match(f"error: {line}", said[0]), said[0]
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert not (tmp_path / "run" / "final").exists()
+
+
+def padded(folder):
+    """A larger embedding than the tokenizer needs, as many models have."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(pad_to_multiple_of=64)
+    model.save_pretrained(folder)
+
+
+def untied(folder):
+    config(tie_word_embeddings=False)(folder)
+    weights(lambda there: there | {HEAD: there["model.embed_tokens.weight"].clone()})(folder)
+
+
+def sharded(folder):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="50KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+
+
+@pytest.mark.parametrize("change", [padded, untied, sharded, more_tokens(special=True)])
+def test_padded_vocabularies_own_heads_shards_and_unused_special_tokens_are_accepted(folder, write_recipe, change):
+    change(folder)
+    results = train(load_recipe(["--config", str(write_recipe(model_name_or_path=str(folder), max_steps=1))]))
+    assert results["steps"] == 1
+
+
+def adapter_of(folder, to):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    get_peft_model(
+        AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=2, task_type="CAUSAL_LM")
+    ).save_pretrained(to)
+    return to
+
+
+def test_every_verb_refuses_weights_that_do_not_fit(folder, write_recipe, tmp_path, capsys):
+    weights(lambda there: without(there, KEY))(folder)
+    adapter, line = (
+        adapter_of(folder, tmp_path / "adapter"),
+        rf"{folder}: its weights are not .*: 1 missing \({KEY}\): {FIX}",
+    )
+    recipe, own = (
+        write_recipe(model_name_or_path=str(folder)),
+        write_recipe("own.yaml", model_name_or_path=str(adapter)),
+    )
+    warm = write_recipe("sft.yaml", model_name_or_path=str(folder), rewards=None, sft={"target": "worked"}, num_generations=None, max_completion_length=None)  # fmt: skip
+    for words in (
+        ["sft", "--config", str(warm)],
+        ["train", "--config", str(own)],
+        ["evaluate", "--config", str(recipe), "--use_vllm", "false", "--out", str(tmp_path / "evaluated")],
+        ["evaluate", "--config", str(own), "--use_vllm", "false", "--out", str(tmp_path / "evaluated too")],
+        ["export", str(folder), str(tmp_path / "exported")],
+        ["export", str(adapter), str(tmp_path / "exported")],
+    ):
+        with pytest.raises(UserError, match=line):
+            dispatch(words)
+    for refused in (
+        lambda: words_of(ModelSource(str(folder)), {}),
+        lambda: words_of(ModelSource(str(adapter)).base, {}),
+    ):
+        with pytest.raises(UserError, match=line):
+            refused()
+    assert not (tmp_path / "exported").exists()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        dispatch(["check", "--config", str(recipe)])
+    assert re.search(rf"6\. model\n   error: {line}\n", capsys.readouterr().out)
