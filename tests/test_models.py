@@ -108,6 +108,64 @@ def other_policy(tokenizer, folder, **changes):
     return str(folder)
 
 
+TIED = {
+    "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
+    "head": {"target_modules": ["lm_head"]},
+    "both": {"target_modules": ["embed_tokens", "lm_head"]},
+    "a trained copy of the embedding": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "a trained copy of the head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 4, 5]},
+    "dora": {"target_modules": ["q_proj"], "use_dora": True},
+}
+
+
+def strong_adapter(policy_folder, tokenizer, folder, **settings):
+    """An adapter of a model with tied embeddings that changes its logits a lot."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, task_type="CAUSAL_LM", **settings)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(policy_folder), config)
+    assert model.config.tie_word_embeddings
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("settings", TIED.values(), ids=TIED)
+def test_an_export_has_the_logits_of_its_adapter_on_tied_embeddings_too(policy_folder, tokenizer, tmp_path, settings):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    apart = strong_adapter(policy_folder, tokenizer, tmp_path / "adapter", **settings)
+    dispatch(["export", str(tmp_path / "adapter"), str(tmp_path / "out")])
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    prompt = tokenizer("Ava has 3 apples", return_tensors="pt")
+    torch.testing.assert_close(whole(**prompt).logits, apart(**prompt).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_an_export_with_other_logits_is_refused(policy_folder, tokenizer, tmp_path, monkeypatch):
+    """As peft's own merge on tied embeddings has."""
+    strong_adapter(policy_folder, tokenizer, tmp_path / "adapter", **TIED["embedding"])
+    monkeypatch.setattr("grpo_math.models.export.changes_tied_weights", lambda _: False)
+    with pytest.raises(UserError, match=r"adapter: merged into its base model, the adapter has other logits \(by \d"):
+        dispatch(["export", str(tmp_path / "adapter"), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_lora_on_tied_embeddings_is_not_trained_with_vllm(write_recipe):
+    from grpo_math.checks.findings import Subject
+
+    keys = {"use_peft": True, "lora_target_modules": ["embed_tokens", "q_proj"], "use_vllm": True, "use_cpu": None}
+    with pytest.raises(UserError, match="lora_target_modules: the embedding and the head share their weights"):
+        _ = Subject(load_recipe(["--config", str(write_recipe(**keys))])).shape
+
+
 def test_an_adapter_without_its_base_model_is_one_line(adapter, tmp_path, write_recipe):
     lost = changed_adapter(adapter, tmp_path / "lost", base_model_name_or_path="./nowhere")
     message = r"lost is an adapter of \./nowhere, which cannot be loaded: .*: put that model there, or correct .*lost/adapter_config.json"
@@ -127,6 +185,21 @@ def test_an_adapter_of_another_model_is_one_line(adapter, tokenizer, tmp_path, c
     moved = changed_adapter(adapter, tmp_path / "moved", base_model_name_or_path=base)
     with pytest.raises(UserError, match="was trained on another model, its weights do not fit"):
         load_adapter(ModelSource(str(moved)))
+
+
+@pytest.mark.parametrize(
+    "lost", ["base_model.model.lm_head.weight", "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"]
+)
+def test_an_adapter_without_one_of_its_weights_is_one_line(policy_folder, tokenizer, tmp_path, lost):
+    from safetensors.torch import load_file, save_file
+
+    strong_adapter(policy_folder, tokenizer, tmp_path / "adapter", **TIED["a trained copy of the head"])
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    there = load_file(file)
+    del there[lost]
+    save_file(there, file)
+    with pytest.raises(UserError, match="was trained on another model, its weights do not fit"):
+        load_adapter(ModelSource(str(tmp_path / "adapter")))
 
 
 @pytest.mark.parametrize(

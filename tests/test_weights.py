@@ -223,3 +223,12 @@ def test_every_verb_refuses_weights_that_do_not_fit(folder, write_recipe, tmp_pa
     with pytest.raises(SystemExit):
         dispatch(["check", "--config", str(recipe)])
     assert re.search(rf"6\. model\n   error: {line}\n", capsys.readouterr().out)
+
+
+def test_a_checkpoint_without_one_of_its_weights_is_not_resumed_from(write_recipe, tmp_path, capsys):
+    recipe = str(write_recipe(max_steps=1, save_steps=1))
+    train(load_recipe(["--config", recipe]))
+    weights(lambda there: without(there, KEY))(tmp_path / "run" / "checkpoint-1")
+    words = ["train", "--config", recipe, "--max_steps", "2", "--resume_from_checkpoint", "auto"]
+    assert run_cli(dispatch, words) == 2
+    assert re.search(rf"error: .*checkpoint-1: its weights are not .*: 1 missing \({KEY}\)", capsys.readouterr().err)

@@ -69,7 +69,7 @@ def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
         pairs.check(problems[0], end_tokens(model, tokenizer))
 
         # Model and trainer
-        policy = policy_arguments(recipe.keys, config)
+        policy = policy_arguments(recipe.keys, config, checkpoint)
         with one_line(f"{recipe.source}: TRL refused it"):
             trainer = SupervisedTrainer(
                 **policy,

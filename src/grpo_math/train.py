@@ -75,7 +75,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
         reward_funcs, reward_tokenizers = load_reward_models(
             rewards, [spec.name for spec in recipe.rewards], template, recipe.keys
         )
-        policy = policy_arguments(recipe.keys, config)
+        policy = policy_arguments(recipe.keys, config, checkpoint)
         with engine, one_line(f"{recipe.source}: TRL refused it"):
             trainer = Trainer(
                 **policy,

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from grpo_math.errors import one_line
+from grpo_math.errors import UserError, one_line
 from grpo_math.models import ModelSource, trains_adapter
+from grpo_math.models.policy import changes_tied_weights
 from grpo_math.recipe.recipe import Recipe, trainer_dtype
 
 if TYPE_CHECKING:
@@ -106,6 +107,12 @@ def adapter_size(model: "PreTrainedModel", recipe: Recipe) -> int:
     config.inference_mode = False  # a saved adapter has true
     with one_line("use_peft: peft refuses it", "see lora_target_modules (TRL takes a list of one for a pattern)"):
         adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+    if recipe.trainer.get("use_vllm") and changes_tied_weights(adapted):
+        raise UserError(
+            "lora_target_modules: the embedding and the head share their weights, and LoRA changes one of them: merged "
+            "for vLLM, both would change, and completions be sampled from another model: leave them out, or use_vllm: "
+            "false"
+        )
     return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 

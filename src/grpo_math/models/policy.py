@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_math.errors import UserError, one_line
@@ -43,8 +44,9 @@ def load_model(keys: dict) -> "PreTrainedModel | PeftModel":
     return model if quantised else model.to(PartialState(cpu=keys.get("use_cpu", False)).device)
 
 
-def policy_arguments(keys: dict, config: "GRPOConfig | SFTConfig") -> dict[str, Any]:
-    """The trainer's `model`, `peft_config` and `quantization_config`.
+def policy_arguments(keys: dict, config: "GRPOConfig | SFTConfig", checkpoint: Path | None = None) -> dict[str, Any]:
+    """The trainer's `model`, `peft_config` and `quantization_config`. Raises UserError where the weights of the model,
+    or of the checkpoint to resume from, do not fit.
 
     A whole model is a path or id, which TRL loads itself. An adapter is loaded here and trained on: LoRA settings in
     the recipe must be the adapter's.
@@ -58,7 +60,9 @@ def policy_arguments(keys: dict, config: "GRPOConfig | SFTConfig") -> dict[str, 
             raise UserError(
                 "load_in_4bit, load_in_8bit: quantised weights cannot be trained: set use_peft: true as well"
             )
-        check_weights(source, plugin=config.deepspeed_plugin)
+        resumed = [ModelSource(str(checkpoint))] if checkpoint and (checkpoint / "model.safetensors").exists() else []
+        for whole in (source, *resumed):
+            check_weights(whole, plugin=config.deepspeed_plugin)
         return {"model": source.name, "peft_config": get_peft_config(wanted), "quantization_config": quantization}
     check_lora_settings(keys, source.name, source.adapter)
     given: Any = config.model_init_kwargs or {}
@@ -110,9 +114,19 @@ def load_adapter(model: ModelSource, trainable: bool = False, **base_arguments: 
             adapter = PeftModel.from_pretrained(whole, model.name, is_trainable=trainable, revision=model.revision)
     except (RuntimeError, ValueError) as error:  # weights of another shape, layers that are not there
         raise other from error
-    if any("lora_" in key for key in saved.keys() ^ get_peft_model_state_dict(adapter).keys()):
+    wanted = get_peft_model_state_dict(adapter, save_embedding_layers=False)  # peft may have saved those as well
+    if wanted.keys() - saved.keys() or any("lora_" in key for key in saved.keys() - wanted.keys()):
         raise other
     return adapter
+
+
+def changes_tied_weights(adapter: "PeftModel") -> bool:
+    """Whether LoRA changes one of an embedding and a head that are the same weights: merged, it would change both."""
+    from peft.tuners.lora import LoraLayer
+
+    model: Any = adapter.get_base_model()
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return any(isinstance(layer, LoraLayer) for layer in layers) and layers[0].weight is layers[1].weight
 
 
 def check_lora_settings(keys: dict, name: str, adapter: "LoraConfig") -> None:

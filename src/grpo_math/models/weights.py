@@ -53,13 +53,13 @@ def headers(folder: Path) -> "dict[str, Tensor] | None":
     import torch
     from safetensors import safe_open
 
-    names, index = ["model.safetensors"], folder / "model.safetensors.index.json"
-    if not (folder / names[0]).exists():
+    names, index = {"model.safetensors"}, folder / "model.safetensors.index.json"
+    if not (folder / "model.safetensors").exists():
         if not index.exists():
             return None
         content = json.loads(index.read_text(encoding="utf-8"))
         names, _ = set(content["weight_map"].values()), content["metadata"]  # transformers reads both
-    found = {}
+    found: dict[str, Tensor] = {}
     for name in names:
         with safe_open(folder / name, "pt") as file:
             keys = file.keys()
