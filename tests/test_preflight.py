@@ -20,12 +20,15 @@ OWN = {"name": "json", "path": "ROWS"}
 
 @pytest.fixture
 def no_model(monkeypatch):
-    """Loading any model fails the test."""
+    """Loading any model fails the test; its shapes alone, on the meta device, do not."""
+    plain = transformers.PreTrainedModel.from_pretrained.__func__
 
-    def load(*_, **__):
+    def load(cls, *arguments, device_map=None, **keys):
+        if device_map == {"": "meta"}:
+            return plain(cls, *arguments, device_map=device_map, **keys)
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", load)
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", classmethod(load))
 
 
 @pytest.fixture
@@ -309,7 +312,7 @@ def test_a_recipe_with_hardly_anything_is_checked_as_far_as_it_goes(tmp_path, ca
     said = capsys.readouterr().out
     assert "error: dataset: missing: write dataset: {name: gsm8k}" in said
     assert "not checked: see the error above" in said
-    assert "8. launch\n   the layout is not checked: fix the recipe first\n   error: bf16: " in said
+    assert "9. launch\n   the layout is not checked: fix the recipe first\n   error: bf16: " in said
     assert said.endswith("r.yaml: 4 errors, no warnings\n")
 
 
@@ -391,7 +394,7 @@ def test_check_prints_its_findings_and_ends_with_1_on_errors(write_recipe, capsy
 
 def test_a_dry_run_checks_and_leaves_nothing(write_recipe, tmp_path, capsys):
     assert cli("train", "--config", str(write_recipe(use_vllm=False)), "--dry_run") == 0
-    assert "9. contamination" in capsys.readouterr().out
+    assert "10. contamination" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     sft = write_recipe(
         "sft.yaml", rewards=None, num_generations=None, max_completion_length=None, sft={"target": "worked"}

@@ -112,7 +112,7 @@ def load_adapter(model: ModelSource, trainable: bool = False, **base_arguments: 
     try:
         with warnings.catch_warnings(action="ignore"):  # of missing weights, which are an error here
             adapter = PeftModel.from_pretrained(whole, model.name, is_trainable=trainable, revision=model.revision)
-    except (RuntimeError, ValueError) as error:  # weights of another shape, layers that are not there
+    except (RuntimeError, ValueError, KeyError) as error:  # weights of another shape, layers that are not there
         raise other from error
     wanted = get_peft_model_state_dict(adapter, save_embedding_layers=False)  # peft may have saved those as well
     if wanted.keys() - saved.keys() or any("lora_" in key for key in saved.keys() - wanted.keys()):

@@ -101,11 +101,6 @@ class ModelSource:
         from transformers import CONFIG_MAPPING, PretrainedConfig
         from transformers.utils import has_file
 
-        for file in sorted(Path(self.name).glob("*")):
-            if file.is_file() and file.open("rb").read(len(POINTER)) == POINTER:
-                raise UserError(f"{file}: a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
-            if not whole(file) and not file.name.startswith("adapter_"):  # which peft reads and refuses
-                raise UserError(f"{file}: damaged or cut short: copy or download it again")
         with suppress(OSError):
             config, _ = PretrainedConfig.get_config_dict(self.name, revision=self.revision)
             if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING and not self.trust_remote_code:
@@ -118,6 +113,11 @@ class ModelSource:
                         f"{self.name} has only pickled weights ({found[0]}), which can run code: convert them to "
                         "safetensors, or allow them with model_init_kwargs: {use_safetensors: false}"
                     )
+        for file in sorted(Path(self.name).glob("*")):
+            if file.is_file() and file.open("rb").read(len(POINTER)) == POINTER:
+                raise UserError(f"{file}: a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
+            if not whole(file) and not file.name.startswith("adapter_"):  # which peft reads and refuses
+                raise UserError(f"{file}: damaged or cut short: copy or download it again")
         if self.base is not self:
             self.base.check()
 
