@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from grpo_math.__main__ import dispatch
 from grpo_math.errors import UserError, run_cli
 from grpo_math.generation.vllm_server import words_of
-from grpo_math.models import ModelSource
+from grpo_math.models import ModelSource, check_weights
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.train import train
 
@@ -113,6 +113,8 @@ BROKEN = {  # what is done to a model's folder, the line
     "fewer layers in the config": (config(num_hidden_layers=1, layer_types=None), r"HERE: .* unexpected \(model\.layers\.1\.input_layernorm\.weight, "),
     "another width in the config": (config(hidden_size=64, head_dim=8), r"HERE: .* of another shape \(model\.embed_tokens\.weight \("),
     "no architecture": (config(architectures=None), r"HERE/config\.json names no architectures: add the class of the model, which save_pretrained writes"),
+    "a model without a head": (config(architectures=["LlamaModel"]), r"HERE: LlamaModel in config\.json is no language model: it has no head for tokens"),
+    "a reward model": (config(architectures=["LlamaForSequenceClassification"]), r"HERE: LlamaForSequenceClassification in config\.json is no language model"),
     "a pointer for the weights": (text("model.safetensors", POINTER), r"HERE/model\.safetensors: a git-lfs pointer, not the file itself: run `git lfs pull` in its folder"),
     "a pointer for the tokenizer": (text("tokenizer.json", POINTER), r"HERE/tokenizer\.json: a git-lfs pointer, "),
     "a pointer for the config": (text("config.json", POINTER), r"HERE/config\.json: a git-lfs pointer, "),
@@ -174,7 +176,12 @@ def sharded(folder):
     assert len(list(folder.glob("model-*.safetensors"))) > 1
 
 
-@pytest.mark.parametrize("change", [padded, untied, sharded, more_tokens(special=True)])
+def head_twice(folder):
+    """As FSDP2 saves a tied head."""
+    weights(lambda there: there | {HEAD: there["model.embed_tokens.weight"].clone()})(folder)
+
+
+@pytest.mark.parametrize("change", [padded, untied, head_twice, sharded, more_tokens(special=True)])
 def test_padded_vocabularies_own_heads_shards_and_unused_special_tokens_are_accepted(folder, write_recipe, change):
     change(folder)
     results = train(load_recipe(["--config", str(write_recipe(model_name_or_path=str(folder), max_steps=1))]))
@@ -232,3 +239,29 @@ def test_a_checkpoint_without_one_of_its_weights_is_not_resumed_from(write_recip
     words = ["train", "--config", recipe, "--max_steps", "2", "--resume_from_checkpoint", "auto"]
     assert run_cli(dispatch, words) == 2
     assert re.search(rf"error: .*checkpoint-1: its weights are not .*: 1 missing \({KEY}\)", capsys.readouterr().err)
+
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 128,
+}
+ARCHITECTURES = {  # with fused projections, experts, other names of keys, layers of two kinds
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 128},
+    "phi3": SIZES | {"pad_token_id": 0},
+    "gemma3_text": SIZES | {"head_dim": 8},
+    "mixtral": SIZES | {"num_local_experts": 4, "num_key_value_heads": 2},
+    "qwen3_5_text": SIZES | {"head_dim": 8},
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_what_save_pretrained_writes_fits(tmp_path, kind, tied):
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    settings = CONFIG_MAPPING[kind](**ARCHITECTURES[kind], tie_word_embeddings=tied)
+    AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path)
+    assert check_weights(ModelSource(str(tmp_path)))

@@ -114,8 +114,9 @@ class ModelSource:
                         "safetensors, or allow them with model_init_kwargs: {use_safetensors: false}"
                     )
         for file in sorted(Path(self.name).glob("*")):
-            if file.is_file() and file.open("rb").read(len(POINTER)) == POINTER:
-                raise UserError(f"{file}: a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
+            with suppress(OSError), file.open("rb") as content:
+                if content.read(len(POINTER)) == POINTER:
+                    raise UserError(f"{file}: a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
             if not whole(file) and not file.name.startswith("adapter_"):  # which peft reads and refuses
                 raise UserError(f"{file}: damaged or cut short: copy or download it again")
         if self.base is not self:

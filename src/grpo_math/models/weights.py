@@ -93,6 +93,10 @@ def loaded(base: ModelSource, load: Callable[..., Any], **arguments: Any) -> "Pr
             model, info = load(**arguments, output_loading_info=True, ignore_mismatched_sizes=True)
         finally:
             logging.set_verbosity(level)
+    if model.get_output_embeddings() is None:
+        raise UserError(
+            f"{base.name}: {type(model).__name__} in config.json is no language model: it has no head for tokens"
+        )
     if misfits := misfits_of(info):
         raise UserError(
             f"{base.name}: its weights are not those of the architecture in config.json: {misfits}: save the unwrapped "
