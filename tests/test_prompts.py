@@ -4,7 +4,7 @@ import pytest
 
 from grpo_math.data import prompts
 from grpo_math.data.problem import Problem
-from grpo_math.data.prompts import TEMPLATES, PromptTemplate, prompt_ids, to_rows, token_ids
+from grpo_math.data.prompts import TEMPLATES, PromptTemplate, prompt_ids, prompt_lengths, to_rows, token_ids
 
 QUESTION = "Ava has 3 apples. {How} many?"
 
@@ -25,6 +25,24 @@ def test_the_shapes_trl_wants(tokenizer):
     ]
     assert TEMPLATES["question_only"].prompt("q", tokenizer) == "q"
     assert TEMPLATES["r1_zero"].prompt("q", tokenizer).endswith("User: q\nAssistant: <think>")
+
+
+def test_a_rows_own_system_message_stands_before_the_templates(tokenizer):
+    problem = Problem("q", "1", system="Be brief.")
+    asked = {
+        name: to_rows([problem], TEMPLATES[name], tokenizer)[0]["prompt"] for name in ("boxed", "qwen_math", "r1_zero")
+    }
+    assert [turn["role"] for turn in asked["boxed"]] == ["system", "user"]
+    assert asked["boxed"][0]["content"] == "Be brief."
+    assert asked["qwen_math"][0]["content"].startswith("Be brief.\n\nPlease reason step by step")
+    assert asked["r1_zero"].startswith("Be brief.\n\nThe User brings a problem")
+    for template in TEMPLATES.values():
+        plain = Problem("q", "1")
+        (long, short), again = (
+            prompt_lengths([problem, plain], template, tokenizer),
+            prompt_lengths([problem], template, tokenizer),
+        )
+        assert short < long == again[0] == len(next(prompt_ids([problem], template, tokenizer)))
 
 
 def test_a_prefill_in_a_chat_ends_the_rendered_prompt(tokenizer):
@@ -58,7 +76,7 @@ def test_many_prompts_have_the_ids_of_each(name, tokenizer, monkeypatch):
     each = [token_ids(template.prompt(question, tokenizer), tokenizer) for question in questions]
     for size in (1, 2, 3, 4):
         monkeypatch.setattr(prompts, "BATCH", size)
-        assert list(prompt_ids(questions, template, tokenizer)) == each
+        assert list(prompt_ids([Problem(question, "1") for question in questions], template, tokenizer)) == each
 
 
 def test_rows_carry_every_meta_column_but_those_of_trl(tokenizer):

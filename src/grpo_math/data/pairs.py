@@ -30,7 +30,7 @@ class Pairs:
 
     def ids(self, problem: Problem) -> tuple[list[int], list[int]]:
         """The token ids of the prompt, and of the completion with the token that ends it."""
-        prompt = self.template.prompt(problem.question, self.tokenizer)
+        prompt = self.template.prompt(problem.question, self.tokenizer, problem.system)
         target = self.template.target(problem, self.worked)
         text, end = target, [self.tokenizer.eos_token_id]
         if isinstance(prompt, list):
