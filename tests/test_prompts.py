@@ -1,10 +1,14 @@
 """What the model sees, and which prompts are dropped."""
 
+import copy
+
 import pytest
 
 from grpo_math.data import prompts
+from grpo_math.data.pairs import Pairs
 from grpo_math.data.problem import Problem
 from grpo_math.data.prompts import TEMPLATES, PromptTemplate, prompt_ids, prompt_lengths, to_rows, token_ids
+from grpo_math.errors import UserError
 
 QUESTION = "Ava has 3 apples. {How} many?"
 
@@ -43,6 +47,18 @@ def test_a_rows_own_system_message_stands_before_the_templates(tokenizer):
             prompt_lengths([problem], template, tokenizer),
         )
         assert short < long == again[0] == len(next(prompt_ids([problem], template, tokenizer)))
+
+
+@pytest.mark.parametrize("prefill", ["", "<think>"])
+def test_a_chat_template_that_refuses_a_rows_system_message_is_one_line(tokenizer, prefill):
+    plain = copy.copy(tokenizer)
+    plain.chat_template = "{{ raise_exception('no system role') if messages[0].role == 'system' else 'q' }}"
+    template = PromptTemplate(prefill=prefill)
+    assert prompt_lengths([Problem("q", "1")], template, plain) != [0]
+    with pytest.raises(UserError, match=r"^prompt_template: the chat template refuses a prompt: no system role$"):
+        prompt_lengths([Problem("q", "1", system="Be brief.")], template, plain)
+    with pytest.raises(UserError, match=r"^prompt_template: the chat template refuses a prompt: no system role$"):
+        Pairs(template, plain, worked=False, max_length=None).row(Problem("q", "1", system="Be brief."))
 
 
 def test_a_prefill_in_a_chat_ends_the_rendered_prompt(tokenizer):

@@ -6,11 +6,9 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 
-from jinja2 import TemplateError
-
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data import ADAPTERS, token_ids
-from grpo_math.errors import one_line, suggestion
+from grpo_math.errors import suggestion
 from grpo_math.models import trains_adapter
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.trainer.config import grpo_config, sft_config
@@ -129,9 +127,8 @@ def template(subject: Subject) -> Iterator[Finding]:
     """The prompt as the model sees it, and how a completion ends."""
     tokenizer, recipe = subject.tokenizer, subject.recipe
     shown = next((problem for problem in subject.problems if problem.system), subject.problems[0])
-    with one_line("prompt_template: the chat template refuses a system message of the data", kinds=(TemplateError,)):
-        prompt = recipe.template.prompt(shown.question, tokenizer, shown.system)
-        rendered = str(tokenizer.decode(token_ids(prompt, tokenizer)))
+    prompt = recipe.template.prompt(shown.question, tokenizer, shown.system)
+    rendered = str(tokenizer.decode(token_ids(prompt, tokenizer)))
     ends = "".join(f", or {stop!r}" for stop in recipe.template.stop)
     yield note(f"{rendered}\n(ends with {tokenizer.eos_token!r}{ends}; padding {tokenizer.pad_token!r})")
     if recipe.sft is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grpo_math.data.problem import Problem
+from grpo_math.errors import one_line
 from grpo_math.grading import accepted, boxes, without_boxes
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class PromptTemplate:
         messages.append({"role": "user", "content": text})
         if not self.prefill:
             return messages
-        rendered: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered = in_chat(messages, tokenizer, tokenize=False, add_generation_prompt=True)
         return rendered.removeprefix(tokenizer.bos_token or "") + self.prefill
 
     def full_text(self, completion: str) -> str:
@@ -112,8 +113,15 @@ def tokenized(prompts: list[Any], tokenizer: "PreTrainedTokenizerBase") -> list[
     """The token ids of texts, or of conversations."""
     if isinstance(prompts[0], str):
         return tokenizer(prompts)["input_ids"]
-    encoded: Any = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)
-    return encoded["input_ids"]
+    return in_chat(prompts, tokenizer, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def in_chat(messages: list, tokenizer: "PreTrainedTokenizerBase", **how: Any) -> Any:
+    """What the chat template makes of messages; raises UserError where it refuses them, as some do a system message."""
+    from jinja2 import TemplateError
+
+    with one_line("prompt_template: the chat template refuses a prompt", kinds=(TemplateError,)):
+        return tokenizer.apply_chat_template(messages, **how)
 
 
 def prompt_ids(
