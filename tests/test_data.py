@@ -131,6 +131,9 @@ def test_fields_reach_into_mappings():
         (json_rows, {"question": {"text": "q"}, "answer": "1"}, {}, "with a question that is not text"),
         (json_rows, {"question": ["q"], "answer": "1"}, {}, "with a question that is not text"),
         (json_rows, {"question": 7, "answer": "1"}, {}, "with a question that is not text"),
+        (json_rows, {"question": json.dumps([USER]), "answer": "1"}, {}, "with a question that is not text"),
+        (json_rows, {"question": str([USER]), "answer": "1"}, {}, "with a question that is not text"),
+        (json_rows, {"question": "q", "answer": ("1", "2")}, {}, "with an answer that is not text"),
         (
             json_rows,
             {"prompt": [USER | {"content": [{"type": "text", "text": "q"}]}], "answer": "1"},
@@ -284,6 +287,8 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending, compression):
         with pa.output_stream(str(folder / f"train{ending}{compression}")) as file:
             file.write(content)
         path = folder  # the split's file is found there
+        if compression == ".gz":
+            (folder / f"train{ending}").write_bytes(content)  # of which it is a copy
     problems = load_problems(DatasetSpec(name="json", path=str(path))).problems
     assert problems == [Problem(row["question"], row["answer"]) for row in rows]
 

@@ -20,7 +20,7 @@ def text_of(value: object) -> str:
     if isinstance(value, list) and not any(isinstance(one, list) for one in value):
         texts = list(dict.fromkeys(map(text_of, value)))
         value = json.dumps(texts, ensure_ascii=False) if len(texts) > 1 else "".join(texts)
-    if isinstance(value, list | dict | bytes):
+    if hasattr(value, "__len__") and not isinstance(value, str):
         raise Unusable("with an answer that is not text")
     if isinstance(value, float):
         value = int(value) if value.is_integer() else value if isfinite(value) else None
@@ -115,6 +115,7 @@ COLUMN_NAMES = {  # the first of these groups that is there counts
     "worked": (("worked",), (REPLY,)),
 }
 ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's
+WRITTEN = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")  # messages in a CSV file
 
 
 def flat(row: dict, inside: str = "") -> Iterator[tuple[str, object]]:
@@ -128,7 +129,7 @@ def flat(row: dict, inside: str = "") -> Iterator[tuple[str, object]]:
 def turns(cell: object) -> dict[str, str]:
     """What a question says, by role. Text is the user's. Messages (`role` and `content`, or ShareGPT's `from` and
     `value`) are one question of the user's, with or without a system message before it and an answer after it."""
-    if isinstance(cell, str | None):
+    if isinstance(cell, str | None) and not WRITTEN.match(cell or ""):
         return {"user": cell or ""}
     if not isinstance(cell, list) or not all(isinstance(turn, dict) for turn in cell):
         raise Unusable("with a question that is not text")

@@ -95,18 +95,17 @@ def local_files(path: Path, split: str, config: str | None = None) -> list[Path]
     if not root.is_dir():
         root, stem = path, split if config in (None, "main") else f"{split}_{config}"
     if saved := saved_splits(root):
-        found, seen = [folder for name, folder in saved.items() if name == stem], list(saved)
+        found, seen = [folder for name, folder in saved.items() if name == stem], ", ".join(saved)
     else:
         named = re.compile(rf"{re.escape(stem)}(-\d+-of-\d+)?")
-        rows = sorted(file for file in root.rglob("*") if bare(file).suffix.lower() in FILE_TYPES)
+        files = {file for file in root.rglob("*") if bare(file).suffix.lower() in FILE_TYPES}
+        rows = sorted(file for file in files if file == bare(file) or bare(file) not in files)  # no compressed copies
         parts = {file: (bare(file).stem, *file.relative_to(root).parent.parts) for file in rows}
         found = [file for file in rows if any(map(named.fullmatch, parts[file]))]
-        seen = [str(file.relative_to(path)) for file in rows[:5]] or ["no data file"]
+        seen = ", ".join(str(file.relative_to(path)) for file in rows[:5]) or "no data file"
     if not found:
         wanted = f"{split!r}" + (f" of config {config!r}" if config else "")
-        raise UserError(
-            f"path: {path} has no split {wanted} (it has {', '.join(seen)}): set another split, or give a file"
-        )
+        raise UserError(f"path: {path} has no split {wanted} (it has {seen}): set another split, or give a file")
     return found
 
 

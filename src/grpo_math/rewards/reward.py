@@ -253,7 +253,8 @@ def data_columns(rewards: list[Reward | str], problems: list[Problem]) -> tuple[
     import pyarrow
 
     ours = [reward for reward in rewards if isinstance(reward, Reward)]
-    there, named = meta_columns(problems), {name for reward in ours for name in parameters(reward.function)}
+    there = meta_columns(problems)
+    named = {name for reward in ours for name in parameters(reward.function) if name not in reward.params}
     if not any(reward.spec.path and takes_everything(reward.function) for reward in ours):
         there &= named
     odd = []
