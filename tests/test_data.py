@@ -16,6 +16,8 @@ def write_jsonl(path, rows):
     return str(path)
 
 
+SYSTEM, USER = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}
+ASSISTANT = {"role": "assistant", "content": r"It is \boxed{4}."}
 MATH_ROW = {"problem": "What is $1+1$?", "level": "Level 3", "type": "Number Theory", "solution": r"It is $\boxed{2}$."}
 
 
@@ -73,6 +75,41 @@ def test_a_row_becomes_a_problem(adapter, row, problem):
 
 
 @pytest.mark.parametrize(
+    ("row", "problem"),
+    [  # verl, DAPO, TRL, OpenR1-Math, NuminaMath, ShareGPT, Alpaca
+        (
+            {"data_source": "d", "prompt": [SYSTEM, USER], "ability": "math", "reward_model": {"ground_truth": "4", "style": "rule"}, "extra_info": {"index": 3}},
+            Problem("2+2?", "4", None, {"data_source": "d", "ability": "math", "reward_model": {"ground_truth": "4", "style": "rule"}, "extra_info": {"index": 3}}, "Be brief."),
+        ),
+        ({"prompt": [USER], "reward_model": {"ground_truth": '["4", "four"]'}}, Problem("2+2?", '["4", "four"]', None, {"reward_model": {"ground_truth": '["4", "four"]'}})),
+        ({"prompt": [USER], "solution": "4"}, Problem("2+2?", "4")),
+        ({"prompt": [USER], "solution": r"$\boxed{4}$"}, Problem("2+2?", "4", r"$\boxed{4}$")),
+        ({"problem": "2+2?", "solution": "Two and two.", "answer": "4", "messages": [USER, ASSISTANT]}, Problem("2+2?", "4", None, {"solution": "Two and two.", "messages": [USER, ASSISTANT]})),
+        ({"problem": "2+2?", "solution": r"So \boxed{3}, no, \boxed{4}.", "messages": [USER, ASSISTANT]}, Problem("2+2?", "4", r"So \boxed{3}, no, \boxed{4}.", {"messages": [USER, ASSISTANT]})),
+        ({"messages": [USER, ASSISTANT], "answer": "4"}, Problem("2+2?", "4", r"It is \boxed{4}.")),
+        ({"messages": [USER, ASSISTANT]}, Problem("2+2?", "4", r"It is \boxed{4}.")),
+        ({"conversations": [{"from": "system", "value": " "}, {"from": "human", "value": "2+2?"}, {"from": "gpt", "value": r"It is \boxed{4}."}]}, Problem("2+2?", "4", r"It is \boxed{4}.")),
+        ({"instruction": "Add.", "input": "2+2?", "output": "4"}, Problem("Add.\n\n2+2?", "4", None, {"input": "2+2?"})),
+        ({"instruction": "2+2?", "input": "", "output": r"It is \boxed{4}."}, Problem("2+2?", "4", r"It is \boxed{4}.", {"input": ""})),
+        ({"question": "2+2?", "answer": [4.0, "four", 4]}, Problem("2+2?", '["4", "four"]')),
+        ({"question": "2+2?", "answer": ["4"]}, Problem("2+2?", "4")),
+        ({"question": "2+2?", "answer": 10**30}, Problem("2+2?", "1" + "0" * 30)),
+    ],
+)  # fmt: skip
+def test_the_shapes_of_rows_that_people_have(row, problem):
+    assert json_rows(row) == problem
+
+
+def test_fields_reach_into_mappings():
+    row = {"extra": {"asked": [SYSTEM, USER], "gold": {"text": 4}, "way": "w"}}
+    fields = {"question": "extra.asked", "answer": "extra.gold.text", "worked": "extra.way"}
+    assert json_rows(row, fields) == Problem("2+2?", "4", "w", row, "Be brief.")
+    fields["answer"] = "extra.gold.txt"
+    with pytest.raises(UserError, match=r"the columns are extra, extra.asked, extra.gold, extra.gold.text, extra.way"):
+        json_rows(row, fields)
+
+
+@pytest.mark.parametrize(
     ("adapter", "row", "params", "reason"),
     [
         (gsm8k, {"question": "q", "answer": "no mark"}, {}, "without '####' before the answer"),
@@ -83,9 +120,47 @@ def test_a_row_becomes_a_problem(adapter, row, problem):
         (math, MATH_ROW, {"subjects": ["algebra"]}, "of other subjects"),
         (json_rows, {"question": "q", "answer": None}, {}, "without an answer"),
         (json_rows, {"question": "q", "answer": float("nan")}, {}, "without an answer"),
-        (json_rows, {"question": "q", "answer": ["1", "2"]}, {}, "with a list or mapping as the answer"),
+        (json_rows, {"question": "q", "answer": {"text": "1"}}, {}, "with an answer that is not text"),
+        (json_rows, {"question": "q", "answer": [["1"], ["2"]]}, {}, "with an answer that is not text"),
+        (json_rows, {"question": "q", "answer": ["1", None]}, {}, "without an answer"),
+        (json_rows, {"question": "q", "answer": []}, {}, "without an answer"),
+        (json_rows, {"question": "q", "answer": b"1"}, {}, "with an answer that is not text"),
+        (json_rows, {"question": "q", "answer": float("inf")}, {}, "without an answer"),
+        (json_rows, {"question": "q", "answer": float("-inf")}, {}, "without an answer"),
+        (json_rows, {"question": b"q", "answer": "1"}, {}, "with a question that is not text"),
+        (json_rows, {"question": {"text": "q"}, "answer": "1"}, {}, "with a question that is not text"),
+        (json_rows, {"question": ["q"], "answer": "1"}, {}, "with a question that is not text"),
+        (json_rows, {"question": 7, "answer": "1"}, {}, "with a question that is not text"),
+        (json_rows, {"question": json.dumps([USER]), "answer": "1"}, {}, "with a question that is not text"),
+        (json_rows, {"question": str([USER]), "answer": "1"}, {}, "with a question that is not text"),
+        (json_rows, {"question": "q", "answer": ("1", "2")}, {}, "with an answer that is not text"),
+        (
+            json_rows,
+            {"prompt": [USER | {"content": [{"type": "text", "text": "q"}]}], "answer": "1"},
+            {},
+            "with a question that is not text",
+        ),
+        (json_rows, {"prompt": [USER, ASSISTANT, USER], "answer": "1"}, {}, "with turns that are not one question"),
+        (
+            json_rows,
+            {"prompt": [USER, ASSISTANT, USER, ASSISTANT], "answer": "1"},
+            {},
+            "with turns that are not one question",
+        ),
+        (json_rows, {"prompt": [USER, SYSTEM], "answer": "1"}, {}, "with turns that are not one question"),
+        (json_rows, {"prompt": [SYSTEM, ASSISTANT], "answer": "1"}, {}, "with turns that are not one question"),
+        (
+            json_rows,
+            {"prompt": [USER, {"role": "tool", "content": "4"}], "answer": "1"},
+            {},
+            "with turns that are not one question",
+        ),
+        (json_rows, {"prompt": [], "answer": "1"}, {}, "with turns that are not one question"),
+        (json_rows, {"messages": [USER, {"role": "assistant", "content": r"\boxed{4"}]}, {}, "without an answer"),
+        (json_rows, {"messages": [USER, {"role": "assistant", "content": "It is 4."}]}, {}, "without an answer"),
+        (json_rows, {"prompt": [USER], "solution": r"\boxed{4"}, {}, "without an answer"),
     ],
-)
+)  # fmt: skip
 def test_an_unusable_row_says_why(adapter, row, params, reason):
     with pytest.raises(Unusable, match=reason):
         adapter(row, **params)
@@ -119,6 +194,8 @@ def test_named_fields(tmp_path):
     ("row", "message"),
     [
         ({"problem": "p", "prompt": "q", "answer": "1"}, "no column 'question' for the question (the columns are problem, prompt, answer): name it, {question: COLUMN}"),
+        ({"messages": [USER], "conversations": [USER], "answer": "1"}, "no column 'question' for the question (the columns are messages, conversations, answer): name it, {question: COLUMN}"),
+        ({"messages": [USER]}, "no column 'answer' for the answer (the columns are messages): name it, {answer: COLUMN}"),
         ({"question": "p", "label": "1"}, "no column 'answer' for the answer (the columns are question, label): name it, {answer: COLUMN}"),
     ],
 )  # fmt: skip
@@ -183,8 +260,12 @@ def test_math_in_the_hubs_seven_configs(tmp_path):
     assert load_problems(DatasetSpec(name="math", path=str(tmp_path), config="algebra")).rows == 1
 
 
-@pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".parquet", ".JSONL"])
-def test_own_rows_from_every_kind_of_file(tmp_path, ending):
+@pytest.mark.parametrize(
+    ("ending", "compression"),
+    [(ending, "") for ending in (".json", ".jsonl", ".csv", ".parquet", ".JSONL")]
+    + [(ending, compression) for ending in (".json", ".jsonl", ".csv") for compression in (".gz", ".zst")],
+)
+def test_own_rows_from_every_kind_of_file(tmp_path, ending, compression):
     rows = [{"question": f"What is {n}+1, please?", "answer": str(n + 1)} for n in range(3)]
     path = tmp_path / f"rows{ending}"
     if ending == ".json":
@@ -198,6 +279,16 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending):
         parquet.write_table(pa.Table.from_pylist(rows), path)
     else:
         write_jsonl(path, rows)
+    if compression:
+        import pyarrow as pa
+
+        content, folder = path.read_bytes(), tmp_path / "packed"
+        folder.mkdir()
+        with pa.output_stream(str(folder / f"train{ending}{compression}")) as file:
+            file.write(content)
+        path = folder  # the split's file is found there
+        if compression == ".gz":
+            (folder / f"train{ending}").write_bytes(content)  # of which it is a copy
     problems = load_problems(DatasetSpec(name="json", path=str(path))).problems
     assert problems == [Problem(row["question"], row["answer"]) for row in rows]
 
@@ -208,6 +299,13 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending):
         ("r.jsonl", '{"question": "q", "answer": "1"}\n{oops\n', "r.jsonl, line 2: not JSON"),
         ("r.jsonl", '"a string"\n', "r.jsonl, row 1: want an object with named columns, got 'a string'"),
         ("r.csv", "question,answer\nq,1,000\n", "r.csv, row 1: more cells than columns: quote cells with commas"),
+        ("r.jsonl", '{"question": "q", "answer": "1"}\n' + "[" * 100_000, "r.jsonl, line 2: not JSON (maximum recursion depth"),
+        ("r.jsonl", '{"question": "q", "answer": "1"}\n\0\0\0\n', "r.jsonl, line 2: not JSON (Expecting value)"),
+        ("r.jsonl.gz", "no gzip", "r.jsonl.gz: cannot be read as jsonl"),
+        ("r.csv.zst", "no zstd", "r.csv.zst: cannot be read as csv"),
+        ("r.csv", 'question,answer\nq,1\n"q,2\nq,3\n', "r.csv, after row 1: cannot be read as csv (unexpected end of data)"),
+        ("r.csv", "question,answer\nq,1\nq," + "1" * 200_000, "r.csv, after row 1: cannot be read as csv (field larger than field limit"),
+        ("r.csv.txt", "q", "r.csv.txt: rows are read from .jsonl, .json, .csv, .parquet files, or those with .gz or .zst"),
         ("r.json", "[1, 2]", "r.json, row 1: want an object with named columns, got 1"),
         ("r.json", "{", "r.json: cannot be read as json"),
         ("r.parquet", "no parquet", "r.parquet: cannot be read as parquet"),
@@ -223,6 +321,54 @@ def test_a_bad_file_is_one_line(tmp_path, name, content, message):
     assert str(caught.value).startswith("eval.datasets[1]")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json"])
+def test_numbers_and_signs_that_json_does_not_know_are_read(tmp_path, ending):
+    """NaN, infinity, a NUL in a text, an integer that Python does not read."""
+    rows = [
+        f'{{"question": "q{n}\\u0000", "answer": "1", "column": {n}}}'
+        for n in ("NaN", "Infinity", "-Infinity", "8" * 5_000)
+    ]
+    path = tmp_path / f"r{ending}"
+    path.write_text("\n".join(rows) if ending == ".jsonl" else f"[{','.join(rows)}]")
+    problems = load_problems(DatasetSpec(name="json", path=str(path))).problems
+    assert [problem.question[-1] for problem in problems] == ["\0"] * 4
+    assert problems[3].meta == {"column": "8" * 5_000}
+    path.write_text(
+        '[{"question": "q", "answer": 1e999}]' if ending == ".json" else '{"question": "q", "answer": 1e999}'
+    )
+    with pytest.raises(UserError, match="dropped: 1 without an answer"):
+        load_problems(DatasetSpec(name="json", path=str(path)))
+
+
+def test_a_dataset_that_was_saved_to_disk(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    rows = [{"prompt": [USER], "answer": [str(n), "n"], "image": b"\x00"} for n in range(4)]
+    DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(rows[:1])).save_to_disk(tmp_path / "both")
+    Dataset.from_list(rows, split="validation").save_to_disk(tmp_path / "one")
+    Dataset.from_list(rows).save_to_disk(tmp_path / "nameless")
+
+    def count(folder, split, **keys):
+        return len(load_problems(DatasetSpec(name="json", path=str(tmp_path / folder), split=split, **keys)).problems)
+
+    found = [("both", "train"), ("both", "test"), ("one", "validation"), ("nameless", "train"), ("both/train", "train")]
+    assert [count(*one) for one in found] == [4, 1, 4, 4, 4]
+    for folder, split, there in (
+        ("both", "dev", "train, test"),
+        ("one", "train", "validation"),
+        ("nameless", "test", "train"),
+    ):
+        with pytest.raises(
+            UserError, match=rf"^dataset.path: .*{folder} has no split '{split}' \(it has {there}\): set"
+        ):
+            count(folder, split)
+    with pytest.raises(UserError, match=r"has no split 'train' of config 'socratic' \(it has train, test\)"):
+        count("both", "train", config="socratic")
+    next((tmp_path / "nameless").glob("*.arrow")).write_bytes(b"no arrow")
+    with pytest.raises(UserError, match=r"^dataset.path: .*nameless: cannot be read as a dataset"):
+        count("nameless", "train")
 
 
 def test_the_wrong_adapter_says_what_the_row_looks_like(tmp_path):
@@ -336,6 +482,7 @@ def test_the_fingerprint_changes_with_any_question_answer_or_order():
     prints = {fingerprint(problems) for problems in ([a], [b], [a, b], [b, a], [])}
     assert len(prints) == 5
     assert fingerprint([a]) == fingerprint([Problem("q", "1", "worked", {"meta": 1})])
+    assert len({fingerprint([one]) for one in (a, Problem("q", "1", system="s"), Problem("q", '["1", "2"]'))}) == 3
 
 
 def test_real_gsm8k(real_data):

@@ -272,9 +272,18 @@ def test_what_cannot_be_compared_is_one_line(write, tmp_path):
     (blank / "completions.jsonl").write_text(other.read_text().replace("+1?", "+2?"))
     with pytest.raises(UserError, match="A and B have no problem in common"):
         dispatch(["compare", first, str(blank)])
-    (blank / "completions.jsonl").write_text('{"dataset": "d", "problem": 0}\n')
-    with pytest.raises(UserError, match="the evaluation is not finished"):
-        dispatch(["compare", first, str(blank)])
+    for content, message in (
+        (b'{"dataset": "d", "problem": 0}', "the evaluation is not finished"),
+        (
+            b'{"gold": "1", "completion": "1", "correct": true}',
+            "completions.jsonl: not the completions of an evaluation",
+        ),
+        (b"\xff", "completions.jsonl: no completions: 'utf-8' codec can't decode byte 0xff"),
+        (b"[" * 100_000, "completions.jsonl: holds no completion"),
+    ):
+        (blank / "completions.jsonl").write_bytes(content + b"\n")
+        with pytest.raises(UserError, match=message):
+            dispatch(["compare", first, str(blank)])
 
 
 def test_an_evaluation_is_a_function_too(policy_folder, problem_folder, tmp_path):

@@ -2,11 +2,15 @@
 
 import pytest
 
+from grpo_math.data import TEMPLATES, Problem
 from grpo_math.errors import UserError
-from grpo_math.evaluation import grade_rows, load_benchmarks
+from grpo_math.evaluation import Benchmark, grade_rows, load_benchmarks
+from grpo_math.evaluation.solve import rows_of
 from grpo_math.evaluation.statistics import wilson_interval
 from grpo_math.evaluation.summary import majorities, summarise
+from grpo_math.generation import Completion
 from grpo_math.recipe.recipe import load_recipe
+from grpo_math.runs.folder import read_table, write_table
 
 
 def row(problem: int, correct, answer="7", sample: int = 0, **changes) -> dict:
@@ -71,6 +75,20 @@ def test_accuracy_by_level_and_subject():
     }
     assert groups["subject"]["Algebra"][0] == 8
     assert summarise(rows, "d").flat()["groups"]["level"]["2"]["problems"] == 4
+
+
+def test_levels_of_several_types_are_text_in_the_table_of_completions(tmp_path):
+    levels = [1, "hard", {"a": 1}, 10**30, b"x", None]
+    benchmark = Benchmark("d", [Problem("q", '["1", "one"]', meta={"level": level}) for level in levels])
+    rows = [
+        row for place in range(len(levels)) for row in rows_of(benchmark, place, [Completion("\\boxed{one}", 1, False)])
+    ]
+    rows = grade_rows(rows, TEMPLATES["boxed"])
+    write_table(rows, tmp_path / "eval.parquet")
+    found = read_table(tmp_path / "eval.parquet")
+    assert [row["level"] for row in found] == ["1", "hard", "{'a': 1}", str(10**30), "b'x'", None]
+    assert {(row["gold"], row["correct"]) for row in found} == {('["1", "one"]', True)}
+    assert summarise(rows, "d").groups["level"]["hard"][0] == 1
 
 
 def test_rows_are_graded_with_the_prefill(write_recipe):

@@ -132,6 +132,16 @@ def test_extract(text, style, answer):
         (r"\boxed{(-\infty,2)}, \boxed{(3,\infty)} or \boxed{(5,\infty)}", r"(-\infty,2)\cup(3,\infty)", False),
         (r"\boxed{x>5} or rather \boxed{y>2}", "x>2", False),
         (" ".join(rf"\boxed{{{n}}}" for n in range(9)), "8", False),
+        (r"\boxed{0.5}", '["half", "1/2"]', True),  # of a JSON list of texts each is right
+        (r"\boxed{half} or \boxed{1/2}", '["half", "1/2"]', False),
+        (r"\boxed{1/2} or \boxed{0.5}", '["half", "1/2"]', True),
+        (r'\boxed{["half", "1/2"]}', '["half", "1/2"]', False),
+        (r"\boxed{1}", '["half", "1/2"]', False),
+        ("nothing", '["half", "1/2"]', False),
+        (r"\boxed{2}", '["", "1/2"]', False),  # what can be read decides
+        (r"\boxed{2}", '["", "{,}"]', None),
+        (r"\boxed{1, 2}", "[1, 2]", False),
+        (r'\boxed{["a"}', '["a"', True),
     ],
 )
 def test_hedging_with_several_answers_does_not_pay(completion, gold, correct):

@@ -26,7 +26,7 @@ def test_long_prompts_are_dropped_with_a_reason(tokenizer):
 def test_lengths_are_counted_once(tokenizer, monkeypatch):
     counted, plain = [], prompts.prompt_ids
     monkeypatch.setattr(
-        prompts, "prompt_ids", lambda questions, *rest: counted.append(questions) or plain(questions, *rest)
+        prompts, "prompt_ids", lambda some, *rest: counted.append([one.question for one in some]) or plain(some, *rest)
     )
     template = PromptTemplate(user="Count: {question}")  # of no other test
     problems = [Problem(question, "1") for question in ("Ava has 3", "Ava has 3 apples", "Ava has 3")]

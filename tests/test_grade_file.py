@@ -69,6 +69,13 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, message):
         ("{", "line 2: not JSON"),
         ("[]", 'line 2: want {"gold": text, "completion": text}'),
         ({"gold": 4, "completion": "4"}, "line 2: want"),
+        ({"gold": [4], "completion": "4"}, "line 2: want"),
+        ({"gold": [], "completion": "4"}, "line 2: want"),
+        (
+            '{"gold": "4", "completion": "4", "id": ' + "4" * 5_000 + "}",
+            "line 2: not JSON .Exceeds the limit .4300 digits",
+        ),
+        ("[" * 100_000, "line 2: not JSON .maximum recursion depth"),
         ({"gold": "4"}, "line 2: want"),
     ],
 )
@@ -76,6 +83,25 @@ def test_a_bad_row_is_named(tmp_path, row, message):
     path = write(tmp_path / "in.jsonl", [{"gold": "1", "completion": "2"}, row])
     with pytest.raises(UserError, match=message):
         dispatch(["grade", path])
+
+
+def test_of_a_list_of_golds_each_is_right(tmp_path, capsys):
+    golds, out = ["1/2", "half"], tmp_path / "out.jsonl"
+    said = {
+        "\\boxed{0.5}": True,
+        "\\boxed{half}": True,
+        "\\boxed{1/3}": False,
+        "\\boxed{1/2, half}": False,
+        "none": False,
+    }
+    rows = [{"gold": gold, "completion": text} for gold in (golds, json.dumps(golds)) for text in said]
+    dispatch(["grade", write(tmp_path / "in.jsonl", rows), "--out", str(out)])
+    graded = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["correct"] for row in graded] == [*said.values()] * 2
+    assert [{key: row[key] for key in ("gold", "completion")} for row in graded] == rows
+    capsys.readouterr()
+    dispatch(["grade", "--gold", json.dumps(golds), "--completion", "\\boxed{50\\%}"])
+    assert capsys.readouterr().out.splitlines()[1] == "gold as read: Expression 1/2 or Text Text(words='half')"
 
 
 def test_a_broken_row_leaves_the_earlier_output(tmp_path):

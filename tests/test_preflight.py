@@ -75,6 +75,7 @@ def load(split):
 def load_texts(split):
     return ["What is 1+1?"]
 """
+ASKED, SAID = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "Why?"}
 BROKEN_DATA = [  # the dataset's further keys, its rows, the line
     ({}, "", "dataset: json train: 0 problems of 0 rows: nothing is left to train or test on"),
     ({}, "{]", "dataset.path: HERE/rows.jsonl, line 1: not JSON (Expecting property name enclosed in double quotes): correct or delete the line"),
@@ -86,7 +87,15 @@ BROKEN_DATA = [  # the dataset's further keys, its rows, the line
     ({"fields": {"gold": "answer"}}, GOOD, "dataset.fields: gold: name columns for question, answer, worked only"),
     ({}, [{"question": "What?", "answer": None}], "dataset: json train: 0 problems of 1 rows, dropped: 1 without an answer: nothing is left to train or test on"),
     ({}, [{"question": "", "answer": "1"}], "dataset: json train: 0 problems of 1 rows, dropped: 1 without a question: nothing is left to train or test on"),
-    ({}, [{"question": "What?", "answer": ["1"]}], "dataset: json train: 0 problems of 1 rows, dropped: 1 with a list or mapping as the answer: nothing is left to train or test on"),
+    ({}, [{"question": "What?", "answer": {"text": "1"}}], "dataset: json train: 0 problems of 1 rows, dropped: 1 with an answer that is not text: nothing is left to train or test on"),
+    ({}, [{"question": "What?", "answer": float("inf")}], "dataset: json train: 0 problems of 1 rows, dropped: 1 without an answer: nothing is left to train or test on"),
+    ({}, [{"question": {"text": "What?"}, "answer": "1"}], "dataset: json train: 0 problems of 1 rows, dropped: 1 with a question that is not text: nothing is left to train or test on"),
+    ({}, [{"prompt": [ASKED, SAID, ASKED], "answer": "1"}] * 2, "dataset: json train: 0 problems of 2 rows, dropped: 2 with turns that are not one question: nothing is left to train or test on"),
+    ({}, [{"messages": [ASKED]}], "dataset.fields: no column 'answer' for the answer (the columns are messages): name it, {answer: COLUMN}"),
+    ({"fields": {"answer": "reward_model.gold"}}, [{"prompt": [ASKED], "reward_model": {"ground_truth": "1"}}], "dataset.fields: no column 'reward_model.gold' for the answer (the columns are prompt, reward_model, reward_model.ground_truth): name it, {answer: COLUMN}"),
+    ({}, [{"messages": [ASKED, SAID], "conversations": [], "answer": "1"}], "dataset.fields: no column 'question' for the question (the columns are messages, conversations, answer): name it, {question: COLUMN}"),
+    ({}, [{"instruction": f"What is {n}+1?", "input": "", "output": f"It is, if you think about it for a little while and then count them well, {n + 1}."} for n in range(4)], "json train: 4 of 4 golds are solutions, not answers: rows 1 (It is, if you think about it for a littl), 2 (It is, if you think about it for a littl), 3 (It is, if you think about it for a littl): dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone"),
+    ({}, '{"question": "What?", "answer": "1"}\n' + "[" * 100_000, "dataset.path: HERE/rows.jsonl, line 2: not JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string): correct or delete the line"),
     ({"name": "gsm8k"}, [{"problem": "What?", "answer": "#### 1"}], "dataset.name: row 1 of rows train does not look like gsm8k (no column 'question'; its columns are problem, answer): use name: json with fields"),
     ({"name": "gsm8k"}, GOOD, "dataset: rows train: 0 problems of 20 rows, dropped: 20 without '####' before the answer: nothing is left to train or test on"),
     ({"name": "math"}, [{"problem": "What?"}], "dataset.name: row 1 of rows train does not look like math (no column 'solution'; its columns are problem): use name: json with fields"),

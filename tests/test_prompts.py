@@ -1,10 +1,14 @@
 """What the model sees, and which prompts are dropped."""
 
+import copy
+
 import pytest
 
 from grpo_math.data import prompts
+from grpo_math.data.pairs import Pairs
 from grpo_math.data.problem import Problem
-from grpo_math.data.prompts import TEMPLATES, PromptTemplate, prompt_ids, to_rows, token_ids
+from grpo_math.data.prompts import TEMPLATES, PromptTemplate, prompt_ids, prompt_lengths, to_rows, token_ids
+from grpo_math.errors import UserError
 
 QUESTION = "Ava has 3 apples. {How} many?"
 
@@ -25,6 +29,36 @@ def test_the_shapes_trl_wants(tokenizer):
     ]
     assert TEMPLATES["question_only"].prompt("q", tokenizer) == "q"
     assert TEMPLATES["r1_zero"].prompt("q", tokenizer).endswith("User: q\nAssistant: <think>")
+
+
+def test_a_rows_own_system_message_stands_before_the_templates(tokenizer):
+    problem = Problem("q", "1", system="Be brief.")
+    asked = {
+        name: to_rows([problem], TEMPLATES[name], tokenizer)[0]["prompt"] for name in ("boxed", "qwen_math", "r1_zero")
+    }
+    assert [turn["role"] for turn in asked["boxed"]] == ["system", "user"]
+    assert asked["boxed"][0]["content"] == "Be brief."
+    assert asked["qwen_math"][0]["content"].startswith("Be brief.\n\nPlease reason step by step")
+    assert asked["r1_zero"].startswith("Be brief.\n\nThe User brings a problem")
+    for template in TEMPLATES.values():
+        plain = Problem("q", "1")
+        (long, short), again = (
+            prompt_lengths([problem, plain], template, tokenizer),
+            prompt_lengths([problem], template, tokenizer),
+        )
+        assert short < long == again[0] == len(next(prompt_ids([problem], template, tokenizer)))
+
+
+@pytest.mark.parametrize("prefill", ["", "<think>"])
+def test_a_chat_template_that_refuses_a_rows_system_message_is_one_line(tokenizer, prefill):
+    plain = copy.copy(tokenizer)
+    plain.chat_template = "{{ raise_exception('no system role') if messages[0].role == 'system' else 'q' }}"
+    template = PromptTemplate(prefill=prefill)
+    assert prompt_lengths([Problem("q", "1")], template, plain) != [0]
+    with pytest.raises(UserError, match=r"^prompt_template: the chat template refuses a prompt: no system role$"):
+        prompt_lengths([Problem("q", "1", system="Be brief.")], template, plain)
+    with pytest.raises(UserError, match=r"^prompt_template: the chat template refuses a prompt: no system role$"):
+        Pairs(template, plain, worked=False, max_length=None).row(Problem("q", "1", system="Be brief."))
 
 
 def test_a_prefill_in_a_chat_ends_the_rendered_prompt(tokenizer):
@@ -58,7 +92,7 @@ def test_many_prompts_have_the_ids_of_each(name, tokenizer, monkeypatch):
     each = [token_ids(template.prompt(question, tokenizer), tokenizer) for question in questions]
     for size in (1, 2, 3, 4):
         monkeypatch.setattr(prompts, "BATCH", size)
-        assert list(prompt_ids(questions, template, tokenizer)) == each
+        assert list(prompt_ids([Problem(question, "1") for question in questions], template, tokenizer)) == each
 
 
 def test_rows_carry_every_meta_column_but_those_of_trl(tokenizer):

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpo_math.data.problem import Problem
 from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import RewardError, UserError
 from grpo_math.grading import grade_batch
-from grpo_math.rewards.reward import REWARDS, Reward, RewardSpec, build_rewards, gated
+from grpo_math.rewards.reward import REWARDS, Reward, RewardSpec, build_rewards, data_columns, gated
 
 BOXED, R1 = TEMPLATES["boxed"], TEMPLATES["r1_zero"]
 
@@ -214,6 +215,32 @@ def test_a_data_column_named_like_a_setting_is_not_the_setting():
     """The local JSON of many scripts has a column `correct`; `correctness` has a setting of that name."""
     (reward,) = build(RewardSpec(name="correctness", params={"wrong": -1.0}))
     assert call(reward, [RIGHT, WRONG, BARE], ["4"] * 3, correct=[False, False, True], wrong=["x"] * 3) == [1, -1, -1]
+
+
+def test_rewards_get_the_columns_they_name_and_own_ones_with_kwargs_all_that_a_table_holds(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "def named(completions, level, **_): ...\ndef few(completions, source): ...\ndef graded(completions, level=1): ...\n"
+    )
+    shipped = RewardSpec(name="correctness")
+    named, few, graded = (
+        RewardSpec(name=name, path=f"{tmp_path}/own.py:{name}") for name in ("named", "few", "graded")
+    )
+    held = {"source": "s", "picture": b"\0", "steps": [1], "mixed": None, "correct": None}
+    problems = [Problem("q", "1", meta=held | {"level": n}) for n in range(2)]
+    assert data_columns(build(shipped), problems) == (set(), "")  # `correct` is its setting
+    assert data_columns(build(shipped, few), problems) == ({"source"}, "")
+    assert data_columns(build(shipped, named), problems) == ({*held, "level"}, "")
+    for odd in ("text", 10**30, 1j, {1: 2}, "\ud800"):
+        problems[0] = Problem("q", "1", meta=held | {"level": 1, "mixed": 1})
+        problems[1] = Problem("q", "1", meta=held | {"level": 1, "mixed": odd})
+        left_out = "the rewards do not get mixed: a column with values of several types, or too large ones"
+        assert data_columns(build(named), problems) == ({*held, "level"} - {"mixed"}, left_out)
+        problems[1].meta["level"] = odd
+        assert data_columns(build(shipped, few), problems) == ({"source"}, "")
+        with pytest.raises(UserError, match=r"^dataset: a reward reads the column level: .*: make it one type$"):
+            data_columns(build(graded), problems)
+    own = graded.model_copy(update={"params": {"level": 2}})  # a setting of the recipe
+    assert data_columns(build(own), problems) == (set(), "")
 
 
 def test_the_plus_minus_reward_tells_wrong_from_no_answer():

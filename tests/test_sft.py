@@ -32,6 +32,9 @@ MATH = Problem("q", r"\frac{1}{2}", r"Half, so $\boxed{\frac{1}{2}}$ it is.")
         (MATH, "boxed", r"Half, so $\boxed{\frac{1}{2}}$ it is.", r"\boxed{\frac{1}{2}}"),
         (MATH, "gsm8k_hash", "Half, so $\\frac{1}{2}$ it is.\n#### \\frac{1}{2}", r"#### \frac{1}{2}"),
         (MATH, "r1_zero", r"Half, so $\frac{1}{2}$ it is.</think> <answer>\frac{1}{2}</answer>", r"</think> <answer>\frac{1}{2}</answer>"),
+        (Problem("q", '["half", "1/2"]', r"So \boxed{1/2}."), "boxed", r"So \boxed{1/2}.", r"\boxed{half}"),
+        (Problem("q", '["half", "1/2"]', r"So \boxed{1/2}."), "gsm8k_hash", "So 1/2.\n#### half", "#### half"),
+        (Problem("q", '["half", "1/2"]'), "r1_zero", "</think> <answer>half</answer>", "</think> <answer>half</answer>"),
         (Problem("q", "3", r"\boxed{1} and \boxed{2}"), "boxed", "1 and 2\n\\boxed{3}", r"\boxed{3}"),
     ],
 )  # fmt: skip

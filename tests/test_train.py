@@ -1,12 +1,14 @@
 """The whole way with a tiny policy, through the code a person runs."""
 
 import json
+import re
 import shutil
 
 import pytest
 from conftest import ROOT
 
 from grpo_math.__main__ import dispatch
+from grpo_math.check import check
 from grpo_math.errors import UserError
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import read_table
@@ -389,12 +391,62 @@ def test_padding_behind_a_completion_is_told_from_its_end(tokenizer, pad_is_end,
     assert Trainer.sampled(trainer, whole) == whole[: len(ids) + kept]
 
 
-def test_columns_of_several_types_are_one_line(write_recipe, tmp_path):
-    (tmp_path / "rows.jsonl").write_text(
-        '{"question": "q", "answer": 1, "level": 3}\n{"question": "q", "answer": 1, "level": "hard"}\n' * 4
-    )
-    with pytest.raises(UserError, match="dataset: a column has values of several types"):
-        run(write_recipe(dataset={"name": "json", "path": str(tmp_path / "rows.jsonl")}))
+ODD = [
+    {
+        "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"What is {n}+1?"}],
+        "reward_model": {"ground_truth": [str(n + 1), "six"], "style": "rule"},
+        "level": n % 2 and "hard",
+        "index": 10**30 + n,
+        "source": "mine",
+    }
+    for n in range(8)
+]
+OWN = """
+import json
+
+def level(completions, level):
+    return [1.0] * len(completions)
+
+def seen(completions, prompts, solution, **columns):
+    with open(__file__ + ".jsonl", "a") as file:
+        for prompt, gold in zip(prompts, solution):
+            print(json.dumps([prompt, gold, sorted(columns.keys() & {"level", "index", "source"})]), file=file)
+    return [len(one[0]["content"]) / 100 for one in completions]
+"""
+
+
+def test_messages_are_the_prompt_and_columns_that_no_table_holds_are_left_out(write_recipe, tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ODD))
+    (tmp_path / "own.py").write_text(OWN)
+    keys = {"dataset": {"name": "json", "path": str(tmp_path / "rows.jsonl")}, "max_steps": 1}
+    assert run(write_recipe(**keys, output_dir=str(tmp_path / "plain")))["steps"] == 1
+    left_out = "the rewards do not get index, level: a column with values of several types, or too large ones"
+    assert left_out not in capsys.readouterr().out
+    path = write_recipe(**keys, rewards={"seen": {"path": f"{tmp_path}/own.py:seen"}})
+    assert run(path)["steps"] == 1
+    assert capsys.readouterr().out.count(f"warning: {left_out}\n") == 1
+    rows = [json.loads(line) for line in (tmp_path / "own.py.jsonl").read_text().splitlines()]
+    request = "\n\nThink step by step and put your final answer within \\boxed{}."
+    wanted = [
+        [[row["prompt"][0], {"role": "user", "content": row["prompt"][1]["content"] + request}], f'["{n + 1}", "six"]']
+        for n, row in enumerate(ODD)
+    ]
+    assert all(row[:2] in wanted and row[2] == ["source"] for row in rows)
+    found = [finding for finding in check(path) if left_out in finding.says or "<|system|>" in finding.says]
+    assert [finding.level for finding in found] == ["warning", "note"]
+    assert found[1].says.startswith("<|system|>Be brief.<|user|>What is 0+1?\n\nThink step by step")
+
+
+def test_columns_of_several_types_that_a_reward_names_are_one_line(write_recipe, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ODD))
+    (tmp_path / "own.py").write_text(OWN)
+    rewards = {"level": {"path": f"{tmp_path}/own.py:level"}}
+    path = write_recipe(dataset={"name": "json", "path": str(tmp_path / "rows.jsonl")}, rewards=rewards)
+    line = r"^dataset: a reward reads the column level: Could not convert 'hard' .*: make it one type$"
+    with pytest.raises(UserError, match=line):
+        run(path)
+    assert not (tmp_path / "run" / "final").exists()
+    assert [re.match(line, finding.says) is not None for finding in check(path) if finding.level == "error"] == [True]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from grpo_math.errors import one_line
 from grpo_math.grading import configure
 from grpo_math.recipe.batch import describe_batch, world_size
 from grpo_math.recipe.recipe import Recipe, load_recipe
-from grpo_math.rewards import build_rewards, for_trl
+from grpo_math.rewards import build_rewards, data_columns, for_trl
 from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
 from grpo_math.runs.folder import at_work, resume_command, write_results
 
@@ -67,6 +67,9 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
         parts = load_parts(recipe.datasets, template, tokenizer, recipe.eval_datasets)
         problems = mix_parts(parts, recipe.datasets, config.seed)
         benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
+        columns, left_out = data_columns(rewards, problems)
+        if left_out:
+            logger.info("warning: %s", left_out)
         check_training(recipe, tokenizer, parts)
         logger.info("%s", describe_batch(config, world_size(), len(problems)))
 
@@ -82,7 +85,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
                 args=config,
                 reward_funcs=[for_trl(reward) for reward in reward_funcs],
                 reward_processing_classes=reward_tokenizers,
-                train_dataset=to_dataset(to_rows(problems, template, tokenizer)),
+                train_dataset=to_dataset(to_rows(problems, template, tokenizer, columns)),
                 processing_class=tokenizer,
                 template=template,
                 baseline=recipe.baseline,

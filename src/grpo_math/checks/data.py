@@ -35,6 +35,8 @@ def rows(subject: Subject) -> Iterator[Finding]:
     lengths = subject.lengths
     shares = ", ".join(f"{share:.0%} up to {lengths[int((len(lengths) - 1) * share)]}" for share in (0.5, 0.9, 0.99))
     yield note(f"prompts: {shares}, the longest {lengths[-1]} tokens")
+    if left_out := subject.columns[1]:
+        yield warning(left_out, "make each column one type, or ignore this if no reward reads it")
 
 
 def duplicates(part: Problems) -> Iterator[Finding]:

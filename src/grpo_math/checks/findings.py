@@ -13,7 +13,7 @@ from grpo_math.models import ModelSource, load_tokenizer
 from grpo_math.recipe.batch import world_size
 from grpo_math.recipe.entries import NO_DATASET
 from grpo_math.recipe.recipe import Recipe
-from grpo_math.rewards import Reward, build_rewards
+from grpo_math.rewards import Reward, build_rewards, data_columns
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerState
@@ -91,6 +91,11 @@ class Subject:
     def rewards(self) -> list[Reward | str]:
         """Copies of the training's, so that the state of a reward function is not changed by a check."""
         return build_rewards(self.recipe.rewards, self.recipe.template, self.recipe.max_completion_length)
+
+    @cached_property
+    def columns(self) -> tuple[set[str], str]:
+        """The data's columns that the rewards get, and a line on those that they do not get."""
+        return data_columns(self.rewards, self.problems)
 
     @cached_property
     def lengths(self) -> list[int]:

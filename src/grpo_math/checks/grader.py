@@ -8,7 +8,7 @@ from itertools import chain
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.checks.rewards import EQUAL, mean_score, scores_of
-from grpo_math.data import Problem, meta_columns, to_rows
+from grpo_math.data import Problem, to_rows
 from grpo_math.data.functions import parameters
 from grpo_math.errors import RewardError
 from grpo_math.grading import equal_all, grade_batch
@@ -56,7 +56,7 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
     for gold, other in zip(golds, golds[1:] + golds[:1], strict=True):
         answers = [gold, other, *EMPTY_ANSWERS, *EMPTY_ANSWERS[-1:] * group][:size]
         texts.append([recipe.template.target(Problem("", answer), worked=False) for answer in answers])
-    rows = to_rows(problems, recipe.template, subject.tokenizer, meta_columns(subject.problems))
+    rows = to_rows(problems, recipe.template, subject.tokenizer, subject.columns[0])
     for spec, reward in own:
         try:
             mean_score(reward, [some[0] for some in texts], rows, subject)

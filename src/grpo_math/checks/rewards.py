@@ -32,8 +32,8 @@ def audit(subject: Subject) -> Iterator[Finding]:
     if learned:
         yield note(f"{', '.join(learned)}: a reward model, not tried here")
     problems = subject.problems[:: max(1, len(subject.problems) // PROBLEMS)][:PROBLEMS]  # of every dataset
-    rows = to_rows(problems, recipe.template, subject.tokenizer, meta_columns(subject.problems))
-    missing = list(missing_columns(pairs, set(rows[0])))
+    rows = to_rows(problems, recipe.template, subject.tokenizer, subject.columns[0])
+    missing = list(missing_columns(pairs, rows[0].keys() | meta_columns(subject.problems)))
     yield from missing
     if missing or not pairs:
         return

@@ -136,7 +136,8 @@ def weights(subject: Subject) -> Iterator[Finding]:
 def template(subject: Subject) -> Iterator[Finding]:
     """The prompt as the model sees it, and how a completion ends."""
     tokenizer, recipe = subject.tokenizer, subject.recipe
-    prompt = recipe.template.prompt(subject.problems[0].question, tokenizer)
+    shown = next((problem for problem in subject.problems if problem.system), subject.problems[0])
+    prompt = recipe.template.prompt(shown.question, tokenizer, shown.system)
     rendered = str(tokenizer.decode(token_ids(prompt, tokenizer)))
     ends = "".join(f", or {stop!r}" for stop in recipe.template.stop)
     yield note(f"{rendered}\n(ends with {tokenizer.eos_token!r}{ends}; padding {tokenizer.pad_token!r})")

@@ -3,9 +3,11 @@
 An unusable row is dropped and counted under its reason, never silently. Every adapter's docstring shows one real row.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 
 from grpo_math.data.problem import Problem, Unusable
 from grpo_math.errors import UserError
@@ -13,12 +15,16 @@ from grpo_math.grading import last_boxed
 
 
 def text_of(value: object) -> str:
-    """An answer cell as text: 145.0 is "145"; None, NaN, blanks and whole lists are unusable."""
-    if isinstance(value, list | dict):
-        raise Unusable("with a list or mapping as the answer")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = "" if value is None or value != value else str(value).strip()
+    """An answer cell as text: 145.0 is "145", [1, 2] the JSON list of two answers of which each is right; None, NaN,
+    infinity and blanks are unusable."""
+    if isinstance(value, list) and not any(isinstance(one, list) for one in value):
+        texts = list(dict.fromkeys(map(text_of, value)))
+        value = json.dumps(texts, ensure_ascii=False) if len(texts) > 1 else "".join(texts)
+    if hasattr(value, "__len__") and not isinstance(value, str):
+        raise Unusable("with an answer that is not text")
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else value if isfinite(value) else None
+    text = "" if value is None else str(value).strip()
     if not text:
         raise Unusable("without an answer")
     return text
@@ -72,39 +78,80 @@ def svamp(row: dict) -> Problem:
 
 
 def json_rows(row: dict, fields: dict | None = None) -> Problem:
-    """Your own rows: .json, .jsonl, .parquet or .csv.
+    """Your own rows: .json, .jsonl, .parquet or .csv, or what `save_to_disk` of datasets wrote.
 
     {"question": "What is 2+2?", "answer": "4", "source": "mine"}
+    {"prompt": [{"role": "user", "content": "What is 2+2?"}], "reward_model": {"ground_truth": "4"}}
 
-    `fields: {question: COLUMN, answer: COLUMN, worked: COLUMN}` names the columns. Without it they are `question`
-    (or `problem`, or `prompt`) and `answer` (or `ground_truth`, or `final_answer`). Other columns go to `meta`, and
-    from there to every reward function that asks for them by name.
+    `fields: {question: COLUMN, answer: COLUMN, worked: COLUMN}` names the columns, with dots for those inside mappings.
+    Without it they are the first of COLUMN_NAMES that are there. A question may be a conversation, see `turns`. Other
+    columns go to `meta`, and from there to every reward function that asks for them by name.
     """
-    columns = {role: find_column(row, role, names, fields or {}) for role, names in COLUMN_NAMES.items()}
-    if unknown := (fields or {}).keys() - COLUMN_NAMES:
+    fields = fields or {}
+    if unknown := fields.keys() - COLUMN_NAMES:
         raise UserError(f"fields: {', '.join(unknown)}: name columns for {', '.join(COLUMN_NAMES)} only")
-    question = str(row[columns["question"]] or "").strip()
-    meta = {name: value for name, value in row.items() if name not in columns.values()}
-    worked = row.get(columns["worked"])
+    cells = dict(flat(row)) | row
+    asked = find_column(cells, "question", fields)
+    said = turns(cells[asked])
+    cells |= {REPLY: said["assistant"]} if "assistant" in said else {}
+    golden, written = find_column(cells, "answer", fields), find_column(cells, "worked", fields)
+    answer, worked = cells[golden], cells.get(written)
+    if golden == REPLY or (golden in SOLUTIONS and "answer" not in fields and "\\boxed" in str(answer)):
+        answer, worked = last_boxed(str(answer)), worked or answer
     if not isinstance(worked, str | None):
         raise Unusable("with a worked solution that is not text")
-    return Problem(question, text_of(row[columns["answer"]]), (worked or "").strip() or None, meta)
+    given = row.get("input") if asked == "instruction" else None  # Alpaca's question is in two columns
+    question = "\n\n".join(filter(None, map(str.strip, (said["user"], given or ""))))
+    meta = {name: value for name, value in row.items() if name not in (asked, golden, written)}
+    system = said.get("system", "").strip() or None
+    return Problem(question, text_of(answer), (worked or "").strip() or None, meta, system)
 
 
-COLUMN_NAMES = {
-    "question": ("question", "problem", "prompt"),
-    "answer": ("answer", "ground_truth", "final_answer"),
-    "worked": ("worked",),
+REPLY = "the assistant's turn"
+SOLUTIONS = ("solution", "output", REPLY)  # the last box of one is the gold, as in MATH
+COLUMN_NAMES = {  # the first of these groups that is there counts
+    "question": (("question", "problem", "prompt"), ("messages", "conversations"), ("instruction",)),
+    "answer": (("answer", "ground_truth", "final_answer"), ("reward_model.ground_truth",), *((n,) for n in SOLUTIONS)),
+    "worked": (("worked",), (REPLY,)),
 }
+ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's
+WRITTEN = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")  # messages in a CSV file
 
 
-def find_column(row: dict, role: str, names: tuple[str, ...], fields: dict) -> str:
-    """The column for a role: the one `fields` names, the one called like the role, or the only other candidate."""
-    present = [name for name in names if name in row]
+def flat(row: dict, inside: str = "") -> Iterator[tuple[str, object]]:
+    """The cells of a row, and those inside mappings under names with dots."""
+    for name, value in row.items():
+        yield f"{inside}{name}", value
+        if isinstance(value, dict):
+            yield from flat(value, f"{inside}{name}.")
+
+
+def turns(cell: object) -> dict[str, str]:
+    """What a question says, by role. Text is the user's. Messages (`role` and `content`, or ShareGPT's `from` and
+    `value`) are one question of the user's, with or without a system message before it and an answer after it."""
+    if isinstance(cell, str | None) and not WRITTEN.match(cell or ""):
+        return {"user": cell or ""}
+    if not isinstance(cell, list) or not all(isinstance(turn, dict) for turn in cell):
+        raise Unusable("with a question that is not text")
+    roles = [turn.get("role") or turn.get("from") for turn in cell]
+    texts = [turn.get("content", turn.get("value")) for turn in cell]
+    said = dict(zip((ROLES.get(role, role) for role in roles), texts, strict=True))
+    order = [role for role in ("system", "user", "assistant") if role in said]
+    if "user" not in said or list(said) != order or len(said) < len(cell):
+        raise Unusable("with turns that are not one question")
+    if not all(isinstance(text, str) for text in said.values()):
+        raise Unusable("with a question that is not text")
+    return said
+
+
+def find_column(cells: dict, role: str, fields: dict) -> str:
+    """The column for a role: the one `fields` names, the only one of a group of COLUMN_NAMES, or the one called so."""
+    there = ([name for name in names if name in cells] for names in COLUMN_NAMES[role])
+    present = next(filter(None, there), [])
     column = fields.get(role) or (present[0] if len(present) == 1 else role)
-    if column not in row and (role != "worked" or role in fields):
+    if column not in cells and (role != "worked" or role in fields):
         raise UserError(
-            f"fields: no column {column!r} for the {role} (the columns are {', '.join(row)}): name it, "
+            f"fields: no column {column!r} for the {role} (the columns are {', '.join(cells)}): name it, "
             f"{{{role}: COLUMN}}"
         )
     return column

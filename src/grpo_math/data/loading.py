@@ -136,11 +136,11 @@ def parsed_rows(spec: DatasetSpec) -> Iterator[tuple[int, Problem | str]]:
         for place, row in rows:
             try:
                 problem = adapter.parse(row, **spec.params)
-                _ = problem.question.encode(), problem.answer.encode()
+                "".join((problem.question, problem.answer, problem.worked or "", problem.system or "")).encode()
                 yield place, problem if problem.question else "without a question"
             except Unusable as reason:
                 yield place, str(reason)
-            except (AttributeError, TypeError, UnicodeEncodeError):  # half a surrogate pair, which no tokenizer takes
+            except (AttributeError, TypeError, ValueError, RecursionError):  # such as half a surrogate pair
                 yield place, "with a malformed cell"
             except KeyError as error:
                 raise UserError(

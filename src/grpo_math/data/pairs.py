@@ -1,10 +1,10 @@
 """Problems as prompts and worked answers, in token ids: what SFT teaches is what GRPO will ask."""
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grpo_math.data.problem import Problem
-from grpo_math.data.prompts import PromptTemplate, token_ids
+from grpo_math.data.prompts import PromptTemplate, in_chat, token_ids
 from grpo_math.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Pairs:
 
     def ids(self, problem: Problem) -> tuple[list[int], list[int]]:
         """The token ids of the prompt, and of the completion with the token that ends it."""
-        prompt = self.template.prompt(problem.question, self.tokenizer)
+        prompt = self.template.prompt(problem.question, self.tokenizer, problem.system)
         target = self.template.target(problem, self.worked)
         text, end = target, [self.tokenizer.eos_token_id]
         if isinstance(prompt, list):
@@ -40,7 +40,7 @@ class Pairs:
 
     def answer_in_chat(self, prompt: list[dict], target: str) -> str:
         """The answer as the chat template renders it; raises UserError where that changes it."""
-        render: Any = functools.partial(self.tokenizer.apply_chat_template, tokenize=False)
+        render = functools.partial(in_chat, tokenizer=self.tokenizer, tokenize=False)
         before = render(prompt, add_generation_prompt=True)
         whole = render([*prompt, {"role": "assistant", "content": target}])
         answer = whole.removeprefix(before)

@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 @dataclass(frozen=True)
 class Problem:
-    """The one normal form: `answer` is the final reference answer, `worked` a written-out solution if there is one."""
+    """The one normal form: `answer` is the final reference answer, or a JSON list of texts of which each is right;
+    `worked` a written-out solution and `system` the row's own system message, if there is one."""
 
     question: str
     answer: str
     worked: str | None = None
     meta: dict = field(default_factory=dict)
+    system: str | None = None
 
 
 class Unusable(Exception):
@@ -98,8 +100,9 @@ class Problems:
 
 
 def fingerprint(problems: list[Problem]) -> str:
-    """16 hex digits that change with any question or answer or their order."""
+    """16 hex digits that change with any question, system message or answer or their order."""
     digest = hashlib.sha256()
     for problem in problems:
-        digest.update(json.dumps([problem.question, problem.answer]).encode() + b"\n")
+        own = [problem.system] if problem.system else []
+        digest.update(json.dumps([problem.question, problem.answer, *own]).encode() + b"\n")
     return digest.hexdigest()[:16]

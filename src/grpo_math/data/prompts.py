@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_math.data.problem import Problem
 from grpo_math.errors import one_line
-from grpo_math.grading import boxes, without_boxes
+from grpo_math.grading import accepted, boxes, without_boxes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,7 +21,8 @@ class PromptTemplate:
     r"""What is asked, and where the answer is expected.
 
     `user` holds the question as `{question}`; every other brace is literal. `chat` sends `system` and `user`
-    through the tokenizer's chat template; without it the prompt is plain text, for base models. `prefill` begins the
+    through the tokenizer's chat template; without it the prompt is plain text, for base models. A row's own system
+    message stands before `system`, or before the plain text. `prefill` begins the
     completion for the model and counts as part of it. Generation ends after any of the `stop` strings.
     `answer_style` is `boxed` (`\boxed{}`), `hash` (`#### n`), `answer_tag` (`<answer>`), or `fallback`: the first of
     these there is, else the last number.
@@ -34,16 +35,19 @@ class PromptTemplate:
     prefill: str = ""
     chat: bool = True
 
-    def prompt(self, question: str, tokenizer: "PreTrainedTokenizerBase") -> str | list[dict]:
+    def prompt(
+        self, question: str, tokenizer: "PreTrainedTokenizerBase", system: str | None = None
+    ) -> str | list[dict]:
         """The prompt column for TRL: a list of messages, or a string (plain text, or a chat with a prefill)."""
         text = self.user.replace("{question}", question)
         if not self.chat:
-            return text + self.prefill
-        messages = [{"role": "system", "content": self.system}] if self.system else []
+            return "\n\n".join(filter(None, (system, text))) + self.prefill
+        system = "\n\n".join(filter(None, (system, self.system)))
+        messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": text})
         if not self.prefill:
             return messages
-        rendered: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered = in_chat(messages, tokenizer, tokenize=False, add_generation_prompt=True)
         return rendered.removeprefix(tokenizer.bos_token or "") + self.prefill
 
     def full_text(self, completion: str) -> str:
@@ -52,16 +56,16 @@ class PromptTemplate:
 
     def target(self, problem: Problem, worked: bool) -> str:
         """The completion that SFT teaches: the worked solution (or nothing but the answer), in the answer style."""
-        reasoning = (problem.worked or "").strip() if worked else ""
+        reasoning, right = (problem.worked or "").strip() if worked else "", accepted(problem.answer)
         if self.answer_style == "answer_tag":
             opening = "" if "<think>" in self.prefill else "<think>"
-            whole = f"{opening}{without_boxes(reasoning)}</think> <answer>{problem.answer}</answer>"
+            whole = f"{opening}{without_boxes(reasoning)}</think> <answer>{right[0]}</answer>"
         elif self.answer_style == "hash":
-            whole = f"{without_boxes(reasoning)}\n#### {problem.answer}"
-        elif boxes(reasoning) == [problem.answer]:
+            whole = f"{without_boxes(reasoning)}\n#### {right[0]}"
+        elif boxes(reasoning) in ([answer] for answer in right):
             whole = reasoning
         else:
-            whole = f"{without_boxes(reasoning)}\n\\boxed{{{problem.answer}}}"
+            whole = f"{without_boxes(reasoning)}\n\\boxed{{{right[0]}}}"
         return whole.strip()
 
     def generation_kwargs(self, use_vllm: bool) -> dict:
@@ -109,17 +113,24 @@ def tokenized(prompts: list[Any], tokenizer: "PreTrainedTokenizerBase") -> list[
     """The token ids of texts, or of conversations."""
     if isinstance(prompts[0], str):
         return tokenizer(prompts)["input_ids"]
-    encoded: Any = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)
-    return encoded["input_ids"]
+    return in_chat(prompts, tokenizer, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def in_chat(messages: list, tokenizer: "PreTrainedTokenizerBase", **how: Any) -> Any:
+    """What the chat template makes of messages; raises UserError where it refuses them, as some do a system message."""
+    from jinja2 import TemplateError
+
+    with one_line("prompt_template: the chat template refuses a prompt", kinds=(TemplateError,)):
+        return tokenizer.apply_chat_template(messages, **how)
 
 
 def prompt_ids(
-    questions: list[str], template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase"
+    problems: list[Problem], template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[list[int]]:
     """The token ids of many prompts, batch by batch: a fast tokenizer spreads a batch over all cores."""
-    for start in range(0, len(questions), BATCH):
-        batch = questions[start : start + BATCH]
-        yield from tokenized([template.prompt(question, tokenizer) for question in batch], tokenizer)
+    for start in range(0, len(problems), BATCH):
+        batch = problems[start : start + BATCH]
+        yield from tokenized([template.prompt(one.question, tokenizer, one.system) for one in batch], tokenizer)
 
 
 def prompt_lengths(
@@ -127,14 +138,15 @@ def prompt_lengths(
 ) -> list[int]:
     """The length of each prompt in tokens, chat template included."""
     known = counted(template, tokenizer)
-    new = list(dict.fromkeys(problem.question for problem in problems if problem.question not in known))
-    known.update(zip(new, map(len, prompt_ids(new, template, tokenizer)), strict=True))
-    return [known[problem.question] for problem in problems]
+    asked = [(problem.question, problem.system) for problem in problems]
+    new = {key: problem for key, problem in zip(asked, problems, strict=True) if key not in known}
+    known.update(zip(new, map(len, prompt_ids(list(new.values()), template, tokenizer)), strict=True))
+    return [known[key] for key in asked]
 
 
 @functools.lru_cache(maxsize=4)
-def counted(template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
-    """The length by question: filters, checks and engines ask for the same ones."""
+def counted(template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase") -> dict[tuple[str, str | None], int]:
+    """The length by question and system message: filters, checks and engines ask for the same ones."""
     return {}
 
 
@@ -162,7 +174,7 @@ def to_rows(
     columns = meta_columns(problems) if columns is None else columns
     return [
         {
-            "prompt": template.prompt(problem.question, tokenizer),
+            "prompt": template.prompt(problem.question, tokenizer, problem.system),
             "solution": problem.answer,
             "question": problem.question,
             "worked": problem.worked,
@@ -173,13 +185,10 @@ def to_rows(
 
 
 def to_dataset(rows: list[dict]) -> "Dataset":
-    """The rows as TRL takes them; raises UserError where a column has values of several types."""
+    """The rows as TRL takes them."""
     from datasets import Dataset
     from datasets.fingerprint import generate_random_fingerprint
-    from pyarrow import ArrowInvalid, ArrowTypeError, Table
+    from pyarrow import Table
 
-    with one_line(
-        "dataset: a column has values of several types", "make them one type", (ArrowInvalid, ArrowTypeError)
-    ):
-        table = Table.from_pylist(rows)
-    return Dataset(table, fingerprint=generate_random_fingerprint())  # any other takes a pickled copy of the table
+    # any other fingerprint takes a pickled copy of the table
+    return Dataset(Table.from_pylist(rows), fingerprint=generate_random_fingerprint())

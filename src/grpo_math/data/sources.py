@@ -1,10 +1,11 @@
-"""Raw rows: from local files, from the Hub, or from a function.
+"""Raw rows: from local files, compressed or not, from what `save_to_disk` wrote, from the Hub, or from a function.
 
 JSON and CSV are read by the standard library: `datasets` would guess a type for each column, and change golds ("007" in
 a CSV file becomes 7, the text "2020-01-01" a date, an integer in a column with fractions a float).
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable
@@ -14,10 +15,17 @@ from grpo_math.data.functions import load_function
 from grpo_math.errors import UserError
 
 FILE_TYPES = (".jsonl", ".json", ".csv", ".parquet")
+COMPRESSED = (".gz", ".zst")
+
+
+def bare(path: Path) -> Path:
+    """The path without the ending of a compression."""
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
 
 
 def rows_of_file(path: Path) -> Iterable[dict]:
     """The rows of one file, by its ending; raises UserError for what cannot be read as rows."""
+    number = 0
     try:
         for number, row in enumerate(entries(path), 1):
             if not isinstance(row, dict):
@@ -25,43 +33,60 @@ def rows_of_file(path: Path) -> Iterable[dict]:
             if None in row:  # the csv module's key for them
                 raise UserError(f"path: {path}, row {number}: more cells than columns: quote cells with commas")
             yield row
-    except (OSError, ValueError) as error:
-        raise UserError(f"path: {path}: cannot be read as {path.suffix[1:]} ({error})") from error
+    except UserError:
+        raise
+    except Exception as error:  # each format has its own
+        after = f", after row {number}" if number else ""
+        kind = bare(path).suffix[1:] or "a dataset"
+        raise UserError(f"path: {path}{after}: cannot be read as {kind} ({error})") from error
 
 
 def entries(path: Path) -> Iterable:
-    kind = path.suffix.lower()
+    kind = bare(path).suffix.lower()
+    if path.is_dir():
+        from datasets import load_from_disk
+
+        yield from load_from_disk(str(path)).with_format(None)
+        return
     if kind not in FILE_TYPES:
-        raise UserError(f"path: {path}: rows are read from {', '.join(FILE_TYPES)} files")
+        raise UserError(f"path: {path}: rows are read from {', '.join(FILE_TYPES)} files, or those with .gz or .zst")
     if kind == ".parquet":
         from pyarrow import parquet
 
         yield from parquet.read_table(path).to_pylist()
         return
-    with path.open(encoding="utf-8-sig", newline="") as lines:
+    import pyarrow
+
+    with io.TextIOWrapper(pyarrow.input_stream(str(path)), encoding="utf-8-sig", newline="") as lines:
         if kind == ".csv":
-            yield from csv.DictReader(lines)
+            yield from csv.DictReader(lines, strict=True)  # an open quote would swallow rows
         elif kind == ".json":  # a list of rows, one row (MATH's files), or one list under a name, {"data": [...]}
-            content = json.load(lines)
+            content = json.load(lines, parse_int=integer)
             values = list(content.values()) if isinstance(content, dict) else [content]
             yield from values[0] if len(values) == 1 and isinstance(values[0], list) else [content]
         else:
             for number, line in enumerate(lines, 1):
                 try:
                     if line.strip():
-                        yield json.loads(line)
-                except json.JSONDecodeError as error:
+                        yield json.loads(line, parse_int=integer)
+                except (ValueError, RecursionError) as error:
+                    wrong = getattr(error, "msg", error)
                     raise UserError(
-                        f"path: {path}, line {number}: not JSON ({error.msg}): correct or delete the line"
+                        f"path: {path}, line {number}: not JSON ({wrong}): correct or delete the line"
                     ) from None
+
+
+def integer(digits: str) -> int | str:
+    """An integer of JSON; one with more digits than Python reads stays text."""
+    return int(digits) if len(digits) <= 4_300 else digits
 
 
 def local_files(path: Path, split: str, config: str | None = None) -> list[Path]:
     """The files of a split below a folder (or the one file given).
 
     Understood are SPLIT.jsonl, SPLIT-00000-of-00001.parquet, SPLIT/**/*.json, and each of them inside a folder
-    named as the config (main/, socratic/, algebra/), or SPLIT_CONFIG.jsonl. Without a config, `main` is taken
-    where the folder has one.
+    named as the config (main/, socratic/, algebra/), or SPLIT_CONFIG.jsonl, or what `save_to_disk` wrote. Without a
+    config, `main` is taken where the folder has one.
     """
     if path.is_file():
         return [path]
@@ -69,14 +94,29 @@ def local_files(path: Path, split: str, config: str | None = None) -> list[Path]
     stem = split
     if not root.is_dir():
         root, stem = path, split if config in (None, "main") else f"{split}_{config}"
-    named = re.compile(rf"{re.escape(stem)}(-\d+-of-\d+)?")
-    rows = sorted(file for file in root.rglob("*") if file.suffix.lower() in FILE_TYPES)
-    found = [file for file in rows if any(map(named.fullmatch, (file.stem, *file.relative_to(root).parent.parts)))]
-    if not found:
+    if saved := saved_splits(root):
+        found, seen = [folder for name, folder in saved.items() if name == stem], ", ".join(saved)
+    else:
+        named = re.compile(rf"{re.escape(stem)}(-\d+-of-\d+)?")
+        files = {file for file in root.rglob("*") if bare(file).suffix.lower() in FILE_TYPES}
+        rows = sorted(file for file in files if file == bare(file) or bare(file) not in files)  # no compressed copies
+        parts = {file: (bare(file).stem, *file.relative_to(root).parent.parts) for file in rows}
+        found = [file for file in rows if any(map(named.fullmatch, parts[file]))]
         seen = ", ".join(str(file.relative_to(path)) for file in rows[:5]) or "no data file"
+    if not found:
         wanted = f"{split!r}" + (f" of config {config!r}" if config else "")
         raise UserError(f"path: {path} has no split {wanted} (it has {seen}): set another split, or give a file")
     return found
+
+
+def saved_splits(folder: Path) -> dict[str, Path]:
+    """The folders of the splits that `save_to_disk` wrote; a dataset alone is the split it was made of, else train."""
+    several, one = folder / "dataset_dict.json", folder / "state.json"
+    if several.is_file():
+        return {split: folder / split for split in json.loads(several.read_text(encoding="utf-8"))["splits"]}
+    if not one.is_file():
+        return {}
+    return {str(json.loads(one.read_text(encoding="utf-8")).get("_split") or "train").partition("[")[0]: folder}
 
 
 def hub_rows(path: str, configs: Iterable[str | None], split: str) -> Iterable[dict]:

@@ -85,6 +85,8 @@ def read_evaluation(path: Path) -> dict[Key, Rows]:
     for row in read_table(file):
         if "correct" not in row:
             raise UserError(f"{path}: the evaluation is not finished: run the same grpo-math evaluate again")
+        if not row.keys() >= {"dataset", "problem", "sample", "question", "gold"}:
+            raise UserError(f"{file}: not the completions of an evaluation: name a folder of grpo-math evaluate")
         problems[row["dataset"], row["problem"]].append(row)
     if not problems:
         raise UserError(f"{file}: holds no completion")

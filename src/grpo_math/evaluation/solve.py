@@ -94,13 +94,13 @@ def solve(
 @functools.lru_cache(maxsize=8)  # a training evaluates on the same ones again and again
 def prompts_of(benchmark: Benchmark, template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
     """The prompts as token ids."""
-    return list(prompt_ids([problem.question for problem in benchmark.problems], template, tokenizer))
+    return list(prompt_ids(benchmark.problems, template, tokenizer))
 
 
 def rows_of(benchmark: Benchmark, place: int, completions: list[Completion]) -> list[dict]:
     problem = benchmark.problems[place]
     known = {"dataset": benchmark.title, "problem": place, "question": problem.question, "gold": problem.answer}
-    known |= {column: problem.meta[column] for column in GROUPS if problem.meta.get(column) is not None}
+    known |= {column: str(problem.meta[column]) for column in GROUPS if problem.meta.get(column) is not None}
     return [
         known | {"sample": sample, "completion": one.text, "length": one.length, "truncated": one.truncated}
         for sample, one in enumerate(completions)

@@ -8,7 +8,7 @@ Completions, golds and styles go in. A `Grade` per completion comes out. This ro
 neither torch nor trl nor transformers; only its worker processes import math_verify.
 """
 
-from grpo_math.grading.batch import Grade, equal_all, grade, grade_batch
+from grpo_math.grading.batch import Grade, accepted, equal_all, grade, grade_batch
 from grpo_math.grading.extraction import STYLES, boxes, extract, last_boxed, well_formed, without_boxes
 from grpo_math.grading.pool import PoolSettings, configure
 
@@ -16,6 +16,7 @@ __all__ = [
     "STYLES",
     "Grade",
     "PoolSettings",
+    "accepted",
     "boxes",
     "configure",
     "equal_all",

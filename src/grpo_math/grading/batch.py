@@ -1,7 +1,9 @@
 """Many completions at a time: each pair of gold and answer is settled once, the open ones by the worker processes."""
 
+import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,7 +30,8 @@ class Grade:
 
 
 def grade(completion: str, gold: str, style: str = "boxed") -> Grade:
-    """Grade one completion against the gold, looking for the answer where `style` puts it (a key of `STYLES`)."""
+    """Grade one completion against the gold (see `accepted`), looking for the answer where `style` puts it (a key of
+    `STYLES`)."""
     return grade_batch([completion], [gold], style)[0]
 
 
@@ -42,15 +45,31 @@ def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") 
     if len(completions) != len(golds) or not all(isinstance(text, str) for text in (*completions, *golds)):
         raise ValueError(f"{len(completions)} completions, {len(golds)} golds: want as many of both, all strings")
     found = [guarded(answers, completion, style) for completion in completions]
+    right = [accepted(gold) for gold in golds]
     pairs = [
         (gold, text)
-        for gold, parts in zip(golds, found, strict=True)
+        for some, parts in zip(right, found, strict=True)
         if parts and len(parts) <= MAX_PARTS
+        for gold in some
         for text in (*parts, ", ".join(parts))
     ]
     verdicts = dict(zip(pairs, equal_all(pairs), strict=True))
     crashed = Grade(None, False, "crashed")
-    return [guarded(decide, *pair, verdicts) or crashed for pair in zip(golds, found, strict=True)]
+    grades = [
+        [guarded(decide, gold, parts, verdicts) or crashed for gold in some]
+        for some, parts in zip(right, found, strict=True)
+    ]
+    return [max(some, key=lambda grade: (grade.correct is True, grade.correct is False)) for some in grades]
+
+
+def accepted(gold: str) -> list[str]:
+    """The answers that are right: the texts of a JSON list, `["1/2", "50 %"]`, or else the gold alone."""
+    if gold.startswith('["'):
+        with suppress(ValueError, RecursionError):
+            texts = json.loads(gold)
+            if all(isinstance(text, str) for text in texts):
+                return texts
+    return [gold]
 
 
 def decide(gold: str, parts: list[str] | None, verdicts: dict) -> Grade | None:

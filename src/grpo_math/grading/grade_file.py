@@ -1,7 +1,8 @@
 """Grade one completion and say why, or a whole file.
 
-The file holds {"gold": ..., "completion": ...} rows, one JSON object per line. OUT.jsonl gets the same rows in the same
-order, each with `correct` (true, false, or null where the gold cannot be read), `answer` and `how`.
+The file holds {"gold": ..., "completion": ...} rows, one JSON object per line; of a list of golds each is right.
+OUT.jsonl gets the same rows in the same order, each with `correct` (true, false, or null where the gold cannot be
+read), `answer` and `how`.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from grpo_math.errors import UserError, one_line
-from grpo_math.grading import PoolSettings, configure, grade, grade_batch
+from grpo_math.grading import PoolSettings, accepted, configure, grade, grade_batch
 from grpo_math.grading.algebra import Meaningless, TooBig
 from grpo_math.grading.equal import readable
 from grpo_math.grading.reader import read
@@ -46,7 +47,8 @@ def explain(completion: str, gold: str, style: str) -> list[str]:
     end = f"verdict: {verdict.correct} ({verdict.how})"
     if verdict.answer is None:
         return [f"answer: none in style {style}", end]
-    texts = {"answer": verdict.answer, "gold as read": described(gold), "answer as read": described(verdict.answer)}
+    wanted = " or ".join(map(described, accepted(gold)))
+    texts = {"answer": verdict.answer, "gold as read": wanted, "answer as read": described(verdict.answer)}
     lines = [f"{name}: {text[:200]}{'...' if len(text) > 200 else ''}" for name, text in texts.items()]
     if verdict.how == "exact":
         return [*lines, "exact: the same text", end]
@@ -80,7 +82,8 @@ def grade_file(path: Path, out: Path | None, style: str) -> None:
         stack.enter_context(one_line(f"{path}: not UTF-8 text", kinds=(UnicodeDecodeError,)))
         rows = (labelled(line, f"{path}, line {number}") for number, line in enumerate(source, 1) if line.strip())
         while chunk := list(islice(rows, CHUNK)):
-            grades = grade_batch([row["completion"] for row in chunk], [row["gold"] for row in chunk], style)
+            golds = [row["gold"] if isinstance(row["gold"], str) else json.dumps(row["gold"]) for row in chunk]
+            grades = grade_batch([row["completion"] for row in chunk], golds, style)
             verdicts.update(grade.correct for grade in grades)
             hows.update(grade.how for grade in grades)
             if target:
@@ -97,8 +100,10 @@ def labelled(line: str, where: str) -> dict:
     """One row of the file."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg})") from None
-    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("gold", "completion")):
-        raise UserError(f'{where}: want {{"gold": text, "completion": text}}')
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({getattr(error, 'msg', error)})") from None
+    golds = row.get("gold") if isinstance(row, dict) else []
+    golds = golds if isinstance(golds, list) else [golds]
+    if not golds or not all(isinstance(text, str) for text in (*golds, row.get("completion"))):
+        raise UserError(f'{where}: want {{"gold": text, "completion": text}}, or for gold a list of texts')
     return row

@@ -40,7 +40,8 @@ def load_tokenizer(keys: dict, template: PromptTemplate) -> "PreTrainedTokenizer
     try:
         prompt = token_ids(template.prompt("1+1?", tokenizer), tokenizer)
     except Exception as error:  # a chat template is a Jinja program and may raise anything
-        raise UserError(f"prompt_template: the chat template of {model.name} refuses it ({error})") from error
+        why = error.__cause__ or error
+        raise UserError(f"prompt_template: the chat template of {model.name} refuses it ({why})") from error
     check_vocabulary(model, tokenizer, {*prompt, tokenizer.eos_token_id, tokenizer.pad_token_id})
     return tokenizer
 

@@ -161,9 +161,9 @@ def prompt_template(given: Any, problems: list[str]) -> PromptTemplate | None:
 
 def looks_local(path: str) -> bool:
     """Whether a dataset's `path` means a file or folder, not a Hub id."""
-    from grpo_math.data.sources import FILE_TYPES
+    from grpo_math.data.sources import FILE_TYPES, bare
 
-    return Path(path).suffix.lower() in FILE_TYPES or path.startswith((".", "/", "~"))
+    return bare(Path(path)).suffix.lower() in FILE_TYPES or path.startswith((".", "/", "~"))
 
 
 def model_folder(path: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from grpo_math.data import completion_text
+from grpo_math.grading import accepted
 
 WORD = re.compile(r"[^\W\d_]{4,}")
 OPERAND = r"[(\[{]{0,3}(?:\d[\d.,]*[A-Za-z]?|[A-Za-z](?![A-Za-z]))[)\]}]{0,3}"
@@ -48,7 +49,8 @@ def heuristic(
     key terms (words of four letters and more, without the commonest) that occur. `structure`: a third each for several
     lines, for a numbered or dashed list, for a connective such as "therefore". The settings are the parts' weights.
     """
-    references = [full or final for full, final in zip(worked or [None] * len(solution), solution, strict=True)]
+    golds = [accepted(gold)[0] for gold in solution]
+    references = [full or final for full, final in zip(worked or [None] * len(solution), golds, strict=True)]
     parts = [
         likeness(completion_text(completion), reference)
         for completion, reference in zip(completions, references, strict=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from grpo_math.data import PromptTemplate, completion_text
+from grpo_math.data import Problem, PromptTemplate, completion_text, meta_columns
 from grpo_math.data.functions import load_function, parameters
 from grpo_math.errors import RewardError, UserError, suggestion
 from grpo_math.grading import Grade, grade_batch
@@ -242,6 +242,31 @@ def build_rewards(
     for reward in built.values():
         reward.gate = built[reward.spec.gate] if reward.spec.gate else None
     return [spec.reward_model or built[spec.name] for spec in specs]
+
+
+def data_columns(rewards: list[Reward | str], problems: list[Problem]) -> tuple[set[str], str]:
+    """The further columns of the data that the rewards get, and a line on those that they do not get: no table holds
+    them. These are the columns that a reward names, and all where one of your own takes `**kwargs`.
+
+    Raises UserError where a reward names a column that no table holds.
+    """
+    import pyarrow
+
+    ours = [reward for reward in rewards if isinstance(reward, Reward)]
+    there = meta_columns(problems)
+    named = {name for reward in ours for name in parameters(reward.function) if name not in reward.params}
+    if not any(reward.spec.path and takes_everything(reward.function) for reward in ours):
+        there &= named
+    odd = []
+    for name in sorted(there):
+        try:
+            pyarrow.array([problem.meta.get(name) for problem in problems])
+        except (ArithmeticError, TypeError, ValueError, pyarrow.ArrowException) as error:
+            if name in named:
+                raise UserError(f"dataset: a reward reads the column {name}: {error}: make it one type") from error
+            odd.append(name)
+    said = f"the rewards do not get {', '.join(odd)}: a column with values of several types, or too large ones"
+    return there - {*odd}, said if odd else ""
 
 
 def for_trl(reward: Any) -> Any:

@@ -123,7 +123,7 @@ def read_rows(path: Path) -> list[dict]:
 def rows_of(lines: Iterable[str | bytes]) -> list[dict]:
     rows = []
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict)]
 
@@ -214,10 +214,8 @@ def read_table(path: Path) -> list[dict]:
     """The rows of Parquet, or of JSON lines, as `grpo-math evaluate` has them; raises UserError for a damaged file."""
     from pyarrow import ArrowException, parquet
 
-    if path.suffix != ".parquet":
-        return read_rows(path)
-    with one_line(f"{path}: no completions", "name another file", (OSError, ArrowException)):
-        return parquet.read_table(path).to_pylist()
+    with one_line(f"{path}: no completions", "name another file", (OSError, UnicodeError, ArrowException)):
+        return parquet.read_table(path).to_pylist() if path.suffix == ".parquet" else read_rows(path)
 
 
 def forget_completions(folder: Path, step: int) -> None:
