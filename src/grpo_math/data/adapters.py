@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from grpo_math.data.problem import Problem, Unusable
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, reason_of
 from grpo_math.grading import last_boxed
 
 
@@ -133,9 +133,7 @@ def generate_reasoning_gym(
     try:
         return gym.create_dataset(task, size=size, seed=seed, **(config or {}))
     except Exception as error:
-        raise UserError(
-            f"task: no {task!r} in reasoning_gym, or a wrong config: {str(error).splitlines()[0]}"
-        ) from error
+        raise UserError(f"task: no {task!r} in reasoning_gym, or a wrong config: {reason_of(error)}") from error
 
 
 def own_row(row: object, **_: object) -> Problem:

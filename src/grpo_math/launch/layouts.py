@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from grpo_math.checks.memory import SHARDED
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, reason_of
 from grpo_math.recipe.file import shipped
 from grpo_math.recipe.recipe import Recipe
 
@@ -58,7 +58,7 @@ def read_layout(name: str) -> Layout:
         known = ", ".join(sorted(file.stem for file in configs.glob("*.yaml")))
         raise UserError(f"--layout: no layout {name}: use one of {known}, or the path of your own .yaml") from None
     except yaml.YAMLError as error:
-        raise UserError(f"--layout: {path} is not YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(f"--layout: {path} is not YAML ({reason_of(error)})") from None
     missing = {"distributed_type", "num_processes"} - (config if isinstance(config, dict) else {}).keys()
     if missing:
         raise UserError(f"--layout: {path} has no {', '.join(sorted(missing))}: start from one of {configs}")

@@ -4,7 +4,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from grpo_math.data import TEMPLATES, PromptTemplate, token_ids
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, raised
 from grpo_math.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def load_tokenizer(keys: dict, template: PromptTemplate) -> "PreTrainedTokenizer
     try:
         token_ids(template.prompt("1+1?", tokenizer), tokenizer)
     except Exception as error:  # a chat template is a Jinja program and may raise anything
-        raise UserError(f"prompt_template: the chat template of {model.name} refuses it ({error})") from error
+        raise UserError(f"prompt_template: the chat template of {model.name} refuses it ({raised(error)})") from error
     return tokenizer
 
 
