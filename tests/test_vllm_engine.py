@@ -72,8 +72,10 @@ def test_the_tensor_parallel_size_divides(recipe, size, processes, message):
 
 def test_no_vllm_and_an_old_vllm_are_told(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"use_vllm: vLLM is not installed: pip install -e"):
-        vllm_engine.check_vllm()
+    for gpu, fix in ((True, "pip install -e"), (False, "there is no GPU for it: set use_vllm: false")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+        with pytest.raises(UserError, match=f"use_vllm: vLLM is not installed: {fix}"):
+            vllm_engine.check_vllm()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"vllm": ["vllm"]})
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.21.0+cu129")

@@ -10,12 +10,11 @@ from types import SimpleNamespace
 from grpo_math.checks import memory
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.errors import UserError
-from grpo_math.generation import check_vllm
 from grpo_math.models import ModelSource
 from grpo_math.recipe.batch import batch_arguments, describe_batch
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs import checkpoints
-from grpo_math.trainer.config import check_machine, check_wandb, reports_to_wandb
+from grpo_math.trainer.config import check_machine
 
 
 def batch(subject: Subject) -> Iterator[Finding]:
@@ -123,14 +122,10 @@ def launch(subject: Subject) -> Iterator[Finding]:
         yield note("the layout is not checked: fix the recipe first")
     elif subject.plan:
         yield from errors_of(subject.plan)
-    yield from errors_of(lambda: check_machine(recipe.trainer | {"report_to": "none", "use_vllm": False}))
+    yield from errors_of(lambda: check_machine(recipe))
     yield from errors_of(
         lambda: checkpoints.find_checkpoint(recipe.output_dir, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
     )
-    if recipe.trainer.get("use_vllm"):
-        yield from errors_of(check_vllm)
-    if reports_to_wandb(recipe.trainer):
-        yield from errors_of(check_wandb)
     yield disk(subject)
 
 
