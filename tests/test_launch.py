@@ -134,6 +134,21 @@ def test_the_batch_is_cut_for_the_processes_of_the_layout(plan):
     assert made.batch == {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
 
 
+@pytest.mark.parametrize(
+    ("offloaded", "given", "threads"),
+    [(True, None, "4"), (True, "3", None), (False, None, None)],  # what the environment has is passed on unchanged
+)
+def test_an_offloaded_optimizer_has_the_cores_of_the_machine(plan, monkeypatch, tmp_path, offloaded, given, threads):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    text = (ROOT / "accelerate_configs" / "zero2.yaml").read_text()
+    own = tmp_path / "own.yaml"
+    own.write_text(text.replace("device: none   #", "device: cpu   #") if offloaded else text)
+    assert plan(f"--layout {own}").trainer.environment.get("OMP_NUM_THREADS") == threads
+
+
 def test_sft_is_launched_the_same_way(plan):
     made = plan(
         "--layout multi_gpu", use_vllm=None, rewards=None, num_generations=None, max_completion_length=None, sft={}

@@ -35,6 +35,12 @@ class Layout:
         fsdp, deepspeed = self.config["distributed_type"] == "FSDP", self.config.get("deepspeed_config") or {}
         return SHARDED[3 - (3 if fsdp else deepspeed.get("zero_stage", 0)) :]
 
+    @property
+    def offloads(self) -> bool:
+        """Whether the CPU does the optimizer's steps."""
+        deepspeed, fsdp = self.config.get("deepspeed_config") or {}, self.config.get("fsdp_config") or {}
+        return deepspeed.get("offload_optimizer_device") == "cpu" or fsdp.get("fsdp_offload_params") is True
+
     def processes(self, options: argparse.Namespace) -> int:
         """The training processes of all machines, as far as that follows from the options and the config."""
         return (options.num_processes or self.config["num_processes"]) * (options.nodes or 1)

@@ -119,6 +119,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
         environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}  # no run resumes on its "cpu:0"
     if gpus is not None:
         environment["GRPO_MATH_GPUS"] = str(processes + len(others or ()))  # for the cost of the run
+    if layout.offloads and "OMP_NUM_THREADS" not in os.environ:  # launchers or a colocated vLLM would set one thread
+        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local))
     accelerate = [sys.executable, "-m", "grpo_math.launch.accelerated"]
     trainer = Command("accelerate launch", accelerate, words, environment, training)
     plan = Plan(recipe, layout.name, processes, batch, trainer)
