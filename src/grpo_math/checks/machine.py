@@ -84,6 +84,9 @@ def memory_estimate(subject: Subject) -> Iterator[Finding]:
     if setting.vllm is not None:
         asleep = ", asleep while training" if setting.sleeps else ""
         lines.append(f"{'vLLM':26}{setting.vllm:7.0%} of the GPU{asleep}")
+    if setting.server is not None:
+        beside = (memory.buffers(shape, replace(setting, shards={})) + memory.CONTEXT) / memory.GIB
+        lines.append(f"{'vLLM server':26}{setting.server:7.0%} of its GPU, which needs {beside:.1f} GiB next to that")
     verdicts = {size: memory.verdict(shape, setting, size) for size in memory.CARDS}
     lines.append("; ".join(f"{size} GB: {verdict}" for size, verdict in verdicts.items()))
     yield note("\n".join(lines))
