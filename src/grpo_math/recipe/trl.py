@@ -27,35 +27,23 @@ DEFAULTS = {  # ours, where TRL's differ
     "disable_tqdm": True,
 }
 
-LEAST = {  # TRL, transformers or torch would meet less only after the model is loaded, or take it for something else
-    0: "weight_decay adam_epsilon max_grad_norm warmup_steps neftune_noise_alpha dataloader_num_workers top_k delta "
-    "epsilon_high",
-    1: "num_iterations steps_per_generation generation_batch_size per_device_train_batch_size save_total_limit "
-    "gradient_accumulation_steps max_completion_length vllm_max_model_length vllm_tensor_parallel_size lora_r "
-    "dataloader_prefetch_factor ddp_bucket_cap_mb ddp_timeout ref_model_sync_steps torch_empty_cache_steps",
-    2: "num_generations",
-}
-RANGES: dict[str, dict[str, Any]] = {name: {"ge": low} for low, names in LEAST.items() for name in names.split()} | {
-    "num_train_epochs": {"gt": 0},
-    "logging_steps": {"gt": 0},  # below 1, a share of the run
-    "save_steps": {"gt": 0},
-    "temperature": {"ge": 1e-3, "le": 100},
-    "top_p": {"ge": 1e-3, "le": 1},
-    "min_p": {"ge": 0, "le": 1},
-    "repetition_penalty": {"ge": 1e-3, "le": 100},
-    "learning_rate": {"ge": 0, "le": 1},
-    "adam_beta1": {"ge": 0, "lt": 1},
-    "adam_beta2": {"ge": 0, "lt": 1},
-    "beta": {"ge": 0, "le": 1e3},
-    "epsilon": {"ge": 0, "le": 1e3},
-    "label_smoothing_factor": {"ge": 0, "le": 1},
-    "lora_dropout": {"ge": 0, "lt": 1},
-    "ref_model_mixup_alpha": {"ge": 0, "le": 1},
-    "top_entropy_quantile": {"ge": 0, "le": 1},
-    "seed": {"ge": 0, "lt": 2**32},
-    "data_seed": {"ge": 0, "lt": 2**32},
-    "vllm_gpu_memory_utilization": {"gt": 0, "le": 1},
-}
+LIMITS: tuple[tuple[dict[str, Any], str], ...] = (  # what TRL would meet only after the model is loaded, or not at all
+    ({"gt": 0}, "num_train_epochs logging_steps save_steps"),
+    ({"ge": 0}, "weight_decay adam_epsilon max_grad_norm warmup_steps neftune_noise_alpha dataloader_num_workers"),
+    ({"ge": 0}, "top_k delta epsilon_high"),
+    ({"ge": 1}, "num_iterations steps_per_generation generation_batch_size per_device_train_batch_size lora_r"),
+    ({"ge": 1}, "gradient_accumulation_steps max_completion_length save_total_limit ref_model_sync_steps ddp_timeout"),
+    ({"ge": 1}, "vllm_max_model_length vllm_tensor_parallel_size dataloader_prefetch_factor torch_empty_cache_steps"),
+    ({"ge": 2}, "num_generations"),
+    ({"ge": 0, "le": 1}, "learning_rate min_p label_smoothing_factor ref_model_mixup_alpha top_entropy_quantile"),
+    ({"ge": 0, "lt": 1}, "adam_beta1 adam_beta2 lora_dropout"),
+    ({"ge": 0, "le": 1e3}, "beta epsilon"),
+    ({"ge": 1e-3, "le": 1}, "top_p"),
+    ({"ge": 1e-3, "le": 100}, "temperature repetition_penalty"),
+    ({"gt": 0, "le": 1}, "vllm_gpu_memory_utilization"),
+    ({"ge": 0, "lt": 2**32}, "seed data_seed"),
+)
+RANGES = {name: limits for limits, names in LIMITS for name in names.split()}
 
 
 @dataclass(frozen=True)

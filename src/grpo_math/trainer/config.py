@@ -2,7 +2,7 @@
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grpo_math.data import ADAPTERS, Problem
 from grpo_math.data.sources import hub_answers, in_hub_cache
@@ -81,19 +81,18 @@ def check_16_bits(given: dict) -> None:
 def check_hub(recipe: Recipe) -> None:
     """Raise UserError for every model and dataset that is neither here nor in the Hub's cache, where the Hub does not
     answer."""
-    wanted: dict[Any, tuple[str, str]] = {recipe.model.get("model_name_or_path"): ("model", "model_name_or_path")}
-    for spec in recipe.rewards:
-        wanted.setdefault(spec.reward_model, ("model", f"rewards.{spec.name}.reward_model"))
-    for data in [*recipe.datasets, *(recipe.eval_datasets if recipe.eval.wanted else ())]:
-        adapter = ADAPTERS.get(data.name or "")
-        if adapter and not adapter.generate:
-            wanted.setdefault(data.path or adapter.hub, ("dataset", f"{data.where}path"))
-    away = {name: found for name, found in wanted.items() if name and not os.path.exists(os.path.expanduser(name))}
-    if away and not hub_answers():
-        lacking = [(name, key) for name, (kind, key) in away.items() if not in_hub_cache(kind, name)]
-        what = "{1}: the Hub does not answer, and {0} is not in its cache: copy it here, {1}: FOLDER"
-        if lacking:
-            raise UserError("\n".join(what.format(*one) for one in lacking))
+    wanted = [("model", recipe.model.get("model_name_or_path"), "model_name_or_path")]
+    wanted += [("model", spec.reward_model, f"rewards.{spec.name}.reward_model") for spec in recipe.rewards]
+    for data in recipe.datasets + (recipe.eval_datasets if recipe.eval.wanted and recipe.eval.datasets else []):
+        if (adapter := ADAPTERS.get(data.name or "")) and not adapter.generate:
+            wanted.append(("dataset", data.path or adapter.hub, f"{data.where}path"))
+    lacking = [
+        f"{key}: the Hub does not answer, and {name} is not in its cache: copy it here, {key}: FOLDER"
+        for kind, name, key in wanted
+        if name and not os.path.exists(os.path.expanduser(name)) and not hub_answers() and not in_hub_cache(kind, name)
+    ]
+    if lacking:
+        raise UserError("\n".join(lacking))
 
 
 def reports_to_wandb(given: dict) -> bool:

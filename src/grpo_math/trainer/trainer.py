@@ -83,10 +83,8 @@ class Trainer(GRPOTrainer):
         with torch.random.fork_rng([self.accelerator.device] if on_gpu else []):
             torch.manual_seed(seed)
             np.random.seed(seed)
-            try:
-                yield
-            finally:
-                np.random.set_state(drawn)
+            yield
+        np.random.set_state(drawn)
 
     def sampled(self, ids: list[int]) -> list[int]:
         """The tokens of a completion without the padding after it.
