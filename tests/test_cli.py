@@ -41,8 +41,8 @@ def test_help_answers_without_anything_heavy(arguments):
         (["check", "--sample", "x"], "error: --sample: want a whole number of 1 or more, got 'x'\n"),
         (
             ["train", "--config", "recipes/quickstart.yaml", "--learning_rat", "1", "--max_step", "2"],
-            "error: recipes/quickstart.yaml: learning_rat: unknown key, did you mean learning_rate?\n"
-            "error: recipes/quickstart.yaml: max_step: unknown key, did you mean max_steps?\n",
+            "error: --learning_rat: unknown key, did you mean --learning_rate?\n"
+            "error: --max_step: unknown key, did you mean --max_steps?\n",
         ),
     ],
 )

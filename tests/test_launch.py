@@ -10,9 +10,11 @@ from conftest import ROOT
 from grpo_math.__main__ import parse
 from grpo_math.checks.memory import SHARDED
 from grpo_math.errors import UserError
+from grpo_math.generation.vllm_engine import ON_CPU
 from grpo_math.launch.layouts import read_layout
 from grpo_math.launch.plan import make_plan
 from grpo_math.recipe.recipe import load_recipe
+from grpo_math.train import train
 from grpo_math.trainer.config import check_world
 
 GPU = {"use_cpu": None, "bf16": True, "use_vllm": True}
@@ -132,6 +134,21 @@ def test_the_batch_is_cut_for_the_processes_of_the_layout(plan):
     assert made.batch == {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
 
 
+@pytest.mark.parametrize(
+    ("offloaded", "given", "threads"),
+    [(True, None, "4"), (True, "3", None), (False, None, None)],  # what the environment has is passed on unchanged
+)
+def test_an_offloaded_optimizer_has_the_cores_of_the_machine(plan, monkeypatch, tmp_path, offloaded, given, threads):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    text = (ROOT / "accelerate_configs" / "zero2.yaml").read_text()
+    own = tmp_path / "own.yaml"
+    own.write_text(text.replace("device: none   #", "device: cpu   #") if offloaded else text)
+    assert plan(f"--layout {own}").trainer.environment.get("OMP_NUM_THREADS") == threads
+
+
 def test_sft_is_launched_the_same_way(plan):
     made = plan(
         "--layout multi_gpu", use_vllm=None, rewards=None, num_generations=None, max_completion_length=None, sft={}
@@ -174,6 +191,26 @@ def test_what_cannot_work_is_told_before_anything_starts(plan, words, gpus, chan
     with pytest.raises(UserError) as caught:
         plan(words, gpus, **changes)
     assert message in str(caught.value)
+
+
+def test_all_that_a_machine_lacks_is_told_at_once_with_what_works_there(write_recipe, monkeypatch):
+    def check_vllm():
+        raise UserError(f"use_vllm: vLLM is not installed: {ON_CPU}")
+
+    for module in ("grpo_math.launch.plan", "grpo_math.trainer.config"):
+        monkeypatch.setattr(f"{module}.check_vllm", check_vllm)
+    for function in ("torch.cuda.is_available", "transformers.utils.is_torch_bf16_gpu_available"):
+        monkeypatch.setattr(function, lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    recipe = str(write_recipe(**GPU))
+    with pytest.raises(UserError) as caught:
+        make_plan(parse(["launch", "--config", recipe]))
+    assert [line.partition(": ")[0] for line in str(caught.value).splitlines()] == [
+        "--layout", "bf16", "use_vllm", "what works here",
+    ]  # fmt: skip
+    assert "pip install" not in str(caught.value)
+    with pytest.raises(UserError, match="\nwhat works here: grpo-math quickstart"):
+        train(recipe)
 
 
 @pytest.mark.parametrize(

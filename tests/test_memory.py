@@ -69,6 +69,19 @@ def test_an_engine_that_sleeps_has_what_the_weights_and_the_optimizer_leave():
     assert verdict(SEVEN, replace(asleep, vllm=0.6, shards={"optimizer": 8}), 80) == "fits"  # 19 GB held
 
 
+def test_weights_go_to_a_server_through_two_buffers_of_a_gib_and_the_largest_weight():
+    served = replace(FULL, server=0.9)
+    parts = items(SEVEN, served)
+    assert parts["buffers for the server"] == 2 * (GIB + 4 * 152064 * 3584)  # float32, the embeddings of Qwen2.5-7B
+    assert items(SEVEN, FULL)["buffers for the server"] == 0
+    tight = replace(served, batch=1, length=1)
+    assert peak(parts, tight) >= parts["weights"] + parts["optimizer"] + parts["buffers for the server"]
+    small = replace(SEVEN, parameters=10**8, vocabulary=1000)
+    assert items(small, served)["buffers for the server"] == 4 * 10**8  # all of it fits into the first
+    sharded = replace(served, shards=dict.fromkeys(("weights", "gradients", "optimizer"), 8))
+    assert items(SEVEN, sharded)["buffers for the server"] == 1.5 * parts["buffers for the server"]
+
+
 def test_the_knobs_that_save_most_come_first():
     found = knobs(SEVEN, FULL)
     saved = [size for _, size in found]

@@ -1,17 +1,23 @@
 """Preflight: what is wrong is said in one line before a model is loaded, and what is right passes."""
 
+import contextlib
 import json
+import logging
+import os
 import re
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 import transformers
+from huggingface_hub import constants
 
 from grpo_math.__main__ import dispatch, parse
 from grpo_math.check import check, subject_of
 from grpo_math.checks import CHECKS, run_checks
+from grpo_math.data.sources import hub_answers
 from grpo_math.errors import UserError, run_cli
 
 GOOD = [{"question": f"What is {n}+1?", "answer": str(n + 1)} for n in range(20)]
@@ -74,6 +80,15 @@ def load(split):
 
 def load_texts(split):
     return ["What is 1+1?"]
+
+def silent(completions, **_):
+    assert completions == []
+
+def in_a_library(completions, **_):
+    return list(map(__import__("json").loads, ["{"]))
+
+def load_nothing(split):
+    raise ValueError
 """
 ASKED, SAID = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "Why?"}
 BROKEN_DATA = [  # the dataset's further keys, its rows, the line
@@ -114,9 +129,12 @@ BROKEN_DATA = [  # the dataset's further keys, its rows, the line
     ({}, [*GOOD, *({"question": f"Why {n}?", "answer": "\\frac{"} for n in range(3))], "json train: 3 of 23 golds cannot be right, no completion earns anything for them: rows 21 (\\frac{), 22 (\\frac{), 23 (\\frac{): give the final answer alone in that column (dataset.fields), or delete these rows"),
 ]  # fmt: skip
 BROKEN_KEYS = [
-    ({"dataset": {"path": "HERE/mine.py:load"}}, "dataset.path: HERE/mine.py:load raised OSError: no disk"),
+    ({"dataset": {"path": "HERE/mine.py:load"}}, "dataset.path: HERE/mine.py:load raised OSError: no disk, mine.py:18"),
     ({"dataset": {"path": "HERE/mine.py:load_texts"}}, "dataset.path: the function yields 'What is 1+1?': yield Problem objects or dicts with question and answer"),
-    ({"rewards": {"m": {"path": "HERE/mine.py:raises"}}}, "reward m: raised RuntimeError: no luck; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Fix the function, or take it out of rewards"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:raises"}}}, "reward m: raised RuntimeError: no luck, mine.py:3; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Fix the function, or take it out of rewards"),
+    ({"dataset": {"path": "HERE/mine.py:load_nothing"}}, "dataset.path: HERE/mine.py:load_nothing raised ValueError, mine.py:30"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:silent"}}}, "reward m: raised AssertionError, mine.py:24; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Fix the function, or take it out of rewards"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:in_a_library"}}}, "reward m: raised JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1), mine.py:27; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Fix the function, or take it out of rewards"),
     ({"rewards": {"m": {"path": "HERE/mine.py:wrong_count"}}}, "reward m: returned 1 scores for 8 completions: return one per completion, in order (None where one cannot be scored)"),
     ({"rewards": {"m": {"path": "HERE/mine.py:text"}}}, "reward m: returned 'good' for the completion '\\\\boxed{1}': return a finite float, or None where it cannot be scored"),
     ({"rewards": {"m": {"path": "HERE/mine.py:nan"}}}, "reward m: returned nan for the completion '\\\\boxed{1}': return a finite float, or None where it cannot be scored"),
@@ -131,7 +149,7 @@ BROKEN_KEYS = [
     ({"alarms": {"steps": 0}}, "HERE/recipe.yaml: alarms.steps: want at least 1, got 0"),
     ({"alarms": ["nan"]}, "HERE/recipe.yaml: alarms: want a mapping such as {stop_on: [nan]}, got ['nan']"),
     ({"dtype": "float64"}, "HERE/recipe.yaml: dtype: no 'float64': use one of auto, bfloat16, float16, float32"),
-    ({"save_steps": 0}, "HERE/recipe.yaml: save_steps: want at least 1e-06, got 0"),
+    ({"save_steps": 0}, "HERE/recipe.yaml: save_steps: want more than 0, got 0"),
     ({"generation_kwargs": "x"}, "HERE/recipe.yaml: generation_kwargs: want a mapping such as {top_k: 50}, got 'x'"),
     ({"rewards": {"m": {"path": "builtins:max"}}}, "builtins:max: its arguments have no names in Python: wrap it in a function of yours"),
     ({"preflight": "no"}, "HERE/recipe.yaml: preflight: want true or false, got 'no'"),
@@ -148,6 +166,70 @@ def test_broken_data_is_one_line_before_a_model_is_loaded(first_line, keys, rows
 @pytest.mark.parametrize(("keys", "line"), BROKEN_KEYS, ids=range(len(BROKEN_KEYS)))
 def test_a_broken_recipe_is_one_line_before_a_model_is_loaded(first_line, keys, line):
     assert first_line(keys) == line
+
+
+def test_the_traceback_of_an_own_reward_is_in_the_log(first_line, tmp_path):
+    first_line({"rewards": {"m": {"path": "HERE/mine.py:in_a_library"}}})
+    log = (tmp_path / "run" / "training.log").read_text()
+    assert f'File "{tmp_path}/mine.py", line 27, in in_a_library\n' in log
+    assert "json.decoder.JSONDecodeError: Expecting property name" in log
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """A Hub that refuses connections, or one that takes them and says nothing; the context counts its connections."""
+
+    def start(stack: contextlib.ExitStack, silent: bool) -> socket.socket:
+        hub = stack.enter_context(socket.socket())
+        hub.bind(("127.0.0.1", 0))
+        hub.setblocking(False)
+        if silent:
+            hub.listen()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        hub_answers.cache_clear()
+        return hub
+
+    yield start
+    hub_answers.cache_clear()
+
+
+NO_HUB = [  # the key and the name of what is neither here nor in the Hub's cache
+    ({"model_name_or_path": "org/model"}, "model_name_or_path", "org/model"),
+    ({"dataset": {"name": "svamp"}}, "dataset.path", "ChilleD/SVAMP"),
+    ({"dataset": [{"name": "json", "path": "org/rows"}]}, "dataset[0].path", "org/rows"),
+    ({"rewards": {"m": {"reward_model": "org/judge"}}}, "rewards.m.reward_model", "org/judge"),
+    ({"eval": {"every": 1, "datasets": ["math500"]}}, "eval.datasets[0].path", "HuggingFaceH4/MATH-500"),
+]
+
+
+@pytest.mark.parametrize(("keys", "key", "name"), NO_HUB, ids=[name for _, _, name in NO_HUB])
+def test_a_hub_that_does_not_answer_is_one_line_before_a_model_is_loaded(first_line, no_hub, keys, key, name):
+    with contextlib.ExitStack() as stack:
+        no_hub(stack, silent=False)
+        line = first_line(keys)
+    assert line == f"{key}: the Hub does not answer, and {name} is not in its cache: copy it here, {key}: FOLDER"
+
+
+def test_a_silent_hub_is_asked_once(findings, no_hub, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("grpo_math"), "propagate", True)
+    with contextlib.ExitStack() as stack:
+        hub = no_hub(stack, silent=True)
+        found = findings(model_name_or_path="org/model", dataset={"name": "svamp"}, eval={"datasets": "math500"})
+        hub.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            hub.accept()
+    assert [text for name, level, text in found if name == "launch" and level == "error"][:2] == [
+        "model_name_or_path: the Hub does not answer, and org/model is not in its cache: copy it here, model_name_or_path: FOLDER",
+        "dataset.path: the Hub does not answer, and ChilleD/SVAMP is not in its cache: copy it here, dataset.path: FOLDER",
+    ]  # fmt: skip
+    assert re.fullmatch(
+        r"warning: the Hub, http://127.0.0.1:\d+, does not answer \(ReadTimeout: timed out\): its cache is used alone "
+        r"\(HF_HUB_OFFLINE=1 saves the attempt\)",
+        caplog.messages[0],
+    )
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
 @pytest.fixture
@@ -303,7 +385,7 @@ def test_all_checks_run_on_a_recipe_that_is_broken_in_several_places(findings):
     found = findings("--learning_rat", "1", "--rewards.fromat.weight", "1", "--generation_kwargs", "{top_kk: 1}")
     errors = [(name, text) for name, level, text in found if level == "error"]
     assert [name for name, _ in errors] == ["recipe"] * 3
-    assert errors[0][1] == "learning_rat: unknown key, did you mean learning_rate?"
+    assert errors[0][1] == "--learning_rat: unknown key, did you mean --learning_rate?"
     assert errors[1][1].startswith("rewards.fromat: no shipped reward, did you mean format?")
     assert {name for name, level, _ in found if level == "note"} >= {
         "data",
@@ -437,7 +519,7 @@ def test_check_in_python_returns_the_findings(write_recipe):
     assert {one.check for one in found} == CHECKS.keys()
     assert [(one.check, one.fix) for one in found if one.level == "warning"] == [("recipe", "temperature: 1.0")]
     assert [one.says for one in check(path, layout="cpu", learning_rat=1) if one.level == "error"] == [
-        "learning_rat: unknown key, did you mean learning_rate?"
+        "--learning_rat: unknown key, did you mean --learning_rate?"
     ]
     with pytest.raises(UserError, match="no layout nowhere"):
         check(path, layout="nowhere")

@@ -77,6 +77,18 @@ BROKEN = [
     ("vllm_mode: collocate", "r.yaml: vllm_mode: no 'collocate': use one of colocate, server"),
     ("lora_r: 8\nlora_alpha: 16", "r.yaml: lora_r, lora_alpha: without effect on a whole model: set use_peft: true as well"),
     ("chat_template_path: new.jinja", "r.yaml: chat_template_path: not a key here: save the template in the model's folder, so that SFT, GRPO and evaluation see the same"),
+    ("max_steps: -5", "r.yaml: max_steps: want at least 1 (or -1: num_train_epochs decides), got -5"),
+    ("max_steps: 0\nseed: -1", "r.yaml: seed: want a number from 0 to below 4294967296, got -1\nr.yaml: max_steps: want at least 1 (or -1: num_train_epochs decides), got 0"),
+    ("num_train_epochs: 0", "r.yaml: num_train_epochs: want more than 0, got 0"),
+    ("logging_steps: -1\nsave_steps: 0", "r.yaml: logging_steps: want more than 0, got -1\nr.yaml: save_steps: want more than 0, got 0"),
+    ("save_total_limit: 0", "r.yaml: save_total_limit: want at least 1, got 0"),
+    ("warmup_steps: -0.1", "r.yaml: warmup_steps: want at least 0, got -0.1"),
+    ("gradient_accumulation_steps: 0\ngeneration_batch_size: 0", "r.yaml: gradient_accumulation_steps: want at least 1, got 0\nr.yaml: generation_batch_size: want at least 1, got 0"),
+    ("adam_beta2: 1", "r.yaml: adam_beta2: want a number from 0 to below 1, got 1"),
+    ("weight_decay: -0.1", "r.yaml: weight_decay: want at least 0, got -0.1"),
+    ("min_p: 2\ntop_k: -5", "r.yaml: min_p: want a number from 0 to 1, got 2\nr.yaml: top_k: want at least 0, got -5"),
+    ("dataloader_num_workers: -1", "r.yaml: dataloader_num_workers: want at least 0, got -1"),
+    ("repetition_penalty: 0", "r.yaml: repetition_penalty: want a number from 0.001 to 100, got 0"),
     # types
     ("learning_rate: fast", "r.yaml: learning_rate: want a number, got 'fast'"),
     ("max_steps: 1.5", "r.yaml: max_steps: want a whole number, got 1.5"),
@@ -227,6 +239,23 @@ def test_all_problems_are_reported_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--learning_rate fast", "--learning_rate: want a number, got 'fast'"),
+        ("--max_steps -5 --seed -1", "--seed: want a number from 0 to below 4294967296, got -1\n--max_steps: want at least 1 (or -1: num_train_epochs decides), got -5"),
+        ("--learning-rat 1", "--learning-rat: unknown key, did you mean --learning_rate?"),
+        ("--rewards.format.wieght 1", "--rewards.format.wieght: unknown key, did you mean --rewards.format.weight?"),
+        ("--dataset gsm8k", "--dataset: want a mapping such as {name: gsm8k}, got 'gsm8k'"),
+        ("--eval.samples 4 --eval.every 5", "--eval.samples: 4 greedy completions of a problem are one and the same: set temperature: 0.7, or samples: 1"),
+        ("--beta 0.1", "r.yaml: learning_rate: want a number from 0 to 1, got 7"),  # the file's
+    ],
+)  # fmt: skip
+def test_what_the_command_line_gave_is_named_as_an_option(tmp_path, arguments, message):
+    text = GOOD + ("learning_rate: 7\n" if "beta" in arguments else "")
+    assert complaints(tmp_path, text, *arguments.split()) == message.splitlines()
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "r.yaml: is empty, want `key: value` lines (see recipes/quickstart.yaml)"),
@@ -264,13 +293,13 @@ def test_a_broken_command_line(arguments, message):
 
 
 def test_the_command_line_overrides_every_key_nested_ones_with_dots(tmp_path):
-    arguments = "--rewards.format.weight 0.1 --dataset.max_samples 10 --learning_rate 1e-6 --use_peft --seed -1".split()
+    arguments = "--rewards.format.weight 0.1 --dataset.max_samples 10 --learning_rate 1e-6 --use_peft --rewards.correctness.wrong -1".split()
     recipe = load(tmp_path, GOOD, *arguments)
     assert [(spec.name, spec.weight) for spec in recipe.rewards] == [("correctness", 1.0), ("format", 0.1)]
     assert recipe.datasets[0].max_samples == 10
     assert recipe.trainer["learning_rate"] == 1e-6
     assert recipe.model["use_peft"] is True
-    assert recipe.trainer["seed"] == -1
+    assert recipe.rewards[0].params == {"wrong": -1}
     recipe = load(tmp_path, GOOD, "--prompt_template.user", "Q: {question}", "--prompt_template.system", "no: {}")
     assert (recipe.template.user, recipe.template.system) == ("Q: {question}", "no: {}")
 
@@ -305,11 +334,11 @@ def test_a_runs_folder_means_its_final_model(tmp_path):
 
 def test_null_means_the_default(tmp_path):
     nulls = "lora_target_modules: null\nnum_generations: null\n"
-    recipe = load(tmp_path, GOOD + "learning_rate:\nbeta: null\nsave_total_limit: null\n" + nulls)
+    recipe = load(tmp_path, GOOD + "learning_rate:\nbeta: null\nvllm_importance_sampling_clip_max: null\n" + nulls)
     assert "num_generations" not in recipe.trainer
     assert "learning_rate" not in recipe.trainer
     assert "beta" not in recipe.trainer
-    assert recipe.trainer["save_total_limit"] is None
+    assert recipe.trainer["vllm_importance_sampling_clip_max"] is None  # a value of its own: nothing is clipped
 
 
 def test_extends_changes_only_what_it_names(tmp_path):
@@ -418,7 +447,7 @@ def test_a_key_of_another_trainer_leads_to_the_one_here(key, fix):
     for name in (f"--{key}", f"--{key.replace('_', '-')}"):
         with pytest.raises(UserError) as caught:
             dispatch(["train", "--config", str(path), name, "1"])
-        assert str(caught.value) == f"{path}: {key}: unknown key, {fix}"
+        assert str(caught.value) == f"--{key}: unknown key, {fix}"
 
 
 @pytest.mark.parametrize("key", REFUSED)

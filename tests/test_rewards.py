@@ -138,10 +138,15 @@ def test_two_entries_of_one_function_have_two_names(tmp_path):
         ("0.5", "reward mine: returned 0.5: return a list of floats"),
         ("{0: 1.0, 1: 1.0}", "reward mine: returned {0: 1.0, 1: 1.0}: return a list of floats"),
         ("[10**400, 1.0]", "reward mine: returned 1000000"),
-        ("(1 / 0 for _ in completions)", "reward mine: raised ZeroDivisionError: division by zero"),
+        ("(1 / 0 for _ in completions)", "reward mine: raised ZeroDivisionError: division by zero, mine.py:2; first"),
         ("None", "reward mine: returned None: return a list of floats"),
-        ("1 / 0", "reward mine: raised ZeroDivisionError: division by zero; first of its 2 completions: 'first'. Fix"),
-        ("missing_name", "reward mine: raised NameError: name 'missing_name' is not defined"),
+        (
+            "1 / 0",
+            "reward mine: raised ZeroDivisionError: division by zero, mine.py:2; first of its 2 completions: 'first'. Fix",
+        ),
+        ("missing_name", "reward mine: raised NameError: name 'missing_name' is not defined, mine.py:2; first"),
+        ("exec('raise RuntimeError')", "reward mine: raised RuntimeError, mine.py:2; first of its"),
+        ("exec('raise OSError(\"one\\\\ntwo\")')", "reward mine: raised OSError: one, mine.py:2; first of its"),
     ],
 )
 @pytest.mark.parametrize("kind", ["def", "async def"])
@@ -163,7 +168,7 @@ def test_numbers_of_other_libraries_are_numbers(tmp_path):
 
 def test_an_own_reward_that_cannot_be_imported_is_one_line(tmp_path):
     with pytest.raises(
-        UserError, match=r"importing .*mine.py failed \(ModuleNotFoundError: No module named 'nowhere'\)"
+        UserError, match=r"importing .*mine.py failed \(ModuleNotFoundError: No module named 'nowhere', mine.py:1\)"
     ):
         own(tmp_path, "import nowhere\n")
     with pytest.raises(UserError, match="has no function 'f'"):

@@ -351,7 +351,10 @@ def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(write_recipe, p
 def test_a_chat_template_that_refuses_the_prompt_is_one_line(write_recipe, policy_folder, tmp_path):
     refuse = "{{ raise_exception('no system message, please') }}"
     model = changed_policy(policy_folder, tmp_path / "strict", chat_template=refuse)
-    with pytest.raises(UserError, match=r"the chat template of .* refuses it \(no system message, please\)"):
+    with pytest.raises(
+        UserError,
+        match=r"the chat template of .* refuses it \(TemplateError: no system message, please, <template>:1\)",
+    ):
         run(write_recipe(model_name_or_path=model))
 
 

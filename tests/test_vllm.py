@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+import torch
 from conftest import ROOT, ROWS, save_policy
 
 from grpo_math.errors import UserError
@@ -233,7 +234,7 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(write_recipe, polic
     assert "error: the vLLM server ended with status" in done.stderr
 
 
-@pytest.mark.skipif(not __import__("torch").cuda.is_available(), reason="NCCL's weight transfer needs two CUDA devices")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL's weight transfer needs two GPUs")
 def test_the_dual_layout_on_cuda(write_recipe, policy, tmp_path):
     recipe = write_recipe(**TINY | {"model_name_or_path": policy, "use_cpu": None})
     command = [sys.executable, "-m", "grpo_math", "launch", "--layout", "dual_gpu", "--config", str(recipe)]

@@ -5,7 +5,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from grpo_math.errors import UserError
 from grpo_math.generation import vllm_engine, vllm_server
@@ -72,13 +74,33 @@ def test_the_tensor_parallel_size_divides(recipe, size, processes, message):
 
 def test_no_vllm_and_an_old_vllm_are_told(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"use_vllm: vLLM is not installed: pip install -e"):
-        vllm_engine.check_vllm()
+    for gpu, fix in ((True, "pip install -e"), (False, "there is no GPU for it: set use_vllm: false")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+        with pytest.raises(UserError, match=f"use_vllm: vLLM is not installed: {fix}"):
+            vllm_engine.check_vllm()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"vllm": ["vllm"]})
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.21.0+cu129")
     with pytest.raises(UserError, match=r"vLLM 0.21.0 is installed, TRL 1.16 works with 0.22.0 to 0.31.0"):
         vllm_engine.check_vllm()
+
+
+def test_a_step_is_drawn_alike_on_all_ranks_of_an_engine():
+    """From torch's generators (vLLM's model runner V1) and NumPy's (V2)."""
+    from grpo_math.trainer.trainer import Trainer
+
+    def drawn(process: int, step: int) -> tuple[int, float]:
+        accelerator = SimpleNamespace(process_index=process, device=torch.device("cpu"))
+        trainer = SimpleNamespace(use_vllm=True, vllm_mode="colocate", vllm_tensor_parallel_size=2)
+        trainer.accelerator, trainer.args = accelerator, SimpleNamespace(seed=42)
+        trainer.state = SimpleNamespace(global_step=step)
+        with Trainer.step_seed(trainer):
+            return np.random.randint(2**62), torch.rand(1).item()
+
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    assert drawn(0, 5) == drawn(1, 5)
+    assert all(len(set(values)) == 3 for values in zip(drawn(0, 5), drawn(2, 5), drawn(0, 6), strict=True))
+    assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
 
 
 def test_the_seed_reaches_the_engine_beside_the_processs_place(monkeypatch):

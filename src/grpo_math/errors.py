@@ -3,9 +3,13 @@
 import difflib
 import logging
 import os
+import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from pickle import UnpicklingError
 
 
@@ -20,6 +24,8 @@ class RewardError(UserError):
     batch: dict
 
 
+ROOMS = "|".join(map(re.escape, (str(Path(__file__).parent), sysconfig.get_path("stdlib"))))
+NOT_OWN = re.compile(rf"<(?!template|unknown)|({ROOMS})/|.*-packages/")  # files of Python, of packages and of ours
 REFUSALS = (ImportError, OSError, TypeError, ValueError, ZeroDivisionError, UnpicklingError)
 
 
@@ -29,10 +35,35 @@ def one_line(what: str, fix: str = "", kinds: tuple[type[Exception], ...] = REFU
     try:
         yield
     except kinds as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = reason_of(error)
         if isinstance(error, UnpicklingError):  # torch explains how to load it all the same
             reason = "a pickled file is damaged, or holds more than tensors and could run code"
         raise UserError(f"{what}: {reason}{fix and ': ' + fix}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an exception's text, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def raised(error: BaseException) -> str:
+    """`RuntimeError: no luck, my_rewards.py:12`: what somebody's own code raised, and the innermost line of it."""
+    reason = f"{type(error).__name__}: {reason_of(error)}" if str(error).strip() else type(error).__name__
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not NOT_OWN.match(frame.filename)]
+    return ", ".join([reason, *(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-1:])])
+
+
+def at_once(*checks: Callable[[], object] | bool, instead: str = "") -> None:
+    """Run all checks (False is none), and raise one UserError with what they find, a line each, and what to do
+    `instead` of several things."""
+    found: list[str] = []
+    for check in filter(callable, checks):
+        try:
+            check()
+        except UserError as mistake:
+            found += str(mistake).splitlines()
+    if found:
+        raise UserError("\n".join(dict.fromkeys([*found, instead] if instead and len(found) > 1 else found)))
 
 
 def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:

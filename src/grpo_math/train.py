@@ -52,10 +52,11 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     from grpo_math.trainer.alarms import Alarms
     from grpo_math.trainer.callbacks import Evaluations
     from grpo_math.trainer.checkpoints import save_whole
-    from grpo_math.trainer.config import check_world, grpo_config, vllm_engine
+    from grpo_math.trainer.config import check_machine, check_world, grpo_config, vllm_engine
     from grpo_math.trainer.loop import begin, run
     from grpo_math.trainer.trainer import Trainer
 
+    check_machine(recipe)
     config = grpo_config(recipe)
     check_world(recipe, config)
     if results := finished_results(folder, checkpoint, config.max_steps, config.num_train_epochs):

@@ -10,12 +10,11 @@ from types import SimpleNamespace
 from grpo_math.checks import memory
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.errors import UserError
-from grpo_math.generation import check_vllm
 from grpo_math.models import ModelSource
 from grpo_math.recipe.batch import batch_arguments, describe_batch
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs import checkpoints
-from grpo_math.trainer.config import check_machine, check_wandb, reports_to_wandb
+from grpo_math.trainer.config import check_machine
 
 
 def batch(subject: Subject) -> Iterator[Finding]:
@@ -85,6 +84,9 @@ def memory_estimate(subject: Subject) -> Iterator[Finding]:
     if setting.vllm is not None:
         asleep = ", asleep while training" if setting.sleeps else ""
         lines.append(f"{'vLLM':26}{setting.vllm:7.0%} of the GPU{asleep}")
+    if setting.server is not None:
+        beside = (memory.buffers(shape, replace(setting, shards={})) + memory.CONTEXT) / memory.GIB
+        lines.append(f"{'vLLM server':26}{setting.server:7.0%} of its GPU, which needs {beside:.1f} GiB next to that")
     verdicts = {size: memory.verdict(shape, setting, size) for size in memory.CARDS}
     lines.append("; ".join(f"{size} GB: {verdict}" for size, verdict in verdicts.items()))
     yield note("\n".join(lines))
@@ -123,14 +125,10 @@ def launch(subject: Subject) -> Iterator[Finding]:
         yield note("the layout is not checked: fix the recipe first")
     elif subject.plan:
         yield from errors_of(subject.plan)
-    yield from errors_of(lambda: check_machine(recipe.trainer | {"report_to": "none", "use_vllm": False}))
+    yield from errors_of(lambda: check_machine(recipe))
     yield from errors_of(
         lambda: checkpoints.find_checkpoint(recipe.output_dir, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
     )
-    if recipe.trainer.get("use_vllm"):
-        yield from errors_of(check_vllm)
-    if reports_to_wandb(recipe.trainer):
-        yield from errors_of(check_wandb)
     yield disk(subject)
 
 

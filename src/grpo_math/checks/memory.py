@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from grpo_math.errors import UserError, one_line
+from grpo_math.generation.vllm_server import UTILISATION
 from grpo_math.models import ModelSource, trains_adapter
 from grpo_math.models.policy import changes_tied_weights
 from grpo_math.recipe.recipe import Recipe, trainer_dtype
@@ -63,6 +64,7 @@ class Setting:
     vllm: float | None = None  # colocated: its share of the GPU
     sleeps: bool = False
     tensor_parallel: int = 1
+    server: float | None = None  # vLLM's share of the server's GPUs
 
     @property
     def compute_bytes(self) -> float:
@@ -121,6 +123,7 @@ def setting_of(recipe: Recipe, dtype: str, batch: SimpleNamespace, prompt: int, 
     given, peft, sft = recipe.trainer, trains_adapter(recipe.keys), recipe.sft is not None
     colocated = given.get("use_vllm") and given.get("vllm_mode", "colocate") == "colocate"
     share = given.get("vllm_gpu_memory_utilization", 0.3) if colocated else None
+    served = not sft and given.get("use_vllm") and not colocated
     generates_here = not sft and (colocated or not given.get("use_vllm"))
     return Setting(
         weight_bytes=BYTES[dtype],
@@ -138,6 +141,7 @@ def setting_of(recipe: Recipe, dtype: str, batch: SimpleNamespace, prompt: int, 
         vllm=share,
         sleeps=bool(given.get("vllm_enable_sleep_mode", share is not None and share > 0.5)),
         tensor_parallel=given.get("vllm_tensor_parallel_size", 1),
+        server=given.get("vllm_gpu_memory_utilization", UTILISATION) if served else None,
     )
 
 
@@ -158,6 +162,7 @@ def items(shape: Shape, setting: Setting) -> dict[str, float]:
         "activations": activations(shape, setting),
         "logits": logits(shape, setting),
         "key-value cache": cache(shape, setting),
+        "buffers for the server": buffers(shape, setting),
     }
 
 
@@ -186,6 +191,16 @@ def cache(shape: Shape, setting: Setting) -> float:
     return setting.sequences * (setting.length * per_token + 2 * 4 * shape.vocabulary)
 
 
+def buffers(shape: Shape, setting: Setting) -> float:
+    """In which weights go to a vLLM server, on the first trainer's GPU and on each of the server's: two, each full with
+    the weight that exceeds 1 GiB (vllm/distributed/weight_transfer/packed_tensor.py). Gathered shards are a third."""
+    if setting.server is None:
+        return 0.0
+    count = 3 if setting.shards.get("weights", 1) > 1 else 2
+    largest = GIB + shape.vocabulary * shape.hidden * setting.weight_bytes
+    return min(count * largest, (count - 1) * shape.parameters * setting.weight_bytes)
+
+
 def held(parts: dict[str, float]) -> float:
     """What the trainer holds in every phase, in bytes, also while a colocated vLLM generates."""
     return parts["weights"] + parts["reference model"] + parts["optimizer"]
@@ -195,8 +210,8 @@ def peak(parts: dict[str, float], setting: Setting) -> float:
     """The largest phase, in bytes, without vLLM."""
     passing = held(parts) + parts["16-bit copies of weights"] + parts["activations"] + parts["logits"]
     passing += parts["gradients"] if setting.passes > 1 else 0.0  # those of the pass before
-    generating = held(parts)
-    if setting.vllm is None:
+    generating = held(parts) + parts["buffers for the server"]
+    if setting.vllm is None and setting.server is None:
         generating += parts["16-bit copies of weights"] + parts["key-value cache"]
     return max(passing, held(parts) + parts["gradients"], generating)
 

@@ -1,19 +1,15 @@
 """Checks of the recipe itself: TRL's rules, values known to hurt, and the prompt as the model sees it."""
 
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.data import ADAPTERS, token_ids
+from grpo_math.data import token_ids
 from grpo_math.errors import suggestion
 from grpo_math.models import ModelSource, check_weights, trains_adapter
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.trainer.config import grpo_config, sft_config
 
-PATIENCE = 5  # seconds for the Hub to answer
 TOY = 10_000_000  # parameters, below which rules of thumb for language models do not apply
 ELSEWHERE = {"use_cpu": True, "bf16": False, "fp16": False, "report_to": "none"}  # valid on any machine
 OF_THE_LAYOUT = (  # checked with it
@@ -27,40 +23,12 @@ OF_THE_LAYOUT = (  # checked with it
 def keys(subject: Subject) -> Iterator[Finding]:
     """The recipe's own errors, and those that TRL finds in its keys."""
     yield from map(error, subject.mistakes)
-    if (there := from_hub(subject.recipe)) and not hub_answers():
-        os.environ["HF_HUB_OFFLINE"] = "1"  # otherwise every file is asked for, for minutes
-        yield warning(
-            f"the Hub does not answer: of {', '.join(there)} only what is in its cache can be seen",
-            "model_name_or_path: FOLDER, dataset: {path: FOLDER}",
-        )
     given = {key: value for key, value in subject.recipe.trainer.items() if key not in OF_THE_LAYOUT} | ELSEWHERE
     if subject.recipe.sft:
         sft_config(replace(subject.recipe, trainer=given))
     else:
         given |= {"use_vllm": False, "per_device_train_batch_size": given.get("num_generations", 8)}
         grpo_config(replace(subject.recipe, trainer=given, prompts_per_step=None))
-
-
-def from_hub(recipe: Recipe) -> list[str]:
-    """The model and the datasets that are no local files or folders."""
-    paths = [recipe.model.get("model_name_or_path")]
-    for spec in [*recipe.datasets, *recipe.eval_datasets]:
-        adapter = ADAPTERS.get(spec.name or "")
-        if adapter and not adapter.generate:
-            paths.append(spec.path or adapter.hub)
-    return list(dict.fromkeys(path for path in paths if path and not os.path.exists(os.path.expanduser(path))))
-
-
-def hub_answers() -> bool:
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        return True  # it will not be asked
-    try:
-        urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=PATIENCE).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def values(subject: Subject) -> Iterator[Finding]:

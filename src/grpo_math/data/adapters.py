@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from grpo_math.data.problem import Problem, Unusable
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, reason_of
 from grpo_math.grading import last_boxed
 
 
@@ -180,9 +180,7 @@ def generate_reasoning_gym(
     try:
         return gym.create_dataset(task, size=size, seed=seed, **(config or {}))
     except Exception as error:
-        raise UserError(
-            f"task: no {task!r} in reasoning_gym, or a wrong config: {str(error).splitlines()[0]}"
-        ) from error
+        raise UserError(f"task: no {task!r} in reasoning_gym, or a wrong config: {reason_of(error)}") from error
 
 
 def own_row(row: object, **_: object) -> Problem:

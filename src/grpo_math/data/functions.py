@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, raised
 
 
 def split_reference(reference: str) -> tuple[str, str]:
@@ -52,7 +52,7 @@ def load_function(reference: str) -> Callable:
     except UserError as error:
         raise UserError(f"{reference}: {error}") from None
     except Exception as error:
-        raise UserError(f"{reference}: importing {module} failed ({type(error).__name__}: {error})") from error
+        raise UserError(f"{reference}: importing {module} failed ({raised(error)})") from error
     function = getattr(loaded, name, None)
     if not callable(function):
         raise UserError(f"{reference}: {module} has no function {name!r}")

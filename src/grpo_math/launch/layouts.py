@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from grpo_math.checks.memory import SHARDED
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, reason_of
 from grpo_math.recipe.file import shipped
 from grpo_math.recipe.recipe import Recipe
 
@@ -35,6 +35,12 @@ class Layout:
         fsdp, deepspeed = self.config["distributed_type"] == "FSDP", self.config.get("deepspeed_config") or {}
         return SHARDED[3 - (3 if fsdp else deepspeed.get("zero_stage", 0)) :]
 
+    @property
+    def offloads(self) -> bool:
+        """Whether the CPU does the optimizer's steps."""
+        deepspeed, fsdp = self.config.get("deepspeed_config") or {}, self.config.get("fsdp_config") or {}
+        return deepspeed.get("offload_optimizer_device") == "cpu" or fsdp.get("fsdp_offload_params") is True
+
     def processes(self, options: argparse.Namespace) -> int:
         """The training processes of all machines, as far as that follows from the options and the config."""
         return (options.num_processes or self.config["num_processes"]) * (options.nodes or 1)
@@ -58,7 +64,7 @@ def read_layout(name: str) -> Layout:
         known = ", ".join(sorted(file.stem for file in configs.glob("*.yaml")))
         raise UserError(f"--layout: no layout {name}: use one of {known}, or the path of your own .yaml") from None
     except yaml.YAMLError as error:
-        raise UserError(f"--layout: {path} is not YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(f"--layout: {path} is not YAML ({reason_of(error)})") from None
     missing = {"distributed_type", "num_processes"} - (config if isinstance(config, dict) else {}).keys()
     if missing:
         raise UserError(f"--layout: {path} has no {', '.join(sorted(missing))}: start from one of {configs}")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, at_once
 from grpo_math.generation.processes import start
 from grpo_math.generation.vllm_engine import check_parallel, check_vllm, free_port
 from grpo_math.generation.vllm_server import (
@@ -22,6 +22,7 @@ from grpo_math.launch.layouts import EVALUATION, SERVER, Layout, read_layout
 from grpo_math.launch.serve import needed_window
 from grpo_math.recipe.batch import batch_arguments, count
 from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.trainer.config import WORKS_HERE, check_hub, check_machine
 
 PATIENCE = 600  # seconds that torch's elastic agent gives its workers to save a checkpoint
 
@@ -96,11 +97,16 @@ def make_plan(options: argparse.Namespace) -> Plan:
     words = [*options.words, *added]
     recipe = load_recipe(words) if added else recipe
     given = recipe.trainer
-    if given.get("use_vllm"):
-        check_vllm()
-    check_nodes(options, layout, second == SERVER)
     gpus = None if given.get("use_cpu") else visible_gpus()
     serving = given.get("vllm_tensor_parallel_size", 1) if second else 0
+    at_once(
+        lambda: check_nodes(options, layout, second == SERVER),
+        lambda: share_gpus(options, layout, gpus, serving, second),
+        # CUDA is not asked where there are GPUs: it would take memory of the first one for as long as the launch lasts
+        lambda: check_machine(recipe) if gpus == [] else check_hub(recipe),
+        bool(given.get("use_vllm")) and check_vllm,
+        instead=WORKS_HERE if gpus == [] else "",
+    )
     local, training, others = share_gpus(options, layout, gpus, serving, second)
     processes = local * (options.nodes or 1)
     batch = batch_arguments(given, recipe.prompts_per_step, processes) if recipe.sft is None else {}
@@ -113,6 +119,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
         environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}  # no run resumes on its "cpu:0"
     if gpus is not None:
         environment["GRPO_MATH_GPUS"] = str(processes + len(others or ()))  # for the cost of the run
+    if layout.offloads and "OMP_NUM_THREADS" not in os.environ:  # launchers or a colocated vLLM would set one thread
+        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local))
     accelerate = [sys.executable, "-m", "grpo_math.launch.accelerated"]
     trainer = Command("accelerate launch", accelerate, words, environment, training)
     plan = Plan(recipe, layout.name, processes, batch, trainer)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grpo_math.data.sources import hub_answers
 from grpo_math.errors import REFUSALS, UserError, one_line
 from grpo_math.runs.checkpoints import whole
 
@@ -47,6 +48,10 @@ class ModelSource:
     trust_remote_code: bool = False
     use_safetensors: bool | None = True
     base_of: str | None = None
+
+    def __post_init__(self) -> None:
+        if not os.path.isdir(self.name):
+            hub_answers()  # before transformers asks it for one file after the other
 
     @classmethod
     def of(cls, keys: dict) -> "ModelSource":

@@ -4,7 +4,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from grpo_math.data import TEMPLATES, PromptTemplate, token_ids
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, raised
 from grpo_math.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def load_tokenizer(keys: dict, template: PromptTemplate) -> "PreTrainedTokenizer
     try:
         prompt = token_ids(template.prompt("1+1?", tokenizer), tokenizer)
     except Exception as error:  # a chat template is a Jinja program and may raise anything
-        why = error.__cause__ or error
-        raise UserError(f"prompt_template: the chat template of {model.name} refuses it ({why})") from error
+        raise UserError(
+            f"prompt_template: the chat template of {model.name} refuses it ({raised(error.__cause__ or error)})"
+        ) from error
     check_vocabulary(model, tokenizer, {*prompt, tokenizer.eos_token_id, tokenizer.pad_token_id})
     return tokenizer
 

@@ -128,14 +128,16 @@ def explain(error: Any, owner: type[BaseModel], path: Path, where: str, value: A
 
 def limits(field: FieldInfo) -> str:
     found = {name: limit for one in field.metadata for name, limit in vars_of(one).items() if limit is not None}
-    low, high = found.get("ge", found.get("gt")), found.get("le")
+    low, high = found.get("ge", found.get("gt")), found.get("le", found.get("lt"))
+    if "lt" in found:
+        return f"a number from {low:g} to below {high:.10g}"
     if high is None:
         return f"at least {low:g}" if "ge" in found else f"more than {low:g}"
     return f"a number from {low:g} to {high:g}" if "ge" in found else f"a number above {low:g} and up to {high:g}"
 
 
 def vars_of(constraint: Any) -> dict[str, Any]:
-    return {name: getattr(constraint, name) for name in ("ge", "gt", "le") if hasattr(constraint, name)}
+    return {name: getattr(constraint, name) for name in ("ge", "gt", "le", "lt") if hasattr(constraint, name)}
 
 
 def hint(annotation: Any, value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, reason_of
 
 TEXTS = ("prompt_template.user", "prompt_template.system", "prompt_template.prefill")  # "Q: {question}" is no YAML here
 BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
@@ -58,7 +58,7 @@ def read_yaml(path: Path, kind: type[dict] | type[list] = dict) -> Any:
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: not YAML ({error.problem})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not YAML ({reason_of(error)})") from None
     if not isinstance(content, kind):
         found = "empty" if content is None else f"a {type(content).__name__}"
         wanted = "`key: value` lines (see recipes/quickstart.yaml)" if kind is dict else "a list, `- name: gsm8k`"

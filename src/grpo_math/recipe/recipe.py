@@ -21,7 +21,7 @@ from grpo_math.errors import UserError, suggestion
 from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, options, takes_null, validated
 from grpo_math.recipe.entries import dataset_specs, held_out_specs, reward_specs
-from grpo_math.recipe.file import merge, nested, parse_arguments, read_recipe
+from grpo_math.recipe.file import dotted, merge, nested, parse_arguments, read_recipe
 from grpo_math.recipe.hints import BY_TRL, LOSSES, REFUSED
 from grpo_math.recipe.parts import (
     AlarmSpec,
@@ -34,26 +34,9 @@ from grpo_math.recipe.parts import (
     model_folder,
     prompt_template,
 )
-from grpo_math.recipe.trl import DEFAULTS, Key, class_fields, installed_folder, trl_keys
+from grpo_math.recipe.trl import DEFAULTS, RANGES, Key, class_fields, installed_folder, trl_keys
 from grpo_math.rewards.reward import RewardSpec
 
-RANGES: dict[str, dict[str, Any]] = {  # what TRL would meet only after the model is loaded, or not at all
-    "temperature": {"ge": 1e-3, "le": 100},
-    "top_p": {"ge": 1e-3, "le": 1},
-    "learning_rate": {"ge": 0, "le": 1},
-    "beta": {"ge": 0, "le": 1e3},
-    "epsilon": {"ge": 0, "le": 1e3},
-    "num_generations": {"ge": 2},
-    "num_iterations": {"ge": 1},
-    "steps_per_generation": {"ge": 1},
-    "per_device_train_batch_size": {"ge": 1},
-    "gradient_accumulation_steps": {"ge": 1},
-    "max_completion_length": {"ge": 1},
-    "save_steps": {"ge": 1e-6},
-    "vllm_gpu_memory_utilization": {"gt": 0, "le": 1},
-    "vllm_max_model_length": {"ge": 1},
-    "vllm_tensor_parallel_size": {"ge": 1},
-}
 CHOICES = {  # which TRL looks at only after the first generation
     "loss_type": Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"],
     "scale_rewards": Literal["group", "batch", "none"],
@@ -153,7 +136,8 @@ def load_recipe(config: Recipe | str | Path | list[str], kind: str | None = None
         given = merge(given, nested(name, str(value) if isinstance(value, Path) else value))
     recipe, problems = resolve(words, kind, given)
     if problems:
-        raise UserError("\n".join(f"{recipe.source}: {problem}" for problem in problems))
+        where = f"{recipe.source}: "
+        raise UserError("\n".join(one if one.startswith("--") else f"{where}{one}" for one in problems))
     return recipe
 
 
@@ -205,7 +189,14 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
         model={key: value for key, value in flat.items() if key in model},
         raw=raw,
     )
-    return recipe, problems
+    return recipe, [from_command_line(problem, given) for problem in problems]
+
+
+def from_command_line(problem: str, given: dict) -> str:
+    """The problem with a key, named as an option where that is how it was `given`."""
+    if not any(re.match(rf"{re.escape(name)}(?!\w)", problem) for name, _ in dotted(given)):
+        return problem
+    return f"--{problem}".replace("did you mean ", "did you mean --")
 
 
 def check_keys(raw: dict, kind: str, problems: list[str]) -> tuple[Any, dict]:
@@ -232,6 +223,8 @@ def check_keys(raw: dict, kind: str, problems: list[str]) -> tuple[Any, dict]:
     lora = [key for key, value in flat.items() if key.startswith("lora_") and value is not None]
     if lora and "use_peft" not in raw:
         problems.append(f"{', '.join(lora)}: without effect on a whole model: set use_peft: true as well")
+    if "max_steps" in flat and flat["max_steps"] < 1 and flat["max_steps"] != -1:
+        problems.append(f"max_steps: want at least 1 (or -1: num_train_epochs decides), got {flat['max_steps']}")
     if not flat.get("model_name_or_path"):
         problems.append("model_name_or_path: missing: give a local folder or a Hub id")
     else:

@@ -27,6 +27,24 @@ DEFAULTS = {  # ours, where TRL's differ
     "disable_tqdm": True,
 }
 
+LIMITS: tuple[tuple[dict[str, Any], str], ...] = (  # what TRL would meet only after the model is loaded, or not at all
+    ({"gt": 0}, "num_train_epochs logging_steps save_steps"),
+    ({"ge": 0}, "weight_decay adam_epsilon max_grad_norm warmup_steps neftune_noise_alpha dataloader_num_workers"),
+    ({"ge": 0}, "top_k delta epsilon_high"),
+    ({"ge": 1}, "num_iterations steps_per_generation generation_batch_size per_device_train_batch_size lora_r"),
+    ({"ge": 1}, "gradient_accumulation_steps max_completion_length save_total_limit ref_model_sync_steps ddp_timeout"),
+    ({"ge": 1}, "vllm_max_model_length vllm_tensor_parallel_size dataloader_prefetch_factor torch_empty_cache_steps"),
+    ({"ge": 2}, "num_generations"),
+    ({"ge": 0, "le": 1}, "learning_rate min_p label_smoothing_factor ref_model_mixup_alpha top_entropy_quantile"),
+    ({"ge": 0, "lt": 1}, "adam_beta1 adam_beta2 lora_dropout"),
+    ({"ge": 0, "le": 1e3}, "beta epsilon"),
+    ({"ge": 1e-3, "le": 1}, "top_p"),
+    ({"ge": 1e-3, "le": 100}, "temperature repetition_penalty"),
+    ({"gt": 0, "le": 1}, "vllm_gpu_memory_utilization"),
+    ({"ge": 0, "lt": 2**32}, "seed data_seed"),
+)
+RANGES = {name: limits for limits, names in LIMITS for name in names.split()}
+
 
 @dataclass(frozen=True)
 class Key:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from grpo_math.data import Problem, PromptTemplate, completion_text, meta_columns
 from grpo_math.data.functions import load_function, parameters
-from grpo_math.errors import RewardError, UserError, suggestion
+from grpo_math.errors import RewardError, UserError, raised, suggestion
 from grpo_math.grading import Grade, grade_batch
 from grpo_math.rewards.library import FAILED, REWARDS
 from grpo_math.rewards.waiting import Late, call, in_thread
@@ -140,7 +140,8 @@ class Reward:
             raise
         except Exception as error:
             late = f"took longer than its timeout of {self.spec.timeout} s"
-            cause, wrong = error, late if isinstance(error, Late) else f"raised {type(error).__name__}: {error}"
+            logger.debug("reward %s failed", self.spec.name, exc_info=error)
+            cause, wrong = error, late if isinstance(error, Late) else f"raised {raised(error)}"
             wrong += f"; first of its {len(completions)} completions: {completions[0]!r:.200}. "
             wrong += "Fix the function, or take it out of rewards"
         if not wrong:

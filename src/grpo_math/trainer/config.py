@@ -4,8 +4,9 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from grpo_math.data import Problem
-from grpo_math.errors import UserError, one_line
+from grpo_math.data import ADAPTERS, Problem
+from grpo_math.data.sources import hub_answers, in_hub_cache
+from grpo_math.errors import UserError, at_once, one_line
 from grpo_math.evaluation import Benchmark
 from grpo_math.generation import check_vllm, engine_arguments, fit_window, longest_sequence
 from grpo_math.generation.vllm_engine import LARGE, check_parallel, colocated_engine
@@ -14,6 +15,8 @@ from grpo_math.models import ModelSource, end_tokens, load_arguments
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.trl import DEFAULTS
+
+WORKS_HERE = "what works here: grpo-math quickstart (make quickstart), a whole GRPO run without GPU, vLLM and network"
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +28,6 @@ def trainer_arguments(recipe: Recipe) -> dict:
     from trl import ModelConfig
 
     given = {key: value for key, value in recipe.trainer.items() if key != "resume_from_checkpoint"}
-    check_machine(given)
     if "project" in given:  # transformers tells only Trackio
         os.environ.setdefault("WANDB_PROJECT", given["project"])
     defaults = DEFAULTS | {"run_name": recipe.output_dir.name}
@@ -55,16 +57,42 @@ def sft_config(recipe: Recipe) -> "SFTConfig":
         return SFTConfig(**{"completion_only_loss": True} | trainer_arguments(recipe))
 
 
-def check_machine(given: dict) -> None:
-    """Raise UserError for what the recipe wants and this machine lacks, before a model is loaded."""
+def check_machine(recipe: Recipe) -> None:
+    """Raise UserError with all that the recipe wants and this machine lacks, before a model is loaded."""
+    import torch
+
+    given = recipe.trainer
+    at_once(
+        lambda: check_16_bits(given),
+        bool(given.get("use_vllm")) and check_vllm,
+        reports_to_wandb(given) and check_wandb,
+        lambda: check_hub(recipe),
+        instead="" if torch.cuda.is_available() else WORKS_HERE,
+    )
+
+
+def check_16_bits(given: dict) -> None:
     from transformers.utils import is_torch_bf16_gpu_available
 
     if given.get("bf16", True) and not given.get("use_cpu") and not is_torch_bf16_gpu_available():
         raise UserError("bf16: there is no GPU here that can: give --bf16 false, and without any GPU --use_cpu true")
-    if given.get("use_vllm"):
-        check_vllm()
-    if reports_to_wandb(given):
-        check_wandb()
+
+
+def check_hub(recipe: Recipe) -> None:
+    """Raise UserError for every model and dataset that is neither here nor in the Hub's cache, where the Hub does not
+    answer."""
+    wanted = [("model", recipe.model.get("model_name_or_path"), "model_name_or_path")]
+    wanted += [("model", spec.reward_model, f"rewards.{spec.name}.reward_model") for spec in recipe.rewards]
+    for data in recipe.datasets + (recipe.eval_datasets if recipe.eval.wanted and recipe.eval.datasets else []):
+        if (adapter := ADAPTERS.get(data.name or "")) and not adapter.generate:
+            wanted.append(("dataset", data.path or adapter.hub, f"{data.where}path"))
+    lacking = [
+        f"{key}: the Hub does not answer, and {name} is not in its cache: copy it here, {key}: FOLDER"
+        for kind, name, key in wanted
+        if name and not os.path.exists(os.path.expanduser(name)) and not hub_answers() and not in_hub_cache(kind, name)
+    ]
+    if lacking:
+        raise UserError("\n".join(lacking))
 
 
 def reports_to_wandb(given: dict) -> bool:

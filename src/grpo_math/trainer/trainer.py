@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer, SFTTrainer
@@ -71,15 +72,19 @@ class Trainer(GRPOTrainer):
 
     @contextlib.contextmanager
     def step_seed(self) -> Iterator[None]:
-        """A colocated vLLM draws from torch's generators: seed them by the step, alike on one engine."""
+        """A colocated vLLM draws from torch's generators and, for each request's seed, NumPy's (model runner V2): seed
+        them by the step, alike on all ranks of an engine."""
         if not self.use_vllm or self.vllm_mode != "colocate":
             yield
             return
         engine = self.accelerator.process_index // self.vllm_tensor_parallel_size
         on_gpu = self.accelerator.device.type == "cuda"
+        seed, drawn = zlib.crc32(f"{self.args.seed} {self.state.global_step} {engine}".encode()), np.random.get_state()
         with torch.random.fork_rng([self.accelerator.device] if on_gpu else []):
-            torch.manual_seed(zlib.crc32(f"{self.args.seed} {self.state.global_step} {engine}".encode()))
+            torch.manual_seed(seed)
+            np.random.seed(seed)
             yield
+        np.random.set_state(drawn)
 
     def sampled(self, ids: list[int]) -> list[int]:
         """The tokens of a completion without the padding after it.
