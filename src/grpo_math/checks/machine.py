@@ -128,7 +128,7 @@ def launch(subject: Subject) -> Iterator[Finding]:
         lambda: checkpoints.find_checkpoint(recipe.output_dir, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
     )
     if recipe.trainer.get("use_vllm"):
-        yield from errors_of(check_vllm)
+        yield from errors_of(lambda: check_vllm(recipe.trainer))
     if reports_to_wandb(recipe.trainer):
         yield from errors_of(check_wandb)
     yield disk(subject)

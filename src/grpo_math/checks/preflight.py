@@ -105,12 +105,17 @@ def report_json(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
 
 def check_training(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", parts: list[Problems]) -> None:
     """The quick checks of a training, before it loads its model. Raises UserError with every error, and logs the
-    warnings."""
+    warnings. The first process checks, which may call paid judges, and the others learn what it found."""
+    from accelerate.utils import broadcast_object_list
+
     if not recipe.preflight:
         return
     subject = Subject(recipe)
     subject.tokenizer, subject.parts = tokenizer, parts
-    found = [finding for _, findings in run_checks(subject, QUICK) for finding in findings]
+    found: list[Finding] = []
+    if batch.is_main_process():
+        found = [finding for _, findings in run_checks(subject, QUICK) for finding in findings]
+    found = broadcast_object_list([found])[0]
     if errors := [str(finding) for finding in found if finding.level == "error"]:
         logger.info("the checks found errors, no model is loaded (--no_preflight skips the checks)")
         raise UserError("\n".join(errors))

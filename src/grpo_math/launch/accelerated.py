@@ -15,11 +15,15 @@ def main() -> None:
     try:
         launch_command(launch_command_parser().parse_args())
     except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)
-    except ChildFailedError as error:
-        sys.exit(error.get_first_failure()[1].exitcode)
+        status = error.returncode
+    except ChildFailedError as error:  # a killed process comes first: the others have lost it
+        failures = error.failures.values()
+        status = min(failures, key=lambda failure: (failure.exitcode >= 0, failure.timestamp)).exitcode
     except SignalException as told:
-        sys.exit(128 + told.sigval)
+        status = 128 + told.sigval
+    else:
+        return
+    sys.exit(status if status > 0 else 128 - status)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from grpo_math.errors import UserError
 from grpo_math.generation.processes import start
@@ -39,7 +40,8 @@ class Command:
 
     def __post_init__(self) -> None:
         if self.gpus is not None:
-            self.environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+            order = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # nvidia-smi's numbers
+            self.environment |= {"CUDA_DEVICE_ORDER": order, "CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
 
     def __str__(self) -> str:
         settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
@@ -97,7 +99,10 @@ def make_plan(options: argparse.Namespace) -> Plan:
     recipe = load_recipe(words) if added else recipe
     given = recipe.trainer
     if given.get("use_vllm"):
-        check_vllm()
+        check_vllm(given)
+    if layout.config["distributed_type"] == "DEEPSPEED" and find_spec("deepspeed") is None:
+        fix = 'pip install -e ".[deepspeed]" -c constraints.txt, or use fsdp2'
+        raise UserError(f"--layout: {layout.name} needs DeepSpeed, which is not installed: {fix}")
     check_nodes(options, layout, second == SERVER)
     gpus = None if given.get("use_cpu") else visible_gpus()
     serving = given.get("vllm_tensor_parallel_size", 1) if second else 0

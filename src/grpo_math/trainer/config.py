@@ -59,10 +59,11 @@ def check_machine(given: dict) -> None:
     """Raise UserError for what the recipe wants and this machine lacks, before a model is loaded."""
     from transformers.utils import is_torch_bf16_gpu_available
 
-    if given.get("bf16", True) and not given.get("use_cpu") and not is_torch_bf16_gpu_available():
+    bf16 = not given.get("fp16") if given.get("bf16") is None else given["bf16"]  # as in TRL
+    if bf16 and not given.get("use_cpu") and not is_torch_bf16_gpu_available():
         raise UserError("bf16: there is no GPU here that can: give --bf16 false, and without any GPU --use_cpu true")
     if given.get("use_vllm"):
-        check_vllm()
+        check_vllm(given)
     if reports_to_wandb(given):
         check_wandb()
 
