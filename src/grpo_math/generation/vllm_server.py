@@ -215,7 +215,7 @@ def check_server(keys: dict, engine: dict, config: "GRPOConfig", longest_prompt:
         os.environ[name] = f"{known},{host}" if known else str(host)
     if config.process_index == 0:
         check_port(config.vllm_group_port, "vllm_group_port")
-    wait_until_healthy(url, start_up(keys))
+    wait_until_healthy(url, config.vllm_server_timeout)
     models = ask(f"{url}/v1/models")
     model = models.json()["data"][0] if models.ok else {}
     info = ask(f"{url}/server_info?config_format=json", timeout=60)

@@ -9,7 +9,7 @@ from grpo_math.errors import UserError, one_line
 from grpo_math.evaluation import Benchmark
 from grpo_math.generation import check_vllm, engine_arguments, fit_window, longest_sequence
 from grpo_math.generation.vllm_engine import LARGE, check_parallel, colocated_engine
-from grpo_math.generation.vllm_server import check_server
+from grpo_math.generation.vllm_server import check_server, start_up
 from grpo_math.models import ModelSource, end_tokens, load_arguments
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe
@@ -134,6 +134,7 @@ def vllm_engine(
     generated += [(benchmark.problems, recipe.eval_completion_length) for benchmark in benchmarks]
     longest = longest_sequence(generated, recipe.template, tokenizer)
     if config.vllm_mode == "server":
+        config.vllm_server_timeout = start_up(recipe.keys)
         check_server(recipe.keys, recipe.engine, config, *longest)
         return nullcontext()
     check_parallel(recipe.keys, batch.world_size())
