@@ -1,6 +1,5 @@
 """Plans for any number of GPUs, without one; what is launched for real is in test_layouts.py and test_vllm.py."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,23 +15,9 @@ from grpo_math.generation.processes import how_ended
 from grpo_math.launch.layouts import read_layout
 from grpo_math.launch.plan import make_plan
 from grpo_math.recipe.recipe import load_recipe
-from grpo_math.trainer.config import check_world
+from grpo_math.trainer.config import check_machine, check_world
 
 GPU = {"use_cpu": None, "bf16": True, "use_vllm": True}
-
-
-@pytest.fixture
-def nvidia_smi(tmp_path, monkeypatch):
-    """A machine with eight GPUs, of which the last has two MIG devices, as far as `nvidia-smi -L` tells."""
-    names = "abcdefgh"
-    lines = [f"GPU {index}: NVIDIA H200 (UUID: GPU-{name})" for index, name in enumerate(names)]
-    lines += [f"  MIG 1g.18gb     Device  {index}: (UUID: MIG-{index}h)" for index in range(2)]
-    (tmp_path / "bin").mkdir()
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    return program
 
 
 @pytest.fixture
@@ -273,6 +258,26 @@ def test_a_dry_run_under_accelerate_knows_what_is_sharded(monkeypatch, environme
     for name, setting in environment.items():
         monkeypatch.setenv(name, setting)
     assert shards_here() == sharded
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "bf16: there is no GPU here that can"),
+        ({"bf16": None}, "bf16: there is no GPU here that can"),
+        ({"bf16": True, "fp16": True}, "bf16: there is no GPU here that can"),
+        ({"fp16": True}, None),
+        ({"fp16": True, "bf16": None}, None),
+        ({"bf16": False}, None),
+        ({"use_cpu": True}, None),
+    ],
+)
+def test_fp16_alone_is_no_bf16(monkeypatch, given, message):
+    monkeypatch.setattr("transformers.utils.is_torch_bf16_gpu_available", lambda: False)
+    if message is None:
+        return check_machine(given)
+    with pytest.raises(UserError, match=message):
+        check_machine(given)
 
 
 @pytest.mark.parametrize(
