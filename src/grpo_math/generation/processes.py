@@ -48,8 +48,9 @@ class Burst:
 
 
 def heeded() -> list[signal.Signals]:
-    """The signals that want an end, without those that are ignored, as SIGHUP under nohup: those stay so."""
-    return [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    """The signals that want an end, without those that are ignored, as SIGHUP under nohup: those stay so. SIGINT does
+    not: a shell's script ignores it for all that it starts in the background, and who sends it there means it."""
+    return [number for number in STOPS if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def how_ended(status: int) -> str:
