@@ -1,6 +1,7 @@
 """`accelerate launch`, with the exit status of the process that failed first, and without tracebacks of its own."""
 
 import logging
+import signal
 import subprocess
 import sys
 
@@ -16,9 +17,9 @@ def main() -> None:
         launch_command(launch_command_parser().parse_args())
     except subprocess.CalledProcessError as error:
         status = error.returncode
-    except ChildFailedError as error:  # a killed process comes first: the others have lost it
-        failures = error.failures.values()
-        status = min(failures, key=lambda failure: (failure.exitcode >= 0, failure.timestamp)).exitcode
+    except ChildFailedError as error:  # a killed process comes first: the others lost it, and SIGTERM is accelerate's
+        found = sorted(error.failures.values(), key=lambda failure: failure.timestamp)
+        status = min((one.exitcode for one in found), key=lambda code: (code == -signal.SIGTERM, code >= 0))
     except SignalException as told:
         status = 128 + told.sigval
     else:
