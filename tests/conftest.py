@@ -90,6 +90,20 @@ def write_recipe(tmp_path, policy_folder, problem_folder):
     return write
 
 
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """A machine with eight GPUs, of which the last has two MIG devices, as far as `nvidia-smi -L` tells."""
+    names = "abcdefgh"
+    lines = [f"GPU {index}: NVIDIA H200 (UUID: GPU-{name})" for index, name in enumerate(names)]
+    lines += [f"  MIG 1g.18gb     Device  {index}: (UUID: MIG-{index}h)" for index in range(2)]
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return program
+
+
 def pytest_terminal_summary(terminalreporter):
     """How much the property tests tried."""
     for reports in terminalreporter.stats.values():

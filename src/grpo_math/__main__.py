@@ -121,7 +121,7 @@ VERBS = {
                 "which then continues (default: one below the recipe's output_dir, or in runs/evaluate)",
             ),
             option("--watch", "RUN", "evaluate each new checkpoint of a run, as its recipe says"),
-            option("--device", "GPU", "the GPU of --watch"),
+            option("--device", "GPU", "the GPU of --watch: its place among the visible ones, from 0, or its UUID"),
         ],
         "With --config the data, prompt template and grader are those of the training.",
     ),

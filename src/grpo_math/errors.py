@@ -67,7 +67,8 @@ def at_once(*checks: Callable[[], object] | bool, instead: str = "") -> None:
 
 
 def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
-    """Run one verb and return the exit status: 0, 2 for a mistake, 130 for Ctrl-C.
+    """Run one verb and return the exit status: 0, 2 for a mistake, 130 for Ctrl-C, 1 where another process of the run
+    has ended and this one lost its connection.
 
     Under `accelerate launch` every process meets the same mistake; only the first one of a machine says it.
     training.log keeps the traceback.
@@ -82,6 +83,13 @@ def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if "gloo" not in str(error) and type(error).__name__ not in ("DistBackendError", "DistNetworkError"):
+            raise
+        logging.getLogger("grpo_math").debug("lost another process of the run", exc_info=True)
+        if rank == 0:
+            print(f"error: no connection to another process of the run ({error})".splitlines()[0], file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         if rank == 0:
             print("interrupted (a training run continues with --resume_from_checkpoint auto)", file=sys.stderr)

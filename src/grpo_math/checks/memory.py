@@ -7,6 +7,7 @@ counted tensor by tensor after Korthikanti et al. 2022 (arXiv:2205.05198, sectio
 scores. docs/performance.md compares it with real runs.
 """
 
+import os
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,12 @@ def setting_of(recipe: Recipe, dtype: str, batch: SimpleNamespace, prompt: int, 
         tensor_parallel=given.get("vllm_tensor_parallel_size", 1),
         server=given.get("vllm_gpu_memory_utilization", UTILISATION) if served else None,
     )
+
+
+def shards_here() -> tuple[str, ...]:
+    """What the processes of this run shard, as accelerate tells them."""
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    return SHARDED[3 - (3 if fsdp else int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 0))) :]
 
 
 def items(shape: Shape, setting: Setting) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from grpo_math.checks import data, grader, machine, rewards, setup
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
+from grpo_math.checks.memory import shards_here
 from grpo_math.data import Problems
 from grpo_math.errors import UserError
 from grpo_math.grading import configure
@@ -108,12 +109,17 @@ def report_json(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
 
 def check_training(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", parts: list[Problems]) -> None:
     """The quick checks of a training, before it loads its model. Raises UserError with every error, and logs the
-    warnings."""
+    warnings. The first process checks, which may call paid judges, and the others learn what it found."""
+    from accelerate.utils import broadcast_object_list
+
     if not recipe.preflight:
         return
     subject = Subject(recipe)
     subject.tokenizer, subject.parts = tokenizer, parts
-    found = [finding for _, findings in run_checks(subject, QUICK) for finding in findings]
+    found: list[Finding] = []
+    if batch.is_main_process():
+        found = [finding for _, findings in run_checks(subject, QUICK) for finding in findings]
+    found = broadcast_object_list([found])[0]
     if errors := [str(finding) for finding in found if finding.level == "error"]:
         logger.info("the checks found errors, no model is loaded (--no_preflight skips the checks)")
         raise UserError("\n".join(errors))
@@ -124,5 +130,5 @@ def check_training(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", parts: 
 
 def dry_run(words: list[str]) -> None:
     """Check a training's recipe on this machine, and exit with status 1 where an error is found."""
-    if batch.is_main_process() and not report(Subject(*resolve(words))):
+    if batch.is_main_process() and not report(Subject(*resolve(words), sharded=shards_here())):
         sys.exit(1)

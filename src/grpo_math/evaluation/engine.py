@@ -10,7 +10,7 @@ from grpo_math.errors import UserError
 from grpo_math.generation import Engine, ServerEngine, TransformersEngine, engine_arguments, vllm_server
 from grpo_math.generation.processes import end_children
 from grpo_math.generation.vllm_engine import free_port, vllm_runs_here
-from grpo_math.generation.vllm_server import LOOPBACK, TIMEOUT
+from grpo_math.generation.vllm_server import LOOPBACK
 from grpo_math.models import ModelSource, load_model
 from grpo_math.models.export import export
 
@@ -54,7 +54,7 @@ def engine_for(
         common = vllm_server.common_arguments(keys, window, LOOPBACK, port)
         copies = {"data_parallel_size": copies_of(keys), "generation_config": "vllm"}
         words = vllm_server.words_of(source, common | copies | arguments)
-        timeout = keys.get("vllm_server_timeout", TIMEOUT)
+        timeout = vllm_server.start_up(keys)
         server = vllm_server.start_server(words, {"VLLM_HOST_IP": LOOPBACK}, url, log, timeout)
         try:
             yield ServerEngine(url, tokenizer)

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -108,12 +108,17 @@ def rows_of(benchmark: Benchmark, place: int, completions: list[Completion]) -> 
 
 
 def solve_together(
-    engine: Engine, benchmark: Benchmark, setup: Setup, engine_size: int = 1
+    engine: Engine,
+    benchmark: Benchmark,
+    setup: Setup,
+    engine_size: int = 1,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[list[dict], float]:
     """The graded rows of a benchmark that all processes solve together, on every process, and the seconds it took.
 
     Each process takes a share; the `engine_size` processes of one tensor-parallel engine take the same. All shares are
-    equally large (a problem may be solved twice): a sharded model generates on all processes or on none.
+    equally large (a problem may be solved twice): a sharded model generates on all processes or on none. After each
+    batch all ask `stopped`, and end early together.
     """
     from accelerate import PartialState
     from accelerate.utils import gather_object
@@ -122,7 +127,11 @@ def solve_together(
     count, engines = len(benchmark.problems), state.num_processes // engine_size
     first = state.process_index // engine_size
     mine = [(first + turn * engines) % count for turn in range(math.ceil(count / engines))]
-    rows = [row for rows in solve(engine, benchmark, setup, mine) for row in rows]
+    rows = []
+    for solved in solve(engine, benchmark, setup, mine):
+        rows += solved
+        if stopped():
+            break
     gathered = {(row["problem"], row["sample"]): row for row in gather_object(grade_rows(rows, setup.template))}
     return [gathered[place] for place in sorted(gathered)], time.perf_counter() - start
 

@@ -22,7 +22,7 @@ from grpo_math.errors import UserError, run_cli
 from grpo_math.evaluation.statistics import Figure
 from grpo_math.generation import supervised
 from grpo_math.generation.processes import start
-from grpo_math.generation.vllm_server import show_end
+from grpo_math.generation.vllm_server import show_end, visible_gpus
 from grpo_math.models import ModelSource
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.checkpoints import complete_checkpoints
@@ -57,9 +57,19 @@ def main(options: argparse.Namespace, arguments: list[str]) -> None:
         load_recipe(["--config", str(recipe), *arguments], "evaluation")  # report mistakes now
     else:
         print(f"no recipe.yaml in {run} yet: waiting for a training to begin there", flush=True)
+    device = None if options.device is None else chosen(options.device)
     (run / "evaluate").mkdir(exist_ok=True)
-    if status := supervised(lambda: run_cli(lambda _: watch(run, options.device, arguments))):
+    if status := supervised(lambda: run_cli(lambda _: watch(run, device, arguments))):
         sys.exit(status)
+
+
+def chosen(device: str) -> str:
+    """--device as CUDA_VISIBLE_DEVICES names it: as for torch, a number counts the visible GPUs."""
+    gpus = visible_gpus()
+    known = dict(zip(map(str, range(len(gpus))), gpus, strict=True)) | {gpu: gpu for gpu in gpus if not gpu.isdigit()}
+    if device not in known:
+        raise UserError(f"--device: no GPU {device}: visible are {len(gpus)}, numbered from 0 ({', '.join(gpus)})")
+    return known[device]
 
 
 def watch(run: Path, device: str | None, arguments: list[str]) -> None:

@@ -13,7 +13,7 @@ from grpo_math.generation.engines import (
     generating,
     training_engine,
 )
-from grpo_math.generation.processes import Burst, Stopped, supervised
+from grpo_math.generation.processes import Burst, Stopped, heeded, supervised
 from grpo_math.generation.vllm_engine import check_vllm, engine_arguments, fit_window, longest_sequence
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "engine_arguments",
     "fit_window",
     "generating",
+    "heeded",
     "longest_sequence",
     "supervised",
     "training_engine",

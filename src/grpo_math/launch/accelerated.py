@@ -1,6 +1,7 @@
 """`accelerate launch`, with the exit status of the process that failed first, and without tracebacks of its own."""
 
 import logging
+import signal
 import subprocess
 import sys
 
@@ -15,11 +16,15 @@ def main() -> None:
     try:
         launch_command(launch_command_parser().parse_args())
     except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)
-    except ChildFailedError as error:
-        sys.exit(error.get_first_failure()[1].exitcode)
+        status = error.returncode
+    except ChildFailedError as error:  # a killed process comes first: the others lost it, and SIGTERM is accelerate's
+        found = sorted(error.failures.values(), key=lambda failure: failure.timestamp)
+        status = min((one.exitcode for one in found), key=lambda code: (code == -signal.SIGTERM, code >= 0))
     except SignalException as told:
-        sys.exit(128 + told.sigval)
+        status = 128 + told.sigval
+    else:
+        return
+    sys.exit(status if status > 0 else 128 - status)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from pathlib import Path
 import psutil
 
 from grpo_math.errors import UserError, run_cli
-from grpo_math.generation.processes import GRACE, Stopped, send, supervised
-from grpo_math.generation.vllm_server import TIMEOUT, show_end, start_server
+from grpo_math.generation.processes import GRACE, Stopped, how_ended, send, supervised
+from grpo_math.generation.vllm_server import show_end, start_server, start_up
 from grpo_math.launch.plan import Command, Plan, make_plan
 from grpo_math.runs import checkpoints
+from grpo_math.runs.folder import resume_command
 
 RESTARTS = 5  # of the evaluation process
 
@@ -40,10 +41,9 @@ def run_plan(plan: Plan) -> None:
     both, whatever happens here."""
     log, server = plan.recipe.output_dir / "vllm_server.log", None
     if plan.server:
-        timeout = plan.recipe.trainer.get("vllm_server_timeout", TIMEOUT)
-        server = start_server(plan.server.words, plan.server.environment, plan.url, log, timeout)
+        server = start_server(plan.server.words, plan.server.environment, plan.url, log, start_up(plan.recipe.keys))
     watcher = Watcher(plan.watcher, plan.recipe.output_dir) if plan.watcher else None
-    trainer = plan.trainer.start()
+    trainer, stopped = plan.trainer.start(), False
     try:
         status = wait(trainer, server, watcher)
     except Stopped:
@@ -54,13 +54,16 @@ def run_plan(plan: Plan) -> None:
         for worker in told:
             send(worker, signal.SIGTERM)
         psutil.wait_procs(told)  # accelerate itself may end before them
-        status = wait(trainer, server)
+        status, stopped = wait(trainer, server), True
     if server and status is None:
         show_end(log)
         raise UserError(
-            f"the vLLM server ended with status {server.returncode} during the training (the end of its log, {log}, is "
+            f"the vLLM server {how_ended(server.returncode)}, during the training (the end of its log, {log}, is "
             "above): continue from the last checkpoint with --resume_from_checkpoint auto"
         )
+    if status and was_killed(status) and not stopped:
+        again = resume_command(plan.recipe.output_dir, "launch")
+        print(f"error: the training {how_ended(status)}. Continue with: {again}", file=sys.stderr)
     if status:
         sys.exit(status if status > 0 else 128 - status)
     if watcher and watcher.results.exists():

@@ -59,7 +59,8 @@ def read_layout(name: str) -> Layout:
     configs = shipped("accelerate_configs")
     path = Path(name) if own else configs / f"{name}.yaml"
     try:
-        config = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        config = yaml.safe_load(text)
     except OSError:
         known = ", ".join(sorted(file.stem for file in configs.glob("*.yaml")))
         raise UserError(f"--layout: no layout {name}: use one of {known}, or the path of your own .yaml") from None
@@ -68,4 +69,5 @@ def read_layout(name: str) -> Layout:
     missing = {"distributed_type", "num_processes"} - (config if isinstance(config, dict) else {}).keys()
     if missing:
         raise UserError(f"--layout: {path} has no {', '.join(sorted(missing))}: start from one of {configs}")
-    return Layout(path.stem if own else name, path, config, None if own else SECOND.get(name))
+    second = [use for known, use in SECOND.items() if text == (configs / f"{known}.yaml").read_text()]
+    return Layout(path.stem, path, config, *second)

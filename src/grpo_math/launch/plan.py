@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from grpo_math.errors import UserError, at_once
 from grpo_math.generation.processes import start
@@ -40,7 +41,8 @@ class Command:
 
     def __post_init__(self) -> None:
         if self.gpus is not None:
-            self.environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+            order = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # nvidia-smi's numbers
+            self.environment |= {"CUDA_DEVICE_ORDER": order, "CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
 
     def __str__(self) -> str:
         settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
@@ -104,7 +106,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
         lambda: share_gpus(options, layout, gpus, serving, second),
         # CUDA is not asked where there are GPUs: it would take memory of the first one for as long as the launch lasts
         lambda: check_machine(recipe) if gpus == [] else check_hub(recipe),
-        bool(given.get("use_vllm")) and check_vllm,
+        bool(given.get("use_vllm")) and (lambda: check_vllm(given)),
+        lambda: check_deepspeed(layout),
         instead=WORKS_HERE if gpus == [] else "",
     )
     local, training, others = share_gpus(options, layout, gpus, serving, second)
@@ -163,6 +166,12 @@ def serves_itself(recipe: Recipe, layout: Layout) -> bool:
             f"use_vllm: false, but the layout {layout.name} generates with vLLM: leave it out, or use single_gpu"
         )
     return True
+
+
+def check_deepspeed(layout: Layout) -> None:
+    if layout.config["distributed_type"] == "DEEPSPEED" and find_spec("deepspeed") is None:
+        fix = 'pip install -e ".[deepspeed]" -c constraints.txt, or use fsdp2'
+        raise UserError(f"--layout: {layout.name} needs DeepSpeed, which is not installed: {fix}")
 
 
 def check_nodes(options: argparse.Namespace, layout: Layout, serves: bool) -> None:

@@ -6,18 +6,18 @@ import sys
 
 from grpo_math.data import load_parts, load_problems, mix_parts
 from grpo_math.generation import check_vllm, fit_window, longest_sequence
-from grpo_math.generation.vllm_server import ENVIRONMENT, PROGRAM, check_port, server_words
+from grpo_math.generation.vllm_server import ENVIRONMENT, PROGRAM, check_port, ready_by, server_words, start_up
 from grpo_math.models import load_tokenizer
 from grpo_math.recipe.recipe import Recipe, load_recipe
 
 
 def main(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.words, "GRPO")
-    check_vllm()
+    check_vllm(recipe.keys)
     check_port(options.port, "--port")
     words = server_words(recipe.keys, recipe.engine, needed_window(recipe), options.host, options.port)
     print(" ".join(["vllm serve", *words]), flush=True)
-    os.execve(sys.executable, [*PROGRAM, *words], os.environ | ENVIRONMENT)
+    os.execve(sys.executable, [*PROGRAM, *words], os.environ | ENVIRONMENT | ready_by(start_up(recipe.keys)))
 
 
 def needed_window(recipe: Recipe) -> int:

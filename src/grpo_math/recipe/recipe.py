@@ -319,4 +319,4 @@ def trainer_dtype(keys: dict) -> str:
     """What a trainer with these keys of TRL's computes in; `auto` is the checkpoint's own."""
     if keys.get("fp16"):
         return "float16"
-    return "bfloat16" if keys.get("bf16", True) else keys.get("dtype", "float32")
+    return "bfloat16" if keys.get("bf16") in (None, True) else keys.get("dtype", "float32")

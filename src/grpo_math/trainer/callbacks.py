@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
@@ -23,7 +24,7 @@ from grpo_math.runs.folder import (
     write_rows,
     write_table,
 )
-from grpo_math.trainer.checkpoints import save_whole, unfinished
+from grpo_math.trainer.checkpoints import Abandoned, save_whole, unfinished
 from grpo_math.trainer.progress import is_step
 from grpo_math.trainer.trainer import Trainer as OurGRPOTrainer
 
@@ -93,7 +94,8 @@ class Evaluations(TrainerCallback):
     metrics.jsonl and W&B eval/accuracy and its companions; with several datasets first each, then all problems
     together, which is what counts. A resumed run keeps the evaluations made up to its checkpoint. With `eval.best` the
     model with the highest lower end of accuracy's interval is in OUTPUT_DIR/best/. `longest` is the longest completion,
-    in tokens.
+    in tokens. Where `stopped` says so, an evaluation ends unfinished: the first and the last one, which a resumed run
+    makes again, with Abandoned.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Evaluations(TrainerCallback):
         template: PromptTemplate,
         longest: int,
     ):
+        self.stopped: Callable[[], bool] = lambda: False
         self.trainer, self.tokenizer, self.benchmarks = trainer, tokenizer, benchmarks
         self.spec, self.template, self.longest = spec, template, longest
         self.folder = Path(trainer.args.output_dir or "")
@@ -140,10 +143,15 @@ class Evaluations(TrainerCallback):
         last = self.spec.before_after and step == state.max_steps  # on_train_end's
         if every and step % every == 0 and not last:
             wanted = control.should_log
-            self.measure(f"step {step}", model, state)
+            try:
+                self.measure(f"step {step}", model, state)
+            except Abandoned:
+                logger.info("the evaluation at step %d was stopped and is left out (grpo-math evaluate makes it)", step)
             control.should_log = wanted  # the evaluation's log has taken it back
 
     def on_train_end(self, args, state, control, model=None, **_):
+        if args.save_strategy == "no":
+            self.stopped = lambda: False  # nothing to resume from: this is the end of the run, and its model unsaved
         if self.spec.before_after and not unfinished(state):
             self.after = self.measure("after", model, state)
 
@@ -158,8 +166,10 @@ class Evaluations(TrainerCallback):
         seconds: dict[str, float] = {}
         with training_engine(self.trainer, model, tokenizer, spec.batch_size) as engine:
             for benchmark in self.benchmarks:
-                solved, seconds[benchmark.title] = solve_together(engine, benchmark, setup, size)
+                solved, seconds[benchmark.title] = solve_together(engine, benchmark, setup, size, self.stopped)
                 rows += solved
+        if self.stopped():
+            raise Abandoned
         found = summarise_each(rows, seconds, state.global_step)
         if state.is_world_process_zero:
             self.keep(moment, rows, found)

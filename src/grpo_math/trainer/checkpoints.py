@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import reduce
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from grpo_math.generation import Burst
+from grpo_math.generation import Burst, heeded
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.runs import checkpoints
 
@@ -20,17 +20,16 @@ def unfinished(state: TrainerState) -> bool:
 
 
 class StopOnSignal(TrainerCallback):
-    """As a context: SIGTERM and Ctrl-C have the training save a checkpoint and stop; a second one stops it at once.
+    """As a context: SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 and SIGUSR2 have the training save a checkpoint and stop; a second
+    one stops it at once.
 
     All processes agree, whichever of them was told: it is enough that one was. Comes before `SaveWhole`, which decides
     when the checkpoint is saved.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
     def __enter__(self):
         self.wanted, self.told, self.burst = False, False, Burst()
-        self.earlier = {number: signal.signal(number, self.note) for number in self.SIGNALS}
+        self.earlier = {number: signal.signal(number, self.note) for number in heeded()}
         return self
 
     def __exit__(self, *_):
@@ -46,8 +45,13 @@ class StopOnSignal(TrainerCallback):
             if is_main_process() and "GRPO_MATH_PROCESSES" not in os.environ:  # else `launch` has said it
                 os.write(1, b"stopping: the step is finished and saved first (a second signal stops at once)\n")
 
+    def agreed(self, device: torch.device) -> bool:
+        """Whether any process was told; all ask together."""
+        self.told = bool(reduce(torch.tensor(float(self.wanted), device=device)))
+        return self.told
+
     def on_step_end(self, args, state, control, **_):
-        self.told = bool(reduce(torch.tensor(float(self.wanted), device=args.device))) and unfinished(state)
+        self.told = self.agreed(args.device) and unfinished(state)
         control.should_save |= self.told
 
     def on_save(self, args, state, control, **_):
@@ -86,6 +90,10 @@ class SaveWhole(TrainerCallback):
     @staticmethod
     def folder(args: TrainingArguments, state: TrainerState) -> Path:
         return Path(args.output_dir or "") / f"checkpoint-{state.global_step}"
+
+
+class Abandoned(Exception):
+    """An evaluation that a signal has stopped."""
 
 
 class NothingLeft(Exception):

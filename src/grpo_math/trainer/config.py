@@ -10,7 +10,7 @@ from grpo_math.errors import UserError, at_once, one_line
 from grpo_math.evaluation import Benchmark
 from grpo_math.generation import check_vllm, engine_arguments, fit_window, longest_sequence
 from grpo_math.generation.vllm_engine import LARGE, check_parallel, colocated_engine
-from grpo_math.generation.vllm_server import check_server
+from grpo_math.generation.vllm_server import check_server, start_up
 from grpo_math.models import ModelSource, end_tokens, load_arguments
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe
@@ -64,7 +64,7 @@ def check_machine(recipe: Recipe) -> None:
     given = recipe.trainer
     at_once(
         lambda: check_16_bits(given),
-        bool(given.get("use_vllm")) and check_vllm,
+        bool(given.get("use_vllm")) and (lambda: check_vllm(given)),
         reports_to_wandb(given) and check_wandb,
         lambda: check_hub(recipe),
         instead="" if torch.cuda.is_available() else WORKS_HERE,
@@ -74,7 +74,8 @@ def check_machine(recipe: Recipe) -> None:
 def check_16_bits(given: dict) -> None:
     from transformers.utils import is_torch_bf16_gpu_available
 
-    if given.get("bf16", True) and not given.get("use_cpu") and not is_torch_bf16_gpu_available():
+    bf16 = not given.get("fp16") if given.get("bf16") is None else given["bf16"]  # as in TRL
+    if bf16 and not given.get("use_cpu") and not is_torch_bf16_gpu_available():
         raise UserError("bf16: there is no GPU here that can: give --bf16 false, and without any GPU --use_cpu true")
 
 
@@ -161,6 +162,7 @@ def vllm_engine(
     generated += [(benchmark.problems, recipe.eval_completion_length) for benchmark in benchmarks]
     longest = longest_sequence(generated, recipe.template, tokenizer)
     if config.vllm_mode == "server":
+        config.vllm_server_timeout = start_up(recipe.keys)
         check_server(recipe.keys, recipe.engine, config, *longest)
         return nullcontext()
     check_parallel(recipe.keys, batch.world_size())

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,7 +16,7 @@ from grpo_math.runs import folder as run_folder
 from grpo_math.trainer import trackers
 from grpo_math.trainer.alarms import Alarms
 from grpo_math.trainer.callbacks import CompletionLogs, Evaluations, MetricsFile
-from grpo_math.trainer.checkpoints import NothingLeft, Resume, SaveWhole, StopOnSignal, unfinished
+from grpo_math.trainer.checkpoints import Abandoned, NothingLeft, Resume, SaveWhole, StopOnSignal, unfinished
 from grpo_math.trainer.progress import Progress
 from grpo_math.trainer.trainer import Trainer as OurGRPOTrainer
 
@@ -62,11 +62,12 @@ def run(
     logging.getLogger("transformers.trainer").addFilter(not_of_a_tied_head)
     refused = one_line(f"resume_from_checkpoint: {checkpoint}", "resume from another", (UnpicklingError,))
     started = time.perf_counter()
-    with StopOnSignal() as stop, Progress(alarms) as progress, failed_batch(folder), refused:
+    with StopOnSignal() as stop, Progress(alarms) as progress, failed_batch(folder), refused, suppress(Abandoned):
         if isinstance(trainer, OurGRPOTrainer):
             trainer.add_callback(CompletionLogs(trainer, stride, every))
         saving = SaveWhole(trainer, stride, limit)
-        for callback in (MetricsFile(folder), stop, saving, evaluations, alarms, progress):
+        evaluations.stopped = lambda: stop.agreed(trainer.args.device)
+        for callback in (MetricsFile(folder), evaluations, stop, saving, alarms, progress):
             trainer.add_callback(callback)
         trainer.add_callback(Resume(trainer, checkpoint))
         try:
@@ -75,7 +76,7 @@ def run(
             trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
     alarms.check()
     step, seconds = trainer.state.global_step, time.perf_counter() - started
-    if unfinished(trainer.state):
+    if stop.told or unfinished(trainer.state):
         logger.info("stopped after step %d, all of it is saved. Continue with: %s", step, again)
         return {}
     times = {"train": seconds - evaluations.seconds, "evaluate": evaluations.seconds}
