@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, processes of tests would too
 ROOT = Path(__file__).parents[1]
 ROWS = [
     {"question": f"Ava has {a} apples and gets {b} more. How many?", "answer": f"{a}+{b}=<<{a}+{b}={a + b}>>{a + b}\n#### {a + b}"}

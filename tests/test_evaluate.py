@@ -171,7 +171,7 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ("--watch RUN --sampels 2", "sampels: unknown key"),
         (
             "--dataset gsm8k=DATA --rewards.format.weight 1 --temprature 1",
-            "temprature: unknown key, did you mean temperature?",
+            "--temprature: unknown key, did you mean --temperature?",
         ),
         ("--dataset gsm8k=DATA --device 1", "--device: only with --watch"),
         ("--watch nowhere", "--watch: no folder nowhere"),

@@ -184,9 +184,12 @@ def test_two_that_want_the_verdicts_grade_once(build, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("fails", "reward fails: raised ZeroDivisionError: division by zero; first of its 4 completions: 'a'. Fix"),
+        (
+            "fails",
+            "reward fails: raised ZeroDivisionError: division by zero, mine.py:44; first of its 4 completions: 'a'. Fix",
+        ),
         ("leaves", "reward leaves: raised RuntimeError: SystemExit: no key; first of its 4 completions: 'a'. Fix"),
-        ("impatient", "reward impatient: raised TimeoutError: ; first of its 4 completions: 'a'. Fix"),
+        ("impatient", "reward impatient: raised TimeoutError; first of its 4 completions: 'a'. Fix"),
         *(
             (name, f"reward {name}: took longer than its timeout of 0.1 s; first of its 4 completions: 'a'. Fix")
             for name in ("sleeps", "stubborn", "swallows", "blocks")
