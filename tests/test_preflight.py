@@ -209,7 +209,10 @@ def test_a_hub_that_does_not_answer_is_one_line_before_a_model_is_loaded(first_l
     with contextlib.ExitStack() as stack:
         no_hub(stack, silent=False)
         line = first_line(keys)
-    assert line == f"{key}: the Hub does not answer, and {name} is not in its cache: copy it here, {key}: FOLDER"
+    assert (
+        line
+        == f"{key}: the Hub does not answer (or HF_HUB_OFFLINE is set), {name} is not in its cache: copy it here, {key}: FOLDER"
+    )
 
 
 def test_a_silent_hub_is_asked_once(findings, no_hub, caplog, monkeypatch):
@@ -221,8 +224,8 @@ def test_a_silent_hub_is_asked_once(findings, no_hub, caplog, monkeypatch):
         with pytest.raises(BlockingIOError):
             hub.accept()
     assert [text for name, level, text in found if name == "launch" and level == "error"][:2] == [
-        "model_name_or_path: the Hub does not answer, and org/model is not in its cache: copy it here, model_name_or_path: FOLDER",
-        "dataset.path: the Hub does not answer, and ChilleD/SVAMP is not in its cache: copy it here, dataset.path: FOLDER",
+        "model_name_or_path: the Hub does not answer (or HF_HUB_OFFLINE is set), org/model is not in its cache: copy it here, model_name_or_path: FOLDER",
+        "dataset.path: the Hub does not answer (or HF_HUB_OFFLINE is set), ChilleD/SVAMP is not in its cache: copy it here, dataset.path: FOLDER",
     ]  # fmt: skip
     assert re.fullmatch(
         r"warning: the Hub, http://127.0.0.1:\d+, does not answer \(ReadTimeout: timed out\): its cache is used alone "

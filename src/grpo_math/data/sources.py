@@ -125,13 +125,13 @@ def saved_splits(folder: Path) -> dict[str, Path]:
 
 @functools.cache
 def hub_answers() -> bool:
-    """Whether the Hub answers, asked once; True where nobody will ask it. If not, its cache is used alone, as with
-    HF_HUB_OFFLINE=1, here and in processes started here: the libraries would try each file again, for minutes."""
+    """Whether the Hub answers, asked once; False with HF_HUB_OFFLINE=1. If not, its cache is used alone, as with that
+    variable, here and in processes started here: the libraries would try each file again, for minutes."""
     import httpx
     from huggingface_hub import constants, get_session
 
     if constants.is_offline_mode():
-        return True
+        return False
     try:
         get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except httpx.TransportError as error:
@@ -146,10 +146,15 @@ def hub_answers() -> bool:
 
 
 def in_hub_cache(kind: str, name: str) -> bool:
-    """Whether something of this model or dataset (`kind`) has been downloaded."""
-    from huggingface_hub.constants import HF_HUB_CACHE
+    """Whether something of this model or dataset (`kind`) has been downloaded, or prepared by `datasets`."""
+    from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
-    return Path(HF_HUB_CACHE, f"{kind}s--{name.replace('/', '--')}", "snapshots").is_dir()
+    prepared = os.environ.get("HF_DATASETS_CACHE", f"{HF_HOME}/datasets")
+    folders = (
+        Path(HF_HUB_CACHE, f"{kind}s--{name.replace('/', '--')}", "snapshots"),
+        Path(prepared, name.replace("/", "___")),
+    )
+    return any(folder.is_dir() for folder in folders)
 
 
 def hub_rows(path: str, configs: Iterable[str | None], split: str) -> Iterable[dict]:

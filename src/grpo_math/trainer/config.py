@@ -13,6 +13,7 @@ from grpo_math.generation.vllm_engine import LARGE, check_parallel, colocated_en
 from grpo_math.generation.vllm_server import check_server, start_up
 from grpo_math.models import ModelSource, end_tokens, load_arguments
 from grpo_math.recipe import batch
+from grpo_math.recipe.parts import looks_local
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.trl import DEFAULTS
 
@@ -79,18 +80,24 @@ def check_16_bits(given: dict) -> None:
         raise UserError("bf16: there is no GPU here that can: give --bf16 false, and without any GPU --use_cpu true")
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a model's or dataset's name is none of a local folder, one that is missing included."""
+    return name.count("/") < 2 and not looks_local(name) and not os.path.exists(name)
+
+
 def check_hub(recipe: Recipe) -> None:
     """Raise UserError for every model and dataset that is neither here nor in the Hub's cache, where the Hub does not
-    answer."""
+    answer or is not asked."""
     wanted = [("model", recipe.model.get("model_name_or_path"), "model_name_or_path")]
     wanted += [("model", spec.reward_model, f"rewards.{spec.name}.reward_model") for spec in recipe.rewards]
     for data in recipe.datasets + (recipe.eval_datasets if recipe.eval.wanted and recipe.eval.datasets else []):
         if (adapter := ADAPTERS.get(data.name or "")) and not adapter.generate:
             wanted.append(("dataset", data.path or adapter.hub, f"{data.where}path"))
     lacking = [
-        f"{key}: the Hub does not answer, and {name} is not in its cache: copy it here, {key}: FOLDER"
+        f"{key}: the Hub does not answer (or HF_HUB_OFFLINE is set), {name} is not in its cache: copy it here, "
+        f"{key}: FOLDER"
         for kind, name, key in wanted
-        if name and not os.path.exists(os.path.expanduser(name)) and not hub_answers() and not in_hub_cache(kind, name)
+        if name and is_hub_id(name) and not hub_answers() and not in_hub_cache(kind, name)
     ]
     if lacking:
         raise UserError("\n".join(lacking))
