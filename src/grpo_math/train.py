@@ -71,7 +71,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
         columns, left_out = data_columns(rewards, problems)
         if left_out:
             logger.info("warning: %s", left_out)
-        check_training(recipe, tokenizer, parts)
+        check_training(recipe, tokenizer, parts, config.deepspeed_plugin)
         logger.info("%s", describe_batch(config, world_size(), len(problems)))
 
         # Rewards, model and trainer

@@ -8,7 +8,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpo_math.checks import data, grader, machine, rewards, setup
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
@@ -16,6 +16,7 @@ from grpo_math.checks.memory import shards_here
 from grpo_math.data import Problems
 from grpo_math.errors import UserError
 from grpo_math.grading import configure
+from grpo_math.models.weights import unsharded
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe, resolve
 from grpo_math.runs.folder import quiet_progress_bars
@@ -107,9 +108,12 @@ def report_json(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
     return ok
 
 
-def check_training(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", parts: list[Problems]) -> None:
+def check_training(
+    recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", parts: list[Problems], plugin: Any = None
+) -> None:
     """The quick checks of a training, before it loads its model. Raises UserError with every error, and logs the
-    warnings. The first process checks, which may call paid judges, and the others learn what it found."""
+    warnings. The first process checks, which may call paid judges, and the others learn what it found. `plugin` is
+    the training's DeepSpeed plugin."""
     from accelerate.utils import broadcast_object_list
 
     if not recipe.preflight:
@@ -118,7 +122,8 @@ def check_training(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", parts: 
     subject.tokenizer, subject.parts = tokenizer, parts
     found: list[Finding] = []
     if batch.is_main_process():
-        found = [finding for _, findings in run_checks(subject, QUICK) for finding in findings]
+        with unsharded(plugin):
+            found = [finding for _, findings in run_checks(subject, QUICK) for finding in findings]
     found = broadcast_object_list([found])[0]
     if errors := [str(finding) for finding in found if finding.level == "error"]:
         logger.info("the checks found errors, no model is loaded (--no_preflight skips the checks)")

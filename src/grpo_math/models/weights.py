@@ -4,7 +4,8 @@ transformers initialises missing weights at random and leaves out unexpected one
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,11 @@ def check_weights(model: ModelSource, local: bool = False, plugin: Any = None) -
     weights that are not on this machine, or are quantised.
     """
     import transformers
-    from transformers.integrations import unset_hf_deepspeed_config
 
     base, config = model.base, model.config()
     if getattr(config, "quantization_config", None) or (local and not base.on_this_machine()):
         return False
-    if plugin:  # under ZeRO-3 transformers refuses the meta device
-        unset_hf_deepspeed_config()
-    try:
+    with unsharded(plugin):
         with base.loading():
             weights = headers(Path(base.name))
         architecture = getattr(transformers, (config.architectures or [""])[0], None)
@@ -42,10 +40,22 @@ def check_weights(model: ModelSource, local: bool = False, plugin: Any = None) -
             loaded(base, architecture.from_pretrained, pretrained_model_name_or_path=None, **arguments)
         else:  # on the Hub, pickled, or by the model's own code
             load_base(model, device_map={"": "meta"}, local_files_only=local)
+    return True
+
+
+@contextmanager
+def unsharded(plugin: Any) -> Iterator[None]:
+    """Without the ZeRO-3 of a DeepSpeed plugin (None: nothing to do), under which transformers refuses the meta device,
+    and building a model is a collective operation."""
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    if plugin:
+        unset_hf_deepspeed_config()
+    try:
+        yield
     finally:
         if plugin:
             plugin.set_deepspeed_weakref()
-    return True
 
 
 def headers(folder: Path) -> "dict[str, Tensor] | None":
