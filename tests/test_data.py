@@ -134,6 +134,11 @@ def test_fields_reach_into_mappings():
         (json_rows, {"question": json.dumps([USER]), "answer": "1"}, {}, "with a question that is not text"),
         (json_rows, {"question": str([USER]), "answer": "1"}, {}, "with a question that is not text"),
         (json_rows, {"question": "q", "answer": ("1", "2")}, {}, "with an answer that is not text"),
+        (json_rows, {"question": "q", "answer": "['2', '2.0']"}, {}, "with an answer that is not text"),
+        (json_rows, {"question": '[{"name": null, "role": "user", "content": "q"}]', "answer": "1"}, {}, "with a question that is not text"),
+        (json_rows, {"question": "{'role': 'user', 'content': 'q'}", "answer": "1"}, {}, "with a question that is not text"),
+        (json_rows, {"prompt": [USER], "reward_model": None}, {}, "without an answer"),
+        (json_rows, {"prompt": [USER], "extra": None}, {"fields": {"answer": "extra.gold"}}, "without an answer"),
         (
             json_rows,
             {"prompt": [USER | {"content": [{"type": "text", "text": "q"}]}], "answer": "1"},
@@ -263,7 +268,8 @@ def test_math_in_the_hubs_seven_configs(tmp_path):
 @pytest.mark.parametrize(
     ("ending", "compression"),
     [(ending, "") for ending in (".json", ".jsonl", ".csv", ".parquet", ".JSONL")]
-    + [(ending, compression) for ending in (".json", ".jsonl", ".csv") for compression in (".gz", ".zst")],
+    + [(ending, compression) for ending in (".json", ".jsonl", ".csv", ".parquet") for compression in (".gz", ".zst")]
+    + [(".jsonl", ".GZ")],
 )
 def test_own_rows_from_every_kind_of_file(tmp_path, ending, compression):
     rows = [{"question": f"What is {n}+1, please?", "answer": str(n + 1)} for n in range(3)]
@@ -284,7 +290,8 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending, compression):
 
         content, folder = path.read_bytes(), tmp_path / "packed"
         folder.mkdir()
-        with pa.output_stream(str(folder / f"train{ending}{compression}")) as file:
+        kind = {".gz": "gzip", ".zst": "zstd"}[compression.lower()]
+        with pa.output_stream(str(folder / f"train{ending}{compression}"), compression=kind) as file:
             file.write(content)
         path = folder  # the split's file is found there
         if compression == ".gz":
@@ -301,6 +308,7 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending, compression):
         ("r.csv", "question,answer\nq,1,000\n", "r.csv, row 1: more cells than columns: quote cells with commas"),
         ("r.jsonl", '{"question": "q", "answer": "1"}\n' + "[" * 100_000, "r.jsonl, line 2: not JSON (maximum recursion depth"),
         ("r.jsonl", '{"question": "q", "answer": "1"}\n\0\0\0\n', "r.jsonl, line 2: not JSON (Expecting value)"),
+        ("r.csv", "question,answer,answer\nq,1,2\n", "r.csv: two columns have the same name (question, answer, answer)"),
         ("r.jsonl.gz", "no gzip", "r.jsonl.gz: cannot be read as jsonl"),
         ("r.csv.zst", "no zstd", "r.csv.zst: cannot be read as csv"),
         ("r.csv", 'question,answer\nq,1\n"q,2\nq,3\n', "r.csv, after row 1: cannot be read as csv (unexpected end of data)"),
@@ -366,6 +374,10 @@ def test_a_dataset_that_was_saved_to_disk(tmp_path):
             count(folder, split)
     with pytest.raises(UserError, match=r"has no split 'train' of config 'socratic' \(it has train, test\)"):
         count("both", "train", config="socratic")
+    for content in ("", "[]", "{}", '{"splits": 1}'):
+        (tmp_path / "both" / "dataset_dict.json").write_text(content)
+        with pytest.raises(UserError, match=r"^dataset.path: .*both: not what save_to_disk writes"):
+            count("both", "train")
     next((tmp_path / "nameless").glob("*.arrow")).write_bytes(b"no arrow")
     with pytest.raises(UserError, match=r"^dataset.path: .*nameless: cannot be read as a dataset"):
         count("nameless", "train")

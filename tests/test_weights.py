@@ -1,5 +1,6 @@
 """Weights that do not fit their model are refused by whatever loads it, in one line; tied and padded ones are not."""
 
+import itertools
 import json
 import re
 import shutil
@@ -81,6 +82,20 @@ def own_end(folder):
     tokenizer.save_pretrained(folder)
 
 
+def no_vocabulary(folder):
+    """As where tokenizer.json was not copied: transformers makes an empty tokenizer."""
+    (folder / "tokenizer.json").unlink()
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "Qwen2Tokenizer"}))
+
+
+def larger_vocabulary(folder):
+    """The tokenizer of another model."""
+    from grpo_math.quickstart import make_tokenizer
+
+    make_tokenizer(["".join(word) for word in itertools.permutations("abcdefghij", 4)]).save_pretrained(folder)
+
+
 def without(there, *keys):
     return {name: tensor for name, tensor in there.items() if name not in keys}
 
@@ -113,6 +128,26 @@ BROKEN = {  # what is done to a model's folder, the line
     "fewer layers in the config": (config(num_hidden_layers=1, layer_types=None), r"HERE: .* unexpected \(model\.layers\.1\.input_layernorm\.weight, "),
     "another width in the config": (config(hidden_size=64, head_dim=8), r"HERE: .* of another shape \(model\.embed_tokens\.weight \("),
     "no architecture": (config(architectures=None), r"HERE/config\.json names no architectures: add the class of the model, which save_pretrained writes"),
+    "quantised by a method nobody knows": (
+        lambda folder: (config(quantization_config={"quant_method": "zzz"})(folder), weights(lambda there: without(there, KEY))(folder)),
+        rf"HERE: .*: 1 missing \({KEY}\)",
+    ),
+    "an architecture that is no model": (config(architectures=["Trainer"]), r"model_name_or_path: no model at 'HERE': "),
+    "an architecture nobody knows": (config(architectures=["MyForCausalLM"]), r"model_name_or_path: no model at 'HERE': "),
+    "another model's architecture": (config(architectures=["GPT2LMHeadModel"]), r"model_name_or_path: no model at 'HERE': "),
+    "a width that heads do not divide": (config(num_attention_heads=3, head_dim=None), r"model_name_or_path: no model at 'HERE': "),
+    "a config that is a list": (text("config.json", "[]"), r"HERE/config\.json: not that of a model: "),
+    "a tokenizer of null": (text("tokenizer.json", "null"), r"model_name_or_path: no model at 'HERE': "),
+    "a tokenizer without a vocabulary": (no_vocabulary, r"prompt_template: no question reaches the prompt of HERE: its tokenizer has no vocabulary \("),
+    "a chat template that reads no text": (
+        text("chat_template.jinja", "{% for m in messages %}<|{{ m['role'] }}|>{% endfor %}"),
+        r"prompt_template: no question reaches the prompt of HERE: .* or its chat template reads no text",
+    ),
+    "a generation config that cannot be saved": (
+        text("generation_config.json", '{"temperature": 0.9, "top_p": 0.6}'),
+        r"HERE/generation_config\.json: transformers saves no model with it: .*: correct it, or delete it",
+    ),
+    "a generation config that is not JSON": (text("generation_config.json", "{"), r"HERE/generation_config\.json: transformers saves no model with it: "),
     "a model without a head": (config(architectures=["LlamaModel"]), r"HERE: LlamaModel in config\.json is no language model: it has no head for tokens"),
     "a reward model": (config(architectures=["LlamaForSequenceClassification"]), r"HERE: LlamaForSequenceClassification in config\.json is no language model"),
     "a pointer for the weights": (text("model.safetensors", POINTER), r"HERE/model\.safetensors: a git-lfs pointer, not the file itself: run `git lfs pull` in its folder"),
@@ -131,6 +166,7 @@ BROKEN = {  # what is done to a model's folder, the line
         more_tokens(special=False),
         r"model_name_or_path: the tokenizer of HERE has (\d+) tokens, the model's embedding \d+ rows, none for '<calc>': take the tokenizer that was saved with the model, or save the model with its embedding resized to it",
     ),
+    "a larger vocabulary": (larger_vocabulary, r"model_name_or_path: the tokenizer of HERE has .* tokens, the model's embedding \d+ rows, none for "),
     "an end token without a row": (own_end, r"model_name_or_path: the tokenizer of HERE has .* none for '<end>': "),
 }  # fmt: skip
 
@@ -181,7 +217,21 @@ def head_twice(folder):
     weights(lambda there: there | {HEAD: there["model.embed_tokens.weight"].clone()})(folder)
 
 
-@pytest.mark.parametrize("change", [padded, untied, head_twice, sharded, more_tokens(special=True)])
+def pointers_that_nobody_reads(folder):
+    """What `git lfs pull --include "*.safetensors"` leaves, and what macOS adds."""
+    (folder / "pytorch_model.bin").write_text(POINTER)
+    (folder / "figure.png").write_text(POINTER)
+    (folder / "._model.safetensors").write_text("\0\5\26\7")
+
+
+def masks(folder):
+    """Buffers that old checkpoints hold."""
+    weights(lambda there: there | {"transformer.h.0.attn.masked_bias": there[NORM].clone()})(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [pointers_that_nobody_reads, masks, padded, untied, head_twice, sharded, more_tokens(special=True)]
+)
 def test_padded_vocabularies_own_heads_shards_and_unused_special_tokens_are_accepted(folder, write_recipe, change):
     change(folder)
     results = train(load_recipe(["--config", str(write_recipe(model_name_or_path=str(folder), max_steps=1))]))
@@ -230,6 +280,26 @@ def test_every_verb_refuses_weights_that_do_not_fit(folder, write_recipe, tmp_pa
     with pytest.raises(SystemExit):
         dispatch(["check", "--config", str(recipe)])
     assert re.search(rf"6\. model\n   error: {line}\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_hidden_layers": 1}, {"num_hidden_layers": 4}, {"tie_word_embeddings": False}]
+)
+def test_model_init_kwargs_that_change_the_architecture_are_refused(write_recipe, changes):
+    recipe = write_recipe(model_init_kwargs=changes)
+    with pytest.raises(UserError, match="its weights are not those of the architecture"):
+        train(load_recipe(["--config", str(recipe)]))
+
+
+def test_an_adapters_checkpoint_without_one_of_its_weights_is_not_resumed_from(write_recipe, tmp_path):
+    keys = {"use_peft": True, "lora_r": 2, "lora_target_modules": ["q_proj", "v_proj"], "save_steps": 1}
+    recipe = str(write_recipe(max_steps=1, **keys))
+    train(load_recipe(["--config", recipe]))
+    file = tmp_path / "run" / "checkpoint-1" / "adapter_model.safetensors"
+    there = load_file(file)
+    save_file(without(there, *list(there)[:3]), file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"checkpoint-1 lacks 3 weights of the adapter \(base_model"):
+        train(load_recipe(["--config", recipe, "--max_steps", "2", "--resume_from_checkpoint", "auto"]))
 
 
 def test_a_checkpoint_without_one_of_its_weights_is_not_resumed_from(write_recipe, tmp_path, capsys):

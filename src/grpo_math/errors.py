@@ -34,6 +34,8 @@ def one_line(what: str, fix: str = "", kinds: tuple[type[Exception], ...] = REFU
     """Turn what TRL or transformers say of a bad setting or a missing model into one line: `what: reason: fix`."""
     try:
         yield
+    except UserError:
+        raise
     except kinds as error:
         reason = reason_of(error)
         if isinstance(error, UnpicklingError):  # torch explains how to load it all the same

@@ -25,6 +25,8 @@ def text_of(value: object) -> str:
     if isinstance(value, float):
         value = int(value) if value.is_integer() else value if isfinite(value) else None
     text = "" if value is None else str(value).strip()
+    if re.match(r"\[\s*'", text):  # a list as pandas writes it to CSV
+        raise Unusable("with an answer that is not text")
     if not text:
         raise Unusable("without an answer")
     return text
@@ -115,7 +117,7 @@ COLUMN_NAMES = {  # the first of these groups that is there counts
     "worked": (("worked",), (REPLY,)),
 }
 ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's
-WRITTEN = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")  # messages in a CSV file
+WRITTEN = re.compile(r"\s*\[?\s*\{[^{}]*['\"](role|from)['\"]\s*:")  # messages as text, in a CSV file
 
 
 def flat(row: dict, inside: str = "") -> Iterator[tuple[str, object]]:
@@ -150,6 +152,9 @@ def find_column(cells: dict, role: str, fields: dict) -> str:
     present = next(filter(None, there), [])
     column = fields.get(role) or (present[0] if len(present) == 1 else role)
     if column not in cells and (role != "worked" or role in fields):
+        names = [fields[role]] if role in fields else [name for group in COLUMN_NAMES[role] for name in group]
+        if any(cells.get(name.partition(".")[0], "") is None for name in names):
+            raise Unusable("without an answer" if role == "answer" else f"without a {role}")
         raise UserError(
             f"fields: no column {column!r} for the {role} (the columns are {', '.join(cells)}): name it, "
             f"{{{role}: COLUMN}}"

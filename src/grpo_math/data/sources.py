@@ -14,17 +14,25 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from grpo_math.data.functions import load_function
-from grpo_math.errors import UserError, raised, reason_of
+from grpo_math.errors import UserError, one_line, raised, reason_of
 
 FILE_TYPES = (".jsonl", ".json", ".csv", ".parquet")
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}  # pyarrow's names
 
 
 def bare(path: Path) -> Path:
     """The path without the ending of a compression."""
     return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+
+
+def stream(path: Path) -> Any:
+    """The bytes of a file, compressed or not."""
+    import pyarrow
+
+    return pyarrow.input_stream(str(path), compression=COMPRESSED.get(path.suffix.lower()))
 
 
 def rows_of_file(path: Path) -> Iterable[dict]:
@@ -55,15 +63,17 @@ def entries(path: Path) -> Iterable:
     if kind not in FILE_TYPES:
         raise UserError(f"path: {path}: rows are read from {', '.join(FILE_TYPES)} files, or those with .gz or .zst")
     if kind == ".parquet":
-        from pyarrow import parquet
+        from pyarrow import BufferReader, parquet
 
-        yield from parquet.read_table(path).to_pylist()
+        whole = path if path == bare(path) else BufferReader(stream(path).read())
+        yield from parquet.read_table(whole).to_pylist()
         return
-    import pyarrow
-
-    with io.TextIOWrapper(pyarrow.input_stream(str(path)), encoding="utf-8-sig", newline="") as lines:
+    with io.TextIOWrapper(stream(path), encoding="utf-8-sig", newline="") as lines:
         if kind == ".csv":
-            yield from csv.DictReader(lines, strict=True)  # an open quote would swallow rows
+            table = csv.DictReader(lines, strict=True)  # an open quote would swallow rows
+            if len({*(table.fieldnames or ())}) < len(table.fieldnames or ()):
+                raise UserError(f"path: {path}: two columns have the same name ({', '.join(table.fieldnames or ())})")
+            yield from table
         elif kind == ".json":  # a list of rows, one row (MATH's files), or one list under a name, {"data": [...]}
             content = json.load(lines, parse_int=integer)
             values = list(content.values()) if isinstance(content, dict) else [content]
@@ -101,9 +111,9 @@ def local_files(path: Path, split: str, config: str | None = None) -> list[Path]
     if saved := saved_splits(root):
         found, seen = [folder for name, folder in saved.items() if name == stem], ", ".join(saved)
     else:
-        named = re.compile(rf"{re.escape(stem)}(-\d+-of-\d+)?")
+        named = re.compile(rf"{re.escape(stem)}(-\d+-of-\d+(-[0-9a-f]+)?)?")
         files = {file for file in root.rglob("*") if bare(file).suffix.lower() in FILE_TYPES}
-        rows = sorted(file for file in files if file == bare(file) or bare(file) not in files)  # no compressed copies
+        rows = sorted({bare(file): file for file in sorted(files, reverse=True)}.values())  # no compressed copies
         parts = {file: (bare(file).stem, *file.relative_to(root).parent.parts) for file in rows}
         found = [file for file in rows if any(map(named.fullmatch, parts[file]))]
         seen = ", ".join(str(file.relative_to(path)) for file in rows[:5]) or "no data file"
@@ -116,11 +126,14 @@ def local_files(path: Path, split: str, config: str | None = None) -> list[Path]
 def saved_splits(folder: Path) -> dict[str, Path]:
     """The folders of the splits that `save_to_disk` wrote; a dataset alone is the split it was made of, else train."""
     several, one = folder / "dataset_dict.json", folder / "state.json"
-    if several.is_file():
-        return {split: folder / split for split in json.loads(several.read_text(encoding="utf-8"))["splits"]}
-    if not one.is_file():
-        return {}
-    return {str(json.loads(one.read_text(encoding="utf-8")).get("_split") or "train").partition("[")[0]: folder}
+    refused = (ValueError, LookupError, AttributeError, TypeError)
+    with one_line(f"path: {folder}: not what save_to_disk writes", "write it again, or name a file", refused):
+        if several.is_file():
+            return {split: folder / split for split in json.loads(several.read_text(encoding="utf-8"))["splits"]}
+        if not one.is_file() or not any(folder.glob("*.arrow")):
+            return {}
+        split = json.loads(one.read_text(encoding="utf-8")).get("_split")
+        return {str(split or "train").partition("[")[0]: folder}
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") 
 
 def accepted(gold: str) -> list[str]:
     """The answers that are right: the texts of a JSON list, `["1/2", "50 %"]`, or else the gold alone."""
-    if gold.startswith('["'):
+    if re.match(r'\[\s*"', gold):
         with suppress(ValueError, RecursionError):
             texts = json.loads(gold)
             if all(isinstance(text, str) for text in texts):

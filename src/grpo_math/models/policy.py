@@ -60,9 +60,10 @@ def policy_arguments(keys: dict, config: "GRPOConfig | SFTConfig", checkpoint: P
             raise UserError(
                 "load_in_4bit, load_in_8bit: quantised weights cannot be trained: set use_peft: true as well"
             )
-        resumed = [ModelSource(str(checkpoint))] if checkpoint and (checkpoint / "model.safetensors").exists() else []
+        resumed = [ModelSource(str(checkpoint))] if checkpoint and any(checkpoint.glob("model.safetensors*")) else []
+        changes: Any = config.model_init_kwargs
         for whole in (source, *resumed):
-            check_weights(whole, plugin=config.deepspeed_plugin)
+            check_weights(whole, plugin=config.deepspeed_plugin, changes=changes)
         return {"model": source.name, "peft_config": get_peft_config(wanted), "quantization_config": quantization}
     check_lora_settings(keys, source.name, source.adapter)
     given: Any = config.model_init_kwargs or {}

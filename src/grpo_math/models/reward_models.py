@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from grpo_math.data import PromptTemplate
 from grpo_math.errors import UserError
 from grpo_math.models.source import ModelSource, load_arguments
-from grpo_math.models.tokenizer import plain_tokenizer
+from grpo_math.models.tokenizer import check_vocabulary, plain_tokenizer
 from grpo_math.models.weights import misfits_of
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def load_reward_model(
         raise UserError(f"{where}: is an adapter: merge it into its base model first (merge_and_unload in peft)")
     source.check()
     tokenizer = plain_tokenizer(source, f"{where}: no reward model there")
+    check_vocabulary(source, tokenizer, {tokenizer.eos_token_id, tokenizer.pad_token_id}, where)
     with source.loading(f"{where}: no reward model there"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path, num_labels=1, output_loading_info=True, ignore_mismatched_sizes=True, **allowed

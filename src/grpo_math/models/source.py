@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo_math.data.sources import hub_answers
-from grpo_math.errors import REFUSALS, UserError, one_line
+from grpo_math.errors import UserError, one_line
 from grpo_math.runs.checkpoints import whole
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ WEIGHTS = re.compile(r"(.*\.safetensors|(pytorch|adapter)_model.*\.bin|(adapter_
 FORMATS = (  # names of weights: as safetensors, and pickled
     (("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")),
     (("adapter_model.safetensors",), ("adapter_model.bin",)),
+)
+LOADED = re.compile(
+    r"(adapter_)?model.*\.safetensors(\.index\.json)?|(adapter_|generation_)?config\.json|tokenizer.*|vocab.*"
 )
 POINTER = b"version https://git-lfs"  # begins the small text that stands for a file which git did not fetch
 
@@ -106,7 +109,8 @@ class ModelSource:
         from transformers import CONFIG_MAPPING, PretrainedConfig
         from transformers.utils import has_file
 
-        with suppress(OSError):
+        odd = one_line(f"{self.name}/config.json: not that of a model", kinds=(AttributeError, TypeError))
+        with suppress(OSError), odd:
             config, _ = PretrainedConfig.get_config_dict(self.name, revision=self.revision)
             if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING and not self.trust_remote_code:
                 raise self.needs_code()
@@ -118,14 +122,29 @@ class ModelSource:
                         f"{self.name} has only pickled weights ({found[0]}), which can run code: convert them to "
                         "safetensors, or allow them with model_init_kwargs: {use_safetensors: false}"
                     )
-        for file in sorted(Path(self.name).glob("*")):
+        for file in sorted(file for file in Path(self.name).glob("*") if LOADED.fullmatch(file.name)):
             with suppress(OSError), file.open("rb") as content:
                 if content.read(len(POINTER)) == POINTER:
                     raise UserError(f"{file}: a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
             if not whole(file) and not file.name.startswith("adapter_"):  # which peft reads and refuses
                 raise UserError(f"{file}: damaged or cut short: copy or download it again")
+        self.check_generation_config()
         if self.base is not self:
             self.base.check()
+
+    def check_generation_config(self) -> None:
+        """Raise UserError for one that transformers refuses when it saves a model, after the training."""
+        from transformers import GenerationConfig
+
+        file = Path(self.name, "generation_config.json")
+        with one_line(f"{file}: transformers saves no model with it", "correct it, or delete it"):
+            try:
+                found = GenerationConfig.from_pretrained(self.name, revision=self.revision)
+            except OSError:
+                if file.exists():
+                    raise
+            else:
+                found.validate(strict=True)
 
     def on_this_machine(self) -> bool:
         """Whether there is a folder, or weights in the Hub's cache."""
@@ -145,14 +164,13 @@ class ModelSource:
     @contextmanager
     def loading(self, what: str = "") -> Iterator[None]:
         """Turn what transformers raises for a missing, damaged or forbidden model into one line."""
-        from safetensors import SafetensorError
 
         what = what or f"model_name_or_path: no model at {self.name!r}"
         fix = "give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"
         if self.base_of:
             what = f"{self.base_of} is an adapter of {self.name}, which cannot be loaded"
             fix = f"put that model there, or correct {self.base_of}/adapter_config.json"
-        with one_line(what, fix, (*REFUSALS, SafetensorError, RuntimeError, KeyError)):
+        with one_line(what, fix, (Exception,)):
             if self.name.count("/") > 1 and not os.path.isdir(self.name):  # no id on the Hub either
                 raise OSError("there is no such folder")
             try:

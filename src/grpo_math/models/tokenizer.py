@@ -38,24 +38,35 @@ def load_tokenizer(keys: dict, template: PromptTemplate) -> "PreTrainedTokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     try:
-        prompt = token_ids(template.prompt("1+1?", tokenizer), tokenizer)
+        prompt, other = (token_ids(template.prompt(asked, tokenizer), tokenizer) for asked in ("1+1?", "2+2?"))
     except Exception as error:  # a chat template is a Jinja program and may raise anything
         raise UserError(
             f"prompt_template: the chat template of {model.name} refuses it ({raised(error.__cause__ or error)})"
         ) from error
+    if prompt == other:
+        raise UserError(
+            f"prompt_template: no question reaches the prompt of {model.name}: its tokenizer has no vocabulary "
+            f"({len(tokenizer):,} tokens), or its chat template reads no text"
+        )
     check_vocabulary(model, tokenizer, {*prompt, tokenizer.eos_token_id, tokenizer.pad_token_id})
     return tokenizer
 
 
-def check_vocabulary(model: ModelSource, tokenizer: "PreTrainedTokenizerBase", used: set[int | None]) -> None:
+def check_vocabulary(
+    model: ModelSource, tokenizer: "PreTrainedTokenizerBase", used: set[int | None], where: str = "model_name_or_path"
+) -> None:
     """Raise UserError for tokens without a row in the embedding. Padded embeddings have more rows; special tokens
     without one are allowed unless they are `used` (Gemma 3's text models have one for images)."""
     rows, added = model.config().get_text_config().vocab_size, tokenizer.added_tokens_decoder
     beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
-    wrong = [token for number, token in sorted(beyond.items()) if number in used or not added[number].special]
+    wrong = [
+        token
+        for number, token in sorted(beyond.items())
+        if number in used or number not in added or not added[number].special
+    ]
     if wrong:
         raise UserError(
-            f"model_name_or_path: the tokenizer of {model.name} has {max(beyond) + 1:,} tokens, the model's embedding "
+            f"{where}: the tokenizer of {model.name} has {max(beyond) + 1:,} tokens, the model's embedding "
             f"{rows:,} rows, none for {', '.join(map(repr, wrong[:3]))}: take the tokenizer that was saved with the "
             "model, or save the model with its embedding resized to it"
         )

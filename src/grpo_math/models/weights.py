@@ -16,26 +16,34 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+MASKS = (".masked_bias", ".attn.bias")  # buffers of attention that old checkpoints of GPT-2 and GPT-J hold
 SHOWN = 3  # weights named per kind
 
 
-def check_weights(model: ModelSource, local: bool = False, plugin: Any = None) -> bool:
+def check_weights(
+    model: ModelSource, local: bool = False, plugin: Any = None, changes: dict[str, Any] | None = None
+) -> bool:
     """Raise UserError unless the weights of the model (of an adapter: of its base model) fit its architecture.
 
     transformers loads them to the meta device: of a folder's safetensors files only the headers are read. With `local`,
-    nothing is downloaded. `plugin` is a training's DeepSpeed plugin. Returns False where there is nothing to compare:
+    nothing is downloaded. `plugin` is a training's DeepSpeed plugin, `changes` are its model_init_kwargs,
+    which may change the architecture. Returns False where there is nothing to compare:
     weights that are not on this machine, or are quantised.
     """
     import transformers
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
     base, config = model.base, model.config()
-    if getattr(config, "quantization_config", None) or (local and not base.on_this_machine()):
+    config.update({key: value for key, value in (changes or {}).items() if key != "dtype" and hasattr(config, key)})
+    quantised = getattr(config, "quantization_config", None) or {}
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+    if method in AUTO_QUANTIZER_MAPPING or (local and not base.on_this_machine()):
         return False
     with unsharded(plugin):
         with base.loading():
             weights = headers(Path(base.name))
         architecture = getattr(transformers, (config.architectures or [""])[0], None)
-        if weights and architecture:
+        if weights and isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel):
             arguments = {"config": config, "state_dict": weights, "device_map": {"": "meta"}}
             loaded(base, architecture.from_pretrained, pretrained_model_name_or_path=None, **arguments)
         else:  # on the Hub, pickled, or by the model's own code
@@ -118,7 +126,8 @@ def loaded(base: ModelSource, load: Callable[..., Any], **arguments: Any) -> "Pr
 def misfits_of(info: dict) -> str:
     """The missing, unexpected and mismatched weights in transformers' loading info: how many, and the first of them."""
     shapes = {f"{key} ({tuple(there)} for {tuple(wanted)})" for key, there, wanted in info["mismatched_keys"]}
-    found = {"missing": info["missing_keys"], "unexpected": info["unexpected_keys"], "of another shape": shapes}
+    unexpected = {key for key in info["unexpected_keys"] if not key.endswith(MASKS)}
+    found = {"missing": info["missing_keys"], "unexpected": unexpected, "of another shape": shapes}
     return ", ".join(
         f"{len(keys):,} {kind} ({', '.join(sorted(keys)[:SHOWN])}{', ...' * (len(keys) > SHOWN)})"
         for kind, keys in found.items()

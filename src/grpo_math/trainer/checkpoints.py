@@ -7,8 +7,11 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import reduce
+from peft import get_peft_model_state_dict
+from peft.utils import load_peft_weights
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
+from grpo_math.errors import UserError
 from grpo_math.generation import Burst, heeded
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.runs import checkpoints
@@ -124,6 +127,13 @@ class Resume(TrainerCallback):
         FSDP and DeepSpeed restore the whole model."""
         policy = self.trainer.accelerator.unwrap_model(model)
         sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        if not sharded and hasattr(policy, "peft_config"):
+            wanted = get_peft_model_state_dict(policy, adapter_name="default", save_embedding_layers=False)
+            if lacking := sorted(wanted.keys() - load_peft_weights(str(self.checkpoint), "cpu").keys()):
+                raise UserError(
+                    f"resume_from_checkpoint: {self.checkpoint} lacks {len(lacking)} weights of the adapter "
+                    f"({lacking[0]}, ...): name another checkpoint"
+                )
         if not sharded and "ref" in getattr(policy, "peft_config", {}):
             policy.load_adapter(str(self.checkpoint), "default", is_trainable=True)
             policy.set_adapter("default")
