@@ -384,6 +384,13 @@ def test_duplicates_are_named_with_their_rows(findings, tmp_path):
     ]  # fmt: skip
 
 
+def test_duplicates_may_name_several_answers_in_any_order(findings, tmp_path):
+    again = [{"question": f"Which {n}?", "answer": answer} for n in range(2) for answer in (["7", "-7"], ["-7", "7"])]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*GOOD, *again)))
+    found = wrong(findings(dataset={"name": "json", "path": f"{tmp_path}/rows.jsonl"}))
+    assert [level for level, _ in found] == ["warning"]
+
+
 def test_all_checks_run_on_a_recipe_that_is_broken_in_several_places(findings):
     found = findings("--learning_rat", "1", "--rewards.fromat.weight", "1", "--generation_kwargs", "{top_kk: 1}")
     errors = [(name, text) for name, level, text in found if level == "error"]

@@ -1,5 +1,6 @@
 """Checks of the data: rows, duplicates, lengths; every gold through the grader; overlap with the test sets."""
 
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data import TEST_PROBLEM, TEST_WORDS, Overlap, Problem, Problems, test_sets
 from grpo_math.data.functions import parameters
-from grpo_math.grading import equal_all, grade_batch
+from grpo_math.grading import accepted, equal_all, grade_batch
 from grpo_math.rewards import Reward
 
 PAIRS = 1_000  # of golds of different problems
@@ -45,8 +46,10 @@ def duplicates(part: Problems) -> Iterator[Finding]:
         found[" ".join(problem.question.split())].append((place, problem.answer))
     again = [same for same in found.values() if len(same) > 1]
     pairs = {pair: same for same in again for pair in {(same[0][1], other) for _, other in same[1:]}}
-    verdicts = zip(pairs.values(), equal_all(list(pairs)), strict=True)
-    if different := [same for same, (correct, _) in verdicts if correct is False]:
+    tried = [(pair, two) for pair in pairs for two in itertools.product(accepted(pair[0]), accepted(pair[1]))]
+    verdicts = zip(tried, equal_all([two for _, two in tried]), strict=True)
+    agreed = {pair for (pair, _), (correct, _) in verdicts if correct is not False}
+    if different := [same for pair, same in pairs.items() if pair not in agreed]:
         few = len(different) < len(part.problems) / 20
         yield error(
             f"{part.title}: {len(different)} questions have several answers, such as rows {listed(different[0])}",
