@@ -3,9 +3,10 @@
 import importlib.metadata
 import importlib.util
 import os
+import random
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from grpo_math.data import Problem, PromptTemplate, prompt_lengths
@@ -24,9 +25,13 @@ LARGE = 0.5  # from this share of a GPU on, a colocated engine sleeps while the 
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """A port that nobody listens on, below those that outgoing connections take (from 32768 on under Linux): it may be
+    half a minute until it is used."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with suppress(OSError), socket.socket() as found:
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def check_vllm(keys: dict) -> None:
