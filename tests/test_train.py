@@ -300,14 +300,17 @@ def test_completions_are_kept_at_a_rate(write_recipe, tmp_path, steps, every, ke
             {"per_device_train_batch_size": 64, "num_generations": 2},
             "dataset: 16 problems, but one generation batch takes 32",
         ),
-        ({"model_name_or_path": "no/such-model"}, "model_name_or_path: no model at 'no/such-model'"),
+        (
+            {"model_name_or_path": "no/such-model"},
+            "no/such-model is not in its cache: copy it here, model_name_or_path: FOLDER",
+        ),
         ({"model_name_or_path": "./nowhere"}, "model_name_or_path: no model at './nowhere'"),
         ({"lr_scheduler_type": "zigzag"}, "TRL refused it: zigzag is not a valid SchedulerType"),
         ({"dtype": "float99"}, "float99"),
         ({"use_cpu": False, "bf16": True}, "bf16: there is no GPU here that can: give --bf16 false"),
         (
             {"eval": {"before_after": True, "datasets": {"name": "math500"}}},
-            "eval.datasets.path: 'HuggingFaceH4/MATH-500' is no local",
+            "HuggingFaceH4/MATH-500 is not in its cache: copy it here, eval.datasets.path: FOLDER",
         ),
     ],
 )
