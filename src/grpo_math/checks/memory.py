@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_math.errors import UserError, one_line
 from grpo_math.generation.vllm_server import UTILISATION
-from grpo_math.models import ModelSource, trains_adapter
+from grpo_math.models import ModelSource, trains_adapter, without_weights
 from grpo_math.models.policy import changes_tied_weights
 from grpo_math.recipe.recipe import Recipe, trainer_dtype
 
@@ -75,12 +75,9 @@ class Setting:
 def shape_of(config: "PretrainedConfig", recipe: Recipe) -> Shape:
     """The shape of the model of this config, built without weights."""
     import torch
-    from transformers import AutoModelForCausalLM
 
+    model = without_weights(config, recipe.trainer.get("trust_remote_code", False))
     with torch.device("meta"):
-        with one_line("model_name_or_path: its config describes no language model"):
-            trust = recipe.trainer.get("trust_remote_code", False)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         heads = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
         layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and id(part) not in heads]

@@ -14,10 +14,10 @@ from subprocess import Popen
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from grpo_math.errors import UserError, one_line
+from grpo_math.errors import UserError
 from grpo_math.generation.processes import how_ended, start
 from grpo_math.generation.vllm_engine import check_parallel, engine_arguments, fit_window
-from grpo_math.models import ModelSource, check_weights
+from grpo_math.models import ModelSource, check_weights, without_weights
 
 if TYPE_CHECKING:
     from requests import Response
@@ -34,15 +34,10 @@ PROGRAM = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]  # `vllm 
 def start_up(keys: dict) -> float:
     """The seconds that a server of a recipe's model may take to answer: `vllm_server_timeout`, else ten minutes to
     compile and to record CUDA graphs, and the time to read its 16-bit weights at 50 MB/s, a slow shared disk."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     if given := keys.get("vllm_server_timeout"):
         return given
     source = ModelSource.of(keys)
-    with torch.device("meta"), one_line("model_name_or_path: its config describes no language model"):
-        model = AutoModelForCausalLM.from_config(source.config(), trust_remote_code=source.trust_remote_code)
-    return 600 + 2 * model.num_parameters() / 50e6
+    return 600 + 2 * without_weights(source.config(), source.trust_remote_code).num_parameters() / 50e6
 
 
 def ready_by(seconds: float) -> dict[str, str]:

@@ -18,8 +18,10 @@ def main() -> None:
     except subprocess.CalledProcessError as error:
         status = error.returncode
     except ChildFailedError as error:  # a killed process comes first: the others lost it, and SIGTERM is accelerate's
-        found = sorted(error.failures.values(), key=lambda failure: failure.timestamp)
-        status = min((one.exitcode for one in found), key=lambda code: (code == -signal.SIGTERM, code >= 0))
+        status = min(
+            error.failures.values(),
+            key=lambda one: (one.exitcode == -signal.SIGTERM, one.exitcode >= 0, one.timestamp),
+        ).exitcode
     except SignalException as told:
         status = 128 + told.sigval
     else:

@@ -106,7 +106,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         lambda: share_gpus(options, layout, gpus, serving, second),
         # CUDA is not asked where there are GPUs: it would take memory of the first one for as long as the launch lasts
         lambda: check_machine(recipe) if gpus == [] else check_hub(recipe),
-        bool(given.get("use_vllm")) and (lambda: check_vllm(given)),
+        bool(given.get("use_vllm") and gpus != []) and (lambda: check_vllm(given)),  # else check_machine does
         lambda: check_deepspeed(layout),
         instead=WORKS_HERE if gpus == [] else "",
     )

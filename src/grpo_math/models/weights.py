@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, one_line
 from grpo_math.models.source import ModelSource
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 MASKS = (".masked_bias", ".attn.bias")  # buffers of attention that old checkpoints of GPT-2 and GPT-J hold
 SHOWN = 3  # weights named per kind
@@ -83,6 +83,15 @@ def headers(folder: Path) -> "dict[str, Tensor] | None":
             keys = file.keys()
             found |= {key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in keys}
     return found
+
+
+def without_weights(config: "PretrainedConfig", trust_remote_code: bool = False) -> "PreTrainedModel":
+    """The language model of this config, on the meta device. Raises UserError where it describes none."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"), one_line("model_name_or_path: its config describes no language model"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def load_base(model: ModelSource, **arguments: Any) -> "PreTrainedModel":
