@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
+from safetensors.torch import save_file
 
 from grpo_math.errors import UserError
 from grpo_math.recipe.recipe import load_recipe
-from grpo_math.runs.checkpoints import complete_checkpoints, set_aside
+from grpo_math.runs.checkpoints import complete_checkpoints, fault_of, find_checkpoint, set_aside
 from grpo_math.runs.folder import is_running, read_rows, read_table
 from grpo_math.train import train
 
@@ -202,8 +204,36 @@ def test_a_damaged_checkpoint_is_left_out_and_said_so(write_recipe, tmp_path, ca
     with pytest.raises(UserError, match=f"{name} is damaged: name another checkpoint, or say auto"):
         train(load_recipe([*resume, str(tmp_path / "run" / "checkpoint-2")]))
     assert train(load_recipe([*resume, "auto"]))["steps"] == 3
-    assert f"{damaged}: damaged, its checkpoint is left out" in capsys.readouterr().out
+    assert f"{damaged} is damaged: its checkpoint is left out" in capsys.readouterr().out
     assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["model.safetensors"], "no weights"),
+        (["optimizer.pt"], "no optimizer"),
+        (["scheduler.pt"], "no scheduler"),
+        (["rng_state.pth"], "no random state"),
+        (["optimizer.pt", "scheduler.pt", "rng_state.pth"], "no optimizer and no scheduler and no random state"),
+    ],
+)
+def test_a_part_of_a_checkpoint_that_is_missing_does_not_begin_anew(tmp_path, capsys, names, missing):
+    """transformers resumes without them, with a new optimizer and without a word."""
+    parts = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"]
+    for step in (1, 2):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        for part in set(parts) - set(names if step == 2 else []):
+            save_file({}, checkpoint / part) if part.endswith("safetensors") else torch.save({}, checkpoint / part)
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    with pytest.raises(
+        UserError, match=rf"checkpoint: .*/checkpoint-2 has {missing}: name another checkpoint, or say auto; "
+    ):
+        find_checkpoint(tmp_path, str(checkpoint), {})
+    assert find_checkpoint(tmp_path, "auto", {}) == tmp_path / "checkpoint-1"
+    assert capsys.readouterr().out == f"{checkpoint} has {missing}: its checkpoint is left out\n"
 
 
 def test_an_abandoned_save_is_cleared_away_and_a_replaced_best_comes_back(tmp_path):
@@ -218,7 +248,8 @@ def test_an_abandoned_save_is_cleared_away_and_a_replaced_best_comes_back(tmp_pa
 
 
 def test_a_signal_between_two_logs_loses_no_metric(write_recipe, tmp_path):
-    training = train_in_background(write_recipe(max_steps=10_000, logging_steps=10_000, preflight=False))
+    keys = {"logging_steps": 10_000, "save_only_model": True, "preflight": False}  # the last one is whole even so
+    training = train_in_background(write_recipe(max_steps=10_000, **keys))
     while not list(tmp_path.glob("run/metrics.jsonl")):
         assert training.poll() is None
         time.sleep(0.05)
@@ -226,7 +257,8 @@ def test_a_signal_between_two_logs_loses_no_metric(write_recipe, tmp_path):
     said, _ = training.communicate(timeout=60)
     assert training.returncode == 0
     assert "stopping: the step is finished and saved first (a second signal stops at once)" in said
-    (last,) = complete_checkpoints(tmp_path / "run")
+    ((last, checkpoint),) = complete_checkpoints(tmp_path / "run").items()
+    assert fault_of(checkpoint) == ""
     assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [last]
 
 

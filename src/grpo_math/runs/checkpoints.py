@@ -19,6 +19,12 @@ KEPT = ("optim", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "a
 ASIDE = ".unfinished"  # in the run folder: what is being written, replaced or deleted, by its name
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 WRITER = re.compile("I/O error|iostream error|inline_container")  # safetensors' and torch's word for any of them
+PARTS = {  # by the names of transformers, FSDP and DeepSpeed; transformers begins anew, silently, what is missing
+    "weights": ("*model*.safetensors", "pytorch_model*", "adapter_model.bin", "global_step*"),
+    "optimizer": ("optimizer*", "global_step*"),
+    "scheduler": ("scheduler.pt", "global_step*"),
+    "random state": ("rng_state*.pth",),
+}
 
 
 def announce(checkpoint: Path) -> None:
@@ -128,17 +134,22 @@ def checkpoint_step(checkpoint: Path | None) -> int:
 
 
 def last_whole(folder: Path) -> Path | None:
-    """The last complete checkpoint without a damaged file; a later one that has any is reported."""
+    """The last checkpoint that a run can resume from; a later one with a fault is reported."""
     for _, checkpoint in sorted(complete_checkpoints(folder).items(), reverse=True):
-        if not (file := damaged(checkpoint)):
+        if not (fault := fault_of(checkpoint)):
             return checkpoint
-        print(f"{file}: damaged, its checkpoint is left out")
+        if is_main_process():
+            print(f"{fault}: its checkpoint is left out")
     return None
 
 
-def damaged(checkpoint: Path) -> Path | None:
-    """A file of weights or states that is cut short, by its table of contents; None where all are whole."""
-    return next((file for file in checkpoint.rglob("*") if not whole(file)), None)
+def fault_of(checkpoint: Path) -> str:
+    """A file that is cut short, by its table of contents, or a part that is missing; nothing where all is whole."""
+    for file in checkpoint.rglob("*"):
+        if not whole(file):
+            return f"{file} is damaged"
+    missing = [part for part, names in PARTS.items() if not any(any(checkpoint.glob(name)) for name in names)]
+    return f"{checkpoint} has no {' and no '.join(missing)}" if missing else ""
 
 
 def whole(file: Path) -> bool:
@@ -199,8 +210,11 @@ def wanted_checkpoint(folder: Path, wanted: str | bool | None) -> Path | None:
         if not (chosen / "trainer_state.json").exists():
             there = ", ".join(str(complete[step]) for step in sorted(complete)) or "none"
             raise UserError(f"resume_from_checkpoint: {wanted} is no complete checkpoint (there: {there}): or say auto")
-        if file := damaged(chosen):
-            raise UserError(f"resume_from_checkpoint: {file} is damaged: name another checkpoint, or say auto")
+        if fault := fault_of(chosen):
+            raise UserError(
+                f"resume_from_checkpoint: {fault}: name another checkpoint, or say auto; where its weights are whole, "
+                f"a new run can begin with --model_name_or_path {chosen}"
+            )
         return chosen
     if complete or finished or (metrics.exists() and metrics.stat().st_size):
         raise UserError(

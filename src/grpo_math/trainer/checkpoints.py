@@ -56,6 +56,7 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         self.told = self.agreed(args.device) and unfinished(state)
         control.should_save |= self.told
+        args.save_only_model &= not self.told  # else there would be nothing to resume from
 
     def on_save(self, args, state, control, **_):
         control.should_training_stop |= self.told
