@@ -19,6 +19,7 @@ import torch
 from conftest import ROOT, ROWS, save_policy
 
 from grpo_math.errors import UserError
+from grpo_math.generation.engines import PORTION
 from grpo_math.runs.folder import read_rows, read_table
 
 pytestmark = [
@@ -110,6 +111,11 @@ def test_an_evaluation_on_the_colocated_engine_changes_nothing_in_the_training(p
     assert [(row["step"], row["problems"], row["samples"]) for row in rows] == [(1, 4, 3), (2, 4, 3)]
     completions = read_table(probes["full"]["folder"] / "completions" / "eval-000001.parquet")
     assert len({row["completion"] for row in completions}) > 4  # the samples of a problem differ
+
+
+def test_an_evaluation_on_the_colocated_engine_can_be_stopped_between_problems(probes):
+    whole = {"sizes": [PORTION, PORTION, 1], "prompts": 2 * PORTION + 1}
+    assert probes["full"]["stopped"] == {"unfinished": 0, "same": True, **whole}
 
 
 def test_an_adapter_is_evaluated_on_a_server_like_in_transformers(probes, problem_folder, tmp_path):

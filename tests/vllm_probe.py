@@ -10,6 +10,7 @@ import sys
 import torch
 
 from grpo_math import load_recipe, train
+from grpo_math.generation.engines import PORTION, Sampling, VllmEngine
 from grpo_math.trainer import loop
 from grpo_math.trainer.trainer import Trainer
 
@@ -47,6 +48,24 @@ def compare(trainer) -> dict:
     return {"difference": difference, "agree": agree}
 
 
+def stopped_early(trainer) -> dict:
+    """An evaluation of which only the first portion is asked for, and the whole of it afterwards."""
+    llm = trainer.vllm_generation.llm
+    prompts = [[7 + place, 8, 9] for place in range(2 * PORTION + 1)]
+    wanted = prompts, list(range(len(prompts))), Sampling(8, samples=2, temperature=1.0)
+    portions = VllmEngine(llm, trainer._tokenizer).generate(*wanted)
+    first = next(portions)
+    portions.close()
+    unfinished = llm.llm_engine.get_num_unfinished_requests()
+    portions = list(VllmEngine(llm, trainer._tokenizer).generate(*wanted))
+    return {
+        "unfinished": unfinished,
+        "sizes": [len(portion) for portion in portions],
+        "prompts": len({place for portion in portions for place in portion}),
+        "same": portions[0] == first,
+    }
+
+
 def probed(trainer, *rest):
     results = run(trainer, *rest)
     weights = b"".join(tensor.contiguous().numpy().tobytes() for tensor in trainer.model.state_dict().values())
@@ -54,6 +73,7 @@ def probed(trainer, *rest):
     trainer.vllm_generation.sync_weights()
     engine = trainer.vllm_generation.llm.llm_engine.model_config
     found |= {"synced": compare(trainer), "dtype": str(engine.dtype), "window": engine.max_model_len}
+    found["stopped"] = stopped_early(trainer)
     decode = trainer._tokenizer.decode
     found["texts"] = [decode(ids, skip_special_tokens=True) for batch in sampled for ids in batch]
     found["before_last_token"] = [decode(ids[:-1], skip_special_tokens=True) for batch in sampled for ids in batch]

@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
 from grpo_math.errors import UserError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vllm import LLM
 
 CONCURRENT = 256  # requests to a server at a time; vLLM's own scheduler takes what fits
+PORTION = 16  # prompts that a colocated engine has finished; all processes of a training meet after each
 HOUR = 3600  # seconds until a server's answer to one prompt is given up
 
 Batches = Iterator["dict[int, list[Completion]]"]
@@ -171,7 +173,7 @@ def from_vllm(
 
 
 class VllmEngine:
-    """A `vllm.LLM` of this process."""
+    """A `vllm.LLM` of this process. What is left is not generated once nobody asks for it."""
 
     def __init__(self, llm: "LLM", tokenizer: "PreTrainedTokenizerBase"):
         self.llm, self.tokenizer = llm, tokenizer
@@ -181,16 +183,28 @@ class VllmEngine:
     ) -> Batches:
         from vllm import SamplingParams
 
-        window = self.llm.llm_engine.model_config.max_model_len
+        engine, first = self.llm.llm_engine, self.llm.request_counter.counter
+        window = engine.model_config.max_model_len
         wanted = [index for index in range(len(prompts)) if index not in done]
         settings = [SamplingParams(**sampling.for_vllm(seeds[i], window - len(prompts[i]))) for i in wanted]
+        running = {str(first + place): index for place, index in enumerate(wanted)}
+        found: list[tuple[int, list[Completion]]] = []
         with same_random_state():
-            outputs = self.llm.generate([{"prompt_token_ids": prompts[i]} for i in wanted], settings, use_tqdm=False)
-        found = {}
-        for index, output in zip(wanted, outputs, strict=True):
-            samples = sorted(output.outputs, key=lambda one: one.index)
-            found[index] = [from_vllm(list(s.token_ids), s.finish_reason, sampling, self.tokenizer) for s in samples]
-        yield found
+            self.llm.enqueue([{"prompt_token_ids": prompts[i]} for i in wanted], settings, use_tqdm=False)
+            try:
+                while running:
+                    for output in filter(attrgetter("finished"), engine.step()):
+                        samples = sorted(output.outputs, key=attrgetter("index"))
+                        completions = [
+                            from_vllm(list(one.token_ids), one.finish_reason, sampling, self.tokenizer)
+                            for one in samples
+                        ]
+                        found.append((running.pop(output.request_id), completions))
+                    while len(found) >= PORTION or (found and not running):
+                        yield dict(found[:PORTION])
+                        del found[:PORTION]
+            finally:
+                engine.abort_request(list(running))
 
 
 class ServerEngine:
