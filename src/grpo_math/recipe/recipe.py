@@ -215,8 +215,8 @@ def check_keys(raw: dict, kind: str, problems: list[str]) -> tuple[Any, dict]:
     if given.get("loss_type") in LOSSES:
         problems.append(f"loss_type: no {given['loss_type']!r}: {LOSSES[given.pop('loss_type')]}")
     keys = validated(model, given, "", problems)
-    flat = {
-        key: value
+    flat = {  # 0 for a float is 0.0
+        key: getattr(keys, key)
         for key, value in given.items()
         if key in keys.model_fields_set and (value is not None or takes_null(model, key))
     }
