@@ -177,3 +177,13 @@ def test_a_training_that_is_lost_stops_and_names_its_last_good_checkpoint(write_
     assert not (tmp_path / "run" / "results.json").exists()
     rows = [json.loads(line) for line in (tmp_path / "run" / "alarms.jsonl").open()]
     assert [(row["step"], row["alarm"]) for row in rows] == [(4, "nan")]
+
+
+def test_a_policy_that_is_lost_between_two_logs_is_one_line_too(write_recipe, tmp_path):
+    (tmp_path / "sudden.py").write_text(SUDDEN)
+    rewards = {"sudden": {"path": f"{tmp_path}/sudden.py:sudden"}}
+    keys = {"rewards": rewards, "max_steps": 8, "save_steps": 3, "scale_rewards": "none", "logging_steps": 100}
+    recipe = load_recipe(["--config", str(write_recipe(**keys)), "--preflight", "false"])
+    lost = r"^alarm nan: the logits of the policy are not finite: .*\(the last good checkpoint is .*/checkpoint-3\)$"
+    with pytest.raises(UserError, match=lost):
+        train(recipe)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import shutil
 
@@ -127,6 +128,10 @@ BROKEN = {  # what is done to a model's folder, the line
     "more layers in the config": (config(num_hidden_layers=4, layer_types=None), r"HERE: .* missing \(model\.layers\.2\.input_layernorm\.weight, "),
     "fewer layers in the config": (config(num_hidden_layers=1, layer_types=None), r"HERE: .* unexpected \(model\.layers\.1\.input_layernorm\.weight, "),
     "another width in the config": (config(hidden_size=64, head_dim=8), r"HERE: .* of another shape \(model\.embed_tokens\.weight \("),
+    "a weight that is not a number": (
+        weights(lambda there: there | {KEY: there[KEY].fill_(math.nan)}),
+        rf"HERE: its weights are not finite \({KEY}\): take an earlier checkpoint, or another model",
+    ),
     "no architecture": (config(architectures=None), r"HERE/config\.json names no architectures: add the class of the model, which save_pretrained writes"),
     "quantised by a method nobody knows": (
         lambda folder: (config(quantization_config={"quant_method": "zzz"})(folder), weights(lambda there: without(there, KEY))(folder)),

@@ -43,7 +43,7 @@ def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     # torch and TRL are imported from here on: the whole recipe is checked by now
     from grpo_math.checks import check_training
     from grpo_math.evaluation import load_benchmarks
-    from grpo_math.models import ModelSource, end_tokens, load_tokenizer, policy_arguments, widen
+    from grpo_math.models import ModelSource, check_finite, end_tokens, load_tokenizer, policy_arguments, widen
     from grpo_math.report.model_card import push, write_card
     from grpo_math.trainer.alarms import Alarms
     from grpo_math.trainer.callbacks import Evaluations
@@ -79,6 +79,7 @@ def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
                 processing_class=tokenizer,
             )
         widen(trainer.model, model)
+        check_finite(trainer.model, model.name)
 
         with writes_to(folder):
             # Train, and evaluate before, during and after

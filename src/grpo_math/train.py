@@ -47,7 +47,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     # torch and TRL are imported from here on: the whole recipe is checked by now
     from grpo_math.checks import check_training
     from grpo_math.evaluation import load_benchmarks
-    from grpo_math.models import ModelSource, load_reward_models, load_tokenizer, policy_arguments, widen
+    from grpo_math.models import ModelSource, check_finite, load_reward_models, load_tokenizer, policy_arguments, widen
     from grpo_math.report.model_card import push, write_card
     from grpo_math.trainer.alarms import Alarms
     from grpo_math.trainer.callbacks import Evaluations
@@ -91,7 +91,9 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
                 template=template,
                 baseline=recipe.baseline,
             )
-        widen(trainer.model, ModelSource.of(recipe.keys))
+        source = ModelSource.of(recipe.keys)
+        widen(trainer.model, source)
+        check_finite(trainer.model, source.name)
 
         with writes_to(folder):
             # Train, and evaluate before, during and after

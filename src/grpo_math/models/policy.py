@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_math.errors import UserError, one_line
 from grpo_math.models.source import ModelSource
-from grpo_math.models.weights import check_weights, load_base
+from grpo_math.models.weights import check_finite, check_weights, load_base
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -40,6 +40,7 @@ def load_model(keys: dict) -> "PreTrainedModel | PeftModel":
     source = ModelSource.of(keys)
     load = load_adapter if source.adapter else load_base
     model = load(source, **from_pretrained_arguments(keys))
+    check_finite(model, source.name)
     quantised = getattr(model, "is_quantized", False)  # is on its device already and cannot be moved
     return model if quantised else model.to(PartialState(cpu=keys.get("use_cpu", False)).device)
 

@@ -14,6 +14,7 @@ from grpo_math.models.source import ModelSource
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PretrainedConfig, PreTrainedModel
 
 MASKS = (".masked_bias", ".attn.bias")  # buffers of attention that old checkpoints of GPT-2 and GPT-J hold
@@ -130,6 +131,17 @@ def loaded(base: ModelSource, load: Callable[..., Any], **arguments: Any) -> "Pr
             "model with save_pretrained, or correct config.json"
         )
     return model
+
+
+def check_finite(model: "Module | None", name: str) -> None:
+    """Raise UserError where a weight is NaN or infinite: the model would generate nonsense, or not at all."""
+    import torch
+
+    for key, weight in model.named_parameters() if model else ():
+        if weight.is_meta or weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            continue
+        if not weight.detach().sum(dtype=torch.float32).isfinite():  # a sum takes no memory
+            raise UserError(f"{name}: its weights are not finite ({key}): take an earlier checkpoint, or another model")
 
 
 def misfits_of(info: dict) -> str:

@@ -37,6 +37,8 @@ class Alarms(TrainerCallback):
     `raised` are the alarms so far, `stopped` is the one that stopped the run.
     """
 
+    FIX = "lower learning_rate or max_grad_norm, or set bf16: false"  # of what is not finite
+
     def __init__(self, folder: Path, spec: AlarmSpec, template: PromptTemplate, longest: int | None):
         self.folder, self.spec, self.template, self.longest = folder, spec, template, longest
         self.file = folder / "alarms.jsonl"
@@ -97,7 +99,7 @@ class Alarms(TrainerCallback):
         self.window.append(logs)
         for name in FINITE:
             if isinstance(logs.get(name), int | float) and not math.isfinite(logs[name]):
-                return {"nan": f"{name} is {logs[name]}: lower learning_rate or max_grad_norm, or set bf16: false"}
+                return {"nan": f"{name} is {logs[name]}: {self.FIX}"}
         if self.full:
             self.begin = self.begin or {name: self.mean(name) for name in BEGINNING}
         return {}

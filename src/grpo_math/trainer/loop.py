@@ -33,6 +33,9 @@ def begin(trainer: Trainer, checkpoint: Path | None, settings: dict, recipe: str
         others = checkpoints.other_settings(checkpoint, settings).items()
         told = ", ".join(f"{key} {now} (it was {before})" for key, (before, now) in others)
         logger.info("continuing from %s%s", checkpoint, f" with other settings: {told}" if told else "")
+        saved, processes = len(list(checkpoint.glob("rng_state*.pth"))), trainer.args.world_size
+        if saved != processes:
+            logger.info("warning: %d processes resume what %d saved: they draw other samples", processes, saved)
     environment = run_folder.write_facts(folder, recipe, fingerprint, resumed=checkpoint is not None)
     checkpoints.set_aside(folder, step)
     (folder / "results.json").unlink(missing_ok=True)  # which means that the run is finished
@@ -74,6 +77,10 @@ def run(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except NothingLeft:
             trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+        except RuntimeError as error:
+            if "probability tensor contains" not in str(error):  # torch.multinomial's word for logits of NaN
+                raise
+            alarms.stopped = f"nan: the logits of the policy are not finite: {alarms.FIX}"
     alarms.check()
     step, seconds = trainer.state.global_step, time.perf_counter() - started
     if stop.told or unfinished(trainer.state):
