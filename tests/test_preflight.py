@@ -150,7 +150,7 @@ BROKEN_KEYS = [
     ({"alarms": ["nan"]}, "HERE/recipe.yaml: alarms: want a mapping such as {stop_on: [nan]}, got ['nan']"),
     ({"dtype": "float64"}, "HERE/recipe.yaml: dtype: no 'float64': use one of auto, bfloat16, float16, float32"),
     ({"save_steps": 0}, "HERE/recipe.yaml: save_steps: want more than 0, got 0"),
-    ({"generation_kwargs": "x"}, "HERE/recipe.yaml: generation_kwargs: want a mapping such as {top_k: 50}, got 'x'"),
+    ({"generation_kwargs": "x"}, "HERE/recipe.yaml: generation_kwargs: want a mapping or null, got 'x'"),
     ({"rewards": {"m": {"path": "builtins:max"}}}, "builtins:max: its arguments have no names in Python: wrap it in a function of yours"),
     ({"preflight": "no"}, "HERE/recipe.yaml: preflight: want true or false, got 'no'"),
     ({"use_peft": True, "lora_target_modules": ["q_proj"]}, "use_peft: peft refuses it: Target modules q_proj not found in the base model. Please check the target modules and try again: see lora_target_modules (TRL takes a list of one for a pattern)"),

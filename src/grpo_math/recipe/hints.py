@@ -73,6 +73,9 @@ WITHOUT_EFFECT = {  # TRL's keys that would have none here, or the wrong one, by
     "leave it out: the final model alone is pushed, at the end": "hub_always_push",
     "set HF_TOKEN in the environment, so that no file keeps it": "hub_token",
     "leave it out: rewards need the columns": "remove_unused_columns",
+    "leave it out: a resume continues with the problems that were not trained on": "ignore_data_skip",
+    "use shuffle_dataset: false for the order of the dataset": "train_sampling_strategy length_column_name",
+    "set it in the accelerate config of the layout": "parallelism_config",
     "save the template in the model's folder, so that SFT, GRPO and evaluation see the same": "chat_template_path",
     "use dataset: {name: json, fields: {question: COLUMN, worked: COLUMN}}": "dataset_text_field",
 }

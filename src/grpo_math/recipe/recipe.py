@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, Union
+from typing import Any, Literal, Union, get_origin
 
 import yaml
 from pydantic import Field, create_model
@@ -43,8 +43,13 @@ CHOICES = {  # which TRL looks at only after the first generation
     "importance_sampling_level": Literal["token", "sequence"],
     "multi_objective_aggregation": Literal["sum_then_normalize", "normalize_then_sum"],
     "vllm_mode": Literal["colocate", "server"],
+    "vllm_model_impl": Literal["vllm", "transformers"],
+    "vllm_importance_sampling_mode": Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"],
     "dtype": Literal["auto", "bfloat16", "float16", "float32"],
+    "log_level": Literal["detail", "debug", "info", "warning", "error", "critical", "passive"],
+    "log_level_replica": Literal["detail", "debug", "info", "warning", "error", "critical", "passive"],
 }
+FILES = ("accelerator_config", "deepspeed", "fsdp_config")  # mappings that may be the path of a JSON file
 NO_RECIPE = {"output_dir": "runs", "dtype": "auto", "bf16": False}  # an evaluation's: the model as it is
 SECRET = re.compile(r"(.*_)?(api_?key|password|secret)|((hf|auth|access|use_auth|wandb)_)?token", re.IGNORECASE)
 
@@ -111,11 +116,15 @@ def recipe_keys(kind: str) -> type[Part]:
 
 
 def trl_field(name: str, key: Key) -> tuple[Any, Any]:
-    kind = CHOICES.get(name, key.type)
+    kinds = options(CHOICES.get(name, key.type))
     if name in RANGES:  # null means the default
-        kind = Union[tuple(option for option in options(kind) if option is not NoneType)]  # noqa: UP007
+        kinds = [kind for kind in kinds if kind is not NoneType]
+    if (
+        dict in [get_origin(kind) or kind for kind in kinds] and name not in FILES
+    ):  # JSON in a text, on TRL's command line
+        kinds = [kind for kind in kinds if kind is not str]
     default = DEFAULTS.get(name, key.default)
-    return kind, Field(default, description=key.help or None, **RANGES.get(name, {}))
+    return Union[tuple(kinds)], Field(default, description=key.help or None, **RANGES.get(name, {}))  # noqa: UP007
 
 
 def load_recipe(config: Recipe | str | Path | list[str], kind: str | None = None, **overrides: Any) -> Recipe:
@@ -286,9 +295,6 @@ def generation_problems(flat: dict, engine: dict, template: PromptTemplate | Non
             f"mask_truncated_completions: TRL takes a completion that ends at a stop string {list(template.stop)} for "
             "a truncated one and would mask them all: set it to false, or use a template without stop strings"
         )
-    for key, example in (("generation_kwargs", "{top_k: 50}"), ("model_init_kwargs", "{use_safetensors: false}")):
-        if isinstance(flat.get(key), str):
-            yield f"{key}: want a mapping such as {example}, got {flat[key]!r}"
     if "trust_remote_code" in (flat.get("model_init_kwargs") or ()):
         yield "model_init_kwargs.trust_remote_code: set it with trust_remote_code, for tokenizer and vLLM too"
     sampling = flat.get("generation_kwargs") or ()

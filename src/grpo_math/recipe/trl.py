@@ -34,6 +34,7 @@ LIMITS: tuple[tuple[dict[str, Any], str], ...] = (  # what TRL would meet only a
     ({"ge": 1}, "num_iterations steps_per_generation generation_batch_size per_device_train_batch_size lora_r"),
     ({"ge": 1}, "gradient_accumulation_steps max_completion_length save_total_limit ref_model_sync_steps ddp_timeout"),
     ({"ge": 1}, "vllm_max_model_length vllm_tensor_parallel_size dataloader_prefetch_factor torch_empty_cache_steps"),
+    ({"ge": 1}, "pad_to_multiple_of"),
     ({"ge": 2}, "num_generations"),
     ({"ge": 0, "le": 1}, "learning_rate min_p label_smoothing_factor ref_model_mixup_alpha top_entropy_quantile"),
     ({"ge": 0, "lt": 1}, "adam_beta1 adam_beta2 lora_dropout"),

@@ -32,13 +32,17 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsFile(TrainerCallback):
-    """One JSON line per log in OUTPUT_DIR/metrics.jsonl: step, epoch, and every metric under TRL's name, or eval/X."""
+    """One JSON line per log in OUTPUT_DIR/metrics.jsonl: step, epoch, and every metric under TRL's name, or eval/X.
+
+    The first callback to begin: before `begun`, TRL and transformers only settle their settings.
+    """
 
     def __init__(self, output_dir: Path):
-        self.path = output_dir / "metrics.jsonl"
+        self.path, self.begun = output_dir / "metrics.jsonl", False
 
     def on_train_begin(self, args, state, control, **_):
         """After a resume, forget the steps that are trained again."""
+        self.begun = True
         if state.is_world_process_zero:
             made = state.global_step or -1  # at the beginning: nothing
             forget_after(made, self.path)

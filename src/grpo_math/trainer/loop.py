@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PrinterCallback, Trainer
 
-from grpo_math.errors import RewardError, one_line
+from grpo_math.errors import RewardError, UserError, one_line, reason_of
 from grpo_math.runs import checkpoints
 from grpo_math.runs import folder as run_folder
 from grpo_math.trainer import trackers
@@ -70,13 +70,18 @@ def run(
             trainer.add_callback(CompletionLogs(trainer, stride, every))
         saving = SaveWhole(trainer, stride, limit)
         evaluations.stopped = lambda: stop.agreed(trainer.args.device)
-        for callback in (MetricsFile(folder), evaluations, stop, saving, alarms, progress):
+        metrics = MetricsFile(folder)
+        for callback in (metrics, evaluations, stop, saving, alarms, progress):
             trainer.add_callback(callback)
         trainer.add_callback(Resume(trainer, checkpoint))
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except NothingLeft:
             trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+        except (ImportError, TypeError, ValueError) as error:
+            if metrics.begun:
+                raise
+            raise UserError(f"TRL refused the recipe: {reason_of(error)}") from error
         except RuntimeError as error:
             if "probability tensor contains" not in str(error):  # torch.multinomial's word for logits of NaN
                 raise
