@@ -153,7 +153,7 @@ def test_a_resume_under_other_settings_says_so_and_refuses_what_the_optimizer_wo
     run(recipe)
     again = ("--resume_from_checkpoint", "auto", "--max_steps", "2")
     said = (
-        r"learning_rate: the run began with .*, and its checkpoint's optimizer stays with that, not 0.5: restore it, or "
+        r"learning_rate: the run began with .*, and its checkpoint stays with that, not 0.5: restore it, or "
         r"begin another run with --model_name_or_path .*/checkpoint-1 and its own --output_dir"
     )
     with pytest.raises(UserError, match=said):

@@ -44,8 +44,9 @@ def one_line(what: str, fix: str = "", kinds: tuple[type[Exception], ...] = REFU
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of an exception's text, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    """The first line of an exception's text (two where a list follows), or its type where it has none."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
 
 
 def raised(error: BaseException) -> str:

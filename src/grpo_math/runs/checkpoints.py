@@ -15,7 +15,10 @@ from grpo_math.recipe.batch import is_main_process
 from grpo_math.recipe.file import dotted, read_yaml
 from grpo_math.runs.folder import is_running, to_disk
 
-KEPT = ("optim", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")  # by an optimizer's state
+KEPT = {  # by a checkpoint: settings of its optimizer and of its adapter
+    *("optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("use_peft", "use_dora", "use_rslora", "lora_r", "lora_alpha", "lora_target_modules", "lora_modules_to_save"),
+}
 ASIDE = ".unfinished"  # in the run folder: what is being written, replaced or deleted, by its name
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 WRITER = re.compile("I/O error|iostream error|inline_container")  # safetensors' and torch's word for any of them
@@ -172,21 +175,33 @@ def find_checkpoint(folder: Path, wanted: str | bool | None, settings: dict) -> 
     one without a checkpoint.
     """
     checkpoint = wanted_checkpoint(folder, wanted)
+    if checkpoint and (before := recipe_of(checkpoint)) and ("sft" in before) != ("sft" in settings):
+        kinds = ("an SFT run", "GRPO") if "sft" in before else ("a GRPO run", "SFT")
+        raise UserError(
+            f"resume_from_checkpoint: {checkpoint} is of {kinds[0]}: begin {kinds[1]} with --model_name_or_path "
+            f"{checkpoint} and its own --output_dir"
+        )
+    adapter = checkpoint and (checkpoint / "adapter_config.json").exists()  # whose base model is not in the checkpoint
     for key, (before, now) in other_settings(checkpoint, settings).items():
-        if key in KEPT:
+        if key in KEPT or (key == "model_name_or_path" and adapter):
             raise UserError(
-                f"{key}: the run began with {before}, and its checkpoint's optimizer stays with that, not {now}: "
-                f"restore it, or begin another run with --model_name_or_path {checkpoint} and its own --output_dir"
+                f"{key}: the run began with {before}, and its checkpoint stays with that, not {now}: restore it, or "
+                f"begin another run with --model_name_or_path {checkpoint} and its own --output_dir"
             )
     return checkpoint
 
 
+def recipe_of(checkpoint: Path) -> dict:
+    """The recipe of this checkpoint's run as written; {} where the checkpoint is no longer in its folder."""
+    file = checkpoint.parent / "recipe.yaml"
+    return read_yaml(file) if file.exists() else {}
+
+
 def other_settings(checkpoint: Path | None, settings: dict) -> dict[str, tuple]:
     """What differs from the recipe of this checkpoint's run: before and now, by the key with its dots."""
-    file = checkpoint and checkpoint.parent / "recipe.yaml"
-    if not file or not file.exists():
+    if not checkpoint or not (found := recipe_of(checkpoint)):
         return {}
-    before, now = (dict(dotted(raw)) for raw in (read_yaml(file), settings))
+    before, now = (dict(dotted(raw)) for raw in (found, settings))
     keys = [key for key in before | now if key not in ("output_dir", "resume_from_checkpoint")]
     changed = [key for key in keys if before.get(key) != now.get(key)]
     return {key: (before.get(key, "its default"), now.get(key, "its default")) for key in changed}
@@ -199,6 +214,11 @@ def wanted_checkpoint(folder: Path, wanted: str | bool | None) -> Path | None:
     metrics = folder / "metrics.jsonl"
     if wanted in ("auto", True):
         found = last_whole(folder)
+        if not found and (complete := complete_checkpoints(folder)):
+            raise UserError(
+                f"resume_from_checkpoint: no checkpoint in {folder} is whole: where its weights are, a new run can "
+                f"begin with --model_name_or_path {complete[max(complete)]}; or remove them, and begin at step 0"
+            )
         if not found and finished:
             raise UserError(f"{folder} holds a finished run without a checkpoint: give another --output_dir")
         if not found and is_main_process():

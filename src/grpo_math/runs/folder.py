@@ -27,19 +27,19 @@ from grpo_math.recipe.batch import is_main_process, world_size
 PACKAGES = ("grpo-math", "torch", "trl", "transformers", "accelerate", "peft", "datasets", "math-verify", "vllm")
 
 
-def write_facts(folder: Path, recipe: str, dataset_fingerprint: str, resumed: bool) -> dict:
-    """Write recipe.yaml (its text is `recipe`) and environment.json, and return the latter's facts. A resumed run must
-    have the same problems."""
-    earlier = folder / "environment.json"
+def write_facts(folder: Path, recipe: str, dataset_fingerprint: str, checkpoint: Path | None) -> dict:
+    """Write recipe.yaml (its text is `recipe`) and environment.json, and return the latter's facts. A run that resumes
+    from a checkpoint must have the problems of the run that saved it."""
+    earlier = checkpoint and checkpoint.parent / "environment.json"
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     times = {"started": now}
-    if resumed and earlier.exists():
+    if earlier and earlier.exists():
         known = json.loads(earlier.read_text(encoding="utf-8"))
         before, times = known["dataset_fingerprint"], {"started": known.get("started"), "resumed": now}
         if before != dataset_fingerprint:
             raise UserError(
                 f"resume_from_checkpoint: the run began with other problems (fingerprint {before}, now "
-                f"{dataset_fingerprint}): restore the dataset keys of {folder}/recipe.yaml"
+                f"{dataset_fingerprint}): restore the dataset keys of {earlier.parent}/recipe.yaml"
             )
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     facts = {

@@ -33,10 +33,14 @@ def begin(trainer: Trainer, checkpoint: Path | None, settings: dict, recipe: str
         others = checkpoints.other_settings(checkpoint, settings).items()
         told = ", ".join(f"{key} {now} (it was {before})" for key, (before, now) in others)
         logger.info("continuing from %s%s", checkpoint, f" with other settings: {told}" if told else "")
+        if not checkpoints.recipe_of(checkpoint):
+            logger.info(
+                "warning: without the recipe.yaml of its run: its learning rate and optimizer settings are kept"
+            )
         saved, processes = len(list(checkpoint.glob("rng_state*.pth"))), trainer.args.world_size
         if saved != processes:
             logger.info("warning: %d processes resume what %d saved: they draw other samples", processes, saved)
-    environment = run_folder.write_facts(folder, recipe, fingerprint, resumed=checkpoint is not None)
+    environment = run_folder.write_facts(folder, recipe, fingerprint, checkpoint)
     checkpoints.set_aside(folder, step)
     (folder / "results.json").unlink(missing_ok=True)  # which means that the run is finished
     trackers.join(trainer, folder, step)
