@@ -166,6 +166,11 @@ def looks_local(path: str) -> bool:
     return bare(Path(path)).suffix.lower() in FILE_TYPES or path.startswith((".", "/", "~"))
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a model's or dataset's name is none of something local, what is missing there included."""
+    return name.count("/") < 2 and not looks_local(name) and not os.path.exists(name)
+
+
 def model_folder(path: str) -> str:
     """A run's folder means its final model; every other folder or Hub id means itself."""
     path = os.path.expanduser(path)
