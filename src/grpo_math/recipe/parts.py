@@ -87,23 +87,8 @@ class EvalSpec(Part):
         return self.before_after or self.every is not None
 
 
-class TemplateKeys(Part):
+class TemplateKeys(Part, PromptTemplate):
     """A prompt template of one's own."""
-
-    example: ClassVar = "{user: '{question}', answer_style: boxed}"
-
-    user: str = Field(
-        default=PromptTemplate.user, description="the user's message, with {question} where the question goes"
-    )
-    system: str | None = Field(default=None, description="the system message")
-    answer_style: Literal["boxed", "hash", "answer_tag", "fallback"] = Field(
-        default="boxed", description="how the final answer is marked"
-    )
-    stop: list[str] = Field(default=[], description="strings that end a completion")
-    prefill: str = Field(default="", description="the beginning of every completion")
-    chat: bool = Field(
-        default=True, description="use the tokenizer's chat template; false: plain text, for base models"
-    )
 
 
 class Ours(Part):
@@ -156,7 +141,7 @@ def prompt_template(given: Any, problems: list[str]) -> PromptTemplate | None:
     keys = validated(TemplateKeys, given, "prompt_template.", problems)
     if "{question}" not in str(given.get("user", "{question}")):
         problems.append("prompt_template.user: holds no {question}: say where the question goes")
-    return None if len(problems) > before else PromptTemplate(**{**keys.model_dump(), "stop": tuple(keys.stop)})
+    return None if len(problems) > before else PromptTemplate(**keys.model_dump())
 
 
 def looks_local(path: str) -> bool:

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +83,7 @@ def write_card(recipe: Recipe, folder: Path, results: dict, environment: dict) -
 def prompt_of(template: PromptTemplate) -> str | list[dict]:
     """The example's prompt, without the prefill of a chat."""
     no_tokenizer: Any = None  # only a chat with a prefill takes one
-    return (replace(template, prefill="") if template.chat else template).prompt(QUESTION, no_tokenizer)
+    return (template.model_copy(update={"prefill": ""}) if template.chat else template).prompt(QUESTION, no_tokenizer)
 
 
 def hub_dataset(spec: DatasetSpec) -> str | None:
