@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from grpo_math.data.prompts import TEMPLATES, PromptTemplate
+from grpo_math.data.sources import FILE_TYPES, bare
 from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, validated
 from grpo_math.recipe.hints import RENAMED, RENAMED_IN_EVAL
@@ -146,8 +147,6 @@ def prompt_template(given: Any, problems: list[str]) -> PromptTemplate | None:
 
 def looks_local(path: str) -> bool:
     """Whether a dataset's `path` means a file or folder, not a Hub id."""
-    from grpo_math.data.sources import FILE_TYPES, bare
-
     return bare(Path(path)).suffix.lower() in FILE_TYPES or path.startswith((".", "/", "~"))
 
 
