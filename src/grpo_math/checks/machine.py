@@ -119,16 +119,14 @@ def setting_of(subject: Subject) -> memory.Setting:
 
 
 def launch(subject: Subject) -> Iterator[Finding]:
-    """This machine: devices, ports, versions, disk, accounts, the output folder."""
-    recipe = subject.recipe
+    """This machine: devices, ports, versions, accounts, the output folder."""
+    recipe, wanted = subject.recipe, subject.recipe.trainer.get("resume_from_checkpoint")
     if subject.mistakes:
         yield note("the layout is not checked: fix the recipe first")
     at_once(
         not subject.mistakes and subject.plan,
         lambda: check_machine(recipe),
-        lambda: checkpoints.find_checkpoint(
-            recipe.output_dir, recipe.trainer.get("resume_from_checkpoint"), recipe.raw
-        ),
+        lambda: checkpoints.find_checkpoint(recipe.output_dir, wanted, recipe.raw),
     )
 
 
