@@ -7,6 +7,7 @@ parameters of people's own functions come from their `def`.
 import ast
 import importlib.util
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -55,13 +56,6 @@ class Key:
     help: str = ""
 
 
-class TextForOthers(dict):
-    """The types by name; TRL's enums, which are not among them, are text in a recipe."""
-
-    def __missing__(self, name: str) -> type:
-        return str
-
-
 @cache
 def trl_keys(kind: str) -> tuple[dict[str, Key], dict[str, Key]]:
     """The keys of GRPOConfig or SFTConfig (with TrainingArguments) by `kind`, GRPO or SFT, and those of ModelConfig."""
@@ -95,7 +89,8 @@ def class_keys(path: Path, name: str) -> dict[str, Key]:
 
 def field_key(node: ast.AnnAssign) -> Key:
     """`name: type = field(default=..., metadata={"help": ...})`; a default that is computed counts as None."""
-    kind = eval(ast.unparse(node.annotation), {"__builtins__": {}}, TextForOthers(TYPES))
+    types = defaultdict(lambda: str, TYPES)  # TRL's enums, which are not among them, are text in a recipe
+    kind = eval(ast.unparse(node.annotation), {"__builtins__": {}}, types)
     given = {word.arg: word.value for word in node.value.keywords} if isinstance(node.value, ast.Call) else {}
     metadata = given.get("metadata")
     entries = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
