@@ -27,7 +27,6 @@ DEFAULTS = {  # ours, where TRL's differ
     "hub_strategy": "end",  # any other pushes the whole run folder
     "disable_tqdm": True,
 }
-
 LIMITS: tuple[tuple[dict[str, Any], str], ...] = (  # what TRL would meet only after the model is loaded, or not at all
     ({"gt": 0}, "num_train_epochs logging_steps save_steps"),
     ({"ge": 0}, "weight_decay adam_epsilon max_grad_norm warmup_steps neftune_noise_alpha dataloader_num_workers"),
