@@ -14,18 +14,19 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import argparse
-import json
 import random
 import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_math.data import PromptTemplate, token_ids
+from grpo_math.data import PromptTemplate
+from grpo_math.data.adapters import gsm8k
+from grpo_math.data.pairs import Pairs
 from grpo_math.errors import UserError, one_line
 from grpo_math.recipe.file import shipped
 from grpo_math.recipe.recipe import load_recipe
-from grpo_math.runs.folder import write_json
+from grpo_math.runs.folder import lines_of, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -76,10 +77,10 @@ def make_problem(rng: random.Random, templates: list[tuple[str, str]]) -> dict:
     return {"question": question, "steps": steps, "answer": value}
 
 
-def gsm8k_row(problem: dict) -> str:
-    """The problem as a line of GSM8K's files: calculator marks in the working, the answer after ####."""
+def gsm8k_row(problem: dict) -> dict:
+    """The problem as a row of GSM8K: calculator marks in the working, the answer after ####."""
     lines = [f"{left}=<<{left}={right}>>{right}" for left, right in problem["steps"]]
-    return json.dumps({"question": problem["question"], "answer": "\n".join([*lines, f"#### {problem['answer']}"])})
+    return {"question": problem["question"], "answer": "\n".join([*lines, f"#### {problem['answer']}"])}
 
 
 def write_problems(folder: Path, seed: int, train: int = 512, test: int = 200) -> None:
@@ -94,7 +95,7 @@ def write_problems(folder: Path, seed: int, train: int = 512, test: int = 200) -
             held_out.append(problem)
     folder.mkdir(parents=True, exist_ok=True)
     for split, problems in (("train", training), ("test", held_out)):
-        (folder / f"{split}.jsonl").write_text("".join(gsm8k_row(problem) + "\n" for problem in problems))
+        (folder / f"{split}.jsonl").write_text(lines_of(map(gsm8k_row, problems)))
 
 
 def make_tokenizer(texts: list[str], vocab_size: int = 512) -> "PreTrainedTokenizerFast":
@@ -146,16 +147,6 @@ def make_policy(tokenizer: "PreTrainedTokenizerFast", hidden_size: int = 128) ->
     return policy
 
 
-def worked_answer(problem: dict) -> str:
-    """The steps, one per line, and the boxed answer."""
-    return "\n".join(f"{left}={right}" for left, right in problem["steps"]) + "\n" + bare_answer(problem)
-
-
-def bare_answer(problem: dict) -> str:
-    """The boxed answer alone."""
-    return f"\\boxed{{{problem['answer']}}}"
-
-
 def arithmetic_facts() -> list[tuple[str, str]]:
     """Every sum, difference and product a two-step problem can need, as ("3+4=", "7")."""
     facts = [(left, sign, right) for left in range(28) for sign in "+-" for right in range(1, 10)]
@@ -179,12 +170,10 @@ class WarmStart:
         return [self.drill() if self.rng.random() < 0.3 else self.example(terse) for _ in range(count)]
 
     def example(self, terse: float) -> dict:
-        problem = make_problem(self.rng, TWO_STEP if self.rng.random() < 0.7 else ONE_STEP)
-        prompt = self.template.prompt(problem["question"], self.tokenizer)
-        answer = bare_answer(problem) if self.rng.random() < terse else worked_answer(problem)
-        completion = [*self.encode(answer), self.tokenizer.eos_token_id]
-        ids = token_ids(prompt, self.tokenizer)
-        return {"input_ids": ids + completion, "labels": [-100] * len(ids) + completion}
+        problem = gsm8k(gsm8k_row(make_problem(self.rng, TWO_STEP if self.rng.random() < 0.7 else ONE_STEP)))
+        worked = self.rng.random() >= terse
+        prompt, completion = Pairs(self.template, self.tokenizer, worked, max_length=None).ids(problem)
+        return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
 
     def drill(self) -> dict:
         ids = self.encode("<|assistant|>")
@@ -227,9 +216,9 @@ def make_warm_policy(folder: Path, template: PromptTemplate, seed: int) -> None:
     import torch
 
     rng = random.Random(seed + 1000)
-    problems = [make_problem(rng, TWO_STEP) for _ in range(1500)]
-    prompts = [template.user.replace("{question}", problem["question"]) for problem in problems]
-    tokenizer = make_tokenizer(prompts + list(map(worked_answer, problems)))
+    problems = [gsm8k(gsm8k_row(make_problem(rng, TWO_STEP))) for _ in range(1500)]
+    prompts = [template.user.replace("{question}", problem.question) for problem in problems]
+    tokenizer = make_tokenizer(prompts + [template.target(problem, worked=True) for problem in problems])
     torch.manual_seed(seed)
     policy = make_policy(tokenizer)
     warm_start = WarmStart(tokenizer, template, seed + 2000)

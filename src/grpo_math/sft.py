@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grpo_math.data import fingerprint, load_parts, mix_parts, to_dataset
+from grpo_math.data import load_parts, mix_parts, to_dataset
 from grpo_math.data.pairs import Pairs
 from grpo_math.errors import UserError, one_line
 from grpo_math.grading import configure
 from grpo_math.recipe.recipe import Recipe, load_recipe
-from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
-from grpo_math.runs.folder import at_work, resume_command, write_results
+from grpo_math.runs.checkpoints import find_checkpoint, finished_results
+from grpo_math.runs.folder import at_work
+from grpo_math.train import finish
 
 
 def main(options: argparse.Namespace) -> None:
@@ -43,13 +44,8 @@ def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     # torch and TRL are imported from here on: the whole recipe is checked by now
     from grpo_math.checks import check_training
     from grpo_math.evaluation import load_benchmarks
-    from grpo_math.models import ModelSource, check_finite, end_tokens, load_tokenizer, policy_arguments, widen
-    from grpo_math.report.model_card import push, write_card
-    from grpo_math.trainer.alarms import Alarms
-    from grpo_math.trainer.callbacks import Evaluations
-    from grpo_math.trainer.checkpoints import save_whole
+    from grpo_math.models import ModelSource, end_tokens, load_tokenizer, policy_arguments
     from grpo_math.trainer.config import check_machine, check_world, sft_config
-    from grpo_math.trainer.loop import begin, run
     from grpo_math.trainer.trainer import SupervisedTrainer
 
     check_machine(recipe)
@@ -60,14 +56,13 @@ def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
 
     with at_work(folder):
         # Problems, for training and for evaluation
-        model = ModelSource.of(recipe.keys)
         tokenizer = load_tokenizer(recipe.keys, template)
         pairs = Pairs(template, tokenizer, recipe.sft.worked, config.max_length)
         parts = load_parts(recipe.datasets, template, tokenizer, recipe.eval_datasets, pairs.unusable)
         problems = mix_parts(parts, recipe.datasets, config.seed)
         benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
         check_training(recipe, tokenizer, parts, config.deepspeed_plugin)
-        pairs.check(problems[0], end_tokens(model, tokenizer))
+        pairs.check(problems[0], end_tokens(ModelSource.of(recipe.keys), tokenizer))
 
         # Model and trainer
         policy = policy_arguments(recipe.keys, config, checkpoint)
@@ -78,26 +73,7 @@ def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
                 train_dataset=to_dataset([pairs.row(problem) for problem in problems]),
                 processing_class=tokenizer,
             )
-        widen(trainer.model, model)
-        check_finite(trainer.model, model.name)
-
-        with writes_to(folder):
-            # Train, and evaluate before, during and after
-            environment = begin(trainer, checkpoint, recipe.raw, recipe.dump(), fingerprint(problems))
-            evaluations = Evaluations(
-                trainer, tokenizer, benchmarks, recipe.eval, template, recipe.eval_completion_length
-            )
-            again = resume_command(folder, "sft")
-            alarms = Alarms(folder, recipe.alarms, template, longest=None)
-            results = run(trainer, evaluations, alarms, checkpoint, again)
-            if not results:
-                return {}
-
-            # Save the model with its card, and the results
-            save_whole(trainer, folder / "final", lambda final: write_card(recipe, final, results, environment))
-            write_results(folder, results, started)
-        push(trainer, folder / "final")
-        return results
+        return finish(recipe, trainer, problems, benchmarks, checkpoint, started)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grpo_math.data import fingerprint, load_parts, mix_parts, to_dataset, to_rows
+from grpo_math.data import Problem, fingerprint, load_parts, mix_parts, to_dataset, to_rows
 from grpo_math.errors import one_line
 from grpo_math.grading import configure
 from grpo_math.recipe.batch import describe_batch, world_size
@@ -47,13 +47,8 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     # torch and TRL are imported from here on: the whole recipe is checked by now
     from grpo_math.checks import check_training
     from grpo_math.evaluation import load_benchmarks
-    from grpo_math.models import ModelSource, check_finite, load_reward_models, load_tokenizer, policy_arguments, widen
-    from grpo_math.report.model_card import push, write_card
-    from grpo_math.trainer.alarms import Alarms
-    from grpo_math.trainer.callbacks import Evaluations
-    from grpo_math.trainer.checkpoints import save_whole
+    from grpo_math.models import load_reward_models, load_tokenizer, policy_arguments
     from grpo_math.trainer.config import check_machine, check_world, grpo_config, vllm_engine
-    from grpo_math.trainer.loop import begin, run
     from grpo_math.trainer.trainer import Trainer
 
     check_machine(recipe)
@@ -91,27 +86,41 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
                 template=template,
                 baseline=recipe.baseline,
             )
-        source = ModelSource.of(recipe.keys)
-        widen(trainer.model, source)
-        check_finite(trainer.model, source.name)
+        return finish(recipe, trainer, problems, benchmarks, checkpoint, started)
 
-        with writes_to(folder):
-            # Train, and evaluate before, during and after
-            environment = begin(trainer, checkpoint, recipe.raw, recipe.dump(), fingerprint(problems))
-            evaluations = Evaluations(
-                trainer, tokenizer, benchmarks, recipe.eval, template, recipe.eval_completion_length
-            )
-            alarms = Alarms(folder, recipe.alarms, template, recipe.max_completion_length)
-            again = resume_command(folder, "train")
-            results = run(trainer, evaluations, alarms, checkpoint, again, recipe.completions.every)
-            if not results:
-                return {}
 
-            # Save the model with its card, and the results
-            save_whole(trainer, folder / "final", lambda final: write_card(recipe, final, results, environment))
-            write_results(folder, results, started)
-        push(trainer, folder / "final")
-        return results
+def finish(
+    recipe: Recipe, trainer: Any, problems: list[Problem], benchmarks: list, checkpoint: Path | None, started: float
+) -> dict:
+    """What a GRPO run and an SFT run share once TRL's trainer is built: train, evaluate on the `benchmarks`, save.
+    Returns what results.json holds; {} where the run was stopped. `started` is a time of time.perf_counter."""
+    from grpo_math.models import ModelSource, check_finite, widen
+    from grpo_math.report.model_card import push, write_card
+    from grpo_math.trainer.alarms import Alarms
+    from grpo_math.trainer.callbacks import Evaluations
+    from grpo_math.trainer.checkpoints import save_whole
+    from grpo_math.trainer.loop import begin, run
+
+    folder, template = recipe.output_dir, recipe.template
+    source = ModelSource.of(recipe.keys)
+    widen(trainer.model, source)
+    check_finite(trainer.model, source.name)
+
+    with writes_to(folder):
+        # Train, and evaluate before, during and after
+        environment = begin(trainer, checkpoint, recipe.raw, recipe.dump(), fingerprint(problems))
+        evaluations = Evaluations(trainer, benchmarks, recipe.eval, template, recipe.eval_completion_length)
+        alarms = Alarms(folder, recipe.alarms, template, None if recipe.sft else recipe.max_completion_length)
+        again = resume_command(folder, "sft" if recipe.sft else "train")
+        results = run(trainer, evaluations, alarms, checkpoint, again, recipe.completions.every)
+        if not results:
+            return {}
+
+        # Save the model with its card, and the results
+        save_whole(trainer, folder / "final", lambda final: write_card(recipe, final, results, environment))
+        write_results(folder, results, started)
+    push(trainer, folder / "final")
+    return results
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Subject:
     layout: str = "none"
     processes: int = field(default_factory=world_size)
     sharded: tuple[str, ...] = ()
-    plan: Callable[[], object] | None = None
+    plan: Callable[[], object] | bool = False
     samples: int = 0
 
     @cached_property

@@ -3,13 +3,13 @@
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
 from grpo_math.checks import memory
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.errors import UserError
+from grpo_math.errors import at_once
 from grpo_math.models import ModelSource
 from grpo_math.recipe.batch import batch_arguments, describe_batch
 from grpo_math.recipe.recipe import Recipe
@@ -119,27 +119,18 @@ def setting_of(subject: Subject) -> memory.Setting:
 
 
 def launch(subject: Subject) -> Iterator[Finding]:
-    """This machine: devices, ports, versions, disk, accounts, the output folder."""
-    recipe = subject.recipe
+    """This machine: devices, ports, versions, accounts, the output folder."""
+    recipe, wanted = subject.recipe, subject.recipe.trainer.get("resume_from_checkpoint")
     if subject.mistakes:
         yield note("the layout is not checked: fix the recipe first")
-    elif subject.plan:
-        yield from errors_of(subject.plan)
-    yield from errors_of(lambda: check_machine(recipe))
-    yield from errors_of(
-        lambda: checkpoints.find_checkpoint(recipe.output_dir, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)
+    at_once(
+        not subject.mistakes and subject.plan,
+        lambda: check_machine(recipe),
+        lambda: checkpoints.find_checkpoint(recipe.output_dir, wanted, recipe.raw),
     )
-    yield disk(subject)
 
 
-def errors_of(check: Callable[[], object]) -> Iterator[Finding]:
-    try:
-        check()
-    except UserError as mistake:
-        yield from map(error, str(mistake).splitlines())
-
-
-def disk(subject: Subject) -> Finding:
+def disk(subject: Subject) -> Iterator[Finding]:
     """Whether the output folder is writable and has room for the checkpoints and the model."""
     recipe, shape, setting = subject.recipe, subject.shape, setting_of(subject)
     kept = kept_checkpoints(subject)
@@ -149,11 +140,12 @@ def disk(subject: Subject) -> Finding:
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        return error(f"output_dir: cannot write to {folder}", "give another --output_dir")
+        yield error(f"output_dir: cannot write to {folder}", "give another --output_dir")
+        return
     free = shutil.disk_usage(folder).free
     what = f"the model and {kept} checkpoint{'s' * (kept != 1)}"
     says = f"disk: {needed / memory.GIB:.1f} GiB for {what}, {free / memory.GIB:.1f} GiB free in {folder}"
-    return error(says, "save_total_limit: 1, or another output_dir") if needed > free else note(says)
+    yield error(says, "save_total_limit: 1, or another output_dir") if needed > free else note(says)
 
 
 def kept_checkpoints(subject: Subject) -> int:

@@ -34,7 +34,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "model": (setup.weights,),
     "batch": (machine.batch,),
     "memory": (machine.memory_estimate,),
-    "launch": (machine.launch,),
+    "launch": (machine.launch, machine.disk),
     "contamination": (data.contamination,),
 }
 QUICK = {"recipe": (setup.values,)} | {name: CHECKS[name] for name in ("golds", "rewards", "prompt")}

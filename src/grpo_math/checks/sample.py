@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from grpo_math.checks.findings import Finding, Subject, note, warning
-from grpo_math.evaluation import Benchmark, Setup, grade_rows, solve
-from grpo_math.generation import Sampling, TransformersEngine
+from grpo_math.evaluation import Benchmark, grade_rows, setup_of, solve
+from grpo_math.generation import TransformersEngine
 from grpo_math.models import ModelSource, end_tokens, load_model
+from grpo_math.recipe.parts import EvalSpec
 
 
 def sample(subject: Subject) -> Iterator[Finding]:
@@ -13,15 +14,11 @@ def sample(subject: Subject) -> Iterator[Finding]:
     recipe, tokenizer = subject.recipe, subject.tokenizer
     benchmark = Benchmark("training", subject.problems[: subject.samples])
     template, given = recipe.template, recipe.trainer
-    sampling = Sampling(
-        recipe.max_completion_length,
-        temperature=given.get("temperature", 1.0),
-        top_p=given.get("top_p", 1.0),
-        stop=template.stop,
-        ends=frozenset(end_tokens(ModelSource.of(recipe.keys), tokenizer)),
-    )
+    spec = EvalSpec(temperature=given.get("temperature", 1.0), top_p=given.get("top_p", 1.0))
+    ends = end_tokens(ModelSource.of(recipe.keys), tokenizer)
+    setup = setup_of(spec, template, tokenizer, ends, recipe.max_completion_length, given.get("seed", 42))
     engine = TransformersEngine(load_model(recipe.keys), tokenizer, recipe.eval.batch_size)
-    solved = solve(engine, benchmark, Setup(template, tokenizer, sampling, given.get("seed", 42)))
+    solved = solve(engine, benchmark, setup)
     rows = grade_rows([row for rows in solved for row in rows], template)
     found = sorted(rows, key=lambda row: row["problem"])
     for row in found:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from grpo_math.data.problem import Problem, Unusable
-from grpo_math.errors import UserError, reason_of
+from grpo_math.errors import UserError, one_line
 from grpo_math.grading import last_boxed
 
 
@@ -182,10 +182,8 @@ def generate_reasoning_gym(
     except ImportError:
         raise UserError("name: reasoning_gym needs the package: pip install reasoning-gym") from None
     seed += 0 if split == "train" else 1_000_000
-    try:
+    with one_line(f"task: no {task!r} in reasoning_gym, or a wrong config", kinds=(Exception,)):
         return gym.create_dataset(task, size=size, seed=seed, **(config or {}))
-    except Exception as error:
-        raise UserError(f"task: no {task!r} in reasoning_gym, or a wrong config: {reason_of(error)}") from error
 
 
 def own_row(row: object, **_: object) -> Problem:

@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from grpo_math.data.problem import Problem
 from grpo_math.errors import one_line
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 BATCH = 1_000  # prompts that are tokenized together
 
 
-@dataclass(frozen=True)
-class PromptTemplate:
+class PromptTemplate(BaseModel):
     r"""What is asked, and where the answer is expected.
 
     `user` holds the question as `{question}`; every other brace is literal. `chat` sends `system` and `user`
@@ -28,12 +28,18 @@ class PromptTemplate:
     these there is, else the last number.
     """
 
-    user: str = "{question}"
-    system: str | None = None
-    answer_style: str = "boxed"
-    stop: tuple[str, ...] = ()
-    prefill: str = ""
-    chat: bool = True
+    model_config = ConfigDict(frozen=True)
+
+    user: str = Field(default="{question}", description="the user's message, with {question} where the question goes")
+    system: str | None = Field(default=None, description="the system message")
+    answer_style: Literal["boxed", "hash", "answer_tag", "fallback"] = Field(
+        default="boxed", description="how the final answer is marked"
+    )
+    stop: tuple[str, ...] = Field(default=(), strict=False, description="strings that end a completion")
+    prefill: str = Field(default="", description="the beginning of every completion")
+    chat: bool = Field(
+        default=True, description="use the tokenizer's chat template; false: plain text, for base models"
+    )
 
     def prompt(
         self, question: str, tokenizer: "PreTrainedTokenizerBase", system: str | None = None

@@ -9,16 +9,6 @@ from grpo_math.evaluation.statistics import Difference, Figure
 from grpo_math.evaluation.summary import Evaluation, metrics_of, summarise_each
 
 __all__ = [
-    "Benchmark",
-    "Difference",
-    "Evaluation",
-    "Figure",
-    "Setup",
-    "grade_rows",
-    "load_benchmarks",
-    "metrics_of",
-    "setup_of",
-    "solve",
-    "solve_together",
-    "summarise_each",
-]
+    "Benchmark", "Difference", "Evaluation", "Figure", "Setup", "grade_rows", "load_benchmarks", "metrics_of",
+    "setup_of", "solve", "solve_together", "summarise_each",
+]  # fmt: skip

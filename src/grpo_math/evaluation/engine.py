@@ -28,12 +28,7 @@ def uses_vllm(keys: dict) -> bool:
 
 @contextmanager
 def engine_for(
-    keys: dict,
-    engine: dict,
-    tokenizer: "PreTrainedTokenizerBase",
-    batch_size: int,
-    longest: tuple[int, int],
-    log: Path,
+    keys: dict, engine: dict, tokenizer: "PreTrainedTokenizerBase", batch_size: int, longest: tuple[int, int], log: Path
 ) -> Iterator[Engine]:
     """transformers with batches of `batch_size`, or a vLLM server with a copy of the model on every visible GPU.
 

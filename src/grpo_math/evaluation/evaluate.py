@@ -156,7 +156,7 @@ def settings_of(recipe: Recipe, benchmarks: list[Benchmark], setup: Setup) -> di
         "weights": model.fingerprint(),
         "engine": f"{'vLLM' if vllm else 'transformers'} {dtype}",
         "batch_size": None if vllm else recipe.eval.batch_size,
-        "prompt_template": asdict(setup.template),
+        "prompt_template": setup.template.model_dump(),
         "sampling": asdict(setup.sampling),
         "seed": setup.seed,
         "loading": {key: keys.get(key) for key in LOADING} | {"engine": recipe.engine if vllm else None},

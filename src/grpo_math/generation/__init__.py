@@ -17,19 +17,6 @@ from grpo_math.generation.processes import Burst, Stopped, heeded, supervised
 from grpo_math.generation.vllm_engine import check_vllm, engine_arguments, fit_window, longest_sequence
 
 __all__ = [
-    "Burst",
-    "Completion",
-    "Engine",
-    "Sampling",
-    "ServerEngine",
-    "Stopped",
-    "TransformersEngine",
-    "check_vllm",
-    "engine_arguments",
-    "fit_window",
-    "generating",
-    "heeded",
-    "longest_sequence",
-    "supervised",
-    "training_engine",
-]
+    "Burst", "Completion", "Engine", "Sampling", "ServerEngine", "Stopped", "TransformersEngine", "check_vllm",
+    "engine_arguments", "fit_window", "generating", "heeded", "longest_sequence", "supervised", "training_engine",
+]  # fmt: skip

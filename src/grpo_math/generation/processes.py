@@ -88,11 +88,16 @@ def supervised(work: Callable[[], int]) -> int:
 
 
 def supervise(work: Callable[[], int], front: int) -> int:
-    status = 1
+    status, burst = 1, Burst()
+
+    def stop(*_: object) -> None:
+        if burst.begins():
+            raise Stopped
+
     try:
         os.setsid()  # a Ctrl-C in the terminal is for the front
         ignore_signals()
-        signal.signal(signal.SIGTERM, raise_stopped(Burst()))
+        signal.signal(signal.SIGTERM, stop)
         for number in (signal.SIGUSR1, signal.SIGUSR2):  # sent to every process, they would kill the children
             signal.signal(number, signal.SIG_IGN)
         prctl(SET_CHILD_SUBREAPER, 1)
@@ -111,16 +116,6 @@ def supervise(work: Callable[[], int], front: int) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return status
-
-
-def raise_stopped(burst: Burst) -> Callable[..., None]:
-    """A signal handler."""
-
-    def handler(*_: object) -> None:
-        if burst.begins():
-            raise Stopped
-
-    return handler
 
 
 def ignore_signals() -> None:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"  # the server's development endpoints have no authentication
 UTILISATION = 0.9  # of each of the server's GPUs, on which nothing else runs; vLLM's own default
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1"}  # TRL changes weights through the development endpoints
-
-
 PROGRAM = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]  # `vllm serve` of this Python
 
 

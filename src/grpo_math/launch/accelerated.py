@@ -19,8 +19,7 @@ def main() -> None:
         status = error.returncode
     except ChildFailedError as error:  # a killed process comes first: the others lost it, and SIGTERM is accelerate's
         status = min(
-            error.failures.values(),
-            key=lambda one: (one.exitcode == -signal.SIGTERM, one.exitcode >= 0, one.timestamp),
+            error.failures.values(), key=lambda one: (one.exitcode == -signal.SIGTERM, one.exitcode >= 0, one.timestamp)
         ).exitcode
     except SignalException as told:
         status = 128 + told.sigval

@@ -21,8 +21,7 @@ RESTARTS = 5  # of the evaluation process
 
 
 def main(options: argparse.Namespace) -> None:
-    status = supervised(lambda: run_cli(lambda _: launch(options)))
-    if status:
+    if status := supervised(lambda: run_cli(lambda _: launch(options))):
         sys.exit(status)
 
 

@@ -11,14 +11,7 @@ from importlib.util import find_spec
 from grpo_math.errors import UserError, at_once
 from grpo_math.generation.processes import start
 from grpo_math.generation.vllm_engine import check_parallel, check_vllm, free_port
-from grpo_math.generation.vllm_server import (
-    ENVIRONMENT,
-    LOOPBACK,
-    PROGRAM,
-    check_port,
-    server_words,
-    visible_gpus,
-)
+from grpo_math.generation.vllm_server import ENVIRONMENT, LOOPBACK, PROGRAM, check_port, server_words, visible_gpus
 from grpo_math.launch.layouts import EVALUATION, SERVER, Layout, read_layout
 from grpo_math.launch.serve import needed_window
 from grpo_math.recipe.batch import batch_arguments, count

@@ -4,10 +4,9 @@ import argparse
 import os
 import sys
 
-from grpo_math.data import load_parts, load_problems, mix_parts
+from grpo_math.checks import Subject
 from grpo_math.generation import check_vllm, fit_window, longest_sequence
 from grpo_math.generation.vllm_server import ENVIRONMENT, PROGRAM, check_port, ready_by, server_words, start_up
-from grpo_math.models import load_tokenizer
 from grpo_math.recipe.recipe import Recipe, load_recipe
 
 
@@ -22,12 +21,9 @@ def main(options: argparse.Namespace) -> None:
 
 def needed_window(recipe: Recipe) -> int:
     """The context the recipe's problems need, in tokens: all of them are tokenised."""
-    tokenizer = load_tokenizer(recipe.keys, recipe.template)
-    parts = load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets)
-    problems = mix_parts(parts, recipe.datasets, recipe.trainer.get("seed", 42))
-    generated = [(problems, recipe.max_completion_length)]
+    subject = Subject(recipe)
+    tokenizer, generated = subject.tokenizer, [(subject.problems, recipe.max_completion_length)]
     if recipe.eval.wanted:
-        tests = [load_problems(spec).problems for spec in recipe.eval_datasets]
-        generated += [(test, recipe.eval_completion_length) for test in tests]
+        generated += [(one.problems, recipe.eval_completion_length) for one in subject.benchmarks]
     longest = longest_sequence(generated, recipe.template, tokenizer)
     return fit_window(recipe.trainer.get("vllm_max_model_length"), *longest)

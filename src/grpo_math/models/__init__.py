@@ -11,17 +11,6 @@ from grpo_math.models.tokenizer import end_tokens, ends_of, load_tokenizer
 from grpo_math.models.weights import check_finite, check_weights, without_weights
 
 __all__ = [
-    "ModelSource",
-    "check_finite",
-    "check_weights",
-    "end_tokens",
-    "ends_of",
-    "load_arguments",
-    "load_model",
-    "load_reward_models",
-    "load_tokenizer",
-    "policy_arguments",
-    "trains_adapter",
-    "widen",
-    "without_weights",
-]
+    "ModelSource", "check_finite", "check_weights", "end_tokens", "ends_of", "load_arguments", "load_model",
+    "load_reward_models", "load_tokenizer", "policy_arguments", "trains_adapter", "widen", "without_weights",
+]  # fmt: skip

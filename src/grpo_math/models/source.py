@@ -164,7 +164,6 @@ class ModelSource:
     @contextmanager
     def loading(self, what: str = "") -> Iterator[None]:
         """Turn what transformers raises for a missing, damaged or forbidden model into one line."""
-
         what = what or f"model_name_or_path: no model at {self.name!r}"
         fix = "give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"
         if self.base_of:

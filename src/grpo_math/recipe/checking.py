@@ -90,16 +90,13 @@ def path_of(model: type[Part], place: tuple) -> tuple[Path, type[BaseModel]]:
     path: Path = (str(place[0]),)
     owner: type[BaseModel] = model
     for key in place[1:]:
-        inner = [kind for kind in options(field_of(owner, path[-1])) if isinstance(kind, type)]
-        models = [kind for kind in inner if issubclass(kind, BaseModel)]
+        field = owner.model_fields.get(path[-1])
+        kinds = [kind for kind in options(field.annotation) if isinstance(kind, type)] if field else []
+        models = [kind for kind in kinds if issubclass(kind, BaseModel)]
         if not models or not isinstance(key, str):
             break
         path, owner = (*path, key), models[0]
     return path, owner
-
-
-def field_of(model: type[BaseModel], key: str) -> Any:
-    return model.model_fields[key].annotation if key in model.model_fields else Any
 
 
 def explain(error: Any, owner: type[BaseModel], path: Path, where: str, value: Any) -> str:
@@ -127,17 +124,14 @@ def explain(error: Any, owner: type[BaseModel], path: Path, where: str, value: A
 
 
 def limits(field: FieldInfo) -> str:
-    found = {name: limit for one in field.metadata for name, limit in vars_of(one).items() if limit is not None}
+    known = ((name, getattr(one, name, None)) for one in field.metadata for name in ("ge", "gt", "le", "lt"))
+    found = {name: limit for name, limit in known if limit is not None}
     low, high = found.get("ge", found.get("gt")), found.get("le", found.get("lt"))
     if "lt" in found:
         return f"a number from {low:g} to below {high:.10g}"
     if high is None:
         return f"at least {low:g}" if "ge" in found else f"more than {low:g}"
     return f"a number from {low:g} to {high:g}" if "ge" in found else f"a number above {low:g} and up to {high:g}"
-
-
-def vars_of(constraint: Any) -> dict[str, Any]:
-    return {name: getattr(constraint, name) for name in ("ge", "gt", "le", "lt") if hasattr(constraint, name)}
 
 
 def hint(annotation: Any, value: Any) -> str:

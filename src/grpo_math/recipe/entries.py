@@ -170,13 +170,6 @@ def reward_specs(given: Any, problems: list[str]) -> list[RewardSpec]:
     return list(specs.values())
 
 
-class RewardModel(Entry):
-    """An entry with a reward model, whose score TRL takes unchanged."""
-
-    reward_model: str | None = None
-    weight: float = 1.0
-
-
 def reward_spec(name: str, entry: Any, problems: list[str]) -> RewardSpec | None:
     where = f"rewards.{name}."
     if not isinstance(entry, dict):
@@ -207,7 +200,8 @@ def reward_model_spec(name: str, entry: dict, where: str, problems: list[str]) -
     problems += [
         f"{where}{key}: not for a reward model, whose score TRL takes unchanged: use weight" for key in refused
     ]
-    checked = validated(RewardModel, {k: v for k, v in entry.items() if k not in refused}, where, problems)
+    model = entry_model(RewardSpec, {}, "name", "params", "path", "scale", "bias", "gate", "timeout")
+    checked: Any = validated(model, {k: v for k, v in entry.items() if k not in refused}, where, problems)
     if checked is None or checked.reward_model is None:
         return None
     folder = os.path.expanduser(checked.reward_model)

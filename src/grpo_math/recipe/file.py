@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
+from grpo_math.data.adapters import flat
 from grpo_math.errors import UserError, reason_of
 
 TEXTS = ("prompt_template.user", "prompt_template.system", "prompt_template.prefill")  # "Q: {question}" is no YAML here
@@ -90,13 +91,9 @@ def merge(base: dict, top: dict) -> dict:
     return merged
 
 
-def dotted(raw: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def dotted(raw: dict) -> Iterator[tuple[str, object]]:
     """The keys as the command line has them, `dataset.path`, with their values."""
-    for key, value in raw.items():
-        if isinstance(value, dict) and value:
-            yield from dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return ((name, value) for name, value in flat(raw) if not (value and isinstance(value, dict)))
 
 
 def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from grpo_math.data.prompts import TEMPLATES, PromptTemplate
+from grpo_math.data.sources import FILE_TYPES, bare
 from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, validated
 from grpo_math.recipe.hints import RENAMED, RENAMED_IN_EVAL
@@ -87,23 +88,8 @@ class EvalSpec(Part):
         return self.before_after or self.every is not None
 
 
-class TemplateKeys(Part):
+class TemplateKeys(Part, PromptTemplate):
     """A prompt template of one's own."""
-
-    example: ClassVar = "{user: '{question}', answer_style: boxed}"
-
-    user: str = Field(
-        default=PromptTemplate.user, description="the user's message, with {question} where the question goes"
-    )
-    system: str | None = Field(default=None, description="the system message")
-    answer_style: Literal["boxed", "hash", "answer_tag", "fallback"] = Field(
-        default="boxed", description="how the final answer is marked"
-    )
-    stop: list[str] = Field(default=[], description="strings that end a completion")
-    prefill: str = Field(default="", description="the beginning of every completion")
-    chat: bool = Field(
-        default=True, description="use the tokenizer's chat template; false: plain text, for base models"
-    )
 
 
 class Ours(Part):
@@ -156,14 +142,17 @@ def prompt_template(given: Any, problems: list[str]) -> PromptTemplate | None:
     keys = validated(TemplateKeys, given, "prompt_template.", problems)
     if "{question}" not in str(given.get("user", "{question}")):
         problems.append("prompt_template.user: holds no {question}: say where the question goes")
-    return None if len(problems) > before else PromptTemplate(**{**keys.model_dump(), "stop": tuple(keys.stop)})
+    return None if len(problems) > before else PromptTemplate(**keys.model_dump())
 
 
 def looks_local(path: str) -> bool:
     """Whether a dataset's `path` means a file or folder, not a Hub id."""
-    from grpo_math.data.sources import FILE_TYPES, bare
-
     return bare(Path(path)).suffix.lower() in FILE_TYPES or path.startswith((".", "/", "~"))
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model's or dataset's name is none of something local, what is missing there included."""
+    return name.count("/") < 2 and not looks_local(name) and not os.path.exists(name)
 
 
 def model_folder(path: str) -> str:

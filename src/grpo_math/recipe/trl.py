@@ -7,6 +7,7 @@ parameters of people's own functions come from their `def`.
 import ast
 import importlib.util
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +27,6 @@ DEFAULTS = {  # ours, where TRL's differ
     "hub_strategy": "end",  # any other pushes the whole run folder
     "disable_tqdm": True,
 }
-
 LIMITS: tuple[tuple[dict[str, Any], str], ...] = (  # what TRL would meet only after the model is loaded, or not at all
     ({"gt": 0}, "num_train_epochs logging_steps save_steps"),
     ({"ge": 0}, "weight_decay adam_epsilon max_grad_norm warmup_steps neftune_noise_alpha dataloader_num_workers"),
@@ -54,13 +54,6 @@ class Key:
     type: Any
     default: Any = None
     help: str = ""
-
-
-class TextForOthers(dict):
-    """The types by name; TRL's enums, which are not among them, are text in a recipe."""
-
-    def __missing__(self, name: str) -> type:
-        return str
 
 
 @cache
@@ -96,7 +89,8 @@ def class_keys(path: Path, name: str) -> dict[str, Key]:
 
 def field_key(node: ast.AnnAssign) -> Key:
     """`name: type = field(default=..., metadata={"help": ...})`; a default that is computed counts as None."""
-    kind = eval(ast.unparse(node.annotation), {"__builtins__": {}}, TextForOthers(TYPES))
+    types = defaultdict(lambda: str, TYPES)  # TRL's enums, which are not among them, are text in a recipe
+    kind = eval(ast.unparse(node.annotation), {"__builtins__": {}}, types)
     given = {word.arg: word.value for word in node.value.keywords} if isinstance(node.value, ast.Call) else {}
     metadata = given.get("metadata")
     entries = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()

@@ -10,7 +10,7 @@ import yaml
 from grpo_math.data import ADAPTERS, DatasetSpec, PromptTemplate
 from grpo_math.errors import one_line
 from grpo_math.evaluation.statistics import Figure
-from grpo_math.recipe.parts import looks_local
+from grpo_math.recipe.parts import is_hub_id
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs.folder import read_rows
 
@@ -82,18 +82,14 @@ def write_card(recipe: Recipe, folder: Path, results: dict, environment: dict) -
 
 def prompt_of(template: PromptTemplate) -> str | list[dict]:
     """The example's prompt, without the prefill of a chat."""
-    text = template.user.replace("{question}", QUESTION)
-    if not template.chat:
-        return text + template.prefill
-    system = [{"role": "system", "content": template.system}] if template.system else []
-    return [*system, {"role": "user", "content": text}]
+    no_tokenizer: Any = None  # only a chat with a prefill takes one
+    return (template.model_copy(update={"prefill": ""}) if template.chat else template).prompt(QUESTION, no_tokenizer)
 
 
 def hub_dataset(spec: DatasetSpec) -> str | None:
     """The Hub id of a dataset; None for local files."""
     path = spec.path or (ADAPTERS[spec.name].hub if spec.name else None)
-    local = spec.name is None or path is None or looks_local(path) or Path(path).exists()
-    return None if local else path
+    return path if spec.name and path and is_hub_id(path) else None
 
 
 def evaluations(folder: Path, results: dict) -> dict[str, list[dict]]:

@@ -128,7 +128,7 @@ def rows_of(lines: Iterable[str | bytes]) -> list[dict]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-def lines_of(rows: list[dict]) -> str:
+def lines_of(rows: Iterable[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

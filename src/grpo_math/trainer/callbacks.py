@@ -6,9 +6,10 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 
 from grpo_math.data import PromptTemplate
 from grpo_math.evaluation import Benchmark, Evaluation, metrics_of, setup_of, solve_together, summarise_each
@@ -103,16 +104,10 @@ class Evaluations(TrainerCallback):
     """
 
     def __init__(
-        self,
-        trainer: Trainer,
-        tokenizer: PreTrainedTokenizerBase,
-        benchmarks: list[Benchmark],
-        spec: EvalSpec,
-        template: PromptTemplate,
-        longest: int,
+        self, trainer: Trainer, benchmarks: list[Benchmark], spec: EvalSpec, template: PromptTemplate, longest: int
     ):
         self.stopped: Callable[[], bool] = lambda: False
-        self.trainer, self.tokenizer, self.benchmarks = trainer, tokenizer, benchmarks
+        self.trainer, self.benchmarks = trainer, benchmarks
         self.spec, self.template, self.longest = spec, template, longest
         self.folder = Path(trainer.args.output_dir or "")
         self.file = self.folder / "eval.jsonl"
@@ -161,7 +156,8 @@ class Evaluations(TrainerCallback):
 
     def measure(self, moment: str, model: PreTrainedModel, state: TrainerState) -> dict:
         """Evaluate, tell everyone, and return the row of eval.jsonl that counts."""
-        started, spec, tokenizer = time.perf_counter(), self.spec, self.tokenizer
+        started, spec = time.perf_counter(), self.spec
+        tokenizer: Any = self.trainer.processing_class
         ends = ends_of(model.generation_config, tokenizer)
         setup = setup_of(spec, self.template, tokenizer, ends, self.longest, self.trainer.args.seed)
         vllm = getattr(self.trainer, "vllm_generation", None)

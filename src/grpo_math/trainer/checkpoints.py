@@ -127,15 +127,15 @@ class Resume(TrainerCallback):
         """transformers restores the adapters in a checkpoint's folders (TRL's `ref`) but not the policy's next to them;
         FSDP and DeepSpeed restore the whole model."""
         policy = self.trainer.accelerator.unwrap_model(model)
-        sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
-        if not sharded and hasattr(policy, "peft_config"):
-            wanted = get_peft_model_state_dict(policy, adapter_name="default", save_embedding_layers=False)
-            if lacking := sorted(wanted.keys() - load_peft_weights(str(self.checkpoint), "cpu").keys()):
-                raise UserError(
-                    f"resume_from_checkpoint: {self.checkpoint} lacks {len(lacking)} weights of the adapter "
-                    f"({lacking[0]}, ...): name another checkpoint"
-                )
-        if not sharded and "ref" in getattr(policy, "peft_config", {}):
+        if self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled or not hasattr(policy, "peft_config"):
+            return
+        wanted = get_peft_model_state_dict(policy, adapter_name="default", save_embedding_layers=False)
+        if lacking := sorted(wanted.keys() - load_peft_weights(str(self.checkpoint), "cpu").keys()):
+            raise UserError(
+                f"resume_from_checkpoint: {self.checkpoint} lacks {len(lacking)} weights of the adapter "
+                f"({lacking[0]}, ...): name another checkpoint"
+            )
+        if "ref" in policy.peft_config:
             policy.load_adapter(str(self.checkpoint), "default", is_trainable=True)
             policy.set_adapter("default")
 

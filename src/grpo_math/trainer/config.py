@@ -13,7 +13,7 @@ from grpo_math.generation.vllm_engine import LARGE, check_parallel, colocated_en
 from grpo_math.generation.vllm_server import check_server, start_up
 from grpo_math.models import ModelSource, end_tokens, load_arguments
 from grpo_math.recipe import batch
-from grpo_math.recipe.parts import looks_local
+from grpo_math.recipe.parts import is_hub_id
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.trl import DEFAULTS
 
@@ -78,11 +78,6 @@ def check_16_bits(given: dict) -> None:
     bf16 = not given.get("fp16") if given.get("bf16") is None else given["bf16"]  # as in TRL
     if bf16 and not given.get("use_cpu") and not is_torch_bf16_gpu_available():
         raise UserError("bf16: there is no GPU here that can: give --bf16 false, and without any GPU --use_cpu true")
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a model's or dataset's name is none of a local folder, one that is missing included."""
-    return name.count("/") < 2 and not looks_local(name) and not os.path.exists(name)
 
 
 def check_hub(recipe: Recipe) -> None:
