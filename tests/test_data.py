@@ -119,6 +119,7 @@ def test_fields_reach_into_mappings():
         (math, MATH_ROW, {"levels": [4, 5]}, "of other levels"),
         (math, MATH_ROW, {"subjects": ["algebra"]}, "of other subjects"),
         (json_rows, {"question": "q", "answer": None}, {}, "without an answer"),
+        (json_rows, {"question": "question", "answer": "answer"}, {}, "that repeats the header"),
         (json_rows, {"question": "q", "answer": float("nan")}, {}, "without an answer"),
         (json_rows, {"question": "q", "answer": {"text": "1"}}, {}, "with an answer that is not text"),
         (json_rows, {"question": "q", "answer": [["1"], ["2"]]}, {}, "with an answer that is not text"),

@@ -273,7 +273,14 @@ def test_what_cannot_be_compared_is_one_line(write, tmp_path):
     with pytest.raises(UserError, match="A and B have no problem in common"):
         dispatch(["compare", first, str(blank)])
     for content, message in (
-        (b'{"dataset": "d", "problem": 0}', "the evaluation is not finished"),
+        (
+            b'{"dataset": "d", "problem": 0, "sample": 0, "question": "q", "gold": "1", "completion": "c"}',
+            "the evaluation is not finished",
+        ),
+        (
+            b'{"dataset": "d", "problem": "0", "sample": 0, "question": ["q"], "gold": "1", "completion": "c"}',
+            "completions.jsonl: not the completions of an evaluation",
+        ),
         (
             b'{"gold": "1", "completion": "1", "correct": true}',
             "completions.jsonl: not the completions of an evaluation",

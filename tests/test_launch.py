@@ -268,7 +268,7 @@ def test_deepspeed_that_is_not_installed(plan, tmp_path, layout):
         plan(f"--layout {path}", deepspeed=None)
     assert str(caught.value) == (
         f"--layout: {layout.removesuffix('.yaml')} needs DeepSpeed, which is not installed: pip install -e "
-        '".[deepspeed]" -c constraints.txt, or use fsdp2'
+        '".[deepspeed]" -c constraints.txt, or use fsdp2 (without GPUs: multi_gpu)'
     )
 
 

@@ -84,6 +84,17 @@ def test_the_export_of_a_whole_model_is_a_copy_in_the_wanted_precision(policy_fo
     assert model.dtype == torch.bfloat16
 
 
+def test_an_export_without_finite_weights_is_refused(policy_folder, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    model.get_input_embeddings().weight.data[0, 0] = 1e6  # infinite as a float16
+    model.save_pretrained(shutil.copytree(policy_folder, tmp_path / "large"))
+    with pytest.raises(UserError, match=r"large in float16: its weights are not finite \(model.embed_tokens.weight\)"):
+        dispatch(["export", str(tmp_path / "large"), str(tmp_path / "out"), "--dtype", "float16"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_export_overwrites_nothing_and_wants_a_model(policy_folder, tmp_path):
     with pytest.raises(UserError, match="no model and no adapter there: give a run's folder or a checkpoint"):
         dispatch(["export", str(tmp_path), str(tmp_path / "out")])

@@ -153,6 +153,7 @@ BROKEN_KEYS = [
     ({"generation_kwargs": "x"}, "HERE/recipe.yaml: generation_kwargs: want a mapping or null, got 'x'"),
     ({"rewards": {"m": {"path": "builtins:max"}}}, "builtins:max: its arguments have no names in Python: wrap it in a function of yours"),
     ({"preflight": "no"}, "HERE/recipe.yaml: preflight: want true or false, got 'no'"),
+    ({"use_peft": True, "lora_modules_to_save": ["lm_haed"]}, "lora_modules_to_save: the model has no lm_haed: leave it out"),
     ({"use_peft": True, "lora_target_modules": ["q_proj"]}, "use_peft: peft refuses it: Target modules q_proj not found in the base model. Please check the target modules and try again: see lora_target_modules (TRL takes a list of one for a pattern)"),
     ({"learning_rat": 1}, "HERE/recipe.yaml: learning_rat: unknown key, did you mean learning_rate?"),
 ]  # fmt: skip
@@ -468,6 +469,11 @@ def test_overlap_with_the_test_set_is_counted_and_dropped(findings, tmp_path):
     assert kept[0] == (
         "json train: 20 problems of 22 rows, dropped: 1 that are test problems, 1 with 8 words in a row of a test problem"
     )
+
+
+def test_a_folder_without_a_test_split_is_no_mistake_where_nothing_is_evaluated(findings, tmp_path):
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GOOD))
+    assert wrong(findings(dataset={"name": "json", "path": str(tmp_path)})) == []
 
 
 # --- the verb -------------------------------------------------------------------------------------------------------

@@ -97,6 +97,13 @@ BROKEN = [
     ("lora_target_modules: q_proj", "r.yaml: lora_target_modules: want a list of text or null, got 'q_proj', write [q_proj]"),
     ("run_name: 5", "r.yaml: run_name: want text or null, got 5, write \"5\""),
     ("generation_kwargs: [1]", "r.yaml: generation_kwargs: want a mapping or null, got [1]"),
+    ("prompt_template: {stop: ['']}", "r.yaml: prompt_template.stop: an empty text would end every completion at once: leave it out"),
+    ("generation_kwargs: {temperature: 0.5}", "r.yaml: generation_kwargs.temperature: set it with the recipe's temperature, by which TRL computes probabilities too"),
+    ("generation_kwargs: {do_sample: false}", "r.yaml: generation_kwargs.do_sample: leave it out: a group is num_generations completions, each sampled once"),
+    ("chat_template_kwargs: {tokenize: true}", "r.yaml: chat_template_kwargs.tokenize: no variable of the chat template, TRL sets it: leave it out"),
+    ("use_peft: true\nlora_alpha: 0", "r.yaml: lora_alpha: want at least 1, got 0"),
+    ("sapo_temperature_neg: 0", "r.yaml: sapo_temperature_neg: want more than 0, got 0"),
+    ("lora_task_type: SEQ_CLS", "r.yaml: lora_task_type: not a key here: leave it out: TRL's trainers take CAUSAL_LM alone"),
     ("lr_scheduler_kwargs: num_cycles", "r.yaml: lr_scheduler_kwargs: want a mapping or null, got 'num_cycles'"),
     ("vllm_importance_sampling_mode: mask", "r.yaml: vllm_importance_sampling_mode: no 'mask': use one of token_truncate, token_mask, sequence_truncate, sequence_mask"),
     ("log_level: loud", "r.yaml: log_level: no 'loud': use one of detail, debug, info, warning, error, critical, passive"),
@@ -423,7 +430,7 @@ def test_no_hint_shadows_a_real_key(kind):
 
 
 def test_what_is_refused_or_limited_is_a_key_of_trl():
-    known = {key for kind in ("GRPO", "SFT") for key in trl_keys(kind)[0]}
+    known = {key for kind in ("GRPO", "SFT") for keys in trl_keys(kind) for key in keys}
     assert REFUSED.keys() <= known
     assert get_args(TemplateKeys.model_fields["answer_style"].annotation) == tuple(STYLES)
     grpo, model = trl_keys("GRPO")

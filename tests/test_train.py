@@ -3,14 +3,18 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
+from safetensors.torch import save_file
 
 from grpo_math.__main__ import dispatch
 from grpo_math.check import check
 from grpo_math.errors import UserError
 from grpo_math.recipe.recipe import load_recipe
+from grpo_math.runs.checkpoints import find_checkpoint
 from grpo_math.runs.folder import read_table
 from grpo_math.train import train
 
@@ -114,7 +118,7 @@ def test_a_finished_run_is_neither_trained_on_nor_replaced(write_recipe, tmp_pat
     again = run(recipe, "--resume_from_checkpoint", "auto")  # as if killed before it was written
     assert again.keys() == results.keys()
     (tmp_path / "run" / "results.json").unlink()
-    with pytest.raises(UserError, match=r"max_steps: .*checkpoint-2 is 1 steps further than 1: raise it"):
+    with pytest.raises(UserError, match=r"max_steps: .*checkpoint-2 is at step 2 already: raise it"):
         run(recipe, "--resume_from_checkpoint", "auto", "--max_steps", "1")
     for step in (1, 2):
         (tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").unlink()
@@ -162,6 +166,61 @@ def test_a_resume_under_other_settings_says_so_and_refuses_what_the_optimizer_wo
     told = "checkpoint-1 with other settings: max_steps 2 (it was 1), rewards.format.weight 0.75 (it was "
     assert told in (tmp_path / "run" / "training.log").read_text()
     assert told in capsys.readouterr().out
+
+
+def saved(folder: Path, recipe: dict, *others: str) -> Path:
+    """A checkpoint of a run with this recipe, as far as it is read before a model is loaded."""
+    import torch
+
+    (folder / "checkpoint-1").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({}, folder / "checkpoint-1" / name)
+    save_file({}, folder / "checkpoint-1" / "model.safetensors")
+    (folder / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1}')
+    for name in others:
+        (folder / "checkpoint-1" / name).write_text("{}")
+    return folder / "checkpoint-1"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "others", "message"),
+    [
+        ({"lora_r": 4}, {"lora_r": 8}, [], "lora_r: the run began with 4, and its checkpoint stays with that, not 8"),
+        ({"use_peft": True}, {}, [], "use_peft: the run began with True, and its checkpoint stays with that, not its default"),
+        ({"optim_args": "eps=1"}, {}, [], "optim_args: the run began with eps=1, and its checkpoint stays with that"),
+        ({"model_name_or_path": "a"}, {"model_name_or_path": "b"}, ["adapter_config.json"], "model_name_or_path: the run began with a, "),
+        ({"sft": {}}, {}, [], r"checkpoint-1 is of an SFT run: begin GRPO with --model_name_or_path .*/checkpoint-1 and its own"),
+        ({}, {"sft": {}}, [], r"checkpoint-1 is of a GRPO run: begin SFT with --model_name_or_path "),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_keeps_what_is_in_it(tmp_path, before, now, others, message):
+    checkpoint = saved(tmp_path / "run", before | {"max_steps": 1}, *others)
+    with pytest.raises(UserError, match=message):
+        find_checkpoint(tmp_path / "another", str(checkpoint), now)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"global_step": '])
+def test_auto_does_not_begin_anew_where_checkpoints_are_damaged(tmp_path, content):
+    checkpoint = saved(tmp_path / "run", {})
+    (checkpoint / "trainer_state.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"no checkpoint in .*/run is whole: .*--model_name_or_path .*/checkpoint-1; or "
+    ):
+        find_checkpoint(tmp_path / "run", "auto", {})
+    with pytest.raises(UserError, match=r"checkpoint-1/trainer_state.json is damaged: name another checkpoint"):
+        find_checkpoint(tmp_path / "run", str(checkpoint), {})
+
+
+def test_a_checkpoint_resumed_in_another_folder_wants_the_problems_of_its_run(write_recipe, tmp_path, capsys):
+    recipe = write_recipe(save_steps=1, max_steps=1)
+    run(recipe)
+    elsewhere = ["--max_steps", "2", "--output_dir", str(tmp_path / "new"), "--resume_from_checkpoint"]
+    with pytest.raises(UserError, match=rf"the run began with other problems .*keys of {tmp_path}/run/recipe.yaml"):
+        run(recipe, *elsewhere, str(tmp_path / "run" / "checkpoint-1"), "--dataset.max_samples", "4")
+    copied = shutil.copytree(tmp_path / "run" / "checkpoint-1", tmp_path / "copies" / "checkpoint-1")
+    assert run(recipe, *elsewhere, str(copied))["steps"] == 2
+    assert "warning: without the recipe.yaml of its run" in capsys.readouterr().out
 
 
 def test_resume_from_a_named_checkpoint_that_is_not_there(write_recipe, tmp_path):
@@ -223,7 +282,7 @@ def test_a_reward_that_fails_stops_the_run_with_one_line(write_recipe, tmp_path)
     rewards, file = {"mine": {"path": f"{tmp_path}/mine.py:f"}}, tmp_path / "run" / "failed_batch.json"
     with pytest.raises(
         UserError,
-        match=rf"reward mine: returned nan for the completion .*continue with on_reward_error: skip \(what it was given: {file}\)$",
+        match=rf"reward mine: returned nan for the completion .*leave them out with on_reward_error: skip \(what it was given: {file}\)$",
     ):
         run(write_recipe(rewards=rewards, preflight=False))
     batch = json.loads(file.read_text())
@@ -306,6 +365,15 @@ def test_completions_are_kept_at_a_rate(write_recipe, tmp_path, steps, every, ke
         ),
         ({"model_name_or_path": "./nowhere"}, "model_name_or_path: no model at './nowhere'"),
         ({"lr_scheduler_type": "zigzag"}, "TRL refused it: zigzag is not a valid SchedulerType"),
+        ({"optim_args": "fast"}, "TRL refused the recipe: not enough values to unpack"),
+        (
+            {"use_liger_kernel": True},
+            "TRL refused the recipe: You have set `use_liger_kernel` to `True` but liger-kernel",
+        ),
+        (
+            {"dataloader_persistent_workers": True},
+            "TRL refused the recipe: persistent_workers option needs num_workers > 0",
+        ),
         ({"dtype": "float99"}, "float99"),
         ({"use_cpu": False, "bf16": True}, "bf16: there is no GPU here that can: give --bf16 false"),
         (

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data import TEST_PROBLEM, TEST_WORDS, Overlap, Problem, Problems, test_sets
 from grpo_math.data.functions import parameters
+from grpo_math.errors import UserError
 from grpo_math.grading import accepted, equal_all, grade_batch
 from grpo_math.rewards import Reward
 
@@ -136,7 +137,13 @@ def taught(subject: Subject) -> Iterator[Finding]:
 
 def contamination(subject: Subject) -> Iterator[Finding]:
     """Training problems that are in the test sets: counted here, dropped by `decontaminate`."""
-    tests = test_sets(subject.recipe.datasets, subject.recipe.eval_datasets)
+    recipe, problems = subject.recipe, subject.problems
+    try:
+        tests = test_sets(recipe.datasets, recipe.eval_datasets)
+    except UserError:
+        if recipe.eval.datasets or recipe.eval.wanted:
+            raise
+        tests = test_sets(recipe.datasets, [])  # the training data have no test split
     if not tests:
         yield note(
             "no test set to compare with: eval names none, and GSM8K's and MATH-500's are neither in the dataset's "
@@ -144,7 +151,7 @@ def contamination(subject: Subject) -> Iterator[Finding]:
         )
     for test in tests:
         overlap = Overlap(test.problems)
-        reasons = overlap(subject.problems)
+        reasons = overlap(problems)
         same, near = reasons.count(TEST_PROBLEM), reasons.count(TEST_WORDS)
         says = f"{test.title}: of {len(reasons):,} training problems {same:,} are test problems, {near:,} more "
         says += TEST_WORDS

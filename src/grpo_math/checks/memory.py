@@ -106,6 +106,9 @@ def adapter_size(model: "PreTrainedModel", recipe: Recipe) -> int:
     config: Any = ModelSource.of(recipe.keys).adapter or get_peft_config(ModelConfig(**recipe.model))
     config.inference_mode = False  # a saved adapter has true
     with one_line("use_peft: peft refuses it", "see lora_target_modules (TRL takes a list of one for a pattern)"):
+        names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        if absent := {name.rpartition(".")[2] for name in config.modules_to_save or ()} - names:
+            raise UserError(f"lora_modules_to_save: the model has no {', '.join(sorted(absent))}: leave it out")
         adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     if recipe.trainer.get("use_vllm") and changes_tied_weights(adapted):
         raise UserError(

@@ -104,6 +104,8 @@ def json_rows(row: dict, fields: dict | None = None) -> Problem:
         raise Unusable("with a worked solution that is not text")
     given = row.get("input") if asked == "instruction" else None  # Alpaca's question is in two columns
     question = "\n\n".join(filter(None, map(str.strip, (said["user"], given or ""))))
+    if row.get(asked) == asked and row.get(golden) == golden:
+        raise Unusable("that repeats the header")
     meta = {name: value for name, value in row.items() if name not in (asked, golden, written)}
     system = said.get("system", "").strip() or None
     return Problem(question, text_of(answer), (worked or "").strip() or None, meta, system)

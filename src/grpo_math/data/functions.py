@@ -1,5 +1,6 @@
 """Functions that a recipe names: `file.py:function` or `package.module:function`."""
 
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -55,7 +56,9 @@ def load_function(reference: str) -> Callable:
         raise UserError(f"{reference}: importing {module} failed ({raised(error)})") from error
     function = getattr(loaded, name, None)
     if not callable(function):
-        raise UserError(f"{reference}: {module} has no function {name!r}")
+        near = difflib.get_close_matches(name, [key for key, value in vars(loaded).items() if callable(value)], 1, 0.75)
+        fix = f", did you mean {near[0]}?" if near else ""
+        raise UserError(f"{reference}: {module} has no function {name!r}{fix}")
     try:
         inspect.signature(function)
     except ValueError:

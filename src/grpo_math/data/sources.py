@@ -43,7 +43,10 @@ def rows_of_file(path: Path) -> Iterable[dict]:
             if not isinstance(row, dict):
                 raise UserError(f"path: {path}, row {number}: want an object with named columns, got {row!r:.60}")
             if None in row:  # the csv module's key for them
-                raise UserError(f"path: {path}, row {number}: more cells than columns: quote cells with commas")
+                raise UserError(
+                    f"path: {path}, row {number}: more cells than columns: quote cells with commas, and separate them "
+                    "by commas"
+                )
             yield row
     except UserError:
         raise

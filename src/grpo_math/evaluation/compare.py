@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, one_line
 from grpo_math.evaluation.statistics import Difference, difference
 from grpo_math.evaluation.tables import print_table
 from grpo_math.runs.folder import read_table
 
 Key = tuple[str, str, str, int]  # dataset, question, gold, and the number of earlier problems with the same ones
+COLUMNS = {"dataset": str, "problem": int, "sample": int, "question": str, "gold": str, "completion": str}
 Rows = list[dict]  # of one problem, graded, in the order of their samples
 
 
@@ -83,10 +84,10 @@ def read_evaluation(path: Path) -> dict[Key, Rows]:
         )
     problems: dict[tuple[str, int], Rows] = defaultdict(list)
     for row in read_table(file):
-        if "correct" not in row:
-            raise UserError(f"{path}: the evaluation is not finished: run the same grpo-math evaluate again")
-        if not row.keys() >= {"dataset", "problem", "sample", "question", "gold"}:
+        if any(not isinstance(row.get(column), kind) for column, kind in COLUMNS.items()):
             raise UserError(f"{file}: not the completions of an evaluation: name a folder of grpo-math evaluate")
+        if not isinstance(row.get("correct", ""), bool | None):
+            raise UserError(f"{path}: the evaluation is not finished: run the same grpo-math evaluate again")
         problems[row["dataset"], row["problem"]].append(row)
     if not problems:
         raise UserError(f"{file}: holds no completion")
@@ -104,7 +105,8 @@ def other_settings(first: Path, second: Path) -> list[str]:
     files = [path / "settings.json" for path in (first, second)]
     if not all(file.exists() for file in files):
         return []
-    a, b = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    with one_line("compare: a damaged settings.json"):
+        a, b = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     return [key for key in a if key not in ("model", "weights", "datasets") and a[key] != b.get(key)]
 
 
@@ -130,4 +132,4 @@ def accuracy(rows: Rows) -> float:
 def example(side: str, rows: Rows, right: bool) -> str:
     """A right or a wrong completion of a problem, where there is such."""
     row = next((row for row in rows if (row["correct"] is True) == right), rows[0])
-    return f"{side}, {'right' if row['correct'] is True else 'wrong'} ({row['answer']}): {row['completion']}"
+    return f"{side}, {'right' if row['correct'] is True else 'wrong'} ({row.get('answer')}): {row['completion']}"

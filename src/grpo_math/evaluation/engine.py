@@ -35,11 +35,12 @@ def engine_for(
     `keys` are a recipe's TRL keys, `engine` its `vllm_engine_kwargs`, `longest` the tokens of the longest prompt and of
     the longest completion; `log` is the server's.
     """
+    source = ModelSource.of(keys)
+    window = window_for(source, *longest)
     if not uses_vllm(keys):
         yield TransformersEngine(load_model(keys), tokenizer, batch_size)
         return
-    arguments, source = engine_arguments(keys, engine), ModelSource.of(keys)
-    window, port = window_for(source, *longest), free_port()
+    arguments, port = engine_arguments(keys, engine), free_port()
     url = f"http://{LOOPBACK}:{port}"
     with tempfile.TemporaryDirectory(prefix="grpo-math-") as temporary:
         if source.adapter:

@@ -7,6 +7,7 @@ read), `answer` and `how`.
 
 import argparse
 import json
+import math
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -29,7 +30,7 @@ REASONS = {
 
 
 def main(options: argparse.Namespace) -> None:
-    if options.timeout < 0.1:
+    if not 0.1 <= options.timeout < math.inf:
         raise UserError(f"--timeout: want at least 0.1 seconds, got {options.timeout:g}")
     configure(PoolSettings(timeout=options.timeout, workers=options.workers))
     one = options.gold is not None and options.completion is not None
@@ -72,8 +73,11 @@ def grade_file(path: Path, out: Path | None, style: str) -> None:
     """Grade in chunks, so that a file of any length fits in memory; print a summary. OUT appears once all is graded."""
     if out and out.exists() and path.exists() and out.samefile(path):
         raise UserError(f"--out: {out} is the file to be graded: name another")
+    if out and out.exists() and not out.is_file():
+        raise UserError(f"--out: {out} is no file: name another")
     verdicts: Counter[bool | None] = Counter()
     hows: Counter[str] = Counter()
+    out = out and out.resolve()  # a link stays one
     new = out.with_name(f"{out.name}.new") if out else None
     with ExitStack() as stack:
         with one_line("grade: cannot be opened"):

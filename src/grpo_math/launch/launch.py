@@ -63,6 +63,8 @@ def run_plan(plan: Plan) -> None:
     if status and was_killed(status) and not stopped:
         again = resume_command(plan.recipe.output_dir, "launch")
         print(f"error: the training {how_ended(status)}. Continue with: {again}", file=sys.stderr)
+    if status and stopped:
+        print("stopped before a step was finished: nothing of it is saved", file=sys.stderr)
     if status:
         sys.exit(status if status > 0 else 128 - status)
     if watcher and watcher.results.exists():

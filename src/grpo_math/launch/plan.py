@@ -154,16 +154,19 @@ def serves_itself(recipe: Recipe, layout: Layout) -> bool:
         )
     if recipe.sft is not None:
         raise UserError(f"--layout: SFT generates nothing, {layout.name} is for GRPO: use single_gpu")
+    other = "cpu" if given.get("use_cpu") else "single_gpu"
     if given.get("use_vllm") is False:
         raise UserError(
-            f"use_vllm: false, but the layout {layout.name} generates with vLLM: leave it out, or use single_gpu"
+            f"use_vllm: false, but the layout {layout.name} generates with vLLM: leave it out, or use {other}"
         )
+    if given.get("use_cpu") and find_spec("vllm") is None:
+        raise UserError(f"--layout: {layout.name} generates with vLLM, which is not installed here: use {other}")
     return True
 
 
 def check_deepspeed(layout: Layout) -> None:
     if layout.config["distributed_type"] == "DEEPSPEED" and find_spec("deepspeed") is None:
-        fix = 'pip install -e ".[deepspeed]" -c constraints.txt, or use fsdp2'
+        fix = 'pip install -e ".[deepspeed]" -c constraints.txt, or use fsdp2 (without GPUs: multi_gpu)'
         raise UserError(f"--layout: {layout.name} needs DeepSpeed, which is not installed: {fix}")
 
 

@@ -8,7 +8,7 @@ from grpo_math.errors import UserError, one_line
 from grpo_math.models.policy import changes_tied_weights, load_adapter
 from grpo_math.models.source import ModelSource
 from grpo_math.models.tokenizer import end_tokens, plain_tokenizer
-from grpo_math.models.weights import load_base
+from grpo_math.models.weights import check_finite, load_base
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import quiet_progress_bars
 
@@ -46,7 +46,9 @@ def export(model: ModelSource, out: Path, dtype: str = "float32") -> None:
     # SFT may have taught another end token than the base model's
     whole.generation_config.eos_token_id = sorted(end_tokens(model, tokenizer)) or None
     with one_line(f"{out}: cannot be written"):
-        whole.to(getattr(torch, dtype)).save_pretrained(out)
+        whole = whole.to(getattr(torch, dtype))
+        check_finite(whole, f"{model.name} in {dtype}")
+        whole.save_pretrained(out)
         tokenizer.save_pretrained(out)
 
 

@@ -166,6 +166,8 @@ class ModelSource:
         """Turn what transformers raises for a missing, damaged or forbidden model into one line."""
         what = what or f"model_name_or_path: no model at {self.name!r}"
         fix = "give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"
+        if list(Path(self.name).glob("checkpoint-*")):
+            fix = "a run without a final model: name one of its checkpoints"
         if self.base_of:
             what = f"{self.base_of} is an adapter of {self.name}, which cannot be loaded"
             fix = f"put that model there, or correct {self.base_of}/adapter_config.json"

@@ -76,10 +76,24 @@ WITHOUT_EFFECT = {  # TRL's keys that would have none here, or the wrong one, by
     "leave it out: a resume continues with the problems that were not trained on": "ignore_data_skip",
     "use shuffle_dataset: false for the order of the dataset": "train_sampling_strategy length_column_name",
     "set it in the accelerate config of the layout": "parallelism_config",
+    "leave it out: TRL's trainers take CAUSAL_LM alone": "lora_task_type",
     "save the template in the model's folder, so that SFT, GRPO and evaluation see the same": "chat_template_path",
     "use dataset: {name: json, fields: {question: COLUMN, worked: COLUMN}}": "dataset_text_field",
 }
-REFUSED = {key: fix for fix, keys in WITHOUT_EFFECT.items() for key in keys.split()}
+GENERATION = {  # keys of generation_kwargs that are refused, by what to do instead
+    "set it with the recipe's temperature, by which TRL computes probabilities too": "temperature",
+    "set it with max_completion_length": "max_new_tokens max_tokens max_length",
+    "set it with prompt_template: {stop: [...]}, for the grader too": "stop stop_strings",
+    "leave it out: a group is num_generations completions, each sampled once": (
+        "do_sample num_beams num_return_sequences n"
+    ),
+    "seeds every request alike, which makes the completions of a group identical: leave it out, `seed` reaches vLLM": (
+        "seed"
+    ),
+}
+REFUSED, SAMPLING = (
+    {key: fix for fix, keys in table.items() for key in keys.split()} for table in (WITHOUT_EFFECT, GENERATION)
+)
 BY_TRL = {  # arguments of vLLM's engine that a recipe sets under TRL's own names
     "model": "model_name_or_path",
     "max_model_len": "vllm_max_model_length",

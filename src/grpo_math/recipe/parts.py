@@ -142,6 +142,8 @@ def prompt_template(given: Any, problems: list[str]) -> PromptTemplate | None:
     keys = validated(TemplateKeys, given, "prompt_template.", problems)
     if "{question}" not in str(given.get("user", "{question}")):
         problems.append("prompt_template.user: holds no {question}: say where the question goes")
+    if keys and "" in keys.stop:
+        problems.append("prompt_template.stop: an empty text would end every completion at once: leave it out")
     return None if len(problems) > before else PromptTemplate(**keys.model_dump())
 
 

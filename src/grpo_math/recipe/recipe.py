@@ -4,6 +4,7 @@ All problems are reported at once, one line each. Keys are TRL's own (GRPOConfig
 ModelConfig) plus ours (parts.py); `extends: other.yaml` starts from another recipe.
 """
 
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, options, takes_null, validated
 from grpo_math.recipe.entries import dataset_specs, held_out_specs, reward_specs
 from grpo_math.recipe.file import dotted, merge, nested, parse_arguments, read_recipe
-from grpo_math.recipe.hints import BY_TRL, LOSSES, REFUSED
+from grpo_math.recipe.hints import BY_TRL, LOSSES, REFUSED, SAMPLING
 from grpo_math.recipe.parts import (
     AlarmSpec,
     CompletionsSpec,
@@ -155,7 +156,8 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
     path, given = parse_arguments(argv)
     evaluation = kind == "evaluation"
     if path is None and not evaluation:
-        raise UserError("no recipe: give one with --config recipes/X.yaml")
+        near = difflib.get_close_matches("config", given, n=1)
+        raise UserError("no recipe: give one with --config recipes/X.yaml" + (f", not --{near[0]}" if near else ""))
     raw = merge(merge(read_recipe(path) if path else NO_RECIPE, given), overrides or {})
     path = path or Path("command line")
     found = "SFT" if "sft" in raw else "GRPO"
@@ -297,15 +299,12 @@ def generation_problems(flat: dict, engine: dict, template: PromptTemplate | Non
         )
     if "trust_remote_code" in (flat.get("model_init_kwargs") or ()):
         yield "model_init_kwargs.trust_remote_code: set it with trust_remote_code, for tokenizer and vLLM too"
-    sampling = flat.get("generation_kwargs") or ()
-    if "seed" in sampling:
-        yield (
-            "generation_kwargs.seed: seeds every request alike, which makes the completions of a group identical: "
-            "leave it out, `seed` reaches vLLM"
-        )
-    for key in ("stop", "stop_strings"):
-        if key in sampling:
-            yield f"generation_kwargs.{key}: set it with prompt_template: {{stop: [...]}}, for the grader too"
+    for key in flat.get("generation_kwargs") or ():
+        if key in SAMPLING:
+            yield f"generation_kwargs.{key}: {SAMPLING[key]}"
+    for key in ("add_generation_prompt", "continue_final_message", "tokenize", "return_dict", "return_tensors"):
+        if key in (flat.get("chat_template_kwargs") or ()):
+            yield f"chat_template_kwargs.{key}: no variable of the chat template, TRL sets it: leave it out"
     if not flat.get("use_vllm"):
         return
     if flat.get("load_in_4bit") or flat.get("load_in_8bit"):

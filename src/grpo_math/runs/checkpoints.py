@@ -119,15 +119,25 @@ def writes_to(folder: Path) -> Iterator[None]:
 
 def complete_checkpoints(folder: Path) -> dict[int, Path]:
     """The run's checkpoints by their step: trainer_state.json is there, which is written last, and `completed`."""
+    return {step: checkpoint for step, checkpoint in saved_checkpoints(folder).items() if has_state(checkpoint)}
+
+
+def saved_checkpoints(folder: Path) -> dict[int, Path]:
+    """Those with a damaged trainer_state.json too."""
     found = {}
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            step = checkpoint_step(checkpoint)
-        except (OSError, ValueError):
-            continue
-        if checkpoint.name == f"checkpoint-{step}" and not (folder / ASIDE / checkpoint.name).exists():
-            found[step] = checkpoint
+    for state in folder.glob("checkpoint-*/trainer_state.json"):
+        name = state.parent.name
+        if re.fullmatch(r"checkpoint-\d+", name) and not (folder / ASIDE / name).exists():
+            found[int(name.partition("-")[2])] = state.parent
     return found
+
+
+def has_state(checkpoint: Path) -> bool:
+    try:
+        checkpoint_step(checkpoint)
+    except (KeyError, OSError, TypeError, ValueError):
+        return False
+    return True
 
 
 def checkpoint_step(checkpoint: Path | None) -> int:
@@ -138,7 +148,7 @@ def checkpoint_step(checkpoint: Path | None) -> int:
 
 def last_whole(folder: Path) -> Path | None:
     """The last checkpoint that a run can resume from; a later one with a fault is reported."""
-    for _, checkpoint in sorted(complete_checkpoints(folder).items(), reverse=True):
+    for _, checkpoint in sorted(saved_checkpoints(folder).items(), reverse=True):
         if not (fault := fault_of(checkpoint)):
             return checkpoint
         if is_main_process():
@@ -151,6 +161,8 @@ def fault_of(checkpoint: Path) -> str:
     for file in checkpoint.rglob("*"):
         if not whole(file):
             return f"{file} is damaged"
+    if not has_state(checkpoint):
+        return f"{checkpoint}/trainer_state.json is damaged"
     missing = [part for part, names in PARTS.items() if not any(any(checkpoint.glob(name)) for name in names)]
     return f"{checkpoint} has no {' and no '.join(missing)}" if missing else ""
 
@@ -214,7 +226,7 @@ def wanted_checkpoint(folder: Path, wanted: str | bool | None) -> Path | None:
     metrics = folder / "metrics.jsonl"
     if wanted in ("auto", True):
         found = last_whole(folder)
-        if not found and (complete := complete_checkpoints(folder)):
+        if not found and (complete := saved_checkpoints(folder)):
             raise UserError(
                 f"resume_from_checkpoint: no checkpoint in {folder} is whole: where its weights are, a new run can "
                 f"begin with --model_name_or_path {complete[max(complete)]}; or remove them, and begin at step 0"
@@ -258,7 +270,7 @@ def finished_results(folder: Path, checkpoint: Path | None, steps: int, epochs: 
     results = folder / "results.json"
     if not results.exists():
         if done > last:
-            raise UserError(f"max_steps: {checkpoint} is {done - last:g} steps further than {last:g}: raise it")
+            raise UserError(f"max_steps: {last:g}, and {checkpoint} is at step {done:g} already: raise it")
         return None  # killed before its end
     found = json.loads(results.read_text(encoding="utf-8"))
     if is_main_process():

@@ -119,4 +119,6 @@ def failed_batch(folder: Path) -> Iterator[None]:
     except RewardError as error:
         run_folder.write_json(error.batch, folder / "failed_batch.json")
         kept = folder / "failed_batch.json"
-        raise RewardError(f"{error}, or continue with on_reward_error: skip (what it was given: {kept})") from error
+        raise RewardError(
+            f"{error}, or leave them out with on_reward_error: skip (what it was given: {kept})"
+        ) from error
