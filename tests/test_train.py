@@ -223,6 +223,20 @@ def test_a_checkpoint_resumed_in_another_folder_wants_the_problems_of_its_run(wr
     assert "warning: without the recipe.yaml of its run" in capsys.readouterr().out
 
 
+def test_a_run_that_is_trained_on_has_no_final_model_until_it_ends(write_recipe, tmp_path):
+    """Not that of its earlier end, which would be evaluated and exported for the new one."""
+    recipe = write_recipe(save_steps=1, max_steps=1)
+    run(recipe)
+    (tmp_path / "mine.py").write_text("def f(completions, **_):\n    raise RuntimeError('no luck')\n")
+    mine = ["--preflight", "false", "--rewards.mine.path", f"{tmp_path}/mine.py:f"]
+    with pytest.raises(UserError, match="no luck"):
+        run(recipe, *mine, "--resume_from_checkpoint", "auto", "--max_steps", "2")
+    assert not (tmp_path / "run" / "final").exists()
+    data = json.dumps([{"name": "gsm8k", "path": "."}])
+    with pytest.raises(UserError, match=r"no model at '.*/run': .* a run without a final model: name one of its check"):
+        dispatch(["evaluate", "--model", str(tmp_path / "run"), "--eval.datasets", data, "--out", str(tmp_path / "o")])
+
+
 def test_resume_from_a_named_checkpoint_that_is_not_there(write_recipe, tmp_path):
     with pytest.raises(UserError, match=r"checkpoint-7 is no complete checkpoint \(there: none\)"):
         run(write_recipe(), "--resume_from_checkpoint", "checkpoint-7")

@@ -43,6 +43,7 @@ def begin(trainer: Trainer, checkpoint: Path | None, settings: dict, recipe: str
     environment = run_folder.write_facts(folder, recipe, fingerprint, checkpoint)
     checkpoints.set_aside(folder, step)
     (folder / "results.json").unlink(missing_ok=True)  # which means that the run is finished
+    checkpoints.discard(folder / "final")  # an earlier end's, which its checkpoint has too
     trackers.join(trainer, folder, step)
     return environment
 
