@@ -7,7 +7,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -100,11 +100,15 @@ def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     return 0
 
 
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The most similar of the known words, where one is similar enough (`cutoff` in [0, 1])."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=cutoff)), None)
+
+
 def suggestion(key: str, known: list[str], where: str, renamed: dict[str, str]) -> str:
     """The fix for an unknown key: what it is called here, or the nearest of the known ones."""
     if key in renamed:
         return f"use {renamed[key]}"
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {where}{near[0]}?"
+    if near := nearest(key, known):
+        return f"did you mean {where}{near}?"
     return f"the keys here are {', '.join(known)}" if len(known) <= 12 else "it is neither TRL's nor ours"

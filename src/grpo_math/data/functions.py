@@ -1,6 +1,5 @@
 """Functions that a recipe names: `file.py:function` or `package.module:function`."""
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -8,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from grpo_math.errors import UserError, raised
+from grpo_math.errors import UserError, nearest, raised
 
 
 def split_reference(reference: str) -> tuple[str, str]:
@@ -56,8 +55,8 @@ def load_function(reference: str) -> Callable:
         raise UserError(f"{reference}: importing {module} failed ({raised(error)})") from error
     function = getattr(loaded, name, None)
     if not callable(function):
-        near = difflib.get_close_matches(name, [key for key, value in vars(loaded).items() if callable(value)], 1, 0.75)
-        fix = f", did you mean {near[0]}?" if near else ""
+        near = nearest(name, (key for key, value in vars(loaded).items() if callable(value)), cutoff=0.75)
+        fix = f", did you mean {near}?" if near else ""
         raise UserError(f"{reference}: {module} has no function {name!r}{fix}")
     try:
         inspect.signature(function)

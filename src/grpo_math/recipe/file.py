@@ -1,6 +1,5 @@
 """A recipe file, what it extends, and the command line, as one plain mapping. What the keys mean is recipe.py's."""
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from grpo_math.data.adapters import flat
-from grpo_math.errors import UserError, reason_of
+from grpo_math.errors import UserError, nearest, reason_of
 
 TEXTS = ("prompt_template.user", "prompt_template.system", "prompt_template.prefill")  # "Q: {question}" is no YAML here
 BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
@@ -135,8 +134,8 @@ def recipe_path(name: str) -> Path:
     if (shipped("recipes") / f"{name}.yaml").exists():
         return shipped("recipes") / f"{name}.yaml"
     known = sorted(file.stem for file in shipped("recipes").glob("*.yaml"))
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"give a file, or one of {', '.join(known)}"
+    near = nearest(name, known)
+    hint = f"did you mean {near}?" if near else f"give a file, or one of {', '.join(known)}"
     raise UserError(f"{name}: no such recipe: {hint}")
 
 

@@ -4,7 +4,6 @@ All problems are reported at once, one line each. Keys are TRL's own (GRPOConfig
 ModelConfig) plus ours (parts.py); `extends: other.yaml` starts from another recipe.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pydantic import Field, create_model
 
 from grpo_math.data.problem import DatasetSpec
 from grpo_math.data.prompts import PromptTemplate
-from grpo_math.errors import UserError, suggestion
+from grpo_math.errors import UserError, nearest, suggestion
 from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, options, takes_null, validated
 from grpo_math.recipe.entries import dataset_specs, held_out_specs, reward_specs
@@ -120,9 +119,8 @@ def trl_field(name: str, key: Key) -> tuple[Any, Any]:
     kinds = options(CHOICES.get(name, key.type))
     if name in RANGES:  # null means the default
         kinds = [kind for kind in kinds if kind is not NoneType]
-    if (
-        dict in [get_origin(kind) or kind for kind in kinds] and name not in FILES
-    ):  # JSON in a text, on TRL's command line
+    # A mapping may be a text in TRL: JSON, on its command line
+    if name not in FILES and dict in [get_origin(kind) or kind for kind in kinds]:
         kinds = [kind for kind in kinds if kind is not str]
     default = DEFAULTS.get(name, key.default)
     return Union[tuple(kinds)], Field(default, description=key.help or None, **RANGES.get(name, {}))  # noqa: UP007
@@ -156,8 +154,8 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
     path, given = parse_arguments(argv)
     evaluation = kind == "evaluation"
     if path is None and not evaluation:
-        near = difflib.get_close_matches("config", given, n=1)
-        raise UserError("no recipe: give one with --config recipes/X.yaml" + (f", not --{near[0]}" if near else ""))
+        near = nearest("config", given)
+        raise UserError("no recipe: give one with --config recipes/X.yaml" + (f", not --{near}" if near else ""))
     raw = merge(merge(read_recipe(path) if path else NO_RECIPE, given), overrides or {})
     path = path or Path("command line")
     found = "SFT" if "sft" in raw else "GRPO"
