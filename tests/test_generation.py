@@ -82,3 +82,5 @@ def test_vllms_tokens_become_the_same_text(tokenizer):
     ids = tokenizer("Ava has")["input_ids"]
     assert from_vllm([*ids, end], "stop", sampling, tokenizer) == Completion("Ava has", len(ids) + 1, False)
     assert from_vllm(ids, "length", sampling, tokenizer) == Completion("Ava has", len(ids), True)
+    stopped = Sampling(4, ends=sampling.ends, stop=("ha",))
+    assert from_vllm(ids, "stop", stopped, tokenizer) == Completion("Ava ha", len(ids), False)

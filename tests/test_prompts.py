@@ -7,7 +7,15 @@ import pytest
 from grpo_math.data import prompts
 from grpo_math.data.pairs import Pairs
 from grpo_math.data.problem import Problem
-from grpo_math.data.prompts import TEMPLATES, PromptTemplate, prompt_ids, prompt_lengths, to_rows, token_ids
+from grpo_math.data.prompts import (
+    TEMPLATES,
+    PromptTemplate,
+    prompt_ids,
+    prompt_lengths,
+    to_rows,
+    token_ids,
+    until_stop,
+)
 from grpo_math.errors import UserError
 
 QUESTION = "Ava has 3 apples. {How} many?"
@@ -123,3 +131,19 @@ def test_stop_strings_by_engine():
     assert template.generation_kwargs(use_vllm=True) == {"stop": ["</answer>"], "include_stop_str_in_output": True}
     assert template.generation_kwargs(use_vllm=False) == {"stop_strings": ["</answer>"]}
     assert TEMPLATES["boxed"].generation_kwargs(use_vllm=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("4</answer>.", "4</answer>"),
+        ("4</answer>", "4</answer>"),
+        ("4</answer>\n\nUser: 5</answer>", "4</answer>"),
+        ("4 END</answer>", "4 END"),
+        ("</answe", "</answe"),
+        ("", ""),
+    ],
+)
+def test_a_text_ends_with_its_first_stop_string(text, kept):
+    assert until_stop(text, ("</answer>", "END")) == kept
+    assert until_stop(text, ()) == text

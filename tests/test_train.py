@@ -266,9 +266,25 @@ def test_generation_ends_at_stop_strings_and_padding_is_never_trained_on(write_r
     assert len(stopped) > 8
     assert len({len(ids) for ids in stopped}) > 3
     assert not any(ids[-1] == tokenizer.pad_token_id for _, ids in seen)
+    overhang = [ids for text, ids in seen if not tokenizer.decode(ids, skip_special_tokens=True) == text]
+    assert len(overhang) > 1  # tokens such as " has", of which the text keeps " ha"
+    assert all(not any(stop in text[:-1] for stop in stops) for text, _ in seen)
+    logged = steps_of(tmp_path / "run")
+    for step, log in enumerate(logged):
+        batch = seen[step * 8 : (step + 1) * 8]
+        ended = [len(ids) for text, ids in batch if ids[-1] == tokenizer.eos_token_id or text.endswith(tuple(stops))]
+        assert log["completions/clipped_ratio"] == 1 - len(ended) / 8
+        found = [log[f"completions/{kind}_terminated_length"] for kind in ("min", "mean", "max")]
+        assert found == pytest.approx([min(ended), sum(ended) / len(ended), max(ended)])
+        kept = [
+            row["completion"]
+            for row in read_table(tmp_path / "run" / "completions" / f"completions_{step + 1:05d}.parquet")
+        ]
+        assert kept == [text for text, _ in batch]
     for row in read_table(tmp_path / "run" / "completions" / "eval-000000.parquet"):
         hit = any(stop in row["completion"] for stop in stops)
         assert row["truncated"] is (row["length"] == 64 and not hit)
+        assert not any(stop in row["completion"][:-1] for stop in stops)
 
 
 def test_lora_trains_and_its_adapter_is_evaluated(write_recipe, tmp_path, capsys):

@@ -105,6 +105,12 @@ TEMPLATES = {
 }
 
 
+def until_stop(text: str, stop: tuple[str, ...]) -> str:
+    """The text up to and with the first stop string in it: the token that completes one may have more characters."""
+    ends = [text.index(string) + len(string) for string in stop if string in text]
+    return text[: min(ends, default=None)]
+
+
 def completion_text(completion: str | list[dict]) -> str:
     """The text of a completion, plain or conversational."""
     return completion if isinstance(completion, str) else completion[0]["content"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
+from grpo_math.data import until_stop
 from grpo_math.errors import UserError
 from grpo_math.generation.vllm_server import ask, server_url
 
@@ -34,7 +35,7 @@ Batches = Iterator["dict[int, list[Completion]]"]
 class Sampling:
     """`samples` completions per prompt at `temperature` (0: greedy) and `top_p`, of at most `max_new_tokens` tokens.
 
-    Generation ends after any of the `stop` strings, which stay in the completion, and at the tokens `ends`.
+    Generation ends after any of the `stop` strings, with which the text ends then, and at the tokens `ends`.
     """
 
     max_new_tokens: int
@@ -161,15 +162,16 @@ class TransformersEngine:
         end = next((i for i, token in enumerate(row) if token in ends), len(row))
         text = str(self.tokenizer.decode(row[:end], skip_special_tokens=True))
         if any(stop in text for stop in sampling.stop):
-            return Completion(text, end, False)
+            return Completion(until_stop(text, sampling.stop), end, False)
         return Completion(text, min(end + 1, len(row)), end == len(row))
 
 
 def from_vllm(
     ids: list[int], finish_reason: str, sampling: Sampling, tokenizer: "PreTrainedTokenizerBase"
 ) -> Completion:
-    text = ids[:-1] if ids and ids[-1] in sampling.ends else ids
-    return Completion(str(tokenizer.decode(text, skip_special_tokens=True)), len(ids), finish_reason == "length")
+    kept = ids[:-1] if ids and ids[-1] in sampling.ends else ids
+    text = until_stop(str(tokenizer.decode(kept, skip_special_tokens=True)), sampling.stop)
+    return Completion(text, len(ids), finish_reason == "length")
 
 
 class VllmEngine:

@@ -51,14 +51,18 @@ PATCHES = (
         target=f"{GRPO}._calculate_rewards",
         signature="(self, inputs, prompts, completions, completion_ids_list)",
         place="trainer/trainer.py",
-        why="time/rewards, the rewards of all processes for the advantages, and the verdicts as columns of TRL's "
-        "completion logs, whatever the rewards are",
+        why="time/rewards, the rewards of all processes for the advantages, the verdicts as columns of TRL's completion "
+        "logs, whatever the rewards are; and completions that end with a stop string, for rewards, logs and metrics",
         relies_on=(
             f"{GRPO}._calculate_rewards: rewards_per_func = gather(rewards_per_func)",  # :1681
             f'{GRPO}._generate_and_score_completions: self._logs["extra"][column].extend(gather_object(values))',
             f"{GRPO}._log_completion_extra: self._pending_extra_logs[column].extend(values)",  # :1563
+            f'{GRPO}._generate: self._metrics[mode]["completions/clipped_ratio"].append(',  # :2304
+            f"{GRPO}._generate_and_score_completions: "
+            "rewards_per_func = self._calculate_rewards(inputs, prompts, completions, completion_ids_list)",
+            f'{GRPO}._generate_and_score_completions: self._logs["completion"].extend(gather_object(completions))',
         ),
-        until="TRL times its rewards and has a hook for all completions of a step",
+        until="TRL times its rewards, has a hook for all completions of a step, and knows stop strings",
     ),
     Patch(
         target=f"{GRPO}._generate_and_score_completions",

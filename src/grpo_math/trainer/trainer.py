@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer, SFTTrainer
 
-from grpo_math.data import PromptTemplate, completion_text
+from grpo_math.data import PromptTemplate, completion_text, until_stop
 from grpo_math.generation import generating
 from grpo_math.rewards import grades_of
 
@@ -32,7 +32,8 @@ class Trainer(GRPOTrainer):
     """Handles the template's stop strings, REINFORCE without a baseline, and groups of equal rewards; resumes exactly.
 
     Stop strings: TRL 1.16 gives transformers' `generate` no tokenizer, without which it refuses stop strings, and takes
-    the padding after a stopped completion for sampled tokens, in the loss too. vLLM handles them itself.
+    the padding after a stopped completion for sampled tokens, in the loss too. vLLM handles them itself. With both, TRL
+    takes a completion without an end token for a truncated one, and leaves what its last token has behind the string.
 
     `baseline`: `group` is GRPO's advantage, the reward less its group's mean; with `none` the advantage is the reward
     itself (Williams 1992, REINFORCE), and TRL's `scale_rewards` has to be `none` too.
@@ -101,10 +102,36 @@ class Trainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         with self.timed("rewards"):
+            if self.template.stop:
+                completions[:] = [self.stopped(completion) for completion in completions]
+                self.log_lengths(self.truncated(completions, completion_ids_list), completion_ids_list)
             self.rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             if self.keep_completions:
                 self.describe_completions(inputs, completions, completion_ids_list)
         return self.rewards_per_func  # of all processes
+
+    def stopped(self, completion: str | list[dict]) -> str | list[dict]:
+        """The completion without the text behind a stop string."""
+        text = until_stop(completion_text(completion), self.template.stop)
+        return text if isinstance(completion, str) else [{**completion[0], "content": text}, *completion[1:]]
+
+    def truncated(self, completions: list, completion_ids: list[list[int]]) -> list[bool]:
+        """Whether neither an end token nor a stop string ends a completion."""
+        return [
+            bool(ids) and ids[-1] not in self.eos_token_ids and not completion_text(one).endswith(self.template.stop)
+            for one, ids in zip(completions, completion_ids, strict=True)
+        ]
+
+    def log_lengths(self, truncated: list[bool], completion_ids: list[list[int]]) -> None:
+        """In place of what TRL logs, which takes end tokens alone for ends."""
+        device = self.accelerator.device
+        cut = self.accelerator.gather(torch.tensor(truncated, device=device))
+        ended = self.accelerator.gather(torch.tensor([len(ids) for ids in completion_ids], device=device))[~cut].float()
+        ended = ended if len(ended) else torch.zeros(1)
+        known = {"clipped_ratio": cut.float().mean(), "mean_terminated_length": ended.mean()}
+        known |= {"min_terminated_length": ended.min(), "max_terminated_length": ended.max()}
+        for name, value in known.items():
+            self._metrics["train"][f"completions/{name}"][-1] = value.item()
 
     def describe_completions(self, inputs: list[dict], completions: list, completion_ids: list[list[int]]) -> None:
         texts, golds = [completion_text(completion) for completion in completions], [row["solution"] for row in inputs]
@@ -115,10 +142,7 @@ class Trainer(GRPOTrainer):
             "solution": golds,
             **{name: [getattr(grade, name) for grade in grades] for name in ("answer", "correct", "how")},
             "length": [len(ids) for ids in completion_ids],
-            "truncated": [
-                bool(ids) and ids[-1] not in self.eos_token_ids and not text.endswith(self.template.stop)
-                for ids, text in zip(completion_ids, texts, strict=True)
-            ],
+            "truncated": self.truncated(completions, completion_ids),
             "reward": self.mine(self.weighted_rewards()).tolist(),
         }
         for name, scores in zip(self.reward_func_names, self.mine(self.rewards_per_func).T.tolist(), strict=True):
