@@ -4,13 +4,15 @@ import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from grpo_math.errors import UserError
+from grpo_math.evaluation.statistics import wilson_interval
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import read_rows, write_rows
 from grpo_math.train import train
-from grpo_math.trainer.alarms import Alarms
+from grpo_math.trainer.alarms import Alarms, most_zero_std
 from grpo_math.trainer.callbacks import finite
 
 WELL = {
@@ -25,10 +27,12 @@ CAUSES = [
     ({**ALIKE, "completions/clipped_ratio": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% are cut off: raise max_completion_length (8)"),
     ({**ALIKE, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
     ({**UNSCORED, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
-    ({**ALIKE, "accuracy": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% are right already: take harder problems, or dataset: {pass_rate: ...}"),
+    ({**ALIKE, "accuracy": 1.0}, "solved", "100% of the completions are right: stop here, or take harder problems"),
+    ({"frac_reward_zero_std": 0.95, "accuracy": 0.98}, "solved", "98% of the completions are right: stop here, or take harder problems"),
     ({**ALIKE, "accuracy": 0.0}, "reward", "every completion earns the same, 3 logs long: 0% are right: take easier problems, dataset: {pass_rate: ...}, or SFT first"),
     (ALIKE, "reward", "every completion earns the same, 3 logs long: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
     ({"frac_reward_zero_std": 0.75}, "zero_std", "in 75% of the groups all completions earn the same: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
+    ({"frac_reward_zero_std": 0.75, "completions/distinct": 0.2}, "zero_std", "in 75% of the groups all completions earn the same: of 8 completions 1.6 are distinct: raise temperature, or lower learning_rate"),
     ({"completions/clipped_ratio": 0.4}, "truncated", "40% of the completions are cut off: raise max_completion_length (8)"),
     ({"grading/timeouts": 0.02}, "timeouts", "2.0% of the answers took too long to grade: raise grading: {timeout: 5.0}"),
     ({"kl": 1.5}, "kl", "1.5 from the reference, above 1: lower learning_rate, or raise beta"),
@@ -43,16 +47,18 @@ CAUSES = [
 def watch(write_recipe, tmp_path):
     """The alarms that these logs raise, step by step, as (step, name, text); and the callback."""
 
-    def run(logs: list[dict], begin: int = 0, **keys):
-        recipe = load_recipe(["--config", str(write_recipe(**keys))])
+    def run(logs: list[dict], begin: int = 0, graded: tuple = (), **keys):
+        recipe = load_recipe(["--config", str(write_recipe(**{"num_generations": 8, "prompts_per_step": 4, **keys}))])
         recipe.output_dir.mkdir(exist_ok=True)
-        alarms = Alarms(recipe.output_dir, recipe.alarms, recipe.template, recipe.max_completion_length)
+        alarms = Alarms(recipe.output_dir, recipe.alarms, recipe.template, recipe.baseline, graded)
+        args = SimpleNamespace(**{"max_completion_length": 8, "num_generations": 8, **recipe.trainer})
         control = SimpleNamespace(should_training_stop=False, should_save=True)
         state = SimpleNamespace(global_step=begin, is_world_process_zero=True)
-        alarms.on_train_begin(None, state, control)
+        alarms.on_train_begin(args, state, control)
         for log in logs:
             state.global_step += 1
-            alarms.on_log(None, state, control, logs=log)
+            state.global_step -= "eval_accuracy" in log  # an evaluation is logged at the step before it
+            alarms.on_log(args, state, control, logs=log)
         said = [(row["step"], row["alarm"], row["says"]) for row in read_rows(recipe.output_dir / "alarms.jsonl")]
         return said, alarms, control
 
@@ -69,6 +75,135 @@ def test_every_cause_is_named_once(watch, changes, name, says):
     assert control.should_training_stop == (name == "nan")
 
 
+@pytest.mark.parametrize(
+    ("group", "limit"),  # by hand: 0.956^2 + 0.044^2 = 0.9159, 0.956^4 + 0.044^4 = 0.8353, 0.956^8 = 0.6977
+    [(2, 0.9159), (4, 0.8353), (8, 0.7), (16, 0.7), (64, 0.7)],
+)
+def test_small_groups_are_expected_to_be_alike(watch, group, limit):
+    assert most_zero_std(group) == pytest.approx(limit, abs=1e-4)
+    below, above = ({"frac_reward_zero_std": limit + change} for change in (-0.01, 0.01))
+    assert watch([WELL | below] * 4, num_generations=group, alarms={"steps": 3})[0] == []
+    assert watch([WELL | above] * 4, num_generations=group, alarms={"steps": 3})[0][0][1] == "zero_std"
+
+
+def test_two_completions_at_15_percent_accuracy_are_no_alarm(watch):
+    alike = 0.15**2 + 0.85**2
+    assert alike == pytest.approx(0.745)
+    logs = [WELL | {"frac_reward_zero_std": alike, "accuracy": 0.15}] * 4
+    assert watch(logs, num_generations=2, alarms={"steps": 3})[0] == []
+
+
+def test_without_a_baseline_groups_of_equal_rewards_teach(watch):
+    keys = {"baseline": "none", "scale_rewards": "none", "alarms": {"steps": 3}}
+    assert watch([WELL | {"frac_reward_zero_std": 1.0}] * 4, **keys)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "cause"),
+    [
+        ({"top_p": 0.9, "top_k": 50}, "top_p: 0.9, top_k: 50"),
+        ({"generation_kwargs": {"min_p": 0.1}}, "min_p: 0.1"),
+        ({"top_p": 1.0, "top_k": 0}, None),
+    ],
+)
+def test_truncated_sampling_is_the_first_cause_of_wrong_weights(watch, keys, cause):
+    ratio = "sampling/importance_sampling_ratio/mean"
+    ((_, name, says),) = watch([WELL | {ratio: 0.004}] * 3, alarms={"steps": 3}, **keys)[0]
+    if cause:
+        start = f"the weights of vLLM's completions are 0.004 on average, where 1 is right: with {cause} vLLM's"
+    else:
+        start = "vLLM samples another policy than is trained (ratio 0.00): leave its dtype"
+    assert (name, says[: len(start)]) == ("importance", start)
+
+
+def test_spikes_of_the_gradient(watch):
+    calm, high = WELL | {"grad_norm": 0.3}, WELL | {"grad_norm": 3.1}
+    ((step, name, says),) = watch([calm] * 9 + [high, calm, high, calm, high])[0]
+    assert (step, name) == (14, "spike")
+    assert says.startswith(
+        "the gradient's norm was above 10 times its median (0.3) in 3 of 10 steps: lower learning_rate"
+    )
+    assert watch([calm] * 9 + [high, calm, high] + [calm] * 9)[0] == []
+    silent = WELL | {
+        "grad_norm": 1e-6,
+        "frac_reward_zero_std": 1.0,
+        "reward_std": 0.1,
+    }  # without signal, beta's gradient
+    assert "spike" not in {name for _, name, _ in watch([silent, silent, high] * 10)[0]}
+
+
+SHARES = {"rewards/correctness/variance_share": 0.3, "rewards/format/variance_share": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("changes", "graded", "raised"),
+    [
+        (SHARES, ("correctness",), True),
+        ({name: 1 - share for name, share in SHARES.items()}, ("correctness",), False),
+        (SHARES | {"accuracy": 0.02}, ("correctness",), False),  # a format is learned first
+        (SHARES | {"accuracy": 0.95}, ("correctness",), False),
+        (SHARES, (), False),  # a heuristic recipe: nothing knows the solution
+        (SHARES, ("correctness", "format"), False),
+    ],
+)
+def test_a_reward_that_is_decided_by_something_else_than_the_solution(watch, changes, graded, raised):
+    found, _, _ = watch([WELL | changes] * 9, graded=graded, alarms={"steps": 3})
+    says = "70% of the reward's variance in the groups is that of format, which knows no solution: lower its weight, or give it gate: correctness"
+    assert found == ([(9, "composition", says)] if raised else [])
+    assert watch([WELL | changes] * 8, graded=graded, alarms={"steps": 3})[0] == []
+
+
+def course(accuracies, rewards, steps=4) -> list[dict]:
+    """Evaluations, and after each a few steps with about this reward."""
+    logs = []
+    for accuracy, reward in zip(accuracies, rewards, strict=True):
+        logs.append({"eval_accuracy": accuracy, "eval_accuracy_low": accuracy - 0.05})
+        logs += [WELL | {"reward": reward + 0.01 * (step % 2)} for step in range(steps)]
+    return logs
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "rewards", "at"),
+    [
+        ([0.3, 0.6, 0.5, 0.5, 0.45, 0.4], [0.3, 0.6, 0.65, 0.7, 0.75, 0.8], 16),
+        ([0.6, 0.5, 0.4, 0.3], [0.3, 0.4, 0.5, 0.6], 12),  # from the first on
+        ([0.3, 0.6, 0.5, 0.45, 0.4], [0.3, 0.6, 0.5, 0.5, 0.45], None),  # the reward falls too
+        ([0.3, 0.6, 0.58, 0.57, 0.56, 0.57], [0.3, 0.6, 0.7, 0.8, 0.8, 0.9], None),  # within the interval
+        ([0.3, 0.6, 0.5, 0.45], [0.3, 0.6, 0.7, 0.8], None),  # too few evaluations
+        ([0.3, 0.6, 0.5, 0.7, 0.6], [0.3, 0.6, 0.7, 0.8, 0.9], None),
+        ([0.3, 0.4, 0.5, 0.6, 0.7], [0.3, 0.4, 0.5, 0.6, 0.7], None),
+    ],
+)
+def test_reward_that_rises_while_held_out_accuracy_falls(watch, tmp_path, accuracies, rewards, at):
+    found, _, _ = watch(course(accuracies, rewards), alarms={"steps": 3})
+    assert [(step, name) for step, name, _ in found] == ([(at, "diverged")] if at else [])
+    best = tmp_path / "run" / "best"
+    best.mkdir()
+    if at == 16:
+        assert found[0][2].endswith("the model of step 4 is not kept (eval: {best: true})")
+        assert watch(course(accuracies, rewards), alarms={"steps": 3})[0][0][2].endswith(f"of step 4 is {best}")
+        checkpoint = tmp_path / "run" / "checkpoint-4"
+        checkpoint.mkdir()
+        (checkpoint / "trainer_state.json").write_text('{"global_step": 4}')
+        assert watch(course(accuracies, rewards), alarms={"steps": 3})[0][0][2].endswith(f"of step 4 is {checkpoint}")
+
+
+def test_noise_alone_seldom_looks_like_a_divergence(watch):
+    """50 runs that stay at 0.5: 20 evaluations of 200 new problems each, rewards of 128 completions a step."""
+    draws, alarms = np.random.default_rng(0), 0
+    _, watching, _ = watch([])
+    for _ in range(50):
+        watching.held_out, watching.rewards = [], []
+        seen = False
+        for evaluation in range(20):
+            accuracy = draws.binomial(200, 0.5) / 200
+            watching.held_out.append((10 * evaluation, accuracy, wilson_interval(round(200 * accuracy), 200)[0]))
+            watching.rewards += [(10 * evaluation + step, draws.binomial(128, 0.5) / 128) for step in range(1, 11)]
+            seen = seen or bool(dict(watching.diverged()))
+        alarms += seen
+    assert alarms <= 2
+
+
 def test_a_run_that_goes_well_is_silent(watch):
     assert watch([WELL] * 30, alarms={"steps": 3})[0] == []
     noise = [{"eval_accuracy": 0.0, "loss": math.nan}, {"train_runtime": 1.0, "loss": math.nan}]
@@ -78,7 +213,11 @@ def test_a_run_that_goes_well_is_silent(watch):
 @pytest.mark.parametrize(
     ("changes", "name", "says"),
     [
-        ({"entropy": 0.05}, "entropy", "fell from 1 to 0.0"),
+        (
+            {"entropy": 0.05, "frac_reward_zero_std": 0.6},
+            "entropy",
+            "fell from 1 to 0.05, and most groups no longer differ: raise epsilon_high (0.28) or temperature, or set entropy_coef: 0.001; then lower learning_rate",
+        ),
         ({"completions/mean_length": 400.0}, "length", "completions went from 100 to "),
         ({"completions/mean_length": 10.0}, "length", "completions went from 100 to "),
     ],
@@ -96,10 +235,16 @@ def test_a_policy_that_broke_is_not_told_to_learn_the_format(watch):
     assert (6, "reward", said) in found
 
 
-def test_stop_strings_look_cut_off_to_trl_and_are_not_counted(watch):
-    changes = {"completions/clipped_ratio": 1.0}
-    found, _, _ = watch([WELL | changes] * 5, prompt_template="r1_zero", alarms={"steps": 3})
-    assert found == []
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"entropy": 0.02, "accuracy": 0.95, "frac_reward_zero_std": 0.6},  # of the quickstart, and nearly all is right
+        {"entropy": 0.02, "accuracy": 0.6, "frac_reward_zero_std": 0.3},  # low, and groups still differ
+    ],
+)
+def test_a_healthy_convergence_is_silent(watch, end):
+    middle = {name: (WELL[name] + value) / 2 for name, value in end.items()}
+    assert watch([WELL] * 10 + [WELL | middle] * 10 + [WELL | end] * 20)[0] == []
 
 
 def test_other_alarms_stop_where_they_are_asked_to(watch):
@@ -154,6 +299,19 @@ def test_a_run_resumed_anywhere_says_what_a_run_that_never_stopped_says(watch, t
     write_rows(rows, tmp_path / "run" / "metrics.jsonl")
     for begin in range(len(logs)):
         assert watch(logs[begin:], begin=begin, alarms={"steps": 3})[0] == whole
+
+
+def test_a_resumed_run_remembers_its_evaluations(watch, tmp_path):
+    logs = course([0.6, 0.5, 0.4, 0.3], [0.3, 0.4, 0.5, 0.6])
+    whole, _, _ = watch(logs, alarms={"steps": 3})
+    rows, step = [], 0
+    for log in logs:
+        step += "loss" in log
+        rows.append({"step": step, **{name.replace("eval_", "eval/"): value for name, value in log.items()}})
+    write_rows(rows, tmp_path / "run" / "metrics.jsonl")
+    for begin in (4, 8):
+        later = [log for row, log in zip(rows, logs, strict=True) if (row["step"], "loss" in row) > (begin, True)]
+        assert watch(later, begin=begin, alarms={"steps": 3})[0] == whole
 
 
 SUDDEN = """

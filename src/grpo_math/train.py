@@ -10,6 +10,7 @@ In a notebook: `from grpo_math.train import train; train("recipes/X.yaml", learn
 import argparse
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from grpo_math.errors import one_line
 from grpo_math.grading import configure
 from grpo_math.recipe.batch import describe_batch, world_size
 from grpo_math.recipe.recipe import Recipe, load_recipe
-from grpo_math.rewards import build_rewards, data_columns, for_trl
+from grpo_math.rewards import Reward, build_rewards, data_columns, for_trl
 from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
 from grpo_math.runs.folder import at_work, resume_command, write_results
 
@@ -86,11 +87,17 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
                 template=template,
                 baseline=recipe.baseline,
             )
-        return finish(recipe, trainer, problems, benchmarks, checkpoint, started)
+        return finish(recipe, trainer, problems, benchmarks, checkpoint, started, rewards)
 
 
 def finish(
-    recipe: Recipe, trainer: Any, problems: list[Problem], benchmarks: list, checkpoint: Path | None, started: float
+    recipe: Recipe,
+    trainer: Any,
+    problems: list[Problem],
+    benchmarks: list,
+    checkpoint: Path | None,
+    started: float,
+    rewards: Sequence[Reward | str] = (),
 ) -> dict:
     """What a GRPO run and an SFT run share once TRL's trainer is built: train, evaluate on the `benchmarks`, save.
     Returns what results.json holds; {} where the run was stopped. `started` is a time of time.perf_counter."""
@@ -110,7 +117,9 @@ def finish(
         # Train, and evaluate before, during and after
         environment = begin(trainer, checkpoint, recipe.raw, recipe.dump(), fingerprint(problems))
         evaluations = Evaluations(trainer, benchmarks, recipe.eval, template, recipe.eval_completion_length)
-        alarms = Alarms(folder, recipe.alarms, template, None if recipe.sft else recipe.max_completion_length)
+        pairs = zip(recipe.rewards, rewards, strict=True)
+        graded = [spec.name for spec, reward in pairs if isinstance(reward, str) or reward.graded]
+        alarms = Alarms(folder, recipe.alarms, template, recipe.baseline, graded)
         again = resume_command(folder, "sft" if recipe.sft else "train")
         results = run(trainer, evaluations, alarms, checkpoint, again, recipe.completions.every)
         if not results:

@@ -12,7 +12,10 @@ from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, validated
 from grpo_math.recipe.hints import RENAMED, RENAMED_IN_EVAL
 
-Alarm = Literal["nan", "reward", "zero_std", "truncated", "entropy", "kl", "importance", "timeouts", "length"]
+Alarm = Literal[
+    "nan", "reward", "zero_std", "truncated", "entropy", "kl", "importance", "timeouts", "length", "spike",
+    "composition", "diverged",
+]  # fmt: skip
 
 
 class SftSpec(Part):

@@ -46,6 +46,7 @@ LIMITS: tuple[tuple[dict[str, Any], str], ...] = (  # what TRL would meet only a
     ({"ge": 0, "lt": 2**32}, "seed data_seed"),
 )
 RANGES = {name: limits for limits, names in LIMITS for name in names.split()}
+FULL = {"top_p": (1.0,), "top_k": (0, -1), "min_p": (0.0,)}  # the values with which every token may be sampled
 
 
 @dataclass(frozen=True)
@@ -140,3 +141,11 @@ def parsed(path: Path) -> ast.Module:
         return ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
+
+
+def truncated_sampling(given: Mapping[str, Any]) -> list[str]:
+    """The keys, with their values, with which not every token may be sampled: `top_p: 0.9`."""
+    asked = {key: given.get(key) for key in FULL} | {
+        key: value for key, value in (given.get("generation_kwargs") or {}).items() if key in FULL
+    }
+    return [f"{key}: {value:g}" for key, value in asked.items() if value is not None and value not in FULL[key]]

@@ -81,6 +81,13 @@ class Reward:
     def __post_init__(self):
         self.__name__ = self.spec.name  # TRL's metric: rewards/<name>/mean
 
+    @property
+    def graded(self) -> bool:
+        """Whether its score may depend on the solution."""
+        named = parameters(self.function).keys() & {"grades", "solution"}
+        unseen = self.spec.path is not None and takes_everything(self.function)
+        return bool(named) or unseen or (self.gate is not None and self.gate.graded)
+
     def __call__(self, /, prompts: list, completions: list, **columns: Any) -> list[float | None]:
         scores = self.scores(prompts, completions, **columns)
         self.known = completions, scores

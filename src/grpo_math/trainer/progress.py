@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 if TYPE_CHECKING:
     from grpo_math.trainer.alarms import Alarms
 
+NOTES = {"solved"}  # of the alarms
 SHOWN = {"reward": "reward", "accuracy": "accuracy", "kl": "kl", "completions/mean_length": "length"}
 GENERATING = ("tokens_per_second", "time/generate", "step_time")
 SHOWN_SFT = {"loss": "loss", "mean_token_accuracy": "token accuracy"}
@@ -71,7 +72,7 @@ class Progress(TrainerCallback):
 
     def line(self) -> Text:
         """Drawn anew several times a second, in a thread of its own."""
-        count = len(self.alarms.raised)
+        count = len(self.alarms.raised - NOTES)
         alarms = Text(f"  {count} alarm{'s'[: count != 1]}", "bold red") if count else ""
         elapsed = clock(time.perf_counter() - self.started)
         return Text.assemble((self.step, "bold"), alarms, f"  {self.text}" if self.text else "", f"  {elapsed} elapsed")

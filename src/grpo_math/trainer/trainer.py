@@ -39,8 +39,10 @@ class Trainer(GRPOTrainer):
     itself (Williams 1992, REINFORCE), and TRL's `scale_rewards` has to be `none` too.
 
     Logs with every step `time/generate`, `time/rewards` and `time/train`, in seconds per step, which add up to TRL's
-    `step_time`, and `tokens_per_second`, of prompts and completions. Adds to TRL's completion logs the columns
-    question, solution, answer, correct, how, length (in tokens), truncated, reward and rewards/NAME.
+    `step_time`, and `tokens_per_second`, of prompts and completions; of the groups, as shares, `completions/distinct`,
+    `frac_tokens_zero_std` (tokens of completions without an advantage) and, of several rewards,
+    `rewards/NAME/variance_share`. Adds to TRL's completion logs the columns question, solution, answer, correct, how,
+    length (in tokens), truncated, reward and rewards/NAME.
     """
 
     def __init__(self, *, template: PromptTemplate, baseline: str = "group", **arguments: Any):
@@ -106,6 +108,8 @@ class Trainer(GRPOTrainer):
                 completions[:] = [self.stopped(completion) for completion in completions]
                 self.log_lengths(self.truncated(completions, completion_ids_list), completion_ids_list)
             self.rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            drawn = [(hash(tuple(ids)), len(ids)) for ids in completion_ids_list]
+            self.drawn = self.accelerator.gather(torch.tensor(drawn, device=self.accelerator.device))
             if self.keep_completions:
                 self.describe_completions(inputs, completions, completion_ids_list)
         return self.rewards_per_func  # of all processes
@@ -152,13 +156,32 @@ class Trainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
+        self.log_groups()
         if self.baseline == "none":
             everyone = self.weighted_rewards()
         else:  # of all processes
-            everyone = batch["advantages"].new_tensor(self._logs["advantages"]).masked_fill(self.level_groups(), 0.0)
+            level, lengths = self.level_groups(), self.drawn[:, 1].float()
+            self._metrics["train"]["frac_tokens_zero_std"].append((lengths[level].sum() / lengths.sum()).item())
+            everyone = batch["advantages"].new_tensor(self._logs["advantages"]).masked_fill(level, 0.0)
         self._logs["advantages"] = deque(everyone.tolist(), maxlen=len(everyone))
         batch["advantages"] = self.mine(everyone)
         return batch
+
+    def log_groups(self) -> None:
+        """How many of a group's completions are distinct, and which rewards tell them apart: reward k has the share
+        cov(w_k r_k, R) / var(R) of the variance of R = sum of w_k r_k within the groups; all shares add up to 1."""
+        metrics, groups = self._metrics["train"], self.drawn[:, 0].unflatten(0, (-1, self.num_generations))
+        metrics["completions/distinct"].append(sum(len(group.unique()) for group in groups) / groups.numel())
+        scores = self.rewards_per_func * self.reward_weights.to(self.rewards_per_func.device)
+        scores = scores.nan_to_num().masked_fill(scores.isnan().all(dim=1, keepdim=True), torch.nan)
+        scores = scores.unflatten(0, (-1, self.num_generations))
+        apart = (scores - scores.nanmean(dim=1, keepdim=True)).nan_to_num()
+        total = apart.sum(dim=2, keepdim=True)
+        summed = self.multi_objective_aggregation == "sum_then_normalize" and len(self.reward_func_names) > 1
+        if summed and (variance := total.square().sum()) > ROUNDING:
+            shares = ((apart * total).sum(dim=(0, 1)) / variance).tolist()
+            for name, share in zip(self.reward_func_names, shares, strict=True):
+                metrics[f"rewards/{name}/variance_share"].append(share)
 
     def level_groups(self) -> torch.Tensor:
         """Whether each completion, of all processes, is in a group whose scorable completions all earn the same: by
