@@ -62,7 +62,9 @@ def make_run(
     write_rows(folder / "metrics.jsonl", metrics)
     write_rows(folder / "eval.jsonl", evaluations)
     says = "1.2 from the reference, above 1: lower learning_rate, or raise beta"
-    write_rows(folder / "alarms.jsonl", [{"step": 31, "alarm": "kl", "says": says}] if steps > 31 else [])
+    raised = [{"step": 31, "alarm": "kl", "says": says, "level": "alarm"}]
+    raised += [{"step": 35, "alarm": "solved", "says": "95% of the completions are right", "level": "note"}]
+    write_rows(folder / "alarms.jsonl", raised if steps > 31 else [])
     if finished:
         moments = {"before": evaluations[0], "after": evaluations[-1]} if evaluations else {}
         seconds = {"train": 300.0, "evaluate": 24.0, "total": 340.0}
@@ -149,6 +151,10 @@ def measured(draw: random.Random, rows: list[dict], step: int) -> dict:
         "kl": 0.002 * step**1.6 * (1 + draw.random() / 4),
         "entropy": 0.6 * math.exp(-step / 20) + draw.random() / 20,
         "frac_reward_zero_std": sum(len({row["reward"] for row in one}) == 1 for one in groups) / len(groups),
+        "frac_tokens_zero_std": 0.25,
+        "completions/distinct": 0.9,
+        "rewards/correctness/variance_share": 0.8,
+        "rewards/format/variance_share": 0.2,
         "completions/mean_length": mean(rows, "length"),
         "completions/clipped_ratio": mean(rows, "truncated"),
         "grad_norm": None if step == 5 else 0.4 + draw.random() / 5,
@@ -166,8 +172,13 @@ def evaluated(rows: list[dict], step: int) -> dict:
 
     right = sum(row["correct"] for row in rows)
     low, high = wilson_interval(right, len(rows))
-    accuracy = {"accuracy": right / len(rows), "accuracy_low": low, "accuracy_high": high}
-    return {"dataset": "gsm8k test", "step": step, "problems": len(rows), "samples": 1, "seconds": 8.0, **accuracy}
+    figures = {
+        "accuracy": right / len(rows),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "length": mean(rows, "length"),
+    }
+    return {"dataset": "gsm8k test", "step": step, "problems": len(rows), "samples": 1, "seconds": 8.0, **figures}
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -12,8 +12,9 @@ from grpo_math.evaluation.statistics import wilson_interval
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import read_rows, write_rows
 from grpo_math.train import train
-from grpo_math.trainer.alarms import Alarms, most_zero_std
+from grpo_math.trainer.alarms import Alarms
 from grpo_math.trainer.callbacks import finite
+from grpo_math.trainer.course import most_zero_std
 
 WELL = {
     "loss": 0.1, "grad_norm": 1.0, "reward": 0.5, "reward_std": 0.4, "frac_reward_zero_std": 0.2, "accuracy": 0.5,
@@ -110,7 +111,9 @@ def test_truncated_sampling_is_the_first_cause_of_wrong_weights(watch, keys, cau
     ratio = "sampling/importance_sampling_ratio/mean"
     ((_, name, says),) = watch([WELL | {ratio: 0.004}] * 3, alarms={"steps": 3}, **keys)[0]
     if cause:
-        start = f"the weights of vLLM's completions are 0.004 on average, where 1 is right: with {cause} vLLM's"
+        start = (
+            f"vLLM's completions have a mean weight of 0.004, where 1 is right: with {cause} vLLM's probabilities are"
+        )
     else:
         start = "vLLM samples another policy than is trained (ratio 0.00): leave its dtype"
     assert (name, says[: len(start)]) == ("importance", start)
@@ -148,7 +151,7 @@ SHARES = {"rewards/correctness/variance_share": 0.3, "rewards/format/variance_sh
 )
 def test_a_reward_that_is_decided_by_something_else_than_the_solution(watch, changes, graded, raised):
     found, _, _ = watch([WELL | changes] * 9, graded=graded, alarms={"steps": 3})
-    says = "70% of the reward's variance in the groups is that of format, which knows no solution: lower its weight, or give it gate: correctness"
+    says = "70% of the reward's variance in the groups is from format, which knows no solution: lower its weight, or give it gate: correctness"
     assert found == ([(9, "composition", says)] if raised else [])
     assert watch([WELL | changes] * 8, graded=graded, alarms={"steps": 3})[0] == []
 
@@ -191,15 +194,15 @@ def test_reward_that_rises_while_held_out_accuracy_falls(watch, tmp_path, accura
 def test_noise_alone_seldom_looks_like_a_divergence(watch):
     """50 runs that stay at 0.5: 20 evaluations of 200 new problems each, rewards of 128 completions a step."""
     draws, alarms = np.random.default_rng(0), 0
-    _, watching, _ = watch([])
+    course = watch([])[1].course
     for _ in range(50):
-        watching.held_out, watching.rewards = [], []
+        course.seen.held_out, course.seen.rewards = [], []
         seen = False
         for evaluation in range(20):
             accuracy = draws.binomial(200, 0.5) / 200
-            watching.held_out.append((10 * evaluation, accuracy, wilson_interval(round(200 * accuracy), 200)[0]))
-            watching.rewards += [(10 * evaluation + step, draws.binomial(128, 0.5) / 128) for step in range(1, 11)]
-            seen = seen or bool(dict(watching.diverged()))
+            course.seen.held_out.append((10 * evaluation, accuracy, wilson_interval(round(200 * accuracy), 200)[0]))
+            course.seen.rewards += [(10 * evaluation + step, draws.binomial(128, 0.5) / 128) for step in range(1, 11)]
+            seen = seen or bool(dict(course.diverged()))
         alarms += seen
     assert alarms <= 2
 

@@ -386,9 +386,12 @@ def test_the_verb_prints_a_summary(run):
     assert lines[0] == f"{run}: finished, 40 steps"
     assert re.fullmatch(r"accuracy 0\.\d+ \(.*\) → 0\.\d+ \(.*\) on 60 problems of gsm8k test", lines[1])
     assert lines[2].startswith("better: ")
-    assert re.fullmatch(r"reward .* → .*, length .* → .* \(means over the first and the last 5 logs\)", lines[3])
-    assert lines[4] == "5:02, 0.168 GPU-hours on 2 x NVIDIA H100 80GB HBM3"
-    assert lines[5].startswith("alarm kl at step 31: ")
+    assert re.fullmatch(r"reward .* → .* \(training, means of steps 1-5 and 36-40\)", lines[3])
+    assert re.fullmatch(r"length .* → .* \(held-out, first and last evaluation\)", lines[4])
+    assert lines[5] == "groups without signal: 25% of the generated tokens, 1:10 of training"  # a quarter of 4:38
+    assert lines[6] == "5:02, 0.168 GPU-hours on 2 x NVIDIA H100 80GB HBM3"
+    assert lines[7].startswith("alarm kl at step 31: ")
+    assert lines[8] == "note solved at step 35: 95% of the completions are right"
     assert re.fullmatch(rf"{run}/report.html \(2\.\d MB\), report.png, report.svg", lines[-1])
     assert done.returncode == 0
 

@@ -266,7 +266,7 @@ def test_generation_ends_at_stop_strings_and_padding_is_never_trained_on(write_r
     assert len(stopped) > 8
     assert len({len(ids) for ids in stopped}) > 3
     assert not any(ids[-1] == tokenizer.pad_token_id for _, ids in seen)
-    overhang = [ids for text, ids in seen if not tokenizer.decode(ids, skip_special_tokens=True) == text]
+    overhang = [ids for text, ids in seen if tokenizer.decode(ids, skip_special_tokens=True) != text]
     assert len(overhang) > 1  # tokens such as " has", of which the text keeps " ha"
     assert all(not any(stop in text[:-1] for stop in stops) for text, _ in seen)
     logged = steps_of(tmp_path / "run")
@@ -285,6 +285,60 @@ def test_generation_ends_at_stop_strings_and_padding_is_never_trained_on(write_r
         hit = any(stop in row["completion"] for stop in stops)
         assert row["truncated"] is (row["length"] == 64 and not hit)
         assert not any(stop in row["completion"][:-1] for stop in stops)
+
+
+def test_the_groups_of_a_step_are_described(write_recipe, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def odd(completion_ids, **_):\n    return [float(len(ids) > 3) for ids in completion_ids]\n"
+        "def first(completion_ids):\n    return [ids[0] / 512 for ids in completion_ids]\n"
+    )
+    rewards = {name: {"path": f"{tmp_path}/mine.py:{name}"} for name in ("odd", "first")}
+    rewards["first"]["weight"] = 0.5
+    stop = {"user": "{question}", "chat": False, "answer_style": "boxed", "stop": ["a", "e", "o", "t", "3", " "]}
+    run(
+        write_recipe(rewards=rewards, prompt_template=stop, per_device_train_batch_size=8, preflight=False, max_steps=3)
+    )
+    for log in steps_of(tmp_path / "run"):
+        kept = read_table(tmp_path / "run" / "completions" / f"completions_{log['step']:05d}.parquet")
+        groups = [kept[place : place + 2] for place in range(0, 8, 2)]
+        distinct = [len({row["completion"] for row in group}) for group in groups]
+        assert log["completions/distinct"] == pytest.approx(sum(distinct) / 8, abs=0.13)  # the texts may be cut
+        alike = [row["length"] for group in groups if group[0]["reward"] == group[1]["reward"] for row in group]
+        assert log["frac_tokens_zero_std"] == pytest.approx(sum(alike) / sum(row["length"] for row in kept))
+        total = sum((a["reward"] - b["reward"]) ** 2 for a, b in groups)
+        for name, weight in (("odd", 1.0), ("first", 0.5)):
+            key = f"rewards/{name}"
+            share = sum(weight * (a[key] - b[key]) * (a["reward"] - b["reward"]) for a, b in groups)
+            assert log[f"{key}/variance_share"] == pytest.approx(share / total, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("unscorable", "shares"),
+    [
+        # within the groups: correctness 0.5, -0.5, 0, 0 and format 0, 0, 0.1, -0.1; 0.5 / 0.52 and 0.02 / 0.52
+        (False, [0.5 / 0.52, 0.02 / 0.52]),
+        (True, [1.0, 0.0]),  # of the second group one completion is left
+    ],
+)
+def test_which_reward_tells_the_completions_of_a_group_apart(unscorable, shares):
+    from collections import defaultdict
+    from types import SimpleNamespace
+
+    import torch
+
+    from grpo_math.trainer.trainer import Trainer
+
+    scores = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    scores[3] = torch.nan if unscorable else scores[3]
+    trainer = SimpleNamespace(
+        _metrics={"train": defaultdict(list)}, num_generations=2, rewards_per_func=scores,
+        drawn=torch.tensor([[7, 1], [7, 1], [7, 1], [8, 5]]), reward_weights=torch.tensor([1.0, 0.2]),
+        reward_func_names=["correctness", "format"], multi_objective_aggregation="sum_then_normalize",
+    )  # fmt: skip
+    Trainer.log_groups(trainer)
+    logged = trainer._metrics["train"]
+    assert [logged[f"rewards/{name}/variance_share"][0] for name in trainer.reward_func_names] == pytest.approx(shares)
+    assert logged["completions/distinct"] == [0.75]
 
 
 def test_lora_trains_and_its_adapter_is_evaluated(write_recipe, tmp_path, capsys):

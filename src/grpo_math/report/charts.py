@@ -34,9 +34,14 @@ CHARTS = {  # title: pattern of the metrics, how to read them
     "completion length": ("completions/mean_length", "tokens per completion"),
     "zero-std": (
         "frac_reward_zero_std",
-        "share of groups whose completions all get the same reward: they teach nothing",
+        "share of groups whose completions all get the same reward: with a baseline they teach nothing",
     ),
+    "distinct": ("completions/distinct", "share of a group's completions that are distinct"),
     "rewards": ("rewards/*/mean", "each reward function, before its weight"),
+    "composition": (
+        "rewards/*/variance_share",
+        "share of the reward's variance within groups, which is what the policy learns from, that each function makes",
+    ),
     "failed rewards": ("rewards/*/failed", "share of completions without a score because the function failed on them"),
     "entropy": ("entropy", "of the policy per token; near 0 it explores nothing"),
     "KL": ("kl", "distance of the policy from the reference model"),
@@ -116,7 +121,7 @@ def color_of(place: int) -> str:
 def short(metric: str, title: str) -> str:
     """rewards/format/mean in the panel `rewards`: format"""
     if "*" in CHARTS[title][0]:
-        return re.sub("^[a-z]+/|/(mean|failed)$", "", metric)
+        return re.sub("^[a-z]+/|/(mean|failed|variance_share)$", "", metric)
     return "training" if title == "accuracy" else title
 
 

@@ -30,6 +30,7 @@ class Run:
     steps: list[dict]
     evaluations: list[dict]
     alarms: list[dict]
+    notes: list[dict]
 
     @property
     def name(self) -> str:
@@ -89,14 +90,30 @@ class Run:
     @property
     def seconds(self) -> float | None:
         """Of training and evaluating, resumed parts included; None where no step logs its time."""
-        before = [0, *(row["step"] for row in self.steps)]
-        training = sum(
-            (row.get("step_time") or 0.0) * (row["step"] - earlier)
-            for earlier, row in zip(before, self.steps, strict=False)
-        )
-        if not training:  # SFT
+        if not (training := sum(self.step_seconds)):  # SFT
             return self.results.get("seconds", {}).get("total")
         return training + sum(row.get("seconds") or 0.0 for row in self.evaluations if "weights" not in row)
+
+    @property
+    def step_seconds(self) -> list[float]:
+        """Of the steps that each log stands for."""
+        before = [0, *(row["step"] for row in self.steps)]
+        pairs = zip(before, self.steps, strict=False)
+        return [(row.get("step_time") or 0.0) * (row["step"] - earlier) for earlier, row in pairs]
+
+    @property
+    def without_signal(self) -> tuple[float, float] | None:
+        """The share of the generated tokens in groups whose completions all earn the same, and the seconds of the steps
+        by this share; None where it is not logged."""
+        logged = [
+            (row["frac_tokens_zero_std"], row["completions/mean_length"], seconds)
+            for row, seconds in zip(self.steps, self.step_seconds, strict=True)
+            if row.get("frac_tokens_zero_std") is not None and row.get("completions/mean_length")
+        ]
+        if not logged:
+            return None
+        tokens = sum(share * length for share, length, _ in logged) / sum(length for _, length, _ in logged)
+        return tokens, sum(share * seconds for share, _, seconds in logged)
 
     @property
     def gpu_count(self) -> int:
@@ -135,6 +152,7 @@ def read_run(folder: Path) -> Run:
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise UserError(f"{folder}: not a run, no recipe.yaml in it (there: {there}): name a folder of train or sft")
     rows = [row for row in read_rows(folder / "metrics.jsonl") if isinstance(row.get("step"), int)]
+    raised = [row for row in read_rows(folder / "alarms.jsonl") if {"step", "alarm", "says"} <= row.keys()]
     return Run(
         folder,
         goes_on(folder),
@@ -143,7 +161,8 @@ def read_run(folder: Path) -> Run:
         read_json(folder / "results.json"),
         [row for row in rows if not any(name.startswith("eval/") for name in row)],
         that_count(read_rows(folder / "eval.jsonl")),
-        [row for row in read_rows(folder / "alarms.jsonl") if {"step", "alarm", "says"} <= row.keys()],
+        [row for row in raised if row.get("level") != "note"],
+        [row for row in raised if row.get("level") == "note"],
     )
 
 

@@ -1,6 +1,7 @@
 """A run in a few sentences, the result first: for the terminal and for the page."""
 
 from collections.abc import Iterator
+from statistics import fmean
 
 from grpo_math.evaluation.statistics import Difference
 from grpo_math.report.data import Run, accuracy
@@ -13,14 +14,15 @@ def sentences(run: Run) -> Iterator[str]:
     yield result(run)
     if len(run.evaluations) > 1:
         yield verdict(run.change)
-    ends = [f"{name} {first:.3g} → {last:.3g}" for name, first, last in movements(run)]
-    if ends:
-        yield f"{', '.join(ends)} (means over the first and the last {ends_of(run)} logs)"
+    yield from (f"{name} {first:.3g} → {last:.3g} ({when})" for name, first, last, when in movements(run))
+    if run.without_signal:
+        yield f"groups without signal: {without_signal(run)}"
     cost = [clock(run.seconds)] if run.seconds is not None else []
     cost += [gpu_hours(run)] if cost and run.gpu_count else []
     if cost or run.hardware:
         yield f"{', '.join(cost)} on {run.hardware}".strip() if run.hardware else ", ".join(cost)
-    yield from (f"alarm {row['alarm']} at step {row['step']}: {row['says']}" for row in run.alarms)
+    for kind, rows in (("alarm", run.alarms), ("note", run.notes)):
+        yield from (f"{kind} {row['alarm']} at step {row['step']}: {row['says']}" for row in rows)
 
 
 def state(run: Run) -> str:
@@ -49,20 +51,26 @@ def verdict(change: Difference | None) -> str:
     return f"{change.verdict}: {change.won:,} problems won and {change.lost:,} lost, {change}"
 
 
-def ends_of(run: Run) -> int:
-    """The logs of a beginning and of an end, which do not overlap."""
-    return max(1, min(run.window, len(run.steps) // 2))
-
-
-def movements(run: Run) -> Iterator[tuple[str, float, float]]:
-    """The metrics of a headline, each with its mean at the beginning and at the end."""
-    window = ends_of(run)
+def movements(run: Run) -> Iterator[tuple[str, float, float, str]]:
+    """The metrics of a headline: the first and the last value, and of what they are. Held-out ones where there are two
+    evaluations, else means of the first and the last logs of the training, which do not overlap."""
     names = {"reward": "reward", "completions/mean_length": "length", "mean_token_accuracy": "token accuracy"}
     for metric, name in (names if run.series("reward") else names | {"loss": "loss"}).items():
-        values = [value for _, value in run.series(metric)]
-        if values:
+        held_out = [row[name] for row in run.ends if isinstance(row.get(name), int | float)]
+        if len(held_out) == 2:
+            yield name, held_out[0], held_out[1], "held-out, first and last evaluation"
+        elif values := run.series(metric):
+            window = max(1, min(run.window, len(values) // 2))
             first, last = values[:window], values[-window:]
-            yield name, sum(first) / len(first), sum(last) / len(last)
+            start, end = (fmean(value for _, value in part) for part in (first, last))
+            steps = [f"{part[0][0]}-{part[-1][0]}" for part in (first, last)]
+            yield name, start, end, f"training, means of steps {steps[0]} and {steps[1]}"
+
+
+def without_signal(run: Run) -> str:
+    """31% of the generated tokens, 0:12 of training"""
+    share, seconds = run.without_signal or (0.0, 0.0)
+    return f"{share:.0%} of the generated tokens, {clock(seconds)} of training"
 
 
 def clock(seconds: float) -> str:

@@ -51,8 +51,8 @@ PATCHES = (
         target=f"{GRPO}._calculate_rewards",
         signature="(self, inputs, prompts, completions, completion_ids_list)",
         place="trainer/trainer.py",
-        why="time/rewards, the rewards of all processes for the advantages, the verdicts as columns of TRL's completion "
-        "logs, whatever the rewards are; and completions that end with a stop string, for rewards, logs and metrics",
+        why="time/rewards, the rewards of all processes for the advantages, the verdicts as columns of TRL's "
+        "completion logs, whatever the rewards are; completions that end with a stop string, for rewards and logs",
         relies_on=(
             f"{GRPO}._calculate_rewards: rewards_per_func = gather(rewards_per_func)",  # :1681
             f'{GRPO}._generate_and_score_completions: self._logs["extra"][column].extend(gather_object(values))',

@@ -90,7 +90,7 @@ def run(
         except RuntimeError as error:
             if "probability tensor contains" not in str(error):  # torch.multinomial's word for logits of NaN
                 raise
-            alarms.stopped = f"nan: the logits of the policy are not finite: {alarms.FIX}"
+            alarms.lost()
     alarms.check()
     step, seconds = trainer.state.global_step, time.perf_counter() - started
     if stop.told or unfinished(trainer.state):
