@@ -206,6 +206,42 @@ def test_a_mistake_is_one_line(arguments, message, policy_folder, problem_folder
     assert "\n" not in str(caught.value)
 
 
+FAILING = "def failing(completions, **_):\n    return [1 / 0 for _ in completions]\n"
+
+
+def test_a_recipes_rewards_are_scored_too(write_recipe, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine.py").write_text(FAILING)
+    failing = {"failing": {"path": f"{tmp_path}/mine.py:failing"}}
+    judge = {"judge": {"reward_model": "org/model"}}
+
+    def results(*words: str, rewards: dict) -> dict:
+        recipe = write_recipe(rewards=rewards, prompt_template="question_only")
+        dispatch(["evaluate", "--config", str(recipe), "--use_vllm", "false", "--out", str(tmp_path / "o"), *words])
+        return json.loads((tmp_path / "o" / "results.json").read_text())
+
+    def figures(results: dict) -> set[str]:
+        return {name for name in results["metrics"] if "reward" in name and not name.endswith(("_low", "_high"))}
+
+    found = results(rewards={"format": {"bias": 0.5}, "correctness": {"weight": 2.0}})
+    assert figures(found) == {"reward", "rewards/format", "rewards/correctness"}
+    low, value, high = (found["metrics"][f"reward{end}"] for end in ("_low", "", "_high"))
+    assert low <= value == 0.5 <= high
+    assert rows_of(capsys.readouterr().out, "reward")[0][1].startswith("0.500 (")
+    assert {row["reward"] for row in completions(tmp_path / "o")} == {0.5}
+    monkeypatch.setattr(TransformersEngine, "complete", None)  # from here on everything is generated
+    with pytest.raises(UserError) as caught:
+        results(rewards=failing)
+    assert str(caught.value).startswith("reward failing: raised ZeroDivisionError: division by zero, mine.py:2; first")
+    assert str(caught.value).endswith(", or evaluate without the rewards: --eval.rewards false")
+    assert "\n" not in str(caught.value)
+    assert figures(results("--eval.rewards", "false", rewards=failing)) == set()
+    assert "reward" not in completions(tmp_path / "o")[0]
+    capsys.readouterr()
+    assert figures(results(rewards={"format": {}, **judge})) == {"rewards/format"}
+    line = "evaluation on gsm8k test: rewards/judge and reward are not computed: rewards.judge is a reward model\n"
+    assert capsys.readouterr().err == line
+
+
 # Two evaluations of the same problems.
 
 

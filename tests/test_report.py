@@ -358,6 +358,20 @@ def test_plotly_knows_every_key_of_the_figures(run):
         Figure(plotly_figure(panel, runs, 40))
 
 
+def test_rewards_on_held_out_problems_are_dots_on_the_curve_of_the_reward(tmp_path):
+    run = make_run(tmp_path / "run", steps=20)
+    ends = {"accuracy": 0.5, "accuracy_low": 0.1, "accuracy_high": 0.9, "problems": 9}
+    rewards = {"reward": -0.5, "reward_low": -0.75, "reward_high": 0.25}
+    write_rows(run / "eval.jsonl", [{"step": 0, **ends}, {"step": 20, **ends, **rewards}])  # the first without rewards
+    found = [read_run(run)]
+    dots = {panel.title: [one for one, _ in panel.dots] for panel in panels(found, ["alpha"]) if panel.dots}
+    assert {title: list(one) for title, (one,) in dots.items()} == {"accuracy": [0, 20], "reward": [20]}
+    (panel,) = [panel for panel in panels(found, ["alpha"]) if panel.title == "reward"]
+    (drawn,) = [trace for trace in plotly_figure(panel, found, 20)["data"] if trace["name"] == "held-out"]
+    assert (drawn["x"], drawn["y"]) == ([20], [-0.5])
+    assert drawn["error_y"]["array"] + drawn["error_y"]["arrayminus"] == [0.75, 0.25]
+
+
 def test_the_last_row_of_an_evaluation_counts_and_the_trainings_own_before_the_watchers(tmp_path):
     run = make_run(tmp_path / "run", steps=20)
     ends = {"accuracy_low": 0.1, "accuracy_high": 0.9, "problems": 9, "seconds": 100.0}

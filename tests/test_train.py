@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 from grpo_math.__main__ import dispatch
 from grpo_math.check import check
+from grpo_math.data import DatasetSpec, load_problems
 from grpo_math.errors import UserError
 from grpo_math.recipe.recipe import load_recipe
+from grpo_math.rewards.heuristic import heuristic
 from grpo_math.runs.checkpoints import find_checkpoint
 from grpo_math.runs.folder import read_table
 from grpo_math.train import train
@@ -346,7 +348,7 @@ def test_lora_trains_and_its_adapter_is_evaluated(write_recipe, tmp_path, capsys
     run(recipe)
     assert (tmp_path / "run" / "final" / "adapter_config.json").exists()
     dispatch(["evaluate", "--config", str(recipe), "--model", str(tmp_path / "run" / "final"), "--use_vllm", "false"])
-    assert "accuracy   0.000 (0.000-0.324)" in capsys.readouterr().out
+    assert re.search(r"^accuracy +0\.000 \(0\.000-0\.324\)$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_an_own_reward_and_two_datasets_with_other_columns(write_recipe, tmp_path, problem_folder):
@@ -627,10 +629,25 @@ def test_evaluations_along_the_way_take_no_step_out_of_the_metrics(write_recipe,
 TAUGHT = {"rewards": {"length": {"path": str(ROOT / "tests" / "cpu_rewards.py:length")}}, "learning_rate": 1e-2}
 
 
+DRAWING = """
+import random
+import numpy
+import torch
+
+seen = []
+
+def drawn(completions, **_):
+    seen.extend(completions)  # and remembers what it was called with
+    return [len(seen) / 100 + random.random() + numpy.random.rand() + torch.rand(1).item() for _ in completions]
+"""
+
+
 def test_an_evaluation_changes_nothing_in_the_training(write_recipe, tmp_path):
     eval_ = {"every": 1, "before_after": True, "best": True, "samples": 3, "temperature": 1.5, "batch_size": 6}
+    (tmp_path / "drawing.py").write_text(DRAWING)
+    rewards = {"drawn": {"path": f"{tmp_path}/drawing.py:drawn"}, **TAUGHT["rewards"]}
     for name, changes in (("with", {"eval": eval_}), ("without", {})):
-        run(write_recipe(max_steps=3, output_dir=str(tmp_path / name), **TAUGHT, **changes))
+        run(write_recipe(max_steps=3, output_dir=str(tmp_path / name), **TAUGHT | {"rewards": rewards}, **changes))
     weights = [(tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("with", "without")]
     assert weights[0] == weights[1]
     kept = [
@@ -690,3 +707,69 @@ def test_several_datasets_are_told_apart_and_count_together(write_recipe, tmp_pa
         "eval/json_test_accuracy",
     } <= first.keys()
     assert first["step"] == 0
+
+
+def test_evaluations_have_the_figures_of_the_rewards(write_recipe, problem_folder, tmp_path):
+    eval_ = {"before_after": True, "every": 1, "batch_size": 3}
+    rewards = {"heuristic": {}, "format": {"weight": 0.5}}
+    results = run(write_recipe(rewards=rewards, eval=eval_, max_completion_length=24))
+    folder = tmp_path / "run"
+    problems = load_problems(DatasetSpec(name="gsm8k", path=str(problem_folder), split="test")).problems
+    evaluations = rows(folder / "eval.jsonl")
+    logged = [row for row in rows(folder / "metrics.jsonl") if "eval/accuracy" in row]
+    assert [row["step"] for row in evaluations] == [row["step"] for row in logged] == [0, 1, 2]
+    assert [results[moment]["reward"] for moment in ("before", "after")] == [evaluations[n]["reward"] for n in (0, -1)]
+    for evaluation, metrics in zip(evaluations, logged, strict=True):
+        completions = read_table(folder / "completions" / f"eval-{evaluation['step']:06d}.parquet")
+        texts, golds = ([row[column] for row in completions] for column in ("completion", "gold"))
+        scores = heuristic(texts, golds, [problem.worked for problem in problems])
+        assert evaluation["rewards/heuristic"] == pytest.approx(sum(scores) / 8) != 0
+        assert [row["rewards/heuristic"] for row in completions] == pytest.approx(scores)
+        sums = [score + 0.5 * row["rewards/format"] for score, row in zip(scores, completions, strict=True)]
+        assert [row["reward"] for row in completions] == pytest.approx(sums)
+        for name in ("reward", "reward_low", "reward_high", "rewards/heuristic", "rewards/format_high"):
+            assert metrics[f"eval/{name}"] == evaluation[name]
+        assert evaluation["reward"] == pytest.approx(sum(sums) / 8)
+
+
+UNEVEN = """
+def named(completions, source):
+    return [float(len(str(one)) % 7) for one in completions]
+
+def careless(completions, **columns):
+    return [float(len(str(one)) % 7) for one in columns["source"]]
+"""
+
+
+def test_rewards_that_held_out_problems_do_not_allow_are_known_before(write_recipe, tmp_path, problem_folder, capsys):
+    (tmp_path / "uneven.py").write_text(UNEVEN)
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(f'{{"question": "{n}+0?", "answer": {n}, "source": "mine"}}\n' for n in range(4))
+    )
+    eval_ = {"before_after": True, "datasets": {"name": "gsm8k", "path": str(problem_folder)}}
+    dataset = {"name": "json", "path": str(tmp_path / "rows.jsonl")}
+    rewards = {name: {"path": f"{tmp_path}/uneven.py:{name}"} for name in ("named", "careless")}
+    keys = {"dataset": dataset, "eval": eval_, "max_steps": 1}
+    careless = write_recipe(**keys, rewards=rewards)
+    line = "evaluation on gsm8k test: rewards/named and reward are not computed: rewards.named needs source"
+    failed = r"^reward careless: raised KeyError: 'source', uneven.py:6; .*\(seen with held-out problems, gsm8k test\)"
+    found = [finding for finding in check(careless) if line in finding.says or "held-out" in finding.says]
+    assert [finding.level for finding in found] == ["note", "error"]
+    assert re.match(failed, found[1].says)
+    with pytest.raises(UserError, match=rf"{failed}: eval: \{{rewards: false\}}$"):
+        run(careless)
+    with pytest.raises(
+        UserError, match=r"^reward careless: raised KeyError: 'source', uneven.py:6; .*failed_batch.json"
+    ):
+        run(careless, "--preflight", "false")
+    capsys.readouterr()
+    run(careless, "--eval.rewards", "false")  # the fix
+    assert line not in capsys.readouterr().out
+    assert "eval/reward" not in rows(tmp_path / "run" / "metrics.jsonl")[0]
+    named = write_recipe(**keys, rewards={"named": rewards["named"], "format": {}}, output_dir=str(tmp_path / "named"))
+    run(named)
+    assert capsys.readouterr().out.count(f"warning: {line}\n") == 1
+    (first, *_) = rows(tmp_path / "named" / "metrics.jsonl")
+    assert {name for name in first if name.startswith("eval/reward")} == {
+        f"eval/rewards/format{end}" for end in ("", "_low", "_high")
+    }

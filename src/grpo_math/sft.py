@@ -61,7 +61,7 @@ def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
         parts = load_parts(recipe.datasets, template, tokenizer, recipe.eval_datasets, pairs.unusable)
         problems = mix_parts(parts, recipe.datasets, config.seed)
         benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
-        check_training(recipe, tokenizer, parts, config.deepspeed_plugin)
+        check_training(recipe, tokenizer, parts, benchmarks, config.deepspeed_plugin)
         pairs.check(problems[0], end_tokens(ModelSource.of(recipe.keys), tokenizer))
 
         # Model and trainer

@@ -67,7 +67,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
         columns, left_out = data_columns(rewards, problems)
         if left_out:
             logger.info("warning: %s", left_out)
-        check_training(recipe, tokenizer, parts, config.deepspeed_plugin)
+        check_training(recipe, tokenizer, parts, benchmarks, config.deepspeed_plugin)
         logger.info("%s", describe_batch(config, world_size(), len(problems)))
 
         # Rewards, model and trainer
@@ -101,6 +101,7 @@ def finish(
 ) -> dict:
     """What a GRPO run and an SFT run share once TRL's trainer is built: train, evaluate on the `benchmarks`, save.
     Returns what results.json holds; {} where the run was stopped. `started` is a time of time.perf_counter."""
+    from grpo_math.evaluation import Scoring
     from grpo_math.models import ModelSource, check_finite, widen
     from grpo_math.report.model_card import push, write_card
     from grpo_math.trainer.alarms import Alarms
@@ -116,7 +117,11 @@ def finish(
     with writes_to(folder):
         # Train, and evaluate before, during and after
         environment = begin(trainer, checkpoint, recipe.raw, recipe.dump(), fingerprint(problems))
-        evaluations = Evaluations(trainer, benchmarks, recipe.eval, template, recipe.eval_completion_length)
+        scoring = Scoring(recipe, benchmarks, trainer.processing_class, in_training=True)
+        for line in scoring.left_out():
+            logger.info("warning: %s", line)
+        length = recipe.eval_completion_length
+        evaluations = Evaluations(trainer, benchmarks, recipe.eval, template, length, scoring)
         pairs = zip(recipe.rewards, rewards, strict=True)
         graded = [spec.name for spec, reward in pairs if isinstance(reward, str) or reward.graded]
         alarms = Alarms(folder, recipe.alarms, template, recipe.baseline, graded)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from itertools import chain
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.checks.rewards import EQUAL, mean_score, scores_of
+from grpo_math.checks.rewards import EQUAL, mean_score
 from grpo_math.data import Problem, to_rows
 from grpo_math.data.functions import parameters
 from grpo_math.errors import RewardError
 from grpo_math.grading import equal_all, grade_batch
-from grpo_math.rewards import Reward
+from grpo_math.rewards import Reward, call_arguments
 
 GOLDS = 100  # different ones for the grader
 PROBLEMS = 3  # for an own reward
@@ -64,7 +64,7 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
             continue  # `audit` reports what fails on right answers
         try:
             each = [row for row in rows for _ in range(size)]
-            given = scores_of(reward, list(chain(*texts)), each, subject.tokenizer, subject.state)
+            given = reward(**call_arguments(list(chain(*texts)), each, subject.tokenizer, subject.state))
         except RewardError as mistake:
             yield error(f"{mistake} (seen with answers without content)")
             continue

@@ -15,6 +15,7 @@ from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.checks.memory import shards_here
 from grpo_math.data import Problems
 from grpo_math.errors import UserError
+from grpo_math.evaluation import Benchmark
 from grpo_math.grading import configure
 from grpo_math.models.weights import unsharded
 from grpo_math.recipe import batch
@@ -29,7 +30,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "recipe": (setup.keys, setup.values),
     "data": (data.rows,),
     "golds": (data.golds, grader.grader),
-    "rewards": (rewards.audit, grader.own_rewards),
+    "rewards": (rewards.audit, grader.own_rewards, rewards.held_out),
     "prompt": (setup.template,),
     "model": (setup.weights,),
     "batch": (machine.batch,),
@@ -109,7 +110,11 @@ def report_json(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
 
 
 def check_training(
-    recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", parts: list[Problems], plugin: Any = None
+    recipe: Recipe,
+    tokenizer: "PreTrainedTokenizerBase",
+    parts: list[Problems],
+    benchmarks: list[Benchmark],
+    plugin: Any = None,
 ) -> None:
     """The quick checks of a training, before it loads its model. Raises UserError with every error, and logs the
     warnings. The first process checks, which may call paid judges, and the others learn what it found. `plugin` is
@@ -119,7 +124,7 @@ def check_training(
     if not recipe.preflight:
         return
     subject = Subject(recipe)
-    subject.tokenizer, subject.parts = tokenizer, parts
+    subject.tokenizer, subject.parts, subject.benchmarks = tokenizer, parts, benchmarks
     found: list[Finding] = []
     if batch.is_main_process():
         with unsharded(plugin):

@@ -1,23 +1,18 @@
 """Checks of the rewards: what each gives to completions that are right, wrong, empty, cut off, or nonsense."""
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data import Problem, meta_columns, to_rows
-from grpo_math.data.functions import parameters
 from grpo_math.errors import RewardError
-from grpo_math.rewards import Reward, RewardSpec
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, TrainerState
+from grpo_math.evaluation import Scoring, grade_rows
+from grpo_math.evaluation.solve import rows_of
+from grpo_math.generation import Completion
+from grpo_math.rewards import Reward, RewardSpec, call_arguments
 
 EQUAL = 1e-9  # scores closer than this are the same
 PROBLEMS = 4  # tried; scores are means over them
-FROM_TRL = {"prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra", "environments"}
-FROM_US = {"template", "grades", "max_completion_length"}
 GOLD_NAMES = ("answer", "gold", "label", "target", "ground_truth")  # elsewhere
 
 
@@ -65,12 +60,29 @@ def audit(subject: Subject) -> Iterator[Finding]:
         yield from misled(totals, weights, scores)
 
 
+def held_out(subject: Subject) -> Iterator[Finding]:
+    """Rewards that the training's evaluations leave out, or that fail on held-out problems."""
+    recipe, template = subject.recipe, subject.recipe.template
+    if not (recipe.rewards and recipe.eval.wanted and recipe.eval.rewards):
+        return
+    scoring = Scoring(recipe, subject.benchmarks, subject.tokenizer, in_training=True, rewards=subject.rewards)
+    yield from map(note, scoring.left_out())
+    for benchmark in subject.benchmarks:
+        rows = []
+        for place, problem in enumerate(benchmark.problems[:PROBLEMS]):
+            text = template.target(problem, worked=True)
+            perfect = Completion(text, 1 + len(subject.tokenizer(text, add_special_tokens=False)["input_ids"]), False)
+            rows += rows_of(benchmark, place, [perfect] * recipe.eval.samples)
+        try:
+            scoring(grade_rows(rows, template), subject.state)
+        except RewardError as mistake:
+            says, fix = f"{mistake} (seen with held-out problems, {benchmark.title})", "eval: {rewards: false}"
+            yield error(says, fix) if recipe.on_reward_error == "stop" else warning(says, fix)
+
+
 def missing_columns(pairs: list[tuple[RewardSpec, Reward]], there: set[str]) -> Iterator[Finding]:
     for spec, reward in pairs:
-        signature = inspect.signature(reward.function).parameters
-        wanted = {name for name in parameters(reward.function) if signature[name].default is inspect.Parameter.empty}
-        absent = sorted(wanted - there - FROM_TRL - FROM_US - spec.params.keys())
-        if absent:
+        if absent := sorted(reward.missing(there | {"trainer_state"})):
             fix = f"give it as a setting, rewards: {{{spec.name}: {{{absent[0]}: ...}}}}, or add the column"
             yield error(
                 f"rewards.{spec.name}: wants {', '.join(absent)}, the data has {', '.join(sorted(there - {'prompt'}))}",
@@ -106,32 +118,8 @@ def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subj
     """The mean over the problems, each with a group of equal completions; None counts 0, as in TRL's sum."""
     group = subject.recipe.trainer.get("num_generations", 8)
     texts, rows = [text for text in texts for _ in range(group)], [row for row in rows for _ in range(group)]
-    scores = scores_of(reward, texts, rows, subject.tokenizer, subject.state)
+    scores = reward(**call_arguments(texts, rows, subject.tokenizer, subject.state))
     return sum(score or 0.0 for score in scores) / len(scores)
-
-
-def scores_of(
-    reward: Reward,
-    texts: list[str],
-    rows: list[dict],
-    tokenizer: "PreTrainedTokenizerBase | None",
-    state: "TrainerState | None" = None,
-) -> list[float | None]:
-    """The reward of each text as the completion of the prompt in its row, in one call as TRL makes it. Without a
-    tokenizer there are no `completion_ids`."""
-    chat = isinstance(rows[0]["prompt"], list)
-    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-    if tokenizer:
-        ids, end = tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id
-        columns["completion_ids"] = [[*some, end] for some in ids]
-    return reward(
-        prompts=[row["prompt"] for row in rows],
-        completions=[[{"role": "assistant", "content": text}] for text in texts] if chat else texts,
-        trainer_state=state,
-        log_metric=lambda *_: None,
-        log_extra=lambda *_: None,
-        **columns,
-    )
 
 
 def misled(totals: dict[str, float], weights: dict[str, float], scores: dict[str, list[float]]) -> Iterator[Finding]:

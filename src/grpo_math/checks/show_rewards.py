@@ -4,14 +4,13 @@ import argparse
 import inspect
 from typing import Any
 
-from grpo_math.checks.rewards import scores_of
 from grpo_math.data import Problem, load_problems, to_rows
 from grpo_math.data.functions import parameters
 from grpo_math.errors import UserError
 from grpo_math.grading import configure, grade
 from grpo_math.models import load_tokenizer
 from grpo_math.recipe.recipe import Recipe, load_recipe
-from grpo_math.rewards import REWARDS, Reward, build_rewards, settings
+from grpo_math.rewards import REWARDS, Reward, build_rewards, call_arguments, settings
 
 
 def main(options: argparse.Namespace) -> None:
@@ -55,7 +54,7 @@ def scored(recipe: Recipe, completion: str, gold: str | None) -> str:
     for spec, reward in zip(recipe.rewards, rewards, strict=True):
         shown, remark = "-", "   a reward model, not tried"
         if isinstance(reward, Reward):
-            (score,) = scores_of(reward, [completion], rows, tokenizer)
+            (score,) = reward(**call_arguments([completion], rows, tokenizer))
             total += spec.weight * (score or 0.0)
             shown, remark = "None" if score is None else format(score, ".4g"), ""
         lines.append(f"{spec.name:16} {shown:>8} {spec.weight:>8g}{remark}")

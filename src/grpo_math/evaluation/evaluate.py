@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from grpo_math.data import fingerprint
-from grpo_math.errors import UserError, one_line, run_cli
+from grpo_math.errors import RewardError, UserError, one_line, run_cli
 from grpo_math.evaluation import watch
 from grpo_math.evaluation.engine import engine_for, uses_vllm
+from grpo_math.evaluation.scoring import Scoring
 from grpo_math.evaluation.solve import Benchmark, Setup, grade_rows, load_benchmarks, prompts_of, setup_of, solve
 from grpo_math.evaluation.summary import metrics_of, summarise_each
 from grpo_math.evaluation.tables import print_tables, tracked
@@ -105,6 +106,7 @@ def run_evaluation(recipe: Recipe, out: str | None) -> dict:
     keys, spec, template, length = recipe.keys, recipe.eval, recipe.template, recipe.eval_completion_length
     tokenizer = load_tokenizer(keys, template)
     benchmarks = load_benchmarks(recipe.eval_datasets)
+    scoring = Scoring(recipe, benchmarks, tokenizer, in_training=False)
     ends = end_tokens(ModelSource.of(keys), tokenizer)
     setup = setup_of(spec, template, tokenizer, ends, length, keys.get("seed", 42))
     settings = settings_of(recipe, benchmarks, setup)
@@ -112,6 +114,7 @@ def run_evaluation(recipe: Recipe, out: str | None) -> dict:
     folder = Path(out) if out else recipe.output_dir / "evaluate" / f"{label}-{digest(settings)[:8]}"
     open_folder(folder, settings)
     print(f"{settings['model']}, {settings['engine']}, {setup.sampling}: {folder}", flush=True)
+    print("".join(f"{line}\n" for line in scoring.left_out()), end="", file=sys.stderr)
     with only_one(folder, "--out"):
         try:
             rows, seconds = generate(recipe, benchmarks, setup, folder)
@@ -119,6 +122,10 @@ def run_evaluation(recipe: Recipe, out: str | None) -> dict:
             print("interrupted: the same command continues from here", file=sys.stderr)
             sys.exit(130)
         rows = grade_rows(rows, template)
+        try:
+            rows = scoring(rows)
+        except RewardError as error:
+            raise UserError(f"{error}, or evaluate without the rewards: --eval.rewards false") from error
         write_rows(rows, folder / "completions.jsonl")
         results = {"settings": settings, "versions": versions()} | figures_of(rows, benchmarks, seconds, spec.k)
         write_json(results, folder / "results.json")

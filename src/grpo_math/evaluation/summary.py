@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
+from grpo_math.evaluation.scoring import is_reward
 from grpo_math.evaluation.solve import GROUPS
 from grpo_math.evaluation.statistics import Figure, mean, means, pass_at_k
 from grpo_math.grading import equal_all
@@ -16,8 +17,8 @@ TOGETHER = "all datasets"  # the dataset of an evaluation of several, counted to
 class Evaluation:
     """The figures of one dataset. Shares are in [0, 1], `length` is in tokens, `seconds` is the time it took.
 
-    `accuracy` is mean@k where a question has k samples. `groups` holds, by level or subject, the number of problems and
-    the accuracy.
+    `accuracy` is mean@k where a question has k samples. `reward` and `rewards/NAME` are means over what the rewards
+    could score. `groups` holds, by level or subject, the number of problems and the accuracy.
     """
 
     dataset: str
@@ -43,11 +44,12 @@ class Evaluation:
     def __str__(self) -> str:
         accuracy = self.figures["accuracy"]
         samples = "" if self.samples == 1 else f", {self.samples} samples each"
+        reward = f"reward {self.figures['reward']}, " if "reward" in self.figures else ""
         return (
             f"accuracy {accuracy.value:.3f} (95 % interval {accuracy.low:.3f}-{accuracy.high:.3f}), "
-            f"format {self.figures['format_accuracy'].value:.3f}, truncated {self.figures['truncated'].value:.3f}, "
-            f"mean length {self.figures['length'].value:.0f} tokens, on {self.problems:,} problems of {self.dataset}"
-            f"{samples}"
+            f"{reward}format {self.figures['format_accuracy'].value:.3f}, "
+            f"truncated {self.figures['truncated'].value:.3f}, mean length {self.figures['length'].value:.0f} tokens, "
+            f"on {self.problems:,} problems of {self.dataset}{samples}"
         )
 
 
@@ -73,7 +75,19 @@ def summarise(rows: list[dict], dataset: str, step: int = 0, seconds: float = 0.
             columns[f"pass@{k}"] = [pass_at_k(samples, count, k) for count in right]
         columns[f"maj@{samples}"] = majorities(questions)
     groups = {column: found for column in GROUPS if (found := by_value(column, questions, columns["accuracy"]))}
-    return Evaluation(dataset, step, len(questions), samples, round(seconds, 2), means(columns), groups)
+    figures = means(columns) | rewards_of(questions)
+    return Evaluation(dataset, step, len(questions), samples, round(seconds, 2), figures, groups)
+
+
+def rewards_of(questions: list[list[dict]]) -> dict[str, Figure]:
+    """The rewards that all rows have, of the questions with a completion that could be scored."""
+    names = [name for name in questions[0][0] if is_reward(name)]
+    scores = {
+        name: [[row[name] for row in question if row[name] is not None] for question in questions]
+        for name in names
+        if all(name in row for question in questions for row in question)
+    }
+    return {name: mean([fmean(known) for known in found if known]) for name, found in scores.items() if any(found)}
 
 
 def summarise_each(rows: list[dict], seconds: dict[str, float], step: int = 0) -> list[Evaluation]:

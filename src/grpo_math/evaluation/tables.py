@@ -41,12 +41,14 @@ def print_tables(found: list[Evaluation], shown: list[int] | None) -> None:
     pass@k, by default the powers of two."""
     samples = found[0].samples
     wanted = {f"pass@{k}" for k in shown or [*(2**n for n in range(1, 20) if 2**n < samples), samples]}
-    names = [name for name in found[0].figures if not name.startswith("pass@") or name in wanted]
+    every = dict.fromkeys(name for one in found for name in one.figures)
+    names = [name for name in every if not name.startswith("pass@") or name in wanted]
     labels = {"accuracy": "accuracy" if samples == 1 else f"mean@{samples}", "format_accuracy": "format"}
     rows = [["problems", *(f"{one.problems:,}" for one in found)]]
     for name in names:
         digits = 1 if name == "length" else 3
-        rows.append([labels.get(name, name), *(one.figures[name].text(digits) for one in found)])
+        figures = [one.figures.get(name) for one in found]
+        rows.append([labels.get(name, name), *(figure.text(digits) if figure else "-" for figure in figures)])
     print_table(["", *(one.dataset for one in found)], rows)
     for one in (one for one in found if one.dataset != TOGETHER):
         for column, values in one.groups.items():

@@ -82,7 +82,10 @@ class EvalSpec(Part):
     temperature: float = Field(default=0.0, ge=0, description="0: greedy")
     top_p: float = Field(default=1.0, gt=0, le=1, description="the nucleus that is sampled from")
     k: list[int] | None = Field(default=None, description="the k of pass@k to print")
-    batch_size: int = Field(default=32, ge=1, description="completions generated together, without vLLM")
+    rewards: bool = Field(default=True, description="score the completions with the recipe's rewards too")
+    batch_size: int = Field(
+        default=32, ge=1, description="completions generated together, without vLLM, and scored by a call of a reward"
+    )
     max_completion_length: int | None = Field(default=None, ge=1, description="tokens; null: the training's")
 
     @property

@@ -14,7 +14,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_math.report.data import Run, accuracy
+from grpo_math.evaluation.statistics import Figure
+from grpo_math.report.data import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,9 +25,10 @@ ALARM = "#d23f3f"
 POINTS = 1_000  # of a curve; of longer ones every nth is drawn
 MAIN = 4  # panels in the PNG and SVG
 STACKED = "time of a step"
+EVALUATED = ("accuracy", "reward")  # charts with the figure of the same name on held-out problems
 CHARTS = {  # title: pattern of the metrics, how to read them
     "accuracy": ("accuracy", "share of correct answers; dots are held-out problems with their 95 % interval"),
-    "reward": ("reward", "what the policy is trained to raise: the weighted sum of the rewards"),
+    "reward": ("reward", "what the policy is trained to raise: the weighted sum of the rewards; dots as for accuracy"),
     "token accuracy": (
         "mean_token_accuracy",
         "share of the solutions' tokens to which the model gives the highest probability",
@@ -71,12 +73,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """`dots` are the evaluations of runs, each with its colour."""
+    """`dots` are the evaluations of runs by step, each with its colour."""
 
     title: str
     aid: str
     curves: list[Curve]
-    dots: list[tuple[list[dict], str]]
+    dots: list[tuple[dict[int, Figure], str]]
 
     @property
     def summary(self) -> str:
@@ -99,8 +101,8 @@ def panels(runs: list[Run], names: list[str]) -> list[Panel]:
     for title, (pattern, aid) in CHARTS.items():
         metrics = [metric for metric in logged if fnmatchcase(metric, pattern)]
         first = 1 if len(runs) == 1 and metrics else 0  # the colour after that of training
-        rows = [(run.evaluations, color_of(first + place)) for place, run in enumerate(runs) if run.evaluations]
-        dots = rows if title == "accuracy" else []
+        known = [(evaluated(run, title), color_of(first + place)) for place, run in enumerate(runs)]
+        dots = [one for one in known if one[0]]
         wanted = {title: [(runs[0], short(metric, title), metric) for metric in metrics]}
         if len(runs) > 1:
             aid = "" if "*" in pattern else aid
@@ -114,6 +116,11 @@ def panels(runs: list[Run], names: list[str]) -> list[Panel]:
     return found
 
 
+def evaluated(run: Run, title: str) -> dict[int, Figure]:
+    rows = [row for row in run.evaluations if title in EVALUATED and f"{title}_low" in row]
+    return {row["step"]: Figure(*(row[f"{title}{end}"] for end in ("", "_low", "_high"))) for row in rows}
+
+
 def color_of(place: int) -> str:
     return COLORS[place % len(COLORS)]
 
@@ -122,7 +129,7 @@ def short(metric: str, title: str) -> str:
     """rewards/format/mean in the panel `rewards`: format"""
     if "*" in CHARTS[title][0]:
         return re.sub("^[a-z]+/|/(mean|failed|variance_share)$", "", metric)
-    return "training" if title == "accuracy" else title
+    return "training" if title in EVALUATED else title
 
 
 def stride_of(run: Run) -> int:
@@ -168,21 +175,20 @@ def traces(panel: Panel) -> Iterator[dict]:
         thin, bold = ({"line": {"color": one.color, "width": width}} for width in (1, 2.2))
         yield means | thin | {"y": significant(one.values), "opacity": 0.45, "showlegend": False}
         yield means | bold | {"hovertemplate": "%{y:.4g} (mean)"}
-    for rows, color in panel.dots:
-        yield from dots(rows, color)
+    for found, color in panel.dots:
+        yield from dots(list(found), list(found.values()), color)
 
 
-def dots(rows: list[dict], color: str) -> Iterator[dict]:
+def dots(steps: list[int], figures: list[Figure], color: str) -> Iterator[dict]:
     """Evaluations with their intervals, joined and shaded from three on: two alone show no course in between."""
-    steps, figures = [row["step"] for row in rows], [accuracy(row) for row in rows]
-    if len(rows) > 2:
+    if len(steps) > 2:
         band = [one.high for one in figures] + [one.low for one in reversed(figures)]
         shade = {"x": steps + steps[::-1], "y": band, "fill": "toself", "fillcolor": f"{color}2b", "line": {"width": 0}}
         yield shade | {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
     above, below = [one.high - one.value for one in figures], [one.value - one.low for one in figures]
     yield {
         "type": "scatter",
-        "mode": "lines+markers" if len(rows) > 2 else "markers",
+        "mode": "lines+markers" if len(steps) > 2 else "markers",
         "x": steps,
         "y": [one.value for one in figures],
         "error_y": {"array": above, "arrayminus": below, "thickness": 1, "width": 3},
@@ -221,12 +227,12 @@ def significant(values: list[float]) -> list[float]:
 def draw(shown: list[Panel], runs: list[Run], out: Path) -> None:
     """Write the first panels, two per row, as OUT.png and OUT.svg."""
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
     shown = [panel for panel in shown if panel.title != STACKED][:MAIN]
     rows = max(1, -(-len(shown) // 2))
     with rc_context({"font.size": 9, "axes.titlesize": 10, "svg.hashsalt": "", "text.parse_math": False}):
-        figure = Figure(figsize=(9, 2.6 * rows), layout="constrained")
+        figure = Drawing(figsize=(9, 2.6 * rows), layout="constrained")
         for axes, panel in zip(figure.subplots(rows, 2, squeeze=False).flat, shown, strict=False):
             draw_panel(axes, panel, "held-out" if len(runs) == 1 else "")
             if len(axes.get_legend_handles_labels()[1]) > 1 and (len(runs) == 1 or panel is shown[0]):
@@ -244,10 +250,10 @@ def draw_panel(axes: "Axes", panel: Panel, evaluation: str) -> None:
     for one in panel.curves:
         axes.plot(one.steps, one.values, color=one.color, lw=0.8, alpha=0.35)
         axes.plot(one.steps, one.means, color=one.color, lw=1.8, label=one.name)
-    for rows, color in panel.dots:
-        steps, figures = [row["step"] for row in rows], [accuracy(row) for row in rows]
-        values, lows, highs = ([getattr(one, end) for one in figures] for end in ("value", "low", "high"))
-        if len(rows) > 2:  # as in `dots`
+    for found, color in panel.dots:
+        steps = list(found)
+        values, lows, highs = ([getattr(one, end) for one in found.values()] for end in ("value", "low", "high"))
+        if len(steps) > 2:  # as in `dots`
             axes.fill_between(steps, lows, highs, color=color, alpha=0.15, lw=0)
             axes.plot(steps, values, ":", color=color, lw=1.2)
         axes.vlines(steps, lows, highs, color=color, lw=1)

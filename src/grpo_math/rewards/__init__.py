@@ -5,8 +5,18 @@ and the paths of reward models. Imports errors, grading and data, and nothing he
 """
 
 from grpo_math.rewards.library import LIMITS, REWARDS
-from grpo_math.rewards.reward import Reward, RewardSpec, build_rewards, data_columns, for_trl, grades_of, settings
+from grpo_math.rewards.reward import (
+    Reward,
+    RewardSpec,
+    build_rewards,
+    call_arguments,
+    data_columns,
+    for_trl,
+    grades_of,
+    settings,
+)
 
 __all__ = [
-    "LIMITS", "REWARDS", "Reward", "RewardSpec", "build_rewards", "data_columns", "for_trl", "grades_of", "settings",
+    "LIMITS", "REWARDS", "Reward", "RewardSpec", "build_rewards", "call_arguments", "data_columns", "for_trl",
+    "grades_of", "settings",
 ]  # fmt: skip

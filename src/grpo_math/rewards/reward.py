@@ -16,8 +16,9 @@ import math
 import threading
 import traceback
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +29,13 @@ from grpo_math.grading import Grade, grade_batch
 from grpo_math.rewards.library import FAILED, REWARDS
 from grpo_math.rewards.waiting import Late, call, in_thread
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainerState
+
+GIVEN = {  # to every reward function that names them, by TRL and by us
+    "prompts", "completions", "completion_ids", "log_metric", "log_extra", "environments", "template", "grades",
+    "max_completion_length",
+}  # fmt: skip
 logger = logging.getLogger(__name__)
 grading = threading.Lock()  # rewards in several threads want the same verdicts
 
@@ -101,6 +109,12 @@ class Reward:
         if self.known and self.known[0] is completions:
             return self.known[1]
         return self.scores(prompts, completions, **columns | dict.fromkeys(("log_metric", "log_extra"), log_nothing))
+
+    def missing(self, there: AbstractSet[str]) -> set[str]:
+        """What it cannot be called without where the rows have the columns `there`."""
+        signature = inspect.signature(self.function).parameters
+        wanted = {name for name in parameters(self.function) if signature[name].default is inspect.Parameter.empty}
+        return wanted - there - GIVEN - self.params.keys()
 
     def scores(
         self, /, prompts: list, completions: list, log_metric: Callable = log_nothing, **columns: Any
@@ -275,6 +289,35 @@ def data_columns(rewards: list[Reward | str], problems: list[Problem]) -> tuple[
             odd.append(name)
     said = f"the rewards do not get {', '.join(odd)}: a column with values of several types, or too large ones"
     return there - {*odd}, said if odd else ""
+
+
+def call_arguments(
+    texts: list[str],
+    rows: list[dict],
+    tokenizer: "PreTrainedTokenizerBase | None",
+    state: "TrainerState | None" = None,
+    lengths: list[int] | None = None,
+) -> dict[str, Any]:
+    """What TRL would call a reward with for these texts as the completions of the prompts in their rows; nothing is
+    logged.
+
+    `completion_ids` are the texts' own tokens and the end token, where `lengths` (in tokens) are known cut or filled to
+    them: a sampled completion may have been written with other tokens. Without a tokenizer there are none.
+    """
+    chat = isinstance(rows[0]["prompt"], list)
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+    if tokenizer:
+        ids, end = tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id
+        lengths = lengths or [len(some) + 1 for some in ids]
+        columns["completion_ids"] = [(some + [end] * most)[:most] for some, most in zip(ids, lengths, strict=True)]
+    return {
+        "prompts": [row["prompt"] for row in rows],
+        "completions": [[{"role": "assistant", "content": text}] for text in texts] if chat else texts,
+        "trainer_state": state,
+        "log_metric": log_nothing,
+        "log_extra": log_nothing,
+        **columns,
+    }
 
 
 def for_trl(reward: Any) -> Any:

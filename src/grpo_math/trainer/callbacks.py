@@ -12,7 +12,16 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 
 from grpo_math.data import PromptTemplate
-from grpo_math.evaluation import Benchmark, Evaluation, metrics_of, setup_of, solve_together, summarise_each
+from grpo_math.evaluation import (
+    Benchmark,
+    Evaluation,
+    Scoring,
+    metrics_of,
+    score_together,
+    setup_of,
+    solve_together,
+    summarise_each,
+)
 from grpo_math.generation import training_engine
 from grpo_math.models import ends_of
 from grpo_math.recipe.parts import EvalSpec
@@ -96,19 +105,25 @@ class Evaluations(TrainerCallback):
     """Evaluate before the first step and after the last, and every few steps, on the training's own engine.
 
     One line each in OUTPUT_DIR/eval.jsonl, every completion in OUTPUT_DIR/completions/eval-STEP.parquet, and for
-    metrics.jsonl and W&B eval/accuracy and its companions; with several datasets first each, then all problems
-    together, which is what counts. A resumed run keeps the evaluations made up to its checkpoint. With `eval.best` the
-    model with the highest lower end of accuracy's interval is in OUTPUT_DIR/best/. `longest` is the longest completion,
-    in tokens. Where `stopped` says so, an evaluation ends unfinished: the first and the last one, which a resumed run
-    makes again, with Abandoned.
+    metrics.jsonl and W&B eval/accuracy and its companions, with those of `scoring` eval/reward and eval/rewards/NAME;
+    with several datasets first each, then all problems together, which is what counts. A resumed run keeps the
+    evaluations made up to its checkpoint. With `eval.best` the model with the highest lower end of accuracy's interval
+    is in OUTPUT_DIR/best/. `longest` is the longest completion, in tokens. Where `stopped` says so, an evaluation ends
+    unfinished: the first and the last one, which a resumed run makes again, with Abandoned.
     """
 
     def __init__(
-        self, trainer: Trainer, benchmarks: list[Benchmark], spec: EvalSpec, template: PromptTemplate, longest: int
+        self,
+        trainer: Trainer,
+        benchmarks: list[Benchmark],
+        spec: EvalSpec,
+        template: PromptTemplate,
+        longest: int,
+        scoring: Scoring,
     ):
         self.stopped: Callable[[], bool] = lambda: False
         self.trainer, self.benchmarks = trainer, benchmarks
-        self.spec, self.template, self.longest = spec, template, longest
+        self.spec, self.template, self.longest, self.scoring = spec, template, longest, scoring
         self.folder = Path(trainer.args.output_dir or "")
         self.file = self.folder / "eval.jsonl"
         self.before: dict | None = None
@@ -170,6 +185,7 @@ class Evaluations(TrainerCallback):
                 rows += solved
         if self.stopped():
             raise Abandoned
+        rows = score_together(self.scoring, rows, state)
         found = summarise_each(rows, seconds, state.global_step)
         if state.is_world_process_zero:
             self.keep(moment, rows, found)
