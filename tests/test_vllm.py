@@ -96,6 +96,14 @@ def test_completions_end_at_stop_strings(probes):
     texts, before_last_token = probes["full"]["texts"], probes["full"]["before_last_token"]
     assert any("e" in text or "1" in text for text in texts)  # the stop string stays in the completion
     assert not any("e" in text or "1" in text for text in before_last_token)
+    run = probes["full"]["folder"]
+    kept = [row["completion"] for file in (run / "completions").glob("*.parquet") for row in read_table(file)]
+    assert len(kept) > 8
+    kept = [text if isinstance(text, str) else text[0]["content"] for text in kept]
+    assert not any(stop in text[:-1] for text in kept for stop in ("e", "1"))  # nor what the last token has behind it
+    log = next(row for line in (run / "metrics.jsonl").open() if "loss" in (row := json.loads(line)))
+    assert log["completions/clipped_ratio"] < 1
+    assert log["completions/mean_terminated_length"] > 0
 
 
 def test_one_seed_is_one_rollout_and_a_group_is_not_identical(probes):
