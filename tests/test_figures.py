@@ -282,6 +282,7 @@ def test_a_comparison_over_runs_knows_their_number():
     assert over_seeds([0.98, 0.97, 0.99], [0.39, 0.38, 0.36], paired=True).verdict == "worse"
     equal = over_seeds([0.5, 0.5], [0.6, 0.6])
     assert (equal.verdict, equal.p, equal.shows) == ("too few different runs to tell", 1, math.inf)
+    assert over_seeds([0.5, 0.6], [0.5, 0.6], paired=True).verdict == "not distinguishable"
     with pytest.raises(UserError, match="over seeds: 1 and 3 runs: one run says nothing about its setting"):
         over_seeds([0.5], [0.5, 0.6, 0.7])
 

@@ -235,7 +235,8 @@ def over_seeds(first: list[float], second: list[float], paired: bool = False) ->
     errors = [float(np.var(values, ddof=1)) / len(values) for values in samples]  # of the means, squared
     error = math.sqrt(sum(errors))
     if error < SAME:
-        return Difference(with_zero(Figure(value, value, value), 1.0), 1.0, test, math.inf, 1, few="different runs")
+        few = "different runs" if abs(value) > SAME else ""
+        return Difference(with_zero(Figure(value, value, value), 1.0), 1.0, test, math.inf, 1, few=few)
     freedom = sum(errors) ** 2 / sum(one**2 / (len(values) - 1) for one, values in zip(errors, samples, strict=True))
     p, half = float(2 * t.sf(abs(value) / error, freedom)), reach(error, freedom)
     return Difference(with_zero(Figure(value, value - half, value + half), p), p, test, error, freedom)
