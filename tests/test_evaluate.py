@@ -279,7 +279,7 @@ def test_a_dataset_of_one_evaluation_alone_is_named(write, capsys):
         file.write_text(file.read_text() + more)
     dispatch(["compare", first, second])
     out = capsys.readouterr().out
-    assert "only a: left out, they have no problem of it in common\nonly b: left out, they" in out
+    assert "only a: left out, no problem of it is in all of them\nonly b: left out, no problem" in out
     assert len(rows_of(out, "gsm8k test")) == 1
 
 
@@ -302,7 +302,7 @@ def test_settings_are_compared_over_their_runs(write, capsys):
     out = capsys.readouterr().out
     assert [row[-1] for row in rows_of(out, "gsm8k test") if len(row) > 2] == ["not distinguishable"] * 2
     for one in (f"{a}1", f"{a}1,{a}1", f"{a}1*"):
-        with pytest.raises(UserError, match=r"compare --seeds: .*: one run, which says nothing about its setting"):
+        with pytest.raises(UserError, match="is one run: name two or more of each setting, with commas between"):
             dispatch(["compare", "--seeds", settings[1], one])
 
 

@@ -3,10 +3,12 @@
 import itertools
 import math
 import random
+import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from conftest import ROOT
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, nct, t, ttest_ind, ttest_rel
 
@@ -62,12 +64,14 @@ def test_mcnemars_exact_test(won, lost, p):
     assert sign_flip(-changes) == sign_flip(changes)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 600), st.integers(0, 600))
 def test_the_sign_flip_test_of_single_answers_is_mcnemars(won, lost):
     wanted = binomtest(won, won + lost).pvalue if won + lost else 1
     assert sign_flip(np.array([1] * won + [-1] * lost)) == pytest.approx(wanted)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-4, 4), max_size=8))
 def test_the_sign_flip_test_counts_every_way_to_choose_the_signs(changes):
     sums = [sum(signed) for signed in itertools.product(*((change, -change) for change in changes))]
@@ -254,6 +258,7 @@ def test_several_samples_show_the_difference_that_their_spread_allows():
 runs = st.lists(st.floats(0, 1).map(lambda value: round(value, 3)), min_size=2, max_size=6)
 
 
+@settings(deadline=None)
 @given(runs, runs)
 def test_settings_are_compared_over_runs_as_scipy_does(first, second):
     for paired in (False, True):
@@ -283,8 +288,16 @@ def test_a_comparison_over_runs_knows_their_number():
     equal = over_seeds([0.5, 0.5], [0.6, 0.6])
     assert (equal.verdict, equal.p, equal.shows) == ("too few different runs to tell", 1, math.inf)
     assert over_seeds([0.5, 0.6], [0.5, 0.6], paired=True).verdict == "not distinguishable"
-    with pytest.raises(UserError, match="over seeds: 1 and 3 runs: one run says nothing about its setting"):
+    with pytest.raises(UserError, match="over seeds: 1 and 3 runs: give two or more of each setting"):
         over_seeds([0.5], [0.5, 0.6, 0.7])
+
+
+def test_the_verdicts_on_settings_follow_from_their_seeds():
+    rows = re.findall(r"\| ([^|]+); by seed ([^|]+) \|", (ROOT / "docs" / "choosing.md").read_text())
+    assert len(rows) == 24
+    for said, seeds in rows:
+        found = over_seeds([0, 0, 0], [float(one) for one in seeds.split(", ")], paired=True)
+        assert said == f"{found.verdict}: {found}"
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

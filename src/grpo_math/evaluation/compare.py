@@ -80,6 +80,7 @@ def compare(first: str | Path, second: str | Path) -> list[Comparison]:
 
 
 def paired(a: Problems, b: Problems) -> list[Comparison]:
+    """The evaluation b compared with a, dataset by dataset."""
     found = []
     for dataset, keys in shared([a, b]).items():
         all_keys = {key for key in a.keys() | b.keys() if key[0] == dataset}
@@ -105,8 +106,8 @@ def files_of(setting: str) -> list[Path]:
     files = list({path.resolve(): path for path in named}.values())
     if len(files) < 2:
         raise UserError(
-            f"compare --seeds: {setting}: one run, which says nothing about its setting: name two or more, with commas "
-            "between them or as a pattern in quotes"
+            f"compare --seeds: {setting} is one run: name two or more of each setting, with commas between them or as "
+            "a pattern in quotes"
         )
     return files
 
@@ -184,7 +185,7 @@ def print_over_seeds(first: list[Path], *others: list[Path]) -> None:
 
 def print_left_out(evaluations: list[Problems]) -> None:
     for dataset in sorted({key[0] for one in evaluations for key in one} - shared(evaluations).keys()):
-        print(f"{dataset}: left out, they have no problem of it in common")
+        print(f"{dataset}: left out, no problem of it is in all of them")
 
 
 def verdict(change: Difference) -> str:

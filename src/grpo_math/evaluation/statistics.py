@@ -93,8 +93,8 @@ class Difference:
     """B less A, with the p of `test`. The interval includes 0 wherever p is not below 0.05.
 
     `won` and `lost` count the questions on which B does better and worse. `error` is the standard error of the value,
-    of which p has `freedom`; `questions` is their number where each has one sample. `few` names what there is too
-    little of for a p below 0.05.
+    infinite where nothing can be shown, and `freedom` its degrees of freedom; `questions` is their number where each
+    has one sample. `few` names what there is too little of for a p below 0.05.
     """
 
     figure: Figure
@@ -220,15 +220,13 @@ def detectable(questions: int, changed: float = CHANGED) -> float:
 
 
 def over_seeds(first: list[float], second: list[float], paired: bool = False) -> Difference:
-    """The second setting less the first by the accuracies of their runs, which are the unit here: runs with other seeds
-    differ by more than questions do. Welch's t-test (1947, Biometrika 34:28-35); Student's where the runs are `paired`,
-    as by problems that each seed has of its own. Raises UserError for fewer than two runs of a setting."""
+    """The second setting less the first by the accuracies of their runs, which are the unit here: what a setting does
+    differs from seed to seed. Welch's t-test (1947, Biometrika 34:28-35); Student's where the runs are `paired`, as by
+    problems that each seed has of its own. Raises UserError for fewer than two runs of a setting."""
     from scipy.stats import t
 
     if min(len(first), len(second)) < 2:
-        raise UserError(
-            f"over seeds: {len(first)} and {len(second)} runs: one run says nothing about its setting, give two or more"
-        )
+        raise UserError(f"over seeds: {len(first)} and {len(second)} runs: give two or more of each setting")
     value = fmean(second) - fmean(first)
     test = "paired t-test's p" if paired else "Welch's p"
     samples = [np.subtract(second, first)] if paired else [np.array(first), np.array(second)]
