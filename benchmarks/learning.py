@@ -6,9 +6,8 @@ usage: python benchmarks/learning.py quickstart OUT [--seeds 0 1 2] [--only loss
 
 OUT is a file of JSON lines, one a run; what it holds already is not run again. Every seed has its own problems and,
 with the quickstart, its own policy. Seconds are CPU seconds of steps, without evaluations, so that they mean
-something on a machine that has other work. `against the default` is the paired difference on the same held-out problems
-of all seeds (grpo_math.evaluation.statistics): its interval knows what problems differ by, not what runs do, which
-`by seed` shows.
+something on a machine that has other work. `against the default` is the difference of the accuracies with a t-test over
+the pairs of runs with the same seed (grpo_math.evaluation.statistics.over_seeds): it counts runs, not problems.
 With so many comparisons, some p below 0.05 are chance.
 """
 
@@ -29,7 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import yaml
 from watched import watch
 
-from grpo_math.evaluation.statistics import difference, mean
+from grpo_math.evaluation.statistics import over_seeds
 from grpo_math.runs.folder import append_rows, read_rows, read_table, write_rows
 
 STUDIES = {
@@ -206,24 +205,26 @@ def tell(rows: list[dict]) -> None:
     steps = list(base[0]["curve"])
     steps = [*steps[:3], steps[len(steps) // 2], steps[-1]] if len(steps) > 5 else steps
     head = " | ".join(f"step {step}" for step in steps)
-    print(f"\n| key | value | {head} (least-most of seeds) | 95 % | boxed at both ends | CPU s | against the default |")
-    print("|---|---|" + "---|" * (len(steps) + 4))
+    print(f"\n| key | value | {head} (least-most of seeds) | boxed at both ends | CPU s | against the default |")
+    print("|---|---|" + "---|" * (len(steps) + 3))
     for key, value in dict.fromkeys((row["key"], row["value"]) for row in [*base, *rows]):
         runs = [row for row in rows if (row["key"], row["value"]) == (key, value)]
         values = [[run["curve"][step] for run in runs] for step in steps]
         cells = [f"{statistics.mean(found):.3f}" for found in values]
         cells[-1] += f" ({min(values[-1]):.3f}-{max(values[-1]):.3f})"
-        pooled = mean([float(one) for run in runs for one in run["right"]])
-        cells.append(f"{pooled.low:.3f}-{pooled.high:.3f}")
         cells.append(" and ".join(f"{statistics.mean(run['boxed'][at] for run in runs):.2f}" for at in (0, -1)))
         cells.append(f"{statistics.median(run['seconds'] for run in runs):.3g}")
         beside = {row["seed"]: row for row in base}
-        pairs = [(beside[run["seed"]]["right"], run["right"]) for run in runs if run["seed"] in beside]
-        first, second = ([float(one) for pair in pairs for one in pair[side]] for side in (0, 1))
-        found = difference(first, second, False)
-        seeds = ", ".join(f"{statistics.mean(after) - statistics.mean(before):+.3f}" for before, after in pairs)
-        cells.append("" if key == "default" else f"{found.verdict}: {found}; by seed {seeds}")
+        pairs = [(beside[run["seed"]], run) for run in runs if key != "default" and run["seed"] in beside]
+        cells.append(against(pairs) if len(pairs) > 1 else "")
         print(f"| {key} | {value} | {' | '.join(cells)} |")
+
+
+def against(pairs: list[tuple[dict, dict]]) -> str:
+    before, after = ([statistics.mean(run["right"]) for run in side] for side in zip(*pairs, strict=True))
+    found = over_seeds(before, after, paired=True)
+    seeds = ", ".join(f"{second - first:+.3f}" for first, second in zip(before, after, strict=True))
+    return f"{found.verdict}: {found}; by seed {seeds}"
 
 
 def plot(rows: list[dict], picture: Path) -> None:

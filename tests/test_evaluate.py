@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from grpo_math.__main__ import dispatch
 from grpo_math.errors import UserError
 from grpo_math.evaluation import compare, evaluate
 from grpo_math.generation.engines import TransformersEngine
+from grpo_math.runs.folder import read_table, write_table
 
 SAMPLED = ["--samples", "4", "--temperature", "1.5", "--batch_size", "8"]
 
@@ -45,7 +47,10 @@ def test_an_evaluation_without_a_recipe_leaves_everything_in_its_folder(run, tmp
     assert len(rows) == 8
     wanted = {"dataset", "problem", "sample", "question", "gold", "completion", "answer", "correct", "how", "length"}
     assert wanted <= rows[0].keys()
-    assert rows_of(capsys.readouterr().out, "accuracy") == [["accuracy", "0.000 (0.000-0.324)"]]
+    out = capsys.readouterr().out
+    assert rows_of(out, "accuracy") == [["accuracy", "0.000 (0.000-0.324)"]]
+    shows = "8 problems can show a difference of 80.1 points (80 % power, where two models disagree on 80 % of them)"
+    assert f"\ngsm8k test: {shows}\n" in out
 
 
 def test_samples_print_the_k_that_was_asked_for(run, capsys):
@@ -276,7 +281,7 @@ def test_a_comparison_says_plainly_what_can_be_told(write, capsys):
     assert row[5:] == ["0.00049", "12", "0", "B is better than A"]
     assert "won by B: 0+1?\ngold: 7\nA, wrong (-): I say -\nB, right (+): I say +\n" in b
     (row,) = rows_of(c, "gsm8k test")
-    assert row[6:] == ["1", "0", "not distinguishable"]
+    assert row[6:] == ["1", "0", "too few changed questions to tell"]
     assert "lost by B" not in c
 
 
@@ -287,9 +292,64 @@ def test_samples_and_other_settings_and_problems_in_one_only(write, capsys):
     out = capsys.readouterr().out
     assert "B was evaluated with another seed\n" in out
     assert rows_of(out, "gsm8k test")[0][:2] == ["gsm8k test", "3"]
-    assert rows_of(out, "gsm8k test")[0][5] == "0"  # won: several samples have no exact test
+    assert rows_of(out, "gsm8k test")[0][5:] == ["0.5", "0", "2", "too few questions to tell"]  # p = 2 / 2^2
+    assert "exact sign-flip p" in out
+    assert "gsm8k test: 3 problems cannot show a difference\n" in out
     assert "gsm8k test: 1 problems only in one of them are left out" in out
     assert "lost by B: 0+1?\ngold: 7\nA, right (+): I say +\nB, wrong (-): I say -" in out
+
+
+def test_a_comparison_says_what_so_many_problems_can_show(write, capsys):
+    # 10 of 200 won and 10 lost: what changes is 10 % of them, as where nothing is known
+    dispatch(["compare", write("a", "+" * 10 + "-" * 190), write("b", "-" * 10 + "+" * 10 + "-" * 180)])
+    out = capsys.readouterr().out
+    assert rows_of(out, "gsm8k test")[0][5:] == ["1", "10", "10", "not distinguishable"]
+    assert "gsm8k test: 200 problems can show a difference of 6.4 points (80 % power, with the spread seen here)" in out
+
+
+def test_a_dataset_of_one_evaluation_alone_is_named(write, capsys):
+    first, second = write("a", "++--"), write("b", "++++")
+    for folder, name in ((first, "only a"), (second, "only b")):
+        file = Path(folder) / "completions.jsonl"
+        more = file.read_text().replace("gsm8k test", name)
+        file.write_text(file.read_text() + more)
+    dispatch(["compare", first, second])
+    out = capsys.readouterr().out
+    assert "only a: left out, no problem of it is in all of them\nonly b: left out, no problem" in out
+    assert len(rows_of(out, "gsm8k test")) == 1
+
+
+def test_settings_are_compared_over_their_runs(write, capsys):
+    for name, right in (("a-1", 10), ("a-2", 12), ("a-3", 11), ("b-1", 17), ("b-2", 16), ("b-3", 18)):
+        folder = write(name, "+" * right + "-" * (20 - right), {"model": name, "seed": right, "sampling": name[0]})
+    settings = [str(Path(folder).parent / name) for name in ("a-*", "b-*")]
+    dispatch(["compare", "--seeds", *settings])
+    out = capsys.readouterr().out
+    assert f"A: {settings[0][:-1]}1, {settings[0][:-1]}2, " in out
+    assert "not all were evaluated with the same sampling\n" in out
+    # 0.50, 0.60, 0.55 and 0.85, 0.80, 0.90: standard error sqrt(2 x 0.05^2 / 3), 4 degrees of freedom: t 2.776 and 0.941
+    wanted = ["0.550 (0.500-0.600)", "0.850 (0.800-0.900)", "+0.300 (+0.187 to +0.413)", "0.0018", "B is better than A"]
+    assert rows_of(out, "gsm8k test")[0] == ["gsm8k test", "20", *wanted]
+    assert (
+        "gsm8k test: 3 and 3 runs can show a difference of 15.2 points (80 % power, with the spread seen here)" in out
+    )
+    a, b = settings[0][:-1], settings[1][:-1]
+    dispatch(["compare", "--seeds", f"{a}1,{a}2", f"{a}2,{a}3", f"{b}1,{b}2"])
+    out = capsys.readouterr().out
+    assert [row[-1] for row in rows_of(out, "gsm8k test") if len(row) > 2] == ["not distinguishable"] * 2
+    for one in (f"{a}1", f"{a}1,{a}1", f"{a}1*"):
+        with pytest.raises(UserError, match="is one run: name two or more of each setting, with commas between"):
+            dispatch(["compare", "--seeds", settings[1], one])
+
+
+def test_a_runs_last_evaluation_is_compared(write, tmp_path, capsys):
+    rows = read_table(Path(write("a", "++--++--")) / "completions.jsonl")
+    for step in (0, 20):
+        (tmp_path / "run" / "completions").mkdir(parents=True, exist_ok=True)
+        kept = [row | {"correct": row["correct"] or step == 20} for row in rows]
+        write_table(kept, tmp_path / "run" / "completions" / f"eval-{step:06d}.parquet")
+    dispatch(["compare", str(tmp_path / "a"), str(tmp_path / "run")])
+    assert rows_of(capsys.readouterr().out, "gsm8k test")[0][2:4] == ["0.500", "1.000"]
 
 
 def test_what_cannot_be_compared_is_one_line(write, tmp_path):

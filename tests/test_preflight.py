@@ -476,6 +476,15 @@ def test_a_folder_without_a_test_split_is_no_mistake_where_nothing_is_evaluated(
     assert wrong(findings(dataset={"name": "json", "path": str(tmp_path)})) == []
 
 
+def test_the_held_out_problems_are_said_to_show_what_they_can(findings):
+    def shown(**keys) -> list[str]:
+        return [text for _, _, text in findings(eval=keys) if "can show" in text]
+
+    says = "8 problems can show a difference of 80.1 points (80 % power, where two models disagree on 80 % of them)"
+    assert shown(before_after=True) == [f"gsm8k test: {says}"]
+    assert shown(before_after=True, samples=4, temperature=1.0) == shown(before_after=False) == []
+
+
 # --- the verb -------------------------------------------------------------------------------------------------------
 
 

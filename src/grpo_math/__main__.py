@@ -130,13 +130,18 @@ VERBS = {
         "evaluations of the same problems: is one model better?",
         [
             option(
-                "evaluations", "EVALUATION", "a folder of grpo-math evaluate, its completions.jsonl, or "
-                "RUN/completions/eval-STEP.parquet", nargs="+", type=Path,
+                "evaluations", "EVALUATION", "a folder of grpo-math evaluate, its completions.jsonl, a run (its last "
+                "evaluation), or RUN/completions/eval-STEP.parquet", nargs="+",
+            ),
+            option(
+                "--seeds", "", "compare settings, not models: each EVALUATION stands for the runs of one setting, with "
+                "commas between them (A1,A2,A3 B1,B2,B3) or as a pattern in quotes",
             ),
             option("--show", "N", "problems won and lost to print (default: 3)", type=whole(0), default=3),
         ],
         "Each evaluation is compared with the first, problem by problem: the difference in accuracy with its 95 % "
-        "interval and, with one completion per problem, the p of McNemar's exact test.",
+        "interval and the p of an exact test, McNemar's with one completion per problem. With --seeds the runs are "
+        "compared, by Welch's t-test.",
         keys=False,
     ),
     "report": Verb(

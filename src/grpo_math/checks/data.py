@@ -9,6 +9,7 @@ from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data import TEST_PROBLEM, TEST_WORDS, Overlap, Problem, Problems, test_sets
 from grpo_math.data.functions import parameters
 from grpo_math.errors import UserError
+from grpo_math.evaluation.statistics import problems_show
 from grpo_math.grading import accepted, equal_all, grade_batch
 from grpo_math.rewards import Reward
 
@@ -39,6 +40,13 @@ def rows(subject: Subject) -> Iterator[Finding]:
     yield note(f"prompts: {shares}, the longest {lengths[-1]} tokens")
     if left_out := subject.columns[1]:
         yield warning(left_out, "make each column one type, or ignore this if no reward reads it")
+
+
+def power(subject: Subject) -> Iterator[Finding]:
+    """The difference that the held-out problems can show."""
+    if subject.recipe.eval.wanted and subject.recipe.eval.samples == 1:
+        for one in subject.benchmarks:
+            yield note(f"{one.title}: {problems_show(len(one.problems))}")
 
 
 def duplicates(part: Problems) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Check = Callable[[Subject], Iterator[Finding]]
 CHECKS: dict[str, tuple[Check, ...]] = {
     "recipe": (setup.keys, setup.values),
-    "data": (data.rows,),
+    "data": (data.rows, data.power),
     "golds": (data.golds, grader.grader),
     "rewards": (rewards.audit, grader.own_rewards, rewards.held_out),
     "prompt": (setup.template,),

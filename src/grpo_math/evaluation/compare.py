@@ -1,20 +1,26 @@
-"""Two or more evaluations on the same problems: is one model better, and where?"""
+"""Two or more evaluations on the same problems: is one model better, and where? With several runs a setting: is one
+setting better?"""
 
 import argparse
+import glob
 import json
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 
 from grpo_math.errors import UserError, one_line
-from grpo_math.evaluation.statistics import Difference, difference
+from grpo_math.evaluation.statistics import Difference, can_show, difference, over_seeds
 from grpo_math.evaluation.tables import print_table
 from grpo_math.runs.folder import read_table
 
 Key = tuple[str, str, str, int]  # dataset, question, gold, and the number of earlier problems with the same ones
 COLUMNS = {"dataset": str, "problem": int, "sample": int, "question": str, "gold": str, "completion": str}
 Rows = list[dict]  # of one problem, graded, in the order of their samples
+Problems = dict[Key, Rows]
+SPREAD = "with the spread seen here"  # what the stated power is for
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Comparison:
     @cached_property
     def difference(self) -> Difference:
         """B less A."""
-        return difference(*self.accuracies, any(len(rows) > 1 for pair in self.problems for rows in pair))
+        return difference(*self.accuracies, math.lcm(*{len(rows) for pair in self.problems for rows in pair}))
 
     def changed(self, won: bool) -> list[tuple[Rows, Rows]]:
         """The problems on which B does better, or worse."""
@@ -45,42 +51,75 @@ class Comparison:
 def main(options: argparse.Namespace) -> None:
     if len(options.evaluations) < 2:
         raise UserError("compare: name two evaluations or more: grpo-math compare A B")
-    first, *others = options.evaluations
+    if options.seeds:
+        print_over_seeds(*map(files_of, options.evaluations))
+        return
+    first, *others = map(Path, options.evaluations)
+    a = read_evaluation(first)
     for other in others:
         print(f"A: {first}\nB: {other}")
-        found = compare(first, other)
+        b = read_evaluation(other)
+        found = paired(a, b)
         if settings := other_settings(first, other):
             print("B was evaluated with another " + ", ".join(settings))
         print_comparisons(found)
+        print_left_out([a, b])
         for one in found:
             for won in (True, False):
-                for a, b in one.changed(won)[: options.show]:
-                    print(f"\n{one.dataset}, {'won' if won else 'lost'} by B: {a[0]['question']}\ngold: {a[0]['gold']}")
-                    print(f"{example('A', a, right=not won)}\n{example('B', b, right=won)}")
+                for of_a, of_b in one.changed(won)[: options.show]:
+                    print(f"\n{one.dataset}, {'won' if won else 'lost'} by B: {of_a[0]['question']}")
+                    print(f"gold: {of_a[0]['gold']}")
+                    print(f"{example('A', of_a, right=not won)}\n{example('B', of_b, right=won)}")
         print()
 
 
 def compare(first: str | Path, second: str | Path) -> list[Comparison]:
     """The second evaluation compared with the first, dataset by dataset. Raises UserError where one is missing or
     unfinished, and where they have no problem in common."""
-    a, b = (read_evaluation(Path(path)) for path in (first, second))
+    return paired(read_evaluation(Path(first)), read_evaluation(Path(second)))
+
+
+def paired(a: Problems, b: Problems) -> list[Comparison]:
+    """The evaluation b compared with a, dataset by dataset."""
     found = []
-    for dataset in dict.fromkeys(key[0] for key in a):
-        keys = [{key for key in side if key[0] == dataset} for side in (a, b)]
-        pairs = [(a[key], b[key]) for key in a if key in keys[0] & keys[1]]
-        if pairs:
-            found.append(Comparison(dataset, pairs, len(keys[0] ^ keys[1])))
+    for dataset, keys in shared([a, b]).items():
+        all_keys = {key for key in a.keys() | b.keys() if key[0] == dataset}
+        found.append(Comparison(dataset, [(a[key], b[key]) for key in keys], len(all_keys) - len(keys)))
+    return found
+
+
+def shared(evaluations: list[Problems]) -> dict[str, list[Key]]:
+    """The problems that all evaluations have, by dataset, in the order of the first. Raises UserError where there are
+    none."""
+    found = defaultdict(list)
+    for key in evaluations[0]:
+        if all(key in other for other in evaluations[1:]):
+            found[key[0]].append(key)
     if not found:
         raise UserError("compare: A and B have no problem in common: evaluate both on the same datasets")
     return found
 
 
-def read_evaluation(path: Path) -> dict[Key, Rows]:
-    """The rows of every problem."""
-    file = path / "completions.jsonl" if path.is_dir() else path
+def files_of(setting: str) -> list[Path]:
+    """The evaluations of a setting's runs: paths with commas between them, each of which may be a pattern."""
+    named = [Path(path) for part in setting.split(",") for path in sorted(glob.glob(part)) or [part]]
+    files = list({path.resolve(): path for path in named}.values())
+    if len(files) < 2:
+        raise UserError(
+            f"compare --seeds: {setting} is one run: name two or more of each setting, with commas between them or as "
+            "a pattern in quotes"
+        )
+    return files
+
+
+def read_evaluation(path: Path) -> Problems:
+    """The rows of every problem. `path` is a folder of `grpo-math evaluate`, a file, or a run, of which the last
+    evaluation counts."""
+    kept = sorted((path / "completions").glob("eval-*.parquet"))
+    file = kept[-1] if kept else path / "completions.jsonl" if path.is_dir() else path
     if not file.exists():
         raise UserError(
-            f"{path}: no completions.jsonl there: name a folder of grpo-math evaluate (runs: grpo-math report)"
+            f"{path}: no completions.jsonl there: name a folder of grpo-math evaluate, or a run that was evaluated"
         )
     problems: dict[tuple[str, int], Rows] = defaultdict(list)
     for row in read_table(file):
@@ -113,16 +152,44 @@ def other_settings(first: Path, second: Path) -> list[str]:
 def print_comparisons(found: list[Comparison]) -> None:
     rows = []
     for one in found:
-        a, b = (f"{sum(side) / len(side):.3f}" for side in one.accuracies)
+        a, b = (f"{fmean(side):.3f}" for side in one.accuracies)
         change = one.difference
-        p = "" if change.p is None else f"{change.p:.2g}"
-        verdict = f"B is {change.verdict} than A" if change.distinguishable else change.verdict
-        won, lost = f"{change.won:,}", f"{change.lost:,}"
-        rows.append([one.dataset, f"{len(one.problems):,}", a, b, change.interval, p, won, lost, verdict])
-    print_table(["", "problems", "A", "B", "difference", "McNemar's exact p", "won", "lost", ""], rows)
+        rows.append([one.dataset, f"{len(one.problems):,}", a, b, change.interval, f"{change.p:.2g}"])
+        rows[-1] += [f"{change.won:,}", f"{change.lost:,}", verdict(change)]
+    print_table(["", "problems", "A", "B", "difference", found[0].difference.test, "won", "lost", ""], rows)
     for one in found:
+        print(f"{one.dataset}: {can_show(f'{len(one.problems):,} problems', one.difference.shows, SPREAD)}")
         if one.unpaired:
             print(f"{one.dataset}: {one.unpaired:,} problems only in one of them are left out")
+
+
+def print_over_seeds(first: list[Path], *others: list[Path]) -> None:
+    """Compare the runs of other settings with those of the first, on the problems that all of them have."""
+    for other in others:
+        runs, rows, lines = [read_evaluation(path) for path in [*first, *other]], [], []
+        for dataset, keys in shared(runs).items():
+            found = [fmean(accuracy(run[key]) for key in keys) for run in runs]
+            a, b = found[: len(first)], found[len(first) :]
+            change = over_seeds(a, b)
+            cells = [f"{fmean(side):.3f} ({min(side):.3f}-{max(side):.3f})" for side in (a, b)]
+            rows.append([dataset, f"{len(keys):,}", *cells, change.interval, f"{change.p:.2g}", verdict(change)])
+            lines.append(f"{dataset}: {can_show(f'{len(a)} and {len(b)} runs', change.shows, SPREAD)}")
+        print(f"A: {', '.join(map(str, first))}\nB: {', '.join(map(str, other))}")
+        if settings := sorted({key for path in [*first, *other] for key in other_settings(first[0], path)} - {"seed"}):
+            print("not all were evaluated with the same " + ", ".join(settings))
+        print_table(["", "problems", "A (least-most)", "B (least-most)", "difference", change.test, ""], rows)
+        print("\n".join(lines))
+        print_left_out(runs)
+        print()
+
+
+def print_left_out(evaluations: list[Problems]) -> None:
+    for dataset in sorted({key[0] for one in evaluations for key in one} - shared(evaluations).keys()):
+        print(f"{dataset}: left out, no problem of it is in all of them")
+
+
+def verdict(change: Difference) -> str:
+    return f"B is {change.verdict} than A" if change.distinguishable else change.verdict
 
 
 def accuracy(rows: Rows) -> float:

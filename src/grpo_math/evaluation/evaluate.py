@@ -20,6 +20,7 @@ from grpo_math.evaluation import watch
 from grpo_math.evaluation.engine import engine_for, uses_vllm
 from grpo_math.evaluation.scoring import Scoring
 from grpo_math.evaluation.solve import Benchmark, Setup, grade_rows, load_benchmarks, prompts_of, setup_of, solve
+from grpo_math.evaluation.statistics import problems_show
 from grpo_math.evaluation.summary import metrics_of, summarise_each
 from grpo_math.evaluation.tables import print_tables, tracked
 from grpo_math.generation import Stopped, engine_arguments, longest_sequence, supervised
@@ -147,6 +148,9 @@ def figures_of(
         )
     found = summarise_each(rows, seconds)
     print_tables(found, shown)
+    if found[0].samples == 1:
+        for one in found:
+            print(f"{one.dataset}: {problems_show(one.problems)}")
     right = {one.title: [0] * len(one.problems) for one in benchmarks}
     for row in rows:
         right[row["dataset"]][row["problem"]] += row["correct"] is True

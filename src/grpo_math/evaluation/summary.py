@@ -7,7 +7,7 @@ from statistics import fmean
 
 from grpo_math.evaluation.scoring import is_reward
 from grpo_math.evaluation.solve import GROUPS
-from grpo_math.evaluation.statistics import Figure, mean, means, pass_at_k
+from grpo_math.evaluation.statistics import Figure, amount, pass_at_k, share
 from grpo_math.grading import equal_all
 
 TOGETHER = "all datasets"  # the dataset of an evaluation of several, counted together
@@ -54,10 +54,7 @@ class Evaluation:
 
 
 def summarise(rows: list[dict], dataset: str, step: int = 0, seconds: float = 0.0) -> Evaluation:
-    """The figures of graded rows, with equally many samples per problem; an unreadable gold counts as wrong.
-
-    What is right or wrong on every question has Wilson's interval; everything else the bootstrap's.
-    """
+    """The figures of graded rows, with equally many samples per problem; an unreadable gold counts as wrong."""
     by_problem = defaultdict(list)
     for row in rows:
         by_problem[row["dataset"], row["problem"]].append(row)
@@ -68,14 +65,14 @@ def summarise(rows: list[dict], dataset: str, step: int = 0, seconds: float = 0.
         "accuracy": [count / samples for count in right],
         "format_accuracy": [fmean(row["well_formed"] for row in question) for question in questions],
         "truncated": [fmean(row["truncated"] for row in question) for question in questions],
-        "length": [fmean(row["length"] for row in question) for question in questions],
     }
+    lengths = [fmean(row["length"] for row in question) for question in questions]
     if samples > 1:
         for k in range(1, samples + 1):
             columns[f"pass@{k}"] = [pass_at_k(samples, count, k) for count in right]
         columns[f"maj@{samples}"] = majorities(questions)
+    figures = {name: share(values) for name, values in columns.items()} | {"length": amount(lengths)} | rewards_of(questions)
     groups = {column: found for column in GROUPS if (found := by_value(column, questions, columns["accuracy"]))}
-    figures = means(columns) | rewards_of(questions)
     return Evaluation(dataset, step, len(questions), samples, round(seconds, 2), figures, groups)
 
 
@@ -87,7 +84,7 @@ def rewards_of(questions: list[list[dict]]) -> dict[str, Figure]:
         for name in names
         if all(name in row for question in questions for row in question)
     }
-    return {name: mean([fmean(known) for known in found if known]) for name, found in scores.items() if any(found)}
+    return {name: amount([fmean(known) for known in found if known]) for name, found in scores.items() if any(found)}
 
 
 def summarise_each(rows: list[dict], seconds: dict[str, float], step: int = 0) -> list[Evaluation]:
@@ -105,7 +102,7 @@ def by_value(column: str, questions: list[list[dict]], accuracies: list[float]) 
     for (row, *_), accuracy in zip(questions, accuracies, strict=True):
         if column in row:
             found[str(row[column])].append(accuracy)
-    return {value: (len(values), mean(values)) for value, values in sorted(found.items())}
+    return {value: (len(values), share(values)) for value, values in sorted(found.items())}
 
 
 def metrics_of(found: list[Evaluation]) -> dict[str, float]:
