@@ -171,6 +171,7 @@ def by_hand(keys: dict, model, batch, weights: list[list[float]] | None = None) 
     highest = sorted(entropy for one in entropies for entropy in one.tolist())
     least = highest[math.ceil((1 - keys.get("top_entropy_quantile", 1.0)) * (len(highest) - 1))]
     now, old = chosen(rows, batch), per_token(batch, "old_per_token_logps")
+    sampled = old if weights is None else per_token(batch, "sampling_per_token_logps")
     losses = []
     for i, advantage in enumerate(batch["advantages"].tolist()):
         steps = [n - o for n, o in zip(now[i], old[i], strict=True)]
@@ -192,8 +193,8 @@ def by_hand(keys: dict, model, batch, weights: list[list[float]] | None = None) 
             weight = [1.0] * len(steps)  # it is in the whole ratio
         else:
             terms = [clipped(ratio, advantage, keys.get("delta", math.inf)) for ratio in ratios]
-        away = sum(step.item() for step in steps) / -len(steps)
-        if advantage < 0 and away > keys.get("off_policy_mask_threshold", math.inf):
+        away = [0.0 if math.isnan(q) else q - n.item() for q, n in zip(sampled[i], now[i], strict=True)]
+        if advantage < 0 and sum(away) / len(away) > keys.get("off_policy_mask_threshold", math.inf):
             weight = [0.0] * len(steps)
         weight = [w * (entropy >= least) for w, entropy in zip(weight, entropies[i].tolist(), strict=True)]
         terms = [w * term for w, term in zip(weight, terms, strict=True)]
@@ -286,6 +287,7 @@ CORRECTED = [
     {"loss_type": "grpo"} | SEQUENCE,
     {"loss_type": "cispo"},
     {"beta": 0.1},
+    {"off_policy_mask_threshold": 0.1},
 ]
 
 

@@ -345,6 +345,15 @@ def test_settings_of_the_loss_that_trl_refuses_ignores_or_misreads(of_the_loss, 
     assert of_the_loss(**functools.reduce(operator.or_, fixes, keys)) == []
 
 
+PAPERS = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "losses.md").read_text(), re.DOTALL)[1].split("---\n")
+
+
+@pytest.mark.parametrize("keys", PAPERS, ids=[keys.partition(",")[0] for keys in PAPERS])
+def test_the_keys_of_each_paper_parse_and_are_its_method(of_the_loss, keys):
+    for use_vllm in (False, True):
+        assert of_the_loss(**{"use_vllm": use_vllm} | yaml.safe_load(keys)) == []
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_losses_of_the_shipped_recipes_are_what_they_say(path):
     recipe = load_recipe(path)
