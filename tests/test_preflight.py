@@ -302,6 +302,8 @@ LOSSES = [  # the keys, and the findings with their fixes
     (LIGER, ["error use_liger_kernel: liger-kernel is not installed: use_liger_kernel: false"]),
     (LIGER | {"liger_kernel_config": {"fused_linear_cross_entropy": True}}, ["error use_liger_kernel: liger-kernel is not installed: use_liger_kernel: false", "error liger_kernel_config: TRL refuses fused_linear_cross_entropy, it has its own head: liger_kernel_config: {fused_linear_cross_entropy: false}"]),
     ({"router_aux_loss_coef": 0.01}, ["error router_aux_loss_coef: TRL refuses it for a model that is no mixture of experts: router_aux_loss_coef: null"]),
+    ({"use_peft": True, "lora_target_modules": ["lm_head", "q_proj", "v_proj"]}, ["error lora_target_modules: TRL refuses lm_head, whose weight it takes without an adapter: lora_target_modules: [q_proj, v_proj]"]),
+    ({"use_peft": True, "lora_target_modules": ["lm_head"]}, ["error lora_target_modules: TRL refuses lm_head, whose weight it takes without an adapter: lora_target_modules: null"]),
     (SMALL | {"loss_type": "luspo"}, ["warning loss_type: luspo with the ratios of tokens is not LUSPO, which clips the ratio of a whole completion: importance_sampling_level: sequence"]),
     (SMALL | SEQUENCE | {"loss_type": "luspo"}, []),
     (SMALL | SEQUENCE, ["warning importance_sampling_level: sequence with loss_type: dapo is not GSPO: long completions count more: loss_type: grpo"]),

@@ -67,6 +67,7 @@ RULES: tuple[Rule, ...] = (  # the level, when it holds of TRL's keys or their d
 
 
 def losses(subject: Subject) -> Iterator[Finding]:
+    """The findings, each with a fix that removes it."""
     given = subject.recipe.keys
     keys = {name: key.default for defaults in trl_keys("GRPO") for name, key in defaults.items()} | given
     if keys["epsilon_high"] is None:
@@ -79,6 +80,10 @@ def losses(subject: Subject) -> Iterator[Finding]:
         if unread and (keys[other] not in values if values else not keys[other]):
             says = f"{', '.join(unread)}: without effect with {other}: {str(keys[other]).lower()}"
             yield warning(says, ", ".join(f"{name}: null" for name in unread))
+    if keys["use_peft"] and "lm_head" in (targets := keys["lora_target_modules"] or []):
+        rest = ", ".join(target for target in targets if target != "lm_head")
+        says = "lora_target_modules: TRL refuses lm_head, whose weight it takes without an adapter"
+        yield error(says, f"lora_target_modules: {f'[{rest}]' if rest else 'null'}")
     if given.get("router_aux_loss_coef") and not hasattr(
         subject.model_config.get_text_config(), "output_router_logits"
     ):
