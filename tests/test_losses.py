@@ -1,6 +1,8 @@
 """Advantages, losses and gradients of real training steps, against the formulas written out here, token by token."""
 
 import math
+import random
+from itertools import chain
 
 import pytest
 import torch
@@ -100,84 +102,214 @@ def test_groups_that_earn_the_same_teach_nothing_however_their_mean_is_rounded(s
     steps(look, rewards=rewards, per_device_train_batch_size=16, num_generations=8, **changes)
 
 
-def log_probabilities(model, batch) -> list[list[torch.Tensor]]:
-    """log pi(token) of every completion token that counts, a list a completion."""
+def distributions(model, batch, temperature: float = 1.0) -> list[torch.Tensor]:
+    """log pi of every token of the vocabulary at each completion token that counts: (tokens, vocabulary) a completion."""
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    logits = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
-    start = batch["prompt_ids"].shape[1]
-    return [
-        [logits[i, start + t - 1, batch["completion_ids"][i, t]] for t in range(int(batch["completion_mask"][i].sum()))]
-        for i in range(len(ids))
-    ]
+    logits = (model(input_ids=ids, attention_mask=mask).logits / temperature).log_softmax(-1)
+    start = batch["prompt_ids"].shape[1] - 1
+    return [logits[i, start : start + n] for i, n in enumerate(batch["completion_mask"].sum(dim=1).tolist())]
 
 
-def token_loss(ratio: torch.Tensor, advantage: float) -> torch.Tensor:
-    """The clipped surrogate of PPO and GRPO."""
-    clipped = min(max(ratio.item(), 1 - CLIP), 1 + CLIP)
-    if clipped * advantage < ratio.item() * advantage:
-        return torch.tensor(-clipped * advantage)
-    return -ratio * advantage
+def chosen(rows: list[torch.Tensor], batch) -> list[list[torch.Tensor]]:
+    return [[row[t, batch["completion_ids"][i, t]] for t in range(len(row))] for i, row in enumerate(rows)]
 
 
-def by_hand(
-    loss_type: str, now: list[list[torch.Tensor]], old: list[list[float]], advantages: list[float]
-) -> torch.Tensor:
-    losses = []
-    for new_, old_, advantage in zip(now, old, advantages, strict=True):
-        ratios = [torch.exp(n - o) for n, o in zip(new_, old_, strict=True)]
-        if loss_type == "gspo":
-            whole = torch.exp(sum(n - o for n, o in zip(new_, old_, strict=True)) / len(new_))
-            ratios = [whole] * len(new_)
-        if loss_type == "cispo":
-            losses.append([-min(ratio.item(), CLIP) * advantage * n for ratio, n in zip(ratios, new_, strict=True)])
+def log_probabilities(model, batch, temperature: float = 1.0) -> list[list[torch.Tensor]]:
+    """log pi(token) of every completion token that counts, a list a completion."""
+    return chosen(distributions(model, batch, temperature), batch)
+
+
+def per_token(batch, name: str) -> list[list[float]]:
+    """What TRL keeps of the generation, without the padding."""
+    counts = batch["completion_mask"].sum(dim=1).tolist()
+    return [row[:n] for row, n in zip(batch[name].tolist(), counts, strict=True)]
+
+
+def clipped(ratio: torch.Tensor, advantage: float, delta: float) -> torch.Tensor:
+    """The clipped surrogate of PPO and GRPO; `delta` bounds a ratio that PPO leaves unbounded (INTELLECT-2)."""
+    inside = min(max(ratio.item(), 1 - CLIP), 1 + CLIP)
+    bounded = min(ratio.item(), delta)
+    if inside * advantage < bounded * advantage:
+        return torch.tensor(-inside * advantage)
+    return -ratio * advantage if bounded == ratio.item() else torch.tensor(-delta * advantage)
+
+
+def gate(ratio: torch.Tensor, advantage: float, positive: float, negative: float) -> torch.Tensor:
+    """SAPO's soft gate, 4 / tau sigmoid(tau (r - 1)), with a temperature by the sign of the advantage."""
+    tau = positive if advantage > 0 else negative
+    return -4 / tau / (1 + torch.exp(-tau * (ratio - 1))) * advantage
+
+
+def gamma(whole: float, k: float, lam: float) -> float:
+    """VESPO's weight of a completion by its whole ratio, 1 at 1."""
+    return whole**k * math.exp(lam * (1 - whole))
+
+
+def correction(batch, mode: str, low: float | None, high: float | None) -> list[list[float]]:
+    """w, from the log-probabilities that the engine sampled with; a token that it gave none for counts as equal."""
+    least, most, weights = -math.inf if low is None else low, math.inf if high is None else high, []
+    for ours, theirs in zip(
+        per_token(batch, "old_per_token_logps"), per_token(batch, "sampling_per_token_logps"), strict=True
+    ):
+        differences = [0.0 if math.isnan(q) else p - q for p, q in zip(ours, theirs, strict=True)]
+        if mode.startswith("sequence"):
+            differences = [sum(differences)] * len(differences)
+        found = [math.exp(difference) for difference in differences]
+        if mode.endswith("truncate"):
+            weights.append([min(max(w, least), most) for w in found])
         else:
-            losses.append([token_loss(ratio, advantage) for ratio in ratios])
-    tokens, total = sum(map(len, losses)), sum(sum(row) for row in losses)
-    if loss_type in ("grpo", "gspo"):
-        return sum(sum(row) / len(row) for row in losses) / len(losses)
-    if loss_type == "dr_grpo":
-        return total / (len(losses) * LONGEST)
-    return total / tokens  # dapo, bnpo, cispo: one process, no accumulation
+            weights.append([w if least <= w <= most else 0.0 for w in found])
+    return weights
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "gspo"])
-def test_the_loss_and_its_gradient_off_policy(steps, loss_type):
-    """Two optimizer steps on one batch: at the second the ratio is not 1, and some of it is clipped."""
+def by_hand(keys: dict, model, batch, weights: list[list[float]] | None = None) -> torch.Tensor:
+    """The loss that a recipe's keys stand for, of one process without accumulation. `weights` is the correction."""
+    kind, level = keys.get("loss_type", "dapo"), keys.get("importance_sampling_level", "token")
+    rows = distributions(model, batch, keys.get("temperature", 1.0))
+    entropies = [-(row.exp() * row).sum(dim=-1) for row in rows]
+    highest = sorted(entropy for one in entropies for entropy in one.tolist())
+    least = highest[math.ceil((1 - keys.get("top_entropy_quantile", 1.0)) * (len(highest) - 1))]
+    now, old = chosen(rows, batch), per_token(batch, "old_per_token_logps")
+    sampled = old if weights is None else per_token(batch, "sampling_per_token_logps")
+    losses = []
+    for i, advantage in enumerate(batch["advantages"].tolist()):
+        steps = [n - o for n, o in zip(now[i], old[i], strict=True)]
+        weight = [1.0] * len(steps) if weights is None else weights[i]
+        ratios = [torch.exp(step) for step in steps]
+        if level == "sequence":
+            ratios = [torch.exp(sum(steps) / len(steps))] * len(steps)
+        if kind == "cispo":
+            terms = [-min(ratio.item(), CLIP) * advantage * n for ratio, n in zip(ratios, now[i], strict=True)]
+        elif kind == "sapo":
+            taus = keys.get("sapo_temperature_pos", 1.0), keys.get("sapo_temperature_neg", 1.05)
+            terms = [gate(ratio, advantage, *taus) for ratio in ratios]
+        elif kind == "vespo":
+            whole = math.exp(sum(step.item() for step in steps)) * math.prod(max(w, 1e-8) for w in weight)
+            k, lam = (keys.get("vespo_k_pos", 2.0), keys.get("vespo_lambda_pos", 3.0))
+            if advantage < 0:
+                k, lam = keys.get("vespo_k_neg", 3.0), keys.get("vespo_lambda_neg", 2.0)
+            terms = [-gamma(max(whole, 1e-8), k, lam) * advantage * n for n in now[i]]
+            weight = [1.0] * len(steps)  # it is in the whole ratio
+        else:
+            terms = [clipped(ratio, advantage, keys.get("delta", math.inf)) for ratio in ratios]
+        away = [0.0 if math.isnan(q) else q - n.item() for q, n in zip(sampled[i], now[i], strict=True)]
+        if advantage < 0 and sum(away) / len(away) > keys.get("off_policy_mask_threshold", math.inf):
+            weight = [0.0] * len(steps)
+        weight = [w * (entropy >= least) for w, entropy in zip(weight, entropies[i].tolist(), strict=True)]
+        terms = [w * term for w, term in zip(weight, terms, strict=True)]
+        if beta := keys.get("beta"):
+            gaps = [r - n for r, n in zip(per_token(batch, "ref_per_token_logps")[i], now[i], strict=True)]
+            factors = ratios if keys.get("use_bias_correction_kl", True) else [1.0] * len(gaps)
+            extra = [beta * factor * (torch.exp(gap) - gap - 1) for factor, gap in zip(factors, gaps, strict=True)]
+            terms = [term + one for term, one in zip(terms, extra, strict=True)]
+        losses.append(sum(terms) / len(terms) if kind in ("grpo", "sapo") else sum(terms))
+    if kind in ("grpo", "sapo", "luspo"):
+        loss = sum(losses) / len(losses)
+    elif kind == "dr_grpo":
+        loss = sum(losses) / (len(losses) * LONGEST)
+    else:  # dapo, bnpo, cispo, vespo
+        loss = sum(losses) / sum(map(len, rows))
+    acting = [entropy for one in entropies for entropy in one if entropy.item() >= least]
+    return loss - keys.get("entropy_coef", 0.0) * sum(acting) / len(acting)
+
+
+SEQUENCE = {"importance_sampling_level": "sequence"}
+KINDS = ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "vespo"]
+OFF_POLICY = [{"loss_type": kind} for kind in KINDS] + [
+    {"loss_type": "grpo"} | SEQUENCE,  # GSPO
+    {"loss_type": "luspo"} | SEQUENCE,
+    {"loss_type": "sapo", "sapo_temperature_pos": 2.0, "sapo_temperature_neg": 0.5},
+    {"loss_type": "vespo", "vespo_k_pos": 1.0, "vespo_lambda_pos": 0.5, "vespo_k_neg": 0.5, "vespo_lambda_neg": 1.0},
+    {"delta": 1.25},
+    {"loss_type": "grpo", "off_policy_mask_threshold": 0.04},
+    {"top_entropy_quantile": 0.37},
+    {"entropy_coef": 0.1},
+    {"entropy_coef": 0.1, "top_entropy_quantile": 0.37},
+    {"beta": 0.1},
+    {"beta": 0.1, "use_bias_correction_kl": False},
+    {"temperature": 0.7, "entropy_coef": 0.1},
+]
+
+
+@pytest.mark.parametrize("keys", OFF_POLICY, ids=lambda keys: "-".join(map(str, keys.values())))
+def test_the_loss_and_its_gradient_off_policy(steps, keys):
+    """Two optimizer steps on one batch: at the second the ratio is not 1, some of it is clipped, and each key counts."""
     ratios = []
+    plain = {name: value for name, value in keys.items() if name in ("loss_type", "importance_sampling_level", "beta")}
 
     def look(trainer, model, batch, loss):
-        now = log_probabilities(model, batch)
-        lengths = [len(row) for row in now]
-        assert len(set(lengths)) > 2
-        old = [row[:n] for row, n in zip(batch["old_per_token_logps"].tolist(), lengths, strict=True)]
-        ratios.extend(
-            math.exp(n.item() - o) for new_, old_ in zip(now, old, strict=True) for n, o in zip(new_, old_, strict=True)
-        )
-        expected = by_hand(loss_type, now, old, batch["advantages"].tolist())
-        assert loss.item() == pytest.approx(expected.item(), abs=2e-6)
+        now = log_probabilities(model, batch, keys.get("temperature", 1.0))
+        assert len(set(map(len, now))) > 2
+        old = per_token(batch, "old_per_token_logps")
+        ratios.append([math.exp(n.item() - o) for n, o in zip(chain(*now), chain(*old), strict=True)])
+        expected = by_hand(keys, model, batch)
+        assert loss.item() == pytest.approx(expected.item(), abs=2e-6, rel=2e-6)
+        compare_gradients(model, loss, expected)
+        if len(ratios) == 2 and keys != plain:
+            assert abs(loss.item() - by_hand(plain, model, batch).item()) > 1e-4
+
+    off = {"num_iterations": 2, "learning_rate": 0.05, "lr_scheduler_type": "constant"}
+    assert steps(look, epsilon=CLIP, epsilon_high=CLIP, **off | keys) == 2
+    assert all(abs(ratio - 1) < 1e-5 for ratio in ratios[0])
+    assert any(abs(ratio - 1) > CLIP for ratio in ratios[1])
+
+
+@pytest.fixture
+def like_vllm(monkeypatch):
+    """Completions come with log-probabilities as vLLM's do, up to 1.5 away from a uniform policy's, and one is missing;
+    TRL corrects them as it does vLLM's."""
+    generate = Trainer._generate_single_turn
+
+    def sampled(self, *arguments, **keywords):
+        self.use_vllm = False
+        completion_ids, _ = generate(self, *arguments, **keywords)
+        self.use_vllm = True
+        noise, even = random.Random(0), -math.log(len(self.tokenizer))
+        logprobs = [[even + noise.uniform(-1.5, 1.5) for _ in ids] for ids in completion_ids]
+        logprobs[0][0] = None
+        return completion_ids, logprobs
+
+    monkeypatch.setattr(Trainer, "_generate_single_turn", sampled)
+
+
+MODE, LEAST, MOST = (f"vllm_importance_sampling_{name}" for name in ("mode", "clip_min", "clip_max"))
+CORRECTED = [
+    {MODE: "token_truncate"},
+    {MODE: "token_mask"},
+    {MODE: "sequence_truncate"},
+    {MODE: "sequence_mask"},
+    {MODE: "token_truncate", LEAST: 0.5},
+    {MODE: "sequence_mask", LEAST: 0.5},
+    {MODE: "sequence_mask", MOST: 20.0},
+    {MODE: "token_truncate", "loss_type": "vespo"},
+    {MODE: "token_mask", "loss_type": "vespo"},
+    {"loss_type": "grpo"} | SEQUENCE,
+    {"loss_type": "cispo"},
+    {"beta": 0.1},
+    {"off_policy_mask_threshold": 0.1},
+]
+
+
+@pytest.mark.parametrize("keys", CORRECTED, ids=lambda keys: "-".join(map(str, keys.values())))
+def test_the_correction_of_what_vllm_sampled(steps, like_vllm, keys):
+    """w weighs every token's loss, and not its KL term; in VESPO it is a part of the completion's ratio."""
+    mode, seen = keys.get(MODE, "sequence_mask"), []
+
+    def look(trainer, model, batch, loss):
+        weights = correction(batch, mode, keys.get(LEAST), keys.get(MOST, 3.0))
+        kept = batch["importance_sampling_ratio"].expand_as(batch["completion_mask"]).tolist()
+        for ours, theirs in zip(weights, kept, strict=True):
+            assert theirs[: len(ours)] == pytest.approx(ours, rel=1e-4)
+        seen.extend(chain(*correction(batch, mode, None, None)))
+        expected = by_hand(keys, model, batch, weights)
+        assert loss.item() == pytest.approx(expected.item(), abs=2e-6, rel=2e-5)
         compare_gradients(model, loss, expected)
 
-    kind = (
-        {"loss_type": "grpo", "importance_sampling_level": "sequence"}
-        if loss_type == "gspo"
-        else {"loss_type": loss_type}
-    )
-    assert (
-        steps(
-            look,
-            num_iterations=2,
-            learning_rate=0.05,
-            epsilon=CLIP,
-            epsilon_high=CLIP,
-            lr_scheduler_type="constant",
-            **kind,
-        )
-        == 2
-    )
-    half = len(ratios) // 2
-    assert all(abs(ratio - 1) < 1e-5 for ratio in ratios[:half])
-    assert any(abs(ratio - 1) > CLIP for ratio in ratios[half:])
+    off = {"num_iterations": 2, "learning_rate": 0.05, "epsilon": CLIP, "epsilon_high": CLIP}
+    assert steps(look, **off | keys) == 2
+    assert min(seen) < 0.5
+    assert max(seen) > 3
 
 
 def compare_gradients(model, loss, expected) -> None:
@@ -215,6 +347,22 @@ def test_on_policy_grpo_is_reinforce_with_the_groups_mean_as_the_baseline(steps)
             )
             < 1e-6
         )
+
+    assert steps(look, scale_rewards="none", loss_type="dr_grpo") == 2
+
+
+def test_without_a_scale_the_gradient_is_that_of_rloo_but_for_a_factor(steps):
+    """1/B sum_i (R_i - mean of the others) sum_t log pi(a_t) (arXiv:2402.14740) is G / (G - 1) T times dr_grpo's."""
+    groups = REWARDS[:GENERATIONS], REWARDS[GENERATIONS:]
+    left_out = [one - (sum(group) - one) / (GENERATIONS - 1) for group in groups for one in group]
+
+    def look(trainer, model, batch, loss):
+        factor = GENERATIONS / (GENERATIONS - 1)
+        advantages = [factor * advantage for advantage in batch["advantages"].tolist()]
+        assert sorted(advantages) == pytest.approx(sorted(left_out), abs=1e-6)
+        now = log_probabilities(model, batch)
+        rloo = -sum(a * sum(row) for a, row in zip(advantages, now, strict=True)) / len(now)
+        compare_gradients(model, factor * LONGEST * loss, rloo)
 
     assert steps(look, scale_rewards="none", loss_type="dr_grpo") == 2
 

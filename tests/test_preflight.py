@@ -1,8 +1,10 @@
 """Preflight: what is wrong is said in one line before a model is loaded, and what is right passes."""
 
 import contextlib
+import functools
 import json
 import logging
+import operator
 import os
 import re
 import socket
@@ -12,13 +14,18 @@ import time
 
 import pytest
 import transformers
+import yaml
+from conftest import ROOT
 from huggingface_hub import constants
 
 from grpo_math.__main__ import dispatch, parse
 from grpo_math.check import check, subject_of
 from grpo_math.checks import CHECKS, run_checks
+from grpo_math.checks.findings import Finding, Subject
+from grpo_math.checks.losses import losses
 from grpo_math.data.sources import hub_answers
 from grpo_math.errors import UserError, run_cli
+from grpo_math.recipe.recipe import load_recipe
 
 GOOD = [{"question": f"What is {n}+1?", "answer": str(n + 1)} for n in range(20)]
 OWN = {"name": "json", "path": "ROWS"}
@@ -140,6 +147,7 @@ BROKEN_KEYS = [
     ({"rewards": {"m": {"path": "HERE/mine.py:nan"}}}, "reward m: returned nan for the completion '\\\\boxed{1}': return a finite float, or None where it cannot be scored"),
     ({"rewards": {"m": {"path": "HERE/mine.py:wants"}}}, "rewards.m: wants hint, the data has question, solution, worked: give it as a setting, rewards: {m: {hint: ...}}, or add the column"),
     ({"rewards": {"correctness": {}, "overlong": {"cache_tokens": 8}}}, "rewards.overlong: cache_tokens 8 of max_completion_length 8: it would punish every completion: rewards: {overlong: {cache_tokens: 2}}"),
+    ({"sync_ref_model": True}, "sync_ref_model: TRL refuses it without a reference model (beta: 0): sync_ref_model: false"),
     ({"generation_kwargs": {"top_kk": 5}}, "generation_kwargs.top_kk: unknown key of transformers' GenerationConfig, did you mean generation_kwargs.top_k?"),
     ({"max_completion_length": 512}, "the longest prompt (73 tokens) and max_completion_length 512 are 585 tokens, the model has room for 256: max_completion_length: 183"),
     ({"num_generations": 3}, "num_generations: 3 does not divide the 4 completions of a step (per_device_train_batch_size 4 x gradient_accumulation_steps 1 x processes 1): make it a divisor, or say prompts_per_step instead of these"),
@@ -263,7 +271,6 @@ def test_a_good_recipe_has_no_errors_and_no_warnings(findings):
 WARNINGS = [
     ({"num_generations": 2}, "num_generations: 2 completions per group: most groups have equal rewards, and the mean is noisy: num_generations: 8"),
     ({"temperature": 0.1}, "temperature: 0.1: the completions of a group will hardly differ: temperature: 1.0"),
-    ({"loss_type": "cispo"}, "loss_type: cispo with TRL's epsilon_high of 0.2 clips nearly everything: epsilon_high: 5.0"),
     ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "rewards: form alone is worth 2 (a wrong completion against none), being right 1 more: raise the weight of correctness"),
     ({"rewards": {"format": {}}}, "rewards: a wrong answer earns 1, as much as the right one: rewards: {correctness: {weight: 1.0}} would tell them apart"),
     ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "rewards: empty: 0.9"),
@@ -276,6 +283,83 @@ WARNINGS = [
 def test_what_hurts_is_a_warning_with_the_line_to_change(findings, keys, line):
     found = wrong(findings(**keys))
     assert any(level == "warning" and text.startswith(line) for level, text in found), found
+
+
+SEQUENCE, VLLM, LIGER = {"importance_sampling_level": "sequence"}, {"use_vllm": True}, {"use_liger_kernel": True}
+SMALL = {"epsilon": 3e-4}
+LOSSES = [  # the keys, and the findings with their fixes
+    (VLLM | {"loss_type": "vespo"}, ["error vllm_importance_sampling_mode: sequence_mask: TRL refuses it for loss_type: vespo, which takes the ratios of tokens: vllm_importance_sampling_mode: token_truncate"]),
+    ({"loss_type": "vespo"}, []),
+    (VLLM | {"loss_type": "vespo", "vllm_importance_sampling_correction": False}, []),
+    (VLLM | {"vllm_importance_sampling_clip_max": 0.5}, ["error vllm_importance_sampling_clip_min, vllm_importance_sampling_clip_max: they exclude 1, the ratio where vLLM and the trainer agree: vllm_importance_sampling_clip_min: null, vllm_importance_sampling_clip_max: 3.0"]),
+    (VLLM | {"vllm_importance_sampling_clip_min": 1.5}, ["error vllm_importance_sampling_clip_min, vllm_importance_sampling_clip_max: they exclude 1, the ratio where vLLM and the trainer agree: vllm_importance_sampling_clip_min: null, vllm_importance_sampling_clip_max: 3.0"]),
+    (VLLM | {"vllm_importance_sampling_clip_max": 1.0, "vllm_importance_sampling_clip_min": 0.5}, []),
+    ({"vllm_importance_sampling_correction": False, "vllm_importance_sampling_mode": "token_mask"}, ["warning vllm_importance_sampling_mode: without effect with vllm_importance_sampling_correction: false: vllm_importance_sampling_mode: null"]),
+    ({"sync_ref_model": True}, ["error sync_ref_model: TRL refuses it without a reference model (beta: 0): sync_ref_model: false"]),
+    ({"sync_ref_model": True, "beta": 0.1, "ref_model_sync_steps": 8}, []),
+    ({"sync_ref_model": True, "beta": 0.1, "use_peft": True}, ["error sync_ref_model: TRL refuses it for an adapter, whose reference is its base model: sync_ref_model: false"]),
+    ({"ref_model_sync_steps": 8, "ref_model_mixup_alpha": 0.5}, ["warning ref_model_sync_steps, ref_model_mixup_alpha: without effect with sync_ref_model: false: ref_model_sync_steps: null, ref_model_mixup_alpha: null"]),
+    (LIGER, ["error use_liger_kernel: liger-kernel is not installed: use_liger_kernel: false"]),
+    (LIGER | {"liger_kernel_config": {"fused_linear_cross_entropy": True}}, ["error use_liger_kernel: liger-kernel is not installed: use_liger_kernel: false", "error liger_kernel_config: TRL refuses fused_linear_cross_entropy, it has its own head: liger_kernel_config: {fused_linear_cross_entropy: false}"]),
+    ({"router_aux_loss_coef": 0.01}, ["error router_aux_loss_coef: TRL refuses it for a model that is no mixture of experts: router_aux_loss_coef: null"]),
+    ({"use_peft": True, "lora_target_modules": ["lm_head", "q_proj", "v_proj"]}, ["error lora_target_modules: TRL refuses lm_head, whose weight it takes without an adapter: lora_target_modules: [q_proj, v_proj]"]),
+    ({"use_peft": True, "lora_target_modules": ["lm_head"]}, ["error lora_target_modules: TRL refuses lm_head, whose weight it takes without an adapter: lora_target_modules: null"]),
+    (SMALL | {"loss_type": "luspo"}, ["warning loss_type: luspo with the ratios of tokens is not LUSPO, which clips the ratio of a whole completion: importance_sampling_level: sequence"]),
+    (SMALL | SEQUENCE | {"loss_type": "luspo"}, []),
+    (SMALL | SEQUENCE, ["warning importance_sampling_level: sequence with loss_type: dapo is not GSPO: long completions count more: loss_type: grpo"]),
+    (SMALL | SEQUENCE | {"loss_type": "grpo"}, []),
+    (SEQUENCE | {"loss_type": "grpo"}, ["warning importance_sampling_level: sequence with epsilon 0.2 clips nothing: a completion's ratio stays near 1: epsilon: 3.0e-4, epsilon_high: 4.0e-4"]),
+    (SMALL | SEQUENCE | {"loss_type": "grpo", "beta": 0.1}, ["warning use_bias_correction_kl: with importance_sampling_level: sequence it does not correct the bias: use_bias_correction_kl: false"]),
+    (SEQUENCE | {"loss_type": "sapo"}, ["warning importance_sampling_level: sequence: the paper's sapo takes the ratios of tokens: importance_sampling_level: token"]),
+    (SEQUENCE | {"loss_type": "vespo"}, ["warning importance_sampling_level: sequence: the paper's vespo takes the ratios of tokens: importance_sampling_level: token"]),
+    ({"loss_type": "cispo"}, ["warning loss_type: cispo with epsilon_high 0.2 clips nearly everything: it is the limit of the ratio itself: epsilon_high: 5.0"]),
+    ({"loss_type": "cispo", "epsilon_high": 0.28}, ["warning loss_type: cispo with epsilon_high 0.28 clips nearly everything: it is the limit of the ratio itself: epsilon_high: 5.0"]),
+    ({"loss_type": "cispo", "epsilon_high": 5.0, "epsilon": 0.1}, ["warning epsilon: without effect with loss_type: cispo: epsilon: null"]),
+    ({"delta": 1.2}, ["warning delta: 1.2 is not above 1 + epsilon_high, and clips in its place: delta: 4.0"]),
+    ({"delta": 4.0}, []),
+    ({"loss_type": "sapo", "delta": 4.0, "epsilon_high": 0.3}, ["warning delta: without effect with loss_type: sapo: delta: null", "warning epsilon_high: without effect with loss_type: sapo: epsilon_high: null"]),
+    ({"sapo_temperature_neg": 1.1, "vespo_k_pos": 1.0}, ["warning sapo_temperature_neg: without effect with loss_type: dapo: sapo_temperature_neg: null", "warning vespo_k_pos: without effect with loss_type: dapo: vespo_k_pos: null"]),
+    ({"multi_objective_aggregation": "normalize_then_sum", "scale_rewards": "none"}, ["warning scale_rewards: without effect with multi_objective_aggregation: normalize_then_sum: scale_rewards: null"]),
+    ({"use_bias_correction_kl": False}, ["warning use_bias_correction_kl: without effect with beta: 0.0: use_bias_correction_kl: null"]),
+    ({"entropy_coef": 0.01, "entropy_target": 0.5}, ["warning entropy_target: without effect with use_adaptive_entropy: false: entropy_target: null"]),
+    ({"use_adaptive_entropy": True, "entropy_target": 0.5}, []),
+]  # fmt: skip
+
+
+@pytest.fixture
+def of_the_loss(write_recipe):
+    """The findings about the loss of a recipe with these keys."""
+
+    def run(**keys) -> list[Finding]:
+        return list(losses(Subject(load_recipe(["--config", str(write_recipe(**keys))]))))
+
+    return run
+
+
+@pytest.mark.parametrize(("keys", "lines"), LOSSES, ids=range(len(LOSSES)))
+def test_settings_of_the_loss_that_trl_refuses_ignores_or_misreads(of_the_loss, keys, lines):
+    """Every fix removes its finding, and all of them together every finding."""
+    found = of_the_loss(**keys)
+    assert [f"{one.level} {one}" for one in found] == lines
+    fixes = [yaml.safe_load(f"{{{one.fix}}}") for one in found]
+    for one, fix in zip(found, fixes, strict=True):
+        assert one not in of_the_loss(**keys | fix)
+    assert of_the_loss(**functools.reduce(operator.or_, fixes, keys)) == []
+
+
+PAPERS = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "losses.md").read_text(), re.DOTALL)[1].split("---\n")
+
+
+@pytest.mark.parametrize("keys", PAPERS, ids=[keys.partition(",")[0] for keys in PAPERS])
+def test_the_keys_of_each_paper_parse_and_are_its_method(of_the_loss, keys):
+    for use_vllm in (False, True):
+        assert of_the_loss(**{"use_vllm": use_vllm} | yaml.safe_load(keys)) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_losses_of_the_shipped_recipes_are_what_they_say(path):
+    recipe = load_recipe(path)
+    assert recipe.sft or list(losses(Subject(recipe))) == []
 
 
 def test_rules_of_thumb_are_for_models_of_some_size(findings, tokenizer, tmp_path):

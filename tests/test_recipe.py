@@ -103,6 +103,10 @@ BROKEN = [
     ("chat_template_kwargs: {tokenize: true}", "r.yaml: chat_template_kwargs.tokenize: no variable of the chat template, TRL sets it: leave it out"),
     ("use_peft: true\nlora_alpha: 0", "r.yaml: lora_alpha: want at least 1, got 0"),
     ("sapo_temperature_neg: 0", "r.yaml: sapo_temperature_neg: want more than 0, got 0"),
+    ("delta: 1", "r.yaml: delta: want more than 1, got 1"),
+    ("off_policy_mask_threshold: 0", "r.yaml: off_policy_mask_threshold: want more than 0, got 0"),
+    ("use_transformers_paged: true", "r.yaml: use_transformers_paged: not a key here: leave it out: it ignores stop strings, and with bf16 casts the policy to bfloat16 for the rest of the run"),
+    ("generation_kwargs: {structured_outputs: {regex: a}}", "r.yaml: generation_kwargs.structured_outputs: leave it out and reward the form instead: evaluations generate without it, and the importance-sampling correction scales the gradient of completions that the policy would not write by itself to about 0"),
     ("lora_task_type: SEQ_CLS", "r.yaml: lora_task_type: not a key here: leave it out: TRL's trainers take CAUSAL_LM alone"),
     ("lr_scheduler_kwargs: num_cycles", "r.yaml: lr_scheduler_kwargs: want a mapping or null, got 'num_cycles'"),
     ("vllm_importance_sampling_mode: mask", "r.yaml: vllm_importance_sampling_mode: no 'mask': use one of token_truncate, token_mask, sequence_truncate, sequence_mask"),
@@ -216,6 +220,7 @@ def test_a_broken_recipe_gets_one_line_with_the_fix(tmp_path, lines, message):
     [
         ("sft: {target: all}", "r.yaml: sft.target: no 'all': use one of worked, answer"),
         ("sft: {targt: worked}", "r.yaml: sft.targt: unknown key, did you mean sft.target?"),
+        ("sft: {}\nloss_type: grpo", "r.yaml: loss_type: no 'grpo': use one of nll, dft, chunked_nll"),
         ("sft: true", "r.yaml: sft: want a mapping such as {target: worked}, got True"),
         ("sft: {}\nmax_lenth: 5", "r.yaml: max_lenth: unknown key, did you mean max_length?"),
         ("sft: {}\nbaseline: none", "r.yaml: baseline: a key of GRPO recipes, and this one is for SFT (it has sft:)"),

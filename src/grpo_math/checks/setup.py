@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
+from grpo_math.checks.losses import losses
 from grpo_math.data import token_ids
 from grpo_math.errors import suggestion
 from grpo_math.models import ModelSource, check_weights, trains_adapter
@@ -36,6 +37,7 @@ def values(subject: Subject) -> Iterator[Finding]:
     recipe, given = subject.recipe, subject.recipe.trainer
     if recipe.sft:
         return
+    yield from losses(subject)
     yield from sampling_keys(recipe)
     length = recipe.max_completion_length
     for spec in recipe.rewards:
@@ -46,8 +48,6 @@ def values(subject: Subject) -> Iterator[Finding]:
                 "completion",
                 f"rewards: {{overlong: {{cache_tokens: {length // 4}}}}}",
             )
-    if given.get("loss_type") == "cispo" and "epsilon_high" not in given:
-        yield warning("loss_type: cispo with TRL's epsilon_high of 0.2 clips nearly everything", "epsilon_high: 5.0")
     group, temperature = given.get("num_generations", 8), given.get("temperature", 1.0)
     if group < 4:
         yield warning(

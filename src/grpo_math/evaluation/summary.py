@@ -71,7 +71,9 @@ def summarise(rows: list[dict], dataset: str, step: int = 0, seconds: float = 0.
         for k in range(1, samples + 1):
             columns[f"pass@{k}"] = [pass_at_k(samples, count, k) for count in right]
         columns[f"maj@{samples}"] = majorities(questions)
-    figures = {name: share(values) for name, values in columns.items()} | {"length": amount(lengths)} | rewards_of(questions)
+    figures = (
+        {name: share(values) for name, values in columns.items()} | {"length": amount(lengths)} | rewards_of(questions)
+    )
     groups = {column: found for column in GROUPS if (found := by_value(column, questions, columns["accuracy"]))}
     return Evaluation(dataset, step, len(questions), samples, round(seconds, 2), figures, groups)
 

@@ -49,6 +49,10 @@ LOSSES = {  # values of loss_type
     "no_baseline": "use loss_type: grpo with baseline: none",
     "grpo_clip": "use loss_type: grpo with num_iterations: 4 and epsilon: 0.2",
 }
+STRUCTURED = (
+    "leave it out and reward the form instead: evaluations generate without it, and the importance-sampling correction "
+    "scales the gradient of completions that the policy would not write by itself to about 0"
+)
 WITHOUT_EFFECT = {  # TRL's keys that would have none here, or the wrong one, by what to do instead
     "use completions: {every: 10}, which keeps them in the run's folder, for trackers and the report too": (
         "log_completions log_completions_hub_repo log_unique_prompts num_completions_to_print"
@@ -79,6 +83,11 @@ WITHOUT_EFFECT = {  # TRL's keys that would have none here, or the wrong one, by
     "leave it out: TRL's trainers take CAUSAL_LM alone": "lora_task_type",
     "save the template in the model's folder, so that SFT, GRPO and evaluation see the same": "chat_template_path",
     "use dataset: {name: json, fields: {question: COLUMN, worked: COLUMN}}": "dataset_text_field",
+    "leave it out: it ignores stop strings, and with bf16 casts the policy to bfloat16 for the rest of the run": (
+        "use_transformers_continuous_batching use_transformers_paged transformers_continuous_batching_config"
+    ),
+    STRUCTURED: "vllm_structured_outputs_regex",
+    "use vllm_importance_sampling_clip_max": "vllm_importance_sampling_cap",
 }
 GENERATION = {  # keys of generation_kwargs that are refused, by what to do instead
     "set it with the recipe's temperature, by which TRL computes probabilities too": "temperature",
@@ -87,6 +96,7 @@ GENERATION = {  # keys of generation_kwargs that are refused, by what to do inst
     "leave it out: a group is num_generations completions, each sampled once": (
         "do_sample num_beams num_return_sequences n"
     ),
+    STRUCTURED: "structured_outputs",
     "seeds every request alike, which makes the completions of a group identical: leave it out, `seed` reaches vLLM": (
         "seed"
     ),

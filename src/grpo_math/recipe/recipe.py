@@ -37,7 +37,7 @@ from grpo_math.recipe.parts import (
 from grpo_math.recipe.trl import DEFAULTS, RANGES, Key, class_fields, installed_folder, trl_keys
 from grpo_math.rewards.reward import RewardSpec
 
-CHOICES = {  # which TRL looks at only after the first generation
+CHOICES = {  # which TRL names only in the help, and looks at only after the first generation
     "loss_type": Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"],
     "scale_rewards": Literal["group", "batch", "none"],
     "importance_sampling_level": Literal["token", "sequence"],
@@ -116,7 +116,7 @@ def recipe_keys(kind: str) -> type[Part]:
 
 
 def trl_field(name: str, key: Key) -> tuple[Any, Any]:
-    kinds = options(CHOICES.get(name, key.type))
+    kinds = options(key.type if get_origin(key.type) is Literal else CHOICES.get(name, key.type))
     if name in RANGES:  # null means the default
         kinds = [kind for kind in kinds if kind is not NoneType]
     # A mapping may be a text in TRL: JSON, on its command line

@@ -30,12 +30,14 @@ DEFAULTS = {  # ours, where TRL's differ
 LIMITS: tuple[tuple[dict[str, Any], str], ...] = (  # what TRL would meet only after the model is loaded, or not at all
     ({"gt": 0}, "num_train_epochs logging_steps save_steps"),
     ({"ge": 0}, "weight_decay adam_epsilon max_grad_norm warmup_steps neftune_noise_alpha dataloader_num_workers"),
-    ({"ge": 0}, "top_k delta epsilon_high"),
+    ({"ge": 0}, "top_k epsilon_high"),
+    ({"gt": 1}, "delta"),  # up to 1 it would take the gradient from every positive advantage
     ({"ge": 1}, "num_iterations steps_per_generation generation_batch_size per_device_train_batch_size lora_r"),
     ({"ge": 1}, "gradient_accumulation_steps max_completion_length save_total_limit ref_model_sync_steps ddp_timeout"),
     ({"ge": 1}, "vllm_max_model_length vllm_tensor_parallel_size dataloader_prefetch_factor torch_empty_cache_steps"),
     ({"ge": 1}, "pad_to_multiple_of lora_alpha"),
-    ({"gt": 0}, "sapo_temperature_neg sapo_temperature_pos"),
+    ({"gt": 0}, "sapo_temperature_neg sapo_temperature_pos off_policy_mask_threshold"),
+    ({"gt": 0}, "vespo_k_pos vespo_k_neg vespo_lambda_pos vespo_lambda_neg"),
     ({"ge": 2}, "num_generations"),
     ({"ge": 0, "le": 1}, "learning_rate min_p label_smoothing_factor ref_model_mixup_alpha top_entropy_quantile"),
     ({"ge": 0, "lt": 1}, "adam_beta1 adam_beta2 lora_dropout"),
@@ -96,8 +98,10 @@ def field_key(node: ast.AnnAssign) -> Key:
     given = {word.arg: word.value for word in node.value.keywords} if isinstance(node.value, ast.Call) else {}
     metadata = given.get("metadata")
     entries = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
-    help = next((constant(value) for key, value in entries if key and constant(key) == "help"), None)
-    first = re.split(r"(?<=[a-z`)][.:]) ", " ".join((help or "").replace("%%", "%").split()))[0]
+    told = {constant(key): constant(value) for key, value in entries}
+    if kind is str and told.get("choices"):
+        kind = Literal[tuple(told["choices"])]
+    first = re.split(r"(?<=[a-z`)][.:]) ", " ".join((told.get("help") or "").replace("%%", "%").split()))[0]
     return Key(kind, constant(given.get("default")), first)
 
 
