@@ -1,9 +1,11 @@
 """The memory estimate: counts against real models, published rules, and what each knob must do."""
 
+import importlib.util
 import itertools
 from dataclasses import replace
 
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -88,6 +90,26 @@ def test_what_the_paper_on_zero_has_for_64_gpus(stage, gigabytes):
     parts = items(shape, replace(FULL, mixed=True, strategy=stage, processes=64))
     names = ["weights", "gradients", "optimizer"]
     assert sum(parts[name] for name in names) / 1e9 == pytest.approx(gigabytes, abs=0.06)
+
+
+def test_the_update_of_zero3_has_a_billion_float32_gradients_at_most():
+    big = replace(SEVEN, parameters=70 * 10**9, trained=70 * 10**9)
+    for shape, size in ((SEVEN, 4 * SEVEN.parameters / 8), (big, 4 * 10**9)):
+        parts = items(shape, replace(FULL, mixed=True, strategy="zero3", processes=8))
+        assert parts["gradients in float32"] == size
+    assert items(big, replace(FULL, mixed=True, strategy="zero2", processes=8))["gradients in float32"] == 35e9
+
+
+def test_published_peaks_are_within_a_fifth_and_in_the_documentation():
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "benchmarks" / "memory.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    documented = (ROOT / "docs" / "performance.md").read_text().splitlines()
+    rows = benchmark.published()
+    assert len(rows) >= 5
+    for row, ratio in rows:
+        assert 0.8 < ratio < 1.2
+        assert row in documented, "run: python benchmarks/memory.py --published"
 
 
 def test_zero3_gathers_a_billion_weights_and_all_of_them_to_generate():

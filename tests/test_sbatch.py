@@ -70,7 +70,9 @@ def test_one_node_serves_and_the_others_train(job, tmp_path):
     running = job("r.yaml", "--learning_rate", "2e-6", ENDS="launch")
     assert running.wait(10) == 0
     served = words(tmp_path / "serve")
-    assert served.startswith("serve --config r.yaml --resume_from_checkpoint auto --learning_rate 2e-6 --host 127.0.0.1")
+    assert served.startswith(
+        "serve --config r.yaml --resume_from_checkpoint auto --learning_rate 2e-6 --host 127.0.0.1"
+    )
     port = int(served.split()[-1])
     assert 1024 <= port < 65536
     launched = words(tmp_path / "launch")

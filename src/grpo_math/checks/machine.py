@@ -78,15 +78,15 @@ def memory_estimate(subject: Subject) -> Iterator[Finding]:
     setting, shape = setting_of(subject), subject.shape
     parts = memory.items(shape, setting)
     total = memory.peak(parts, setting)
-    lines = [f"{name:26}{size / memory.GIB:7.2f} GiB" for name, size in parts.items() if size]
+    lines = [f"{name:32}{size / memory.GIB:7.2f} GiB" for name, size in parts.items() if size]
     about = f"(an estimate for a GPU, {shape.parameters:,} parameters)"
-    lines.append(f"{'largest phase':26}{total / memory.GIB:7.2f} GiB {about}")
+    lines.append(f"{'largest phase':32}{total / memory.GIB:7.2f} GiB {about}")
     if setting.vllm is not None:
         asleep = ", asleep while training" if setting.sleeps else ""
-        lines.append(f"{'vLLM':26}{setting.vllm:7.0%} of the GPU{asleep}")
+        lines.append(f"{'vLLM':32}{setting.vllm:7.0%} of the GPU{asleep}")
     if setting.server is not None:
         beside = (memory.buffers(shape, replace(setting, processes=1)) + memory.CONTEXT) / memory.GIB
-        lines.append(f"{'vLLM server':26}{setting.server:7.0%} of its GPU, which needs {beside:.1f} GiB next to that")
+        lines.append(f"{'vLLM server':32}{setting.server:7.0%} of its GPU, which needs {beside:.1f} GiB next to that")
     verdicts = {size: memory.verdict(shape, setting, size) for size in memory.CARDS}
     lines.append("; ".join(f"{size} GB: {verdict}" for size, verdict in verdicts.items()))
     yield note("\n".join(lines))

@@ -39,6 +39,7 @@ STRATEGIES = {  # what the processes shard
 }
 BUCKET = 5 * 10**8  # gradients that DeepSpeed reduces at a time (reduce_bucket_size)
 LIVE = 10**9  # weights that ZeRO-3 keeps gathered (stage3_max_live_parameters)
+SUB_GROUP = 10**9  # weights of a process that ZeRO-3 updates at a time (sub_group_size)
 CARDS = (24, 40, 48, 80, 141)  # GB, as GPUs are sold
 
 
@@ -210,6 +211,7 @@ def items(shape: Shape, setting: Setting) -> dict[str, float]:
         frozen, rounded = (shape.parameters - shape.linear) * 2, shape.linear * setting.linear_bytes
     autocast = setting.strategy == "ddp" and setting.mixed and setting.weight_bytes > 2 and not setting.peft
     whole = shape.parameters * setting.compute_bytes  # all of it gathered
+    updated = min(shape.trained / optimizer, SUB_GROUP if setting.strategy == "zero3" else shape.trained)
     return {
         "weights": (frozen + trained) / weights + rounded,
         "gathered weights": gathered(shape, setting),
@@ -219,7 +221,7 @@ def items(shape: Shape, setting: Setting) -> dict[str, float]:
         "gradients": trained / gradients,
         "gradients in DDP's buckets": trained if setting.strategy == "ddp" and setting.processes > 1 else 0.0,
         "gradients in DeepSpeed's bucket": BUCKET * setting.compute_bytes if setting.deepspeed else 0.0,
-        "gradients in float32": 4 * shape.trained / optimizer if setting.deepspeed else 0.0,
+        "gradients in float32": 4 * updated if setting.deepspeed else 0.0,
         "optimizer": shape.trained * setting.optimizer_bytes / optimizer,
         "16-bit copies of weights": 2 * shape.parameters if autocast else 0.0,
         "activations": activations(shape, setting),
