@@ -273,10 +273,8 @@ def buffers(shape: Shape, setting: Setting) -> float:
     the weight that exceeds 1 GiB (vllm/distributed/weight_transfer/packed_tensor.py). Gathered shards are a third."""
     if setting.server is None:
         return 0.0
-    count, sent = (
-        3 if setting.share("weights") > 1 else 2,
-        setting.frozen_bytes if setting.peft else setting.trained_bytes,
-    )
+    count = 3 if setting.share("weights") > 1 else 2
+    sent = setting.frozen_bytes if setting.peft else setting.trained_bytes
     largest = GIB + shape.vocabulary * shape.hidden * sent
     return min(count * largest, (count - 1) * shape.parameters * sent)
 
@@ -288,7 +286,7 @@ def always(setting: Setting) -> set[str]:
 
 
 def phases(setting: Setting) -> list[set[str]]:
-    """The names of what each phase of a step holds in addition: the generation, two kinds of passes, the update."""
+    """The names of what each phase holds in addition: generation, the reference's pass, the passes, the update."""
     generating = {"all weights gathered", "buffers for the server"}
     if setting.vllm is None and setting.server is None:
         generating |= {"gathered weights", "16-bit copies of weights", "key-value cache"}
