@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from grpo_math.__main__ import parse
-from grpo_math.checks.memory import SHARDED, shards_here
+from grpo_math.checks.memory import strategy_here
 from grpo_math.errors import UserError
 from grpo_math.generation.processes import how_ended
 from grpo_math.generation.vllm_engine import ON_CPU
@@ -278,23 +278,23 @@ def test_deepspeed_that_is_not_installed(plan, tmp_path, layout):
 def test_a_copy_of_a_layout_is_that_layout(tmp_path, name):
     (tmp_path / "copy.yaml").write_text((ROOT / "accelerate_configs" / f"{name}.yaml").read_text())
     shipped, copy = read_layout(name), read_layout(f"{tmp_path}/copy.yaml")
-    assert (copy.second, copy.sharded, copy.single) == (shipped.second, shipped.sharded, shipped.single)
+    assert (copy.second, copy.strategy, copy.single) == (shipped.second, shipped.strategy, shipped.single)
     assert bool(shipped.second) == name.startswith("dual_gpu")
 
 
 @pytest.mark.parametrize(
-    ("environment", "sharded"),
+    ("environment", "strategy"),
     [
-        ({}, ()),
-        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, SHARDED[1:]),
-        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, SHARDED),
-        ({"ACCELERATE_USE_FSDP": "true"}, SHARDED),
+        ({}, "ddp"),
+        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, "zero2"),
+        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "fsdp"),
     ],
 )
-def test_a_dry_run_under_accelerate_knows_what_is_sharded(monkeypatch, environment, sharded):
+def test_a_dry_run_under_accelerate_knows_its_strategy(monkeypatch, environment, strategy):
     for name, setting in environment.items():
         monkeypatch.setenv(name, setting)
-    assert shards_here() == sharded
+    assert strategy_here() == strategy
 
 
 @pytest.mark.parametrize(
@@ -398,8 +398,8 @@ def test_a_layout_of_ones_own_is_what_its_config_contains(plan, tmp_path):
     (tmp_path / "dual_gpu.yaml").write_text((ROOT / "accelerate_configs" / "zero2.yaml").read_text())
     made = plan(f"--layout {tmp_path}/dual_gpu.yaml", use_vllm=None)
     assert (made.server, made.processes) == (None, 2)
-    assert read_layout(f"{tmp_path}/dual_gpu.yaml").sharded == ("gradients", "optimizer")
-    assert [read_layout(name).sharded for name in ("fsdp2", "zero3", "multi_gpu")] == [SHARDED, SHARDED, ()]
+    assert read_layout(f"{tmp_path}/dual_gpu.yaml").strategy == "zero2"
+    assert [read_layout(name).strategy for name in ("fsdp2", "zero3", "multi_gpu")] == ["fsdp", "zero3", "ddp"]
 
 
 def test_one_training_machine_with_a_server_elsewhere_keeps_its_own_address(plan):

@@ -65,7 +65,8 @@ BROKEN = [
     ("num_return_sequences: 8", "r.yaml: num_return_sequences: unknown key, use num_generations"),
     ("warmup_ratio: 0.1", "r.yaml: warmup_ratio: unknown key, use warmup_steps (a number below 1 is a share of the run)"),
     ("reward_weights: [1.0]", "r.yaml: reward_weights: not a key here: give the weight with the reward, rewards: {correctness: {weight: 1.0}}"),
-    ("hub_token: hf_secret", "r.yaml: hub_token: not a key here: set HF_TOKEN in the environment, so that no file keeps it"),
+    ("hub_token: true", "r.yaml: hub_token: not a key here: set HF_TOKEN in the environment, so that no file keeps it"),
+    ("hub_token: hf_secret", "r.yaml: hub_token: a secret would be kept in the run folder: set it in the environment (HF_TOKEN, WANDB_API_KEY, or a variable that your own code reads)"),
     # values that TRL would meet late
     ("temperature: 0", "r.yaml: temperature: want a number from 0.001 to 100, got 0"),
     ("num_generations: 1", "r.yaml: num_generations: want at least 2, got 1"),
@@ -300,8 +301,8 @@ def test_a_file_that_is_no_recipe(tmp_path, content, message):
         (["my", "words"], "'my': want --key value pairs (quote a value with blanks)"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such recipe (No such file or directory): check its path"),
         (["--config", "r.yaml", "--extends", "b.yaml"], "--extends: only a recipe file extends another: write `extends: other.yaml` into it"),
-        (["--config", "r.yaml", "--run_name", "2024-13-45"], "--run_name: '2024-13-45' is not a YAML value: quote it"),
-        (["--config", "r.yaml", "--rewards", "{a: "], "--rewards: '{a: ' is not a YAML value: quote it"),
+        (["--config", "r.yaml", "--run_name", "2024-13-45"], "--run_name: its value is not YAML: quote it"),
+        (["--config", "r.yaml", "--rewards", "{a: "], "--rewards: its value is not YAML: quote it"),
     ],
 )  # fmt: skip
 def test_a_broken_command_line(arguments, message):
@@ -470,7 +471,7 @@ def test_a_key_of_another_trainer_leads_to_the_one_here(key, fix):
 
 @pytest.mark.parametrize("key", REFUSED)
 def test_a_key_without_effect_is_refused_with_the_one_that_has_it(tmp_path, key):
-    assert complaints(tmp_path, GOOD + f"{key}: 1\n") == [f"r.yaml: {key}: not a key here: {REFUSED[key]}"]
+    assert complaints(tmp_path, GOOD + f"{key}: true\n") == [f"r.yaml: {key}: not a key here: {REFUSED[key]}"]
 
 
 @pytest.mark.parametrize("loss", LOSSES)

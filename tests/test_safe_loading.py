@@ -1,11 +1,14 @@
 """Nothing that could run code is loaded unless a recipe says so, and no secret stays behind: real files, real loads."""
 
+import contextlib
 import io
 import json
 import logging
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -269,37 +272,75 @@ def test_a_pickle_is_no_dataset(ending, write_recipe, tmp_path, flag):
 
 
 SECRET = "hf_ThisIsNoTokenButLooksLikeOne"
+NUMBER = 90210_4711_1871
 
 
 @pytest.mark.parametrize(
-    "keys",
+    ("name", "keys"),
     [
-        {"hub_token": SECRET},
-        {"wandb_api_key": SECRET},
-        {"WANDB_API_KEY": SECRET},
-        {"vllm_engine_kwargs": {"hf_token": SECRET}},
-        {"model_init_kwargs": {"token": SECRET}},
-        {"rewards": {"judge": {"path": "judge.py:judge", "api_key": SECRET}}},
-        {"dataset": [{"path": "rows.py:load", "login": {"password": SECRET}}]},
+        ("hub_token", {"hub_token": SECRET}),
+        ("hub_token", {"hub_token": NUMBER}),
+        ("wandb_api_key", {"wandb_api_key": SECRET}),
+        ("WANDB_API_KEY", {"WANDB_API_KEY": NUMBER}),
+        ("vllm_engine_kwargs.hf_token", {"vllm_engine_kwargs": {"hf_token": SECRET}}),
+        ("vllm_engine_kwargs.env.hub-token", {"vllm_engine_kwargs": {"env": {"hub-token": SECRET}}}),
+        ("generation_kwargs.access_token", {"generation_kwargs": {"access_token": NUMBER}}),
+        ("model_init_kwargs.token", {"model_init_kwargs": {"token": SECRET}}),
+        ("model_init_kwargs.use_auth_token", {"model_init_kwargs": {"use_auth_token": SECRET}}),
+        ("rewards.judge.api_key", {"rewards": {"judge": {"path": "judge.py:judge", "api_key": SECRET}}}),
+        ("rewards.judge.apiKeys", {"rewards": {"judge": {"path": "judge.py:judge", "apiKeys": [SECRET, NUMBER]}}}),
+        ("rewards.judge.credentials", {"rewards": {"judge": {"path": "j.py:j", "credentials": {"me": SECRET}}}}),
+        ("dataset[0].login.password", {"dataset": [{"path": "rows.py:load", "login": {"password": NUMBER}}]}),
+        ("dataset[0].headers.Authorization", {"dataset": [{"path": "rows.py:load", "headers": {"Authorization": SECRET}}]}),
     ],
-)
-def test_a_secret_in_a_recipe_is_refused_and_never_repeated(keys, write_recipe, tmp_path, capsys, monkeypatch):
+)  # fmt: skip
+def test_a_secret_in_a_recipe_is_refused_and_never_repeated(name, keys, write_recipe, tmp_path, capsys, monkeypatch):
+    """Whatever else is wrong with the value that holds it."""
     monkeypatch.chdir(tmp_path)
     Path("judge.py").write_text("def judge(completions, api_key, **columns): ...")
     Path("rows.py").write_text("def load(split, login): ...")
     told = said(["train", "--config", str(write_recipe(**keys))], capsys)
-    assert "HF_TOKEN" in told
+    assert f"{name}: a secret would be kept in the run folder: set it in the environment (HF_TOKEN" in told
     assert SECRET not in told
+    assert str(NUMBER) not in told
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("words", [["--hub_token", SECRET], [f"--hub_token={SECRET}"], ["--api_key", SECRET]])
-def test_a_secret_on_the_command_line_is_not_repeated(words, write_recipe, capsys):
-    assert SECRET not in said(["train", "--config", str(write_recipe()), *words], capsys)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--hub_token", SECRET], [f"--hub_token={SECRET}"], ["--api_key", SECRET], ["--rewards.judge.hub_token", SECRET],
+        ["--api_key", f"{{{SECRET}"], ["--api_key", f"{{a: {SECRET}}}"],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("verb", ["train", "check", "evaluate"])
+def test_a_secret_on_the_command_line_is_not_repeated(verb, words, write_recipe, capsys):
+    with contextlib.suppress(SystemExit):
+        assert run_cli(dispatch, [verb, "--config", str(write_recipe()), *words]) == 2
+    output = capsys.readouterr()
+    assert "error" in output.out + output.err
+    assert SECRET not in output.out + output.err
 
 
-def test_what_only_sounds_like_a_secret_is_no_secret(write_recipe):
-    load_recipe(["--config", str(write_recipe(model_init_kwargs={"token": True}))])
+def test_a_launch_with_a_secret_starts_nothing(write_recipe):
+    words = ["launch", "--layout", "cpu", "--dry-run", "--config", str(write_recipe()), "--hub_token", SECRET]
+    done = subprocess.run([sys.executable, "-m", "grpo_math", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --hub_token: a secret would be kept")
+    assert SECRET not in done.stderr
+
+
+def test_what_only_sounds_like_a_secret_is_no_secret(write_recipe, tmp_path):
+    names = "pad_token eos_token image_token end_token tokens cache_tokens keys tokenizer secretary".split()
+    (tmp_path / "mine.py").write_text(f"def mine(completions, {', '.join(names)}, **columns): ...")
+    mine = {"path": f"{tmp_path}/mine.py:mine"} | dict.fromkeys(names, "x")
+    for changes in (
+        {"model_init_kwargs": {"token": True}},
+        {"dataset": {"name": "gsm8k", "max_prompt_tokens": 64}},
+        {"generation_kwargs": {"eos_token_id": 2, "pad_token_id": 0, "bad_words_ids": [[3]]}},
+        {"rewards": {"overlong": {"cache_tokens": 2}, "mine": mine}},
+    ):
+        load_recipe(["--config", str(write_recipe(**changes))])
     load_recipe(["--config", str(sft_recipe(write_recipe())), "--eos_token", "<|end|>"])
 
 

@@ -13,10 +13,11 @@ STAND_INS = {
     "scontrol": 'if [ "$1" = show ]; then printf "n0\\nn1\\nn2\\n"; else echo "$*" >> "$OUT/scontrol"; fi',
     # SLURM's kills its tasks when it is told to end
     "srun": """
-        while [ "$1" != grpo-math ]; do echo "$1" >> "$OUT/srun"; shift; done
+        while [[ $1 == --* ]]; do echo "$1" >> "$OUT/srun"; shift; done
         "$@" & TASK=$!; echo $TASK > "$OUT/$2.pid"
         trap 'kill -9 $TASK' TERM
         wait $TASK""",
+    "getent": '[ "$*" = "ahostsv4 n0" ] && [ -n "$ADDRESS" ] && echo "$ADDRESS STREAM n0"',
     "squeue": 'echo "7.0 serve"; echo "7.1 train"',
     "scancel": '[ "$*" = "--signal=TERM 7.1" ] && kill -TERM $(cat "$OUT/launch.pid")',
     "grpo-math": """
@@ -38,7 +39,7 @@ def job(tmp_path, request):
 
     def start(*recipe: str, **settings: str) -> subprocess.Popen:
         environment = os.environ | {
-            "PATH": f"{tools}:{os.environ['PATH']}", "OUT": str(tmp_path), "STATUS": "0", "ENDS": "",
+            "PATH": f"{tools}:{os.environ['PATH']}", "OUT": str(tmp_path), "STATUS": "0", "ENDS": "", "ADDRESS": "127.0.0.1",
             "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[0-2]", **settings,
         }  # fmt: skip
         script = str(ROOT / "scripts" / "train.sbatch")
@@ -68,14 +69,33 @@ def words(file) -> str:
 def test_one_node_serves_and_the_others_train(job, tmp_path):
     running = job("r.yaml", "--learning_rate", "2e-6", ENDS="launch")
     assert running.wait(10) == 0
-    assert words(tmp_path / "serve").startswith(
-        "serve --config r.yaml --resume_from_checkpoint auto --learning_rate 2e-6 --host 0.0.0.0"
+    served = words(tmp_path / "serve")
+    assert served.startswith(
+        "serve --config r.yaml --resume_from_checkpoint auto --learning_rate 2e-6 --host 127.0.0.1"
     )
+    port = int(served.split()[-1])
+    assert 1024 <= port < 65536
     launched = words(tmp_path / "launch")
     assert "--layout multi_node --nodes 2 --main_process_ip n1" in launched
-    assert "--vllm_server_base_url http://n0:8000" in launched
+    assert f"--vllm_server_base_url http://127.0.0.1:{port} " in launched
     assert "--nodelist=n1,n2" in words(tmp_path / "srun")
     assert not (tmp_path / "scontrol").exists()
+
+
+@pytest.mark.parametrize("address", ["", "192.0.2.1"])  # of nobody (RFC 5737)
+def test_a_server_without_an_address_of_its_own_is_not_started(job, tmp_path, address):
+    running = job("r.yaml", ADDRESS=address)
+    assert running.wait(10) == 2
+    error = running.stderr.read().decode().splitlines()[-1]
+    assert error == f"error: n0 cannot listen on '{address}', which n1 has for it: check getent ahostsv4 n0 there"
+    assert not (tmp_path / "serve").exists()
+
+
+def test_no_server_of_ours_listens_everywhere():
+    """vLLM's development endpoints take new weights from whoever reaches them."""
+    for folder in ("scripts", "accelerate_configs", "src", "benchmarks"):
+        for file in (ROOT / folder).rglob("*"):
+            assert not file.is_file() or b"0.0.0.0" not in file.read_bytes(), file
 
 
 def test_out_of_time_it_saves_and_is_requeued(job, tmp_path):

@@ -50,6 +50,6 @@ def subject_of(options: argparse.Namespace) -> Subject:
         mistakes,
         layout=options.layout,
         processes=layout.processes(options),
-        sharded=layout.sharded,
+        strategy=layout.strategy,
         plan=lambda: make_plan(options),
     )

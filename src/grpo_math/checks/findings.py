@@ -52,7 +52,7 @@ class Subject:
     """A recipe to check. What is loaded from it is loaded when a check first uses it, and raises UserError itself.
 
     `mistakes` are the recipe's own errors. The rest is that of a launch: its layout's name, the number of processes,
-    what they shard (a part of memory.SHARDED), and `plan`, which raises UserError for what cannot work. `samples` is
+    its strategy (a key of memory.STRATEGIES), and `plan`, which raises UserError for what cannot work. `samples` is
     the number of completions to show.
     """
 
@@ -60,7 +60,7 @@ class Subject:
     mistakes: list[str] = field(default_factory=list)
     layout: str = "none"
     processes: int = field(default_factory=world_size)
-    sharded: tuple[str, ...] = ()
+    strategy: str = "ddp"
     plan: Callable[[], object] | bool = False
     samples: int = 0
 

@@ -78,15 +78,15 @@ def memory_estimate(subject: Subject) -> Iterator[Finding]:
     setting, shape = setting_of(subject), subject.shape
     parts = memory.items(shape, setting)
     total = memory.peak(parts, setting)
-    lines = [f"{name:26}{size / memory.GIB:7.2f} GiB" for name, size in parts.items() if size]
+    lines = [f"{name:32}{size / memory.GIB:7.2f} GiB" for name, size in parts.items() if size]
     about = f"(an estimate for a GPU, {shape.parameters:,} parameters)"
-    lines.append(f"{'largest phase':26}{total / memory.GIB:7.2f} GiB {about}")
+    lines.append(f"{'largest phase':32}{total / memory.GIB:7.2f} GiB {about}")
     if setting.vllm is not None:
         asleep = ", asleep while training" if setting.sleeps else ""
-        lines.append(f"{'vLLM':26}{setting.vllm:7.0%} of the GPU{asleep}")
+        lines.append(f"{'vLLM':32}{setting.vllm:7.0%} of the GPU{asleep}")
     if setting.server is not None:
-        beside = (memory.buffers(shape, replace(setting, shards={})) + memory.CONTEXT) / memory.GIB
-        lines.append(f"{'vLLM server':26}{setting.server:7.0%} of its GPU, which needs {beside:.1f} GiB next to that")
+        beside = (memory.buffers(shape, replace(setting, processes=1)) + memory.CONTEXT) / memory.GIB
+        lines.append(f"{'vLLM server':32}{setting.server:7.0%} of its GPU, which needs {beside:.1f} GiB next to that")
     verdicts = {size: memory.verdict(shape, setting, size) for size in memory.CARDS}
     lines.append("; ".join(f"{size} GB: {verdict}" for size, verdict in verdicts.items()))
     yield note("\n".join(lines))
@@ -114,8 +114,8 @@ def this_gpu() -> tuple[str, int]:
 def setting_of(subject: Subject) -> memory.Setting:
     recipe = subject.recipe
     dtype = ModelSource.of(recipe.keys).dtype(recipe.model.get("dtype") or "float32")
-    shards = dict.fromkeys(subject.sharded, subject.processes)
-    return memory.setting_of(recipe, dtype, batch_of(recipe, subject.processes), subject.longest, shards)
+    batch = batch_of(recipe, subject.processes)
+    return memory.setting_of(recipe, dtype, batch, subject.longest, subject.strategy, subject.processes)
 
 
 def launch(subject: Subject) -> Iterator[Finding]:
@@ -134,7 +134,7 @@ def disk(subject: Subject) -> Iterator[Finding]:
     """Whether the output folder is writable and has room for the checkpoints and the model."""
     recipe, shape, setting = subject.recipe, subject.shape, setting_of(subject)
     kept = kept_checkpoints(subject)
-    model = shape.trained * (4 if setting.peft else setting.weight_bytes)
+    model = shape.trained * setting.trained_bytes
     needed = (model + shape.trained * setting.optimizer_bytes) * kept + model * (1 + recipe.eval.best)
     folder = recipe.output_dir.absolute()
     while not folder.exists():

@@ -1,14 +1,15 @@
 """An estimate of the memory that a training needs on each GPU, in bytes, from the model's config alone.
 
-A step has three phases, and the largest counts: generation (weights and key-value cache), the passes (weights,
-optimizer, activations) and the update (weights, gradients, optimizer). ZeRO and FSDP shard what each process would
-otherwise hold whole (Rajbhandari et al. 2020, arXiv:1910.02054, section 5). What a layer keeps for its backward pass is
-counted tensor by tensor after Korthikanti et al. 2022 (arXiv:2205.05198, section 4), for attention that keeps no
-scores. docs/performance.md compares it with real runs.
+A step has phases, and the largest counts: generation (weights and key-value cache), the reference's pass, the passes
+(weights, optimizer, activations) and the update (weights, gradients, optimizer). What a process holds of the weights,
+gradients and optimizer states follows from the strategy: the trained weights' own dtype, what is kept twice, and
+what the processes shard (`Setting`; Rajbhandari et al. 2020, arXiv:1910.02054, section 5). What a layer keeps for its
+backward pass is counted tensor by tensor after Korthikanti et al. 2022 (arXiv:2205.05198, section 4), for attention
+that keeps no scores. Nothing is counted as offloaded to the CPU. docs/performance.md compares it with real runs.
 """
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from grpo_math.errors import UserError, one_line
 from grpo_math.generation.vllm_server import UTILISATION
 from grpo_math.models import ModelSource, trains_adapter, without_weights
 from grpo_math.models.policy import changes_tied_weights
-from grpo_math.recipe.recipe import Recipe, trainer_dtype
+from grpo_math.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -25,9 +26,20 @@ GIB = 2**30
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 NF4 = 0.5 + 4 / 64  # bytes per weight: 4 bits, and a float32 scale for every 64 weights
 CONTEXT = 1.0 * GIB  # CUDA, its libraries and the gaps of the allocator, about
-OPTIMIZERS = {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "sgd": 0, "adafactor": 0}  # bytes per weight
+MOMENTS = {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "sgd": 0, "adafactor": 0}  # bytes per weight
 TILE = (4096, 32768)  # tokens and vocabulary entries of the logits TRL holds at a time (trl/kernels/chunked_logprob.py)
-SHARDED = ("weights", "gradients", "optimizer")  # by ZeRO-3 and FSDP
+SHARDED = ("weights", "gradients", "optimizer")
+STRATEGIES = {  # what the processes shard
+    "ddp": (),
+    "zero0": (),
+    "zero1": SHARDED[2:],
+    "zero2": SHARDED[1:],
+    "zero3": SHARDED,
+    "fsdp": SHARDED,
+}
+BUCKET = 5 * 10**8  # gradients that DeepSpeed reduces at a time (reduce_bucket_size)
+LIVE = 10**9  # weights that ZeRO-3 keeps gathered (stage3_max_live_parameters)
+SUB_GROUP = 10**9  # weights of a process that ZeRO-3 updates at a time (sub_group_size)
 CARDS = (24, 40, 48, 80, 141)  # GB, as GPUs are sold
 
 
@@ -48,28 +60,61 @@ class Shape:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a recipe and its layout add: `length` is in tokens, `sequences` are generated at a time on a GPU."""
+    """What a recipe and its layout add: `length` is in tokens, `sequences` are generated at a time on a GPU.
 
-    weight_bytes: float
-    mixed: bool  # float32 weights, 16-bit passes
+    With DDP a trained weight has the dtype it was loaded in, and the reducer holds a second copy of its gradient. With
+    mixed precision accelerate makes it float32 under FSDP (accelerate/utils/fsdp_utils.py). DeepSpeed casts the whole
+    model to the dtype of the passes, and has float32 weights of its own in the optimizer.
+    """
+
+    weight_bytes: float  # as loaded
+    mixed: bool  # 16-bit passes, whatever dtype the weights have
     peft: bool
     linear_bytes: float | None  # per quantised weight
     checkpointing: bool
     reference: bool
-    optimizer_bytes: int
+    moment_bytes: int | None  # per trained weight; None is AdamW's, two in the dtype of what it updates
     batch: int
     passes: int
     sequences: int
     length: int
-    shards: dict[str, int] = field(default_factory=dict)  # processes that share the weights, gradients, optimizer
+    strategy: str = "ddp"  # a key of STRATEGIES
+    processes: int = 1
     vllm: float | None = None  # colocated: its share of the GPU
     sleeps: bool = False
     tensor_parallel: int = 1
     server: float | None = None  # vLLM's share of the server's GPUs
 
+    def share(self, part: str) -> int:
+        """Of how many processes each holds a share of this part of SHARDED."""
+        return self.processes if part in STRATEGIES.get(self.strategy, ()) else 1
+
+    @property
+    def deepspeed(self) -> bool:
+        return self.strategy.startswith("zero")
+
     @property
     def compute_bytes(self) -> float:
         return 2 if self.mixed else self.weight_bytes
+
+    @property
+    def frozen_bytes(self) -> float:
+        return self.compute_bytes if self.deepspeed else self.weight_bytes
+
+    @property
+    def trained_bytes(self) -> float:
+        """Of a trained weight; its gradient has the same dtype. Adapters are float32, on quantised weights bfloat16."""
+        if self.deepspeed:
+            return self.compute_bytes
+        if self.linear_bytes:
+            return 2
+        return 4 if self.peft or (self.strategy == "fsdp" and self.mixed) else self.weight_bytes
+
+    @property
+    def optimizer_bytes(self) -> float:
+        """Per trained weight: the moments, and with DeepSpeed the float32 weight."""
+        own = 4 if self.deepspeed else 0
+        return own + (2 * (own or self.trained_bytes) if self.moment_bytes is None else self.moment_bytes)
 
 
 def shape_of(config: "PretrainedConfig", recipe: Recipe) -> Shape:
@@ -119,7 +164,9 @@ def adapter_size(model: "PreTrainedModel", recipe: Recipe) -> int:
     return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 
-def setting_of(recipe: Recipe, dtype: str, batch: SimpleNamespace, prompt: int, shards: dict[str, int]) -> Setting:
+def setting_of(
+    recipe: Recipe, dtype: str, batch: SimpleNamespace, prompt: int, strategy: str, processes: int
+) -> Setting:
     """`dtype` is that of the loaded weights, `batch` has TRL's batch keys, `prompt` is the longest prompt in tokens."""
     given, peft, sft = recipe.trainer, trains_adapter(recipe.keys), recipe.sft is not None
     colocated = given.get("use_vllm") and given.get("vllm_mode", "colocate") == "colocate"
@@ -128,17 +175,18 @@ def setting_of(recipe: Recipe, dtype: str, batch: SimpleNamespace, prompt: int, 
     generates_here = not sft and (colocated or not given.get("use_vllm"))
     return Setting(
         weight_bytes=BYTES[dtype],
-        mixed=dtype == "float32" and trainer_dtype(given) != "float32",
+        mixed=bool(given.get("fp16")) or given.get("bf16") in (None, True),
         peft=peft,
         linear_bytes=NF4 if recipe.model.get("load_in_4bit") else 1 if recipe.model.get("load_in_8bit") else None,
         checkpointing=given.get("gradient_checkpointing", True),
         reference=bool(given.get("beta")) and not peft and not sft,
-        optimizer_bytes=OPTIMIZERS.get(given.get("optim", ""), 2 * (4 if peft else BYTES[dtype])),
+        moment_bytes=MOMENTS.get(given.get("optim", "")),
         batch=batch.per_device_train_batch_size,
         passes=batch.gradient_accumulation_steps,
         sequences=batch.per_device_train_batch_size * batch.steps_per_generation if generates_here else 0,
         length=given.get("max_length") or 1024 if sft else prompt + recipe.max_completion_length,  # TRL's default
-        shards=shards,
+        strategy=strategy,
+        processes=processes,
         vllm=share,
         sleeps=bool(given.get("vllm_enable_sleep_mode", share is not None and share > 0.5)),
         tensor_parallel=given.get("vllm_tensor_parallel_size", 1),
@@ -146,26 +194,36 @@ def setting_of(recipe: Recipe, dtype: str, batch: SimpleNamespace, prompt: int, 
     )
 
 
-def shards_here() -> tuple[str, ...]:
-    """What the processes of this run shard, as accelerate tells them."""
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    return SHARDED[3 - (3 if fsdp else int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 0))) :]
+def strategy_here() -> str:
+    """That of this run, as accelerate tells its processes."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return "fsdp"
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+    return f"zero{stage}" if stage else "ddp"
 
 
 def items(shape: Shape, setting: Setting) -> dict[str, float]:
     """Bytes by what they are for. Those of one phase do not add up with those of another: see `peak`."""
-    whole = shape.parameters * setting.weight_bytes
-    if setting.linear_bytes:
-        whole = shape.linear * setting.linear_bytes + (shape.parameters - shape.linear) * 2
-    weights, gradients, optimizer = (setting.shards.get(part, 1) for part in SHARDED)
-    gathered = whole / shape.layers if weights > 1 else 0.0  # the layer in use
-    adapter = 4 * shape.trained if setting.peft else 0.0
+    weights, gradients, optimizer = (setting.share(part) for part in SHARDED)
+    trained = shape.trained * setting.trained_bytes
+    frozen, rounded = shape.parameters * setting.frozen_bytes if setting.peft else 0.0, 0.0
+    if setting.linear_bytes:  # FSDP leaves rounded weights whole
+        frozen, rounded = (shape.parameters - shape.linear) * 2, shape.linear * setting.linear_bytes
+    autocast = setting.strategy == "ddp" and setting.mixed and setting.weight_bytes > 2 and not setting.peft
+    whole = shape.parameters * setting.compute_bytes  # all of it gathered
+    updated = min(shape.trained / optimizer, SUB_GROUP if setting.strategy == "zero3" else shape.trained)
     return {
-        "weights": whole / weights + gathered + adapter,
-        "reference model": whole / weights if setting.reference else 0.0,
-        "gradients": shape.trained * (4 if setting.peft else setting.weight_bytes) / gradients,
+        "weights": (frozen + trained) / weights + rounded,
+        "gathered weights": gathered(shape, setting),
+        "all weights gathered": whole if setting.strategy == "zero3" and gathers_all(setting) else 0.0,
+        "reference model": shape.parameters * setting.frozen_bytes / weights if setting.reference else 0.0,
+        "gathered reference model": whole if setting.reference and setting.strategy == "fsdp" else 0.0,
+        "gradients": trained / gradients,
+        "gradients in DDP's buckets": trained if setting.strategy == "ddp" and setting.processes > 1 else 0.0,
+        "gradients in DeepSpeed's bucket": BUCKET * setting.compute_bytes if setting.deepspeed else 0.0,
+        "gradients in float32": 4 * updated if setting.deepspeed else 0.0,
         "optimizer": shape.trained * setting.optimizer_bytes / optimizer,
-        "16-bit copies of weights": 2 * shape.parameters / weights if setting.mixed and not setting.peft else 0.0,
+        "16-bit copies of weights": 2 * shape.parameters if autocast else 0.0,
         "activations": activations(shape, setting),
         "logits": logits(shape, setting),
         "key-value cache": cache(shape, setting),
@@ -173,10 +231,22 @@ def items(shape: Shape, setting: Setting) -> dict[str, float]:
     }
 
 
+def gathered(shape: Shape, setting: Setting) -> float:
+    """Weights that a pass gathers: with FSDP the layer in use, the next one and the output embedding."""
+    live = {"zero3": LIVE, "fsdp": 2 * shape.linear // shape.layers + shape.vocabulary * shape.hidden}
+    return min(live.get(setting.strategy, 0), shape.parameters) * setting.compute_bytes
+
+
+def gathers_all(setting: Setting) -> bool:
+    """Whether TRL gathers the whole ZeRO-3 model: for transformers' generation, or to merge an adapter for vLLM."""
+    vllm = setting.vllm is not None or setting.server is not None
+    return setting.peft if vllm else setting.sequences > 0
+
+
 def activations(shape: Shape, setting: Setting) -> float:
     """What all layers keep for the backward pass; with gradient checkpointing their inputs, and one layer whole."""
     tokens, narrow = setting.batch * setting.length, setting.compute_bytes
-    stream = 4 if setting.mixed else narrow  # the residual stream keeps the dtype of the weights
+    stream = setting.weight_bytes if setting.strategy == "ddp" else narrow  # autocast leaves the residual stream
     norms = 2 * shape.hidden * (stream + 4)  # two norms: their input, and its float32
     attention = shape.hidden + 3 * shape.query + 4 * shape.key_value
     layer = norms + narrow * (attention + shape.hidden + 4 * shape.intermediate)
@@ -203,24 +273,37 @@ def buffers(shape: Shape, setting: Setting) -> float:
     the weight that exceeds 1 GiB (vllm/distributed/weight_transfer/packed_tensor.py). Gathered shards are a third."""
     if setting.server is None:
         return 0.0
-    count = 3 if setting.shards.get("weights", 1) > 1 else 2
-    largest = GIB + shape.vocabulary * shape.hidden * setting.weight_bytes
-    return min(count * largest, (count - 1) * shape.parameters * setting.weight_bytes)
+    count = 3 if setting.share("weights") > 1 else 2
+    sent = setting.frozen_bytes if setting.peft else setting.trained_bytes
+    largest = GIB + shape.vocabulary * shape.hidden * sent
+    return min(count * largest, (count - 1) * shape.parameters * sent)
 
 
-def held(parts: dict[str, float]) -> float:
-    """What the trainer holds in every phase, in bytes, also while a colocated vLLM generates."""
-    return parts["weights"] + parts["reference model"] + parts["optimizer"]
+def always(setting: Setting) -> set[str]:
+    """The names of what a trainer holds in every phase. ZeRO-3 keeps a buffer of its gradients from the start."""
+    names = {"weights", "reference model", "optimizer", "gradients in DDP's buckets"}
+    return names | ({"gradients", "gradients in DeepSpeed's bucket"} if setting.strategy == "zero3" else set())
+
+
+def phases(setting: Setting) -> list[set[str]]:
+    """The names of what each phase holds in addition: generation, the reference's pass, the passes, the update."""
+    generating = {"all weights gathered", "buffers for the server"}
+    if setting.vllm is None and setting.server is None:
+        generating |= {"gathered weights", "16-bit copies of weights", "key-value cache"}
+    passing = {"gathered weights", "16-bit copies of weights", "activations", "logits"}
+    passing |= {"gradients in DeepSpeed's bucket"}
+    passing |= {"gradients"} if setting.passes > 1 else set()  # those of the pass before
+    return [generating, {"gathered reference model", "logits"}, passing, {"gradients", "gradients in float32"}]
+
+
+def held(parts: dict[str, float], setting: Setting) -> float:
+    """In every phase, in bytes, also while a colocated vLLM generates."""
+    return sum(parts[name] for name in always(setting))
 
 
 def peak(parts: dict[str, float], setting: Setting) -> float:
     """The largest phase, in bytes, without vLLM."""
-    passing = held(parts) + parts["16-bit copies of weights"] + parts["activations"] + parts["logits"]
-    passing += parts["gradients"] if setting.passes > 1 else 0.0  # those of the pass before
-    generating = held(parts) + parts["buffers for the server"]
-    if setting.vllm is None and setting.server is None:
-        generating += parts["16-bit copies of weights"] + parts["key-value cache"]
-    return max(passing, held(parts) + parts["gradients"], generating)
+    return max(sum(parts[name] for name in always(setting) | phase) for phase in phases(setting))
 
 
 def verdict(shape: Shape, setting: Setting, gigabytes: int) -> str:
@@ -232,7 +315,7 @@ def verdict(shape: Shape, setting: Setting, gigabytes: int) -> str:
         one_sequence = setting.length * 2 * shape.layers * shape.key_value * 2  # bytes of its 16-bit cache
         if engine < (2 * shape.parameters + one_sequence) / setting.tensor_parallel:
             return "does not fit"
-        needed = max(training, held(parts) + CONTEXT + engine) if setting.sleeps else training + engine
+        needed = max(training, held(parts, setting) + CONTEXT + engine) if setting.sleeps else training + engine
     return "does not fit" if needed > size else "tight" if needed > 0.9 * size else "fits"
 
 
@@ -242,15 +325,15 @@ def knobs(shape: Shape, setting: Setting) -> list[tuple[str, float]]:
         "gradient_checkpointing: true": {"checkpointing": True},
         "per_device_train_batch_size: 1": {"batch": 1, "passes": max(2, setting.passes)},
         f"half the length ({setting.length // 2} tokens)": {"length": setting.length // 2},
-        "optim: adamw_8bit": {"optimizer_bytes": min(2, setting.optimizer_bytes)},
-        "dtype: bfloat16": {"weight_bytes": 2, "mixed": False, "optimizer_bytes": min(4, setting.optimizer_bytes)},
+        "optim: adamw_8bit": {"moment_bytes": min(2, setting.moment_bytes if setting.moment_bytes is not None else 2)},
+        "dtype: bfloat16": {"weight_bytes": 2},
         "beta: 0": {"reference": False},
     }
     if not setting.peft:
-        lora = {"peft": True, "reference": False, "optimizer_bytes": 8}
+        lora = {"peft": True, "reference": False}
         changes |= {"use_peft: true": lora, "use_peft and load_in_4bit: true": lora | {"linear_bytes": NF4}}
-    if not setting.shards:
-        changes["--layout zero3 on 8 GPUs"] = {"shards": dict.fromkeys(SHARDED, 8)}
+    if setting.share("weights") == 1:
+        changes["--layout zero3 on 8 GPUs"] = {"strategy": "zero3", "processes": 8}
     now, saved = peak(items(shape, setting), setting), []
     small = replace(shape, trained=shape.parameters // 100)  # an adapter of rank 16 is about a hundredth of the model
     for key, change in changes.items():

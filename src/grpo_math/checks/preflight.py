@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_math.checks import data, grader, machine, rewards, setup
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.checks.memory import shards_here
+from grpo_math.checks.memory import strategy_here
 from grpo_math.data import Problems
 from grpo_math.errors import UserError
 from grpo_math.evaluation import Benchmark
@@ -140,5 +140,5 @@ def check_training(
 
 def dry_run(words: list[str]) -> None:
     """Check a training's recipe on this machine, and exit with status 1 where an error is found."""
-    if batch.is_main_process() and not report(Subject(*resolve(words), sharded=shards_here())):
+    if batch.is_main_process() and not report(Subject(*resolve(words), strategy=strategy_here())):
         sys.exit(1)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import yaml
 
-from grpo_math.checks.memory import SHARDED
 from grpo_math.errors import UserError, reason_of
 from grpo_math.recipe.file import shipped
 from grpo_math.recipe.recipe import Recipe
@@ -30,10 +29,10 @@ class Layout:
         return self.config["distributed_type"] == "NO"
 
     @property
-    def sharded(self) -> tuple[str, ...]:
-        """What its processes shard: everything with FSDP, otherwise by DeepSpeed's ZeRO stage."""
-        fsdp, deepspeed = self.config["distributed_type"] == "FSDP", self.config.get("deepspeed_config") or {}
-        return SHARDED[3 - (3 if fsdp else deepspeed.get("zero_stage", 0)) :]
+    def strategy(self) -> str:
+        """How its processes hold the model: fsdp, zero0 to zero3, or ddp, also with one process."""
+        kind, deepspeed = self.config["distributed_type"], self.config.get("deepspeed_config") or {}
+        return {"FSDP": "fsdp", "DEEPSPEED": f"zero{deepspeed.get('zero_stage', 2)}"}.get(kind, "ddp")
 
     @property
     def offloads(self) -> bool:

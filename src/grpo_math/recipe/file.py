@@ -115,7 +115,7 @@ def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:
         try:
             value = value if name in TEXTS else yaml.load(value, StrictLoader)
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise UserError(f"--{name}: {value!r} is not a YAML value: quote it") from None
+            raise UserError(f"--{name}: its value is not YAML: quote it") from None
         overrides = merge(overrides, nested(name, value))
     return recipe_path(config) if config else None, overrides
 

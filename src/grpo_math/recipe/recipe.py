@@ -51,7 +51,11 @@ CHOICES = {  # which TRL names only in the help, and looks at only after the fir
 }
 FILES = ("accelerator_config", "deepspeed", "fsdp_config")  # mappings that may be the path of a JSON file
 NO_RECIPE = {"output_dir": "runs", "dtype": "auto", "bf16": False}  # an evaluation's: the model as it is
-SECRET = re.compile(r"(.*_)?(api_?key|password|secret)|((hf|auth|access|use_auth|wandb)_)?token", re.IGNORECASE)
+SECRET = re.compile(  # names of keys; eos_token and pad_token are none
+    r"token|(.*[_-])?((api|access|private|secret)[_-]?keys?|passw(or)?ds?|passphrase|secrets?|credentials?|authorization"
+    r"|(api|auth|access|bearer|hf|hub|wandb|openai|github)[_-]?tokens?)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -163,10 +167,12 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
         fix = "run it with grpo-math sft" if found == "SFT" else "run it with grpo-math train, or write sft: into it"
         raise UserError(f"{path}: a recipe for {found}, not for {kind}: {fix}")
     raw["output_dir"] = raw.get("output_dir") or f"runs/{path.stem}"
+    found_secrets: list[str] = []
+    raw = without_secrets(raw, "", found_secrets)
     problems = [
         f"{key}: a secret would be kept in the run folder: set it in the environment (HF_TOKEN, WANDB_API_KEY, or a "
         "variable that your own code reads)"
-        for key in secret_keys(raw)
+        for key in found_secrets
     ]
     keys, flat = check_keys(raw, found, problems)
     datasets = [] if evaluation and not raw.get("dataset") else dataset_specs(raw.get("dataset"), problems)
@@ -242,16 +248,23 @@ def check_keys(raw: dict, kind: str, problems: list[str]) -> tuple[Any, dict]:
     return keys, flat
 
 
-def secret_keys(content: Any, where: str = "") -> Iterator[str]:
-    """The dotted names of all keys with a text and the name of a secret."""
+def without_secrets(content: Any, where: str, found: list[str]) -> Any:
+    """The content without the keys that have a value and the name of a secret; `found` gets their dotted names.
+
+    So no later message repeats a secret. true and false are none: `model_init_kwargs: {token: true}` is a login's.
+    """
     if isinstance(content, list):
-        for place, value in enumerate(content):
-            yield from secret_keys(value, f"{where}[{place}]")
-    for key, value in content.items() if isinstance(content, dict) else ():
+        return [without_secrets(value, f"{where}[{place}]", found) for place, value in enumerate(content)]
+    if not isinstance(content, dict):
+        return content
+    kept = {}
+    for key, value in content.items():
         name = f"{where}.{key}" if where else str(key)
-        if isinstance(value, str) and SECRET.fullmatch(str(key)):
-            yield name
-        yield from secret_keys(value, name)
+        if value is None or isinstance(value, bool) or not SECRET.fullmatch(str(key)):
+            kept[key] = without_secrets(value, name, found)
+        else:
+            found.append(name)
+    return kept
 
 
 def eval_problems(spec: EvalSpec) -> Iterator[str]:
