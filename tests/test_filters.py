@@ -6,7 +6,7 @@ import pytest
 
 from grpo_math.__main__ import dispatch
 from grpo_math.data import prompts
-from grpo_math.data.filters import first_reasons, outside_pass_rates, too_long
+from grpo_math.data.filters import first_reasons, outside_pass_rates, read_pass_rates, require_advantages, too_long
 from grpo_math.data.loading import load_parts, load_problems
 from grpo_math.data.problem import DatasetSpec, PassRateSpec, Problem
 from grpo_math.data.prompts import PromptTemplate, prompt_lengths, token_ids
@@ -75,7 +75,7 @@ def test_pass_rates_outside_the_range_are_dropped_with_a_reason(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     below, above = "with a pass rate below 0.2", "with a pass rate above 0.5"
     for given in (str(file), str(tmp_path)):
-        keep = outside_pass_rates(PassRateSpec(file=given, min=0.2, max=0.5), "dataset.")
+        keep = outside_pass_rates(PassRateSpec(file=given, min=0.2, max=0.5), read_pass_rates(given, "dataset."))
         assert keep(PROBLEMS) == [below, None, None, above, f"without a pass rate in {given}"]
         assert keep([Problem("What is 1+1?", "3")]) == [f"without a pass rate in {given}"]  # another gold
 
@@ -85,7 +85,7 @@ def test_a_file_without_pass_rates_is_one_line(tmp_path, content):
     if content:
         (tmp_path / "x.jsonl").write_text(content)
     with pytest.raises(UserError, match=r"^dataset.pass_rate.file: .*x.jsonl.*make it with grpo-math evaluate"):
-        outside_pass_rates(PassRateSpec(file=f"{tmp_path}/x.jsonl"), "dataset.")
+        read_pass_rates(f"{tmp_path}/x.jsonl", "dataset.")
 
 
 def test_an_evaluation_of_the_training_problems_filters_them(write_recipe, tmp_path):

@@ -41,7 +41,7 @@ PLUSMINUS = {
     "template": TEMPLATES["qwen_math"],
     "correctness": {"correct": 1.0, "wrong": -1.0, "no_answer": -0.5} | PLAIN, "use_peft": True, "lora_r": 16,
     "lora_alpha": 32, "lora_dropout": 0.05, "beta": 0.05, "num_generations": 2, "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 4, "learning_rate": 5e-6, "temperature": 0.7, "top_p": 0.9,
+    "gradient_accumulation_steps": 4, "learning_rate": 5e-6, "temperature": 0.7, "top_p": 1.0,
     "model_name_or_path": "runs/sft_math/final",
 }  # fmt: skip
 STUDY = {

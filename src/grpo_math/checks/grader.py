@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.checks.rewards import EQUAL, mean_score, scores_of
+from grpo_math.checks.rewards import EQUAL, failure, mean_score, scores_of
 from grpo_math.data import Problem, to_rows
 from grpo_math.data.functions import parameters
 from grpo_math.errors import RewardError
@@ -66,7 +66,7 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
             each = [row for row in rows for _ in range(size)]
             given = scores_of(reward, list(chain(*texts)), each, subject.tokenizer, subject.state)
         except RewardError as mistake:
-            yield error(f"{mistake} (seen with answers without content)")
+            yield failure(mistake, " (seen with answers without content)", recipe)
             continue
         scores = [score or 0.0 for score in given]
         found = [scores[place : place + size] for place in range(0, len(scores), size)]
