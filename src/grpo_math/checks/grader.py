@@ -59,9 +59,10 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
     rows = to_rows(problems, recipe.template, subject.tokenizer, subject.columns[0])
     for spec, reward in own:
         try:
-            mean_score(reward, [some[0] for some in texts], rows, subject)
+            for place in (0, 2):
+                mean_score(reward, [some[place] for some in texts], rows, subject)
         except RewardError:
-            continue  # `audit` reports what fails on right answers
+            continue  # `audit` reports what fails on right answers and on an empty one
         try:
             each = [row for row in rows for _ in range(size)]
             given = scores_of(reward, list(chain(*texts)), each, subject.tokenizer, subject.state)

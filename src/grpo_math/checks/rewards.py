@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -41,14 +42,14 @@ def audit(subject: Subject) -> Iterator[Finding]:
     yield from missing
     if missing or not pairs:
         return
-    scores, failed = {}, False
-    for kind, texts in completions(problems, subject).items():
+    tried, scores = completions(problems, subject), defaultdict(list)
+    for _, reward in pairs:
         try:
-            scores[kind] = [mean_score(one, texts, rows, subject) for _, one in pairs]
+            for kind, texts in tried.items():  # named where it fails
+                scores[kind].append(mean_score(reward, texts, rows, subject))
         except RewardError as mistake:
             yield failure(mistake, "" if kind == "perfect" else f" (seen with {kind} completions)", recipe)
-            failed = True
-    if failed:
+    if any(len(scores[kind]) < len(pairs) for kind in tried):
         return
     weights = {spec.name: spec.weight for spec, _ in pairs}
     totals = {kind: sum(w * s for w, s in zip(weights.values(), found, strict=True)) for kind, found in scores.items()}
