@@ -103,7 +103,7 @@ def test_without_a_baseline_groups_of_equal_rewards_teach(watch):
     ("keys", "cause"),
     [
         ({"top_p": 0.9, "top_k": 50}, "top_p: 0.9, top_k: 50"),
-        ({"generation_kwargs": {"min_p": 0.1}}, "min_p: 0.1"),
+        ({"generation_kwargs": {"min_p": 0.1}}, "generation_kwargs.min_p: 0.1"),
         ({"top_p": 1.0, "top_k": 0}, None),
     ],
 )

@@ -1,12 +1,14 @@
 """Which training problems are dropped: too long, too easy or too hard, or the same as a test problem."""
 
 import json
+import re
+from contextlib import nullcontext
 
 import pytest
 
 from grpo_math.__main__ import dispatch
 from grpo_math.data import prompts
-from grpo_math.data.filters import first_reasons, outside_pass_rates, too_long
+from grpo_math.data.filters import first_reasons, outside_pass_rates, read_pass_rates, require_advantages, too_long
 from grpo_math.data.loading import load_parts, load_problems
 from grpo_math.data.problem import DatasetSpec, PassRateSpec, Problem
 from grpo_math.data.prompts import PromptTemplate, prompt_lengths, token_ids
@@ -75,9 +77,31 @@ def test_pass_rates_outside_the_range_are_dropped_with_a_reason(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     below, above = "with a pass rate below 0.2", "with a pass rate above 0.5"
     for given in (str(file), str(tmp_path)):
-        keep = outside_pass_rates(PassRateSpec(file=given, min=0.2, max=0.5), "dataset.")
+        keep = outside_pass_rates(PassRateSpec(file=given, min=0.2, max=0.5), read_pass_rates(given, "dataset."))
         assert keep(PROBLEMS) == [below, None, None, above, f"without a pass rate in {given}"]
         assert keep([Problem("What is 1+1?", "3")]) == [f"without a pass rate in {given}"]  # another gold
+
+
+RATES = {(one.question, one.answer): rate for one, rate in zip(PROBLEMS, (0.0, 0.0, 0.5, 1.0, 0.25), strict=True)}
+ENOUGH = "of 5 problems 2 are never right and 1 always: pass_rate: {min: 0.01, max: 0.99} keeps the 2 between"
+
+
+@pytest.mark.parametrize(
+    ("group", "require", "line"),
+    [  # a half: 1 - 2 / 2**G; a quarter: 1 - (1 + 3**G) / 4**G
+        (2, 0.175, None),  # (1/2 + 3/8) / 5
+        (2, 0.18, f"0.17 of the groups can teach (num_generations 2, right and wrong ones among them), want 0.18: {ENOUGH}"),
+        (4, 0.31, None),  # (7/8 + 87/128) / 5 = 0.3109
+        (4, 0.32, f"0.31 of the groups can teach (num_generations 4, right and wrong ones among them), want 0.32: {ENOUGH}"),
+        (2, 0.5, "0.17 of the groups can teach (num_generations 2, right and wrong ones among them), want 0.5: of 5 problems 2 are never right and 1 always: take easier or harder problems, or SFT first"),
+        (None, 0.1, "SFT has no groups: leave it out"),
+    ],
+)  # fmt: skip
+def test_too_few_groups_with_an_advantage_are_refused(group, require, line):
+    spec = PassRateSpec(file="f", require=require)
+    refused = pytest.raises(UserError, match=f"^{re.escape(f'dataset.pass_rate.require: {line}')}$")
+    with refused if line else nullcontext():
+        require_advantages(PROBLEMS, spec, RATES, group, "dataset.")
 
 
 @pytest.mark.parametrize("content", [None, "no", "[]\n", '{"question": "q", "gold": "1"}\n'])
@@ -85,7 +109,7 @@ def test_a_file_without_pass_rates_is_one_line(tmp_path, content):
     if content:
         (tmp_path / "x.jsonl").write_text(content)
     with pytest.raises(UserError, match=r"^dataset.pass_rate.file: .*x.jsonl.*make it with grpo-math evaluate"):
-        outside_pass_rates(PassRateSpec(file=f"{tmp_path}/x.jsonl"), "dataset.")
+        read_pass_rates(f"{tmp_path}/x.jsonl", "dataset.")
 
 
 def test_an_evaluation_of_the_training_problems_filters_them(write_recipe, tmp_path):

@@ -32,6 +32,7 @@ STEP = {
     "per_device_train_batch_size": 4,
     "beta": 0.1,
     "learning_rate": 1e-2,
+    "preflight": False,
 }
 
 

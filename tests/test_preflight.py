@@ -23,8 +23,11 @@ from grpo_math.check import check, subject_of
 from grpo_math.checks import CHECKS, run_checks
 from grpo_math.checks.findings import Finding, Subject
 from grpo_math.checks.losses import losses
+from grpo_math.checks.rewards import completions
+from grpo_math.checks.setup import truncated_sampling
 from grpo_math.data.sources import hub_answers
 from grpo_math.errors import UserError, run_cli
+from grpo_math.grading import grade_batch
 from grpo_math.recipe.recipe import load_recipe
 
 GOOD = [{"question": f"What is {n}+1?", "answer": str(n + 1)} for n in range(20)]
@@ -127,7 +130,7 @@ BROKEN_DATA = [  # the dataset's further keys, its rows, the line
     ({"pass_rate": {"file": "HERE/none"}}, GOOD, "dataset.pass_rate.file: no file HERE/none: make it with grpo-math evaluate --config R --split train --samples 8 --temperature 1 --out FOLDER"),
     ({"pass_rate": {"min": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.file: missing: want the folder of grpo-math evaluate --split train --samples 8"),
     ({"pass_rate": {"file": "r", "min": 0.9, "max": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want 0 <= min <= max <= 1, got min 0.9 and max 0.1"),
-    ({"pass_rate": {"file": "r", "most": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.most: unknown key, the keys here are file, min, max"),
+    ({"pass_rate": {"file": "r", "most": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.most: unknown key, the keys here are file, min, max, require"),
     ({"pass_rate": 0.5}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want a mapping or null, got 0.5"),
     ({}, GOOD[:1], "dataset: 1 problems, but one generation batch takes 2 (4 completions / num_generations 2): lower prompts_per_step (or per_device_train_batch_size, gradient_accumulation_steps), or give more problems"),
     # golds
@@ -268,21 +271,86 @@ def test_a_good_recipe_has_no_errors_and_no_warnings(findings):
     assert any("gsm8k train: all 16 golds are right as completions" in text for _, _, text in found)
 
 
-WARNINGS = [
-    ({"num_generations": 2}, "num_generations: 2 completions per group: most groups have equal rewards, and the mean is noisy: num_generations: 8"),
-    ({"temperature": 0.1}, "temperature: 0.1: the completions of a group will hardly differ: temperature: 1.0"),
-    ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "rewards: form alone is worth 2 (a wrong completion against none), being right 1 more: raise the weight of correctness"),
-    ({"rewards": {"format": {}}}, "rewards: a wrong answer earns 1, as much as the right one: rewards: {correctness: {weight: 1.0}} would tell them apart"),
-    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "rewards: empty: 0.9"),
-    ({"rewards": {"correctness": {"wrong": -1.0, "no_answer": 0.0}}}, "rewards: an honest wrong completion earns -1, others more (cut off 0, an echo 0, nonsense 0, empty 0): lower the weight of what pays for them"),
-    ({"rewards": {"correctness": {}, "language": {"weight": 0.1, "scale": 0.0, "bias": 1.0}}}, "rewards.language: gives 1 to a perfect, a wrong, an empty and every other completion: it teaches nothing: rewards: {language: false}, or look at what it reads"),
+UNEQUAL = "rewards: {correctness: {weight: 1.0}} would tell them apart"
+HURTS = [
+    ({"num_generations": 2}, "warning", "num_generations: 2 completions per group: most groups have equal rewards, and the mean is noisy: num_generations: 8"),
+    ({"temperature": 0.1}, "warning", "temperature: 0.1: the completions of a group will hardly differ: temperature: 1.0"),
+    ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "warning", "rewards: form alone is worth 2 (a wrong completion against none), being right 1 more: raise the weight of correctness"),
+    ({"rewards": {"format": {}}}, "error", f"rewards: a wrong answer earns 1, as much as the right one: {UNEQUAL}"),
+    ({"rewards": {"correctness": {"wrong": 2.0}}}, "error", f"rewards: a wrong answer earns 2, more than the right one: {UNEQUAL}"),
+    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "error", "rewards: empty: 0.962, a perfect completion 0.1: lower the weight of rewards.brevity, or give it gate: correctness"),
+    ({"rewards": {"correctness": {"no_answer": 1.0}}}, "error", f"rewards: empty box: 1, a perfect completion 1: {UNEQUAL}"),
+    ({"rewards": {"language": {"scale": 1e-12, "bias": 0.5}}}, "error", f"rewards: a perfect, a wrong, an empty and every other completion earn 0.5: there is nothing to learn from: {UNEQUAL}"),
+    ({"rewards": {"correctness": {"wrong": -1.0, "no_answer": 0.0}}}, "warning", "rewards: an honest wrong completion earns -1, others more (empty box 0, cut off 0, an echo 0, nonsense 0, empty 0): lower the weight of what pays for them"),
+    ({"rewards": {"correctness": {}, "language": {"weight": 0.1, "scale": 0.0, "bias": 1.0}}}, "warning", "rewards.language: gives 1 to a perfect, a wrong, an empty and every other completion: it teaches nothing: rewards: {language: false}, or look at what it reads"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("keys", "line"), WARNINGS, ids=range(len(WARNINGS)))
-def test_what_hurts_is_a_warning_with_the_line_to_change(findings, keys, line):
-    found = wrong(findings(**keys))
-    assert any(level == "warning" and text.startswith(line) for level, text in found), found
+@pytest.mark.parametrize(("keys", "level", "line"), HURTS, ids=range(len(HURTS)))
+def test_what_hurts_is_named_with_the_line_to_change(findings, keys, level, line):
+    assert (level, line) in wrong(findings(**keys))
+
+
+def rates(folder, *rights: int) -> str:
+    """A file of 4 completions for each of the first problems of GOOD, of which so many are right."""
+    rows = [
+        {"question": row["question"], "gold": row["answer"], "correct": sample < right}
+        for row, right in zip(GOOD, rights, strict=False)
+        for sample in range(4)
+    ]
+    (folder / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def test_a_training_with_too_few_groups_that_can_teach_does_not_start(first_line, tmp_path):
+    """Of groups of two, 1 - 1/4 - 1/4 = 1/2 differ at a pass rate of a half, in the mean of four problems 1/8."""
+    given = {"file": rates(tmp_path, 0, 0, 2, 4), "require": 0.2}
+    assert first_line({"dataset": OWN | {"pass_rate": given}}) == (
+        "dataset.pass_rate.require: 0.12 of the groups can teach (num_generations 2, right and wrong ones among them), "
+        "want 0.2: of 4 problems 2 are never right and 1 always: pass_rate: {min: 0.01, max: 0.99} keeps the 1 between"
+    )
+
+
+SAMPLED = [  # keys, the level, its beginning and its end; None: nothing is found
+    ({"top_p": 1, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "generation_kwargs": {"presence_penalty": 0}}, None),
+    ({"use_vllm": True, "top_p": 1.0, "generation_kwargs": {"top_k": -1, "min_p": None}}, None),
+    ({"use_vllm": True, "top_p": 0.9}, "error", "top_p: 0.9: vLLM's", "(up to 160 tokens, 1e-8 at worst; measured at top_p 0.9 after 160 tokens: 0.0006 to 0.012): top_p: 1.0"),
+    ({"use_vllm": True, "top_k": 50, "min_p": 0.1}, "error", "top_k: 50, min_p: 0.1: vLLM's", "(up to 160 tokens; measured at top_p 0.9 after 160 tokens: 0.0006 to 0.012): top_k: 0, min_p: 0.0"),
+    ({"use_vllm": True, "generation_kwargs": {"presence_penalty": -1}}, "error", "generation_kwargs.presence_penalty: -1: vLLM's", "leave out generation_kwargs.presence_penalty"),
+    ({"use_vllm": True, "top_p": 0.9, "generation_kwargs": {"top_p": 1.0}}, None),  # these count
+    ({"use_vllm": True, "top_p": 0.9, "vllm_importance_sampling_correction": False}, "warning", "top_p: 0.9: samples come from another distribution", "top_p: 1.0"),
+    ({"use_vllm": True, "top_p": 0.9, "vllm_importance_sampling_mode": "token_truncate"}, "warning", "top_p: 0.9: samples", "top_p: 1.0"),
+    ({"use_vllm": True, "vllm_mode": "server", "repetition_penalty": 1.05}, "error", "repetition_penalty: 1.05: vLLM's", "repetition_penalty: 1.0"),
+    ({"top_p": 0.9}, "warning", "top_p: 0.9: samples come from another distribution than the one that is trained", "top_p: 1.0"),
+    ({"generation_kwargs": {"no_repeat_ngram_size": 3}}, "warning", "generation_kwargs.no_repeat_ngram_size: 3: samples", "leave out generation_kwargs.no_repeat_ngram_size"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "expected"), [(keys, expected) for keys, *expected in SAMPLED], ids=range(len(SAMPLED)))  # fmt: skip
+def test_sampling_from_another_distribution_is_named(write_recipe, keys, expected):
+    recipe = load_recipe(write_recipe(max_completion_length=160, num_generations=4, **keys))
+    found = [(one.level, str(one)) for one in truncated_sampling(recipe.trainer, recipe.max_completion_length)]
+    if expected == [None]:
+        assert found == []
+        return
+    ((level, text),) = found
+    assert (level, text[: len(expected[1])], text[-len(expected[2]) :]) == tuple(expected)
+
+
+def test_the_weight_of_a_truncated_sample_is_the_product_of_the_kept_shares(tokenizer):
+    """By TRL's formula: with q = p / kept share over the tokens kept, log p - log q is the logarithm of that share."""
+    import torch
+
+    torch.manual_seed(0)
+    policy = torch.randn(160, 50).softmax(-1)
+    ordered, places = policy.sort(descending=True)
+    kept = torch.zeros_like(policy, dtype=torch.bool).scatter(1, places, ordered.cumsum(-1) - ordered < 0.9)
+    share = (policy * kept).sum(-1)
+    nucleus = policy * kept / share[:, None]
+    tokens = torch.multinomial(nucleus, 1)
+    weight = (policy.gather(1, tokens).log() - nucleus.gather(1, tokens).log()).sum().exp()
+    assert weight.item() == pytest.approx(share.log().sum().exp().item(), rel=1e-4)
+    assert 0.9**160 <= weight.item() < 0.01
 
 
 SEQUENCE, VLLM, LIGER = {"importance_sampling_level": "sequence"}, {"use_vllm": True}, {"use_liger_kernel": True}
@@ -377,14 +445,16 @@ def test_rules_of_thumb_are_for_models_of_some_size(findings, tokenizer, tmp_pat
 
 
 def test_rewards_that_want_more_than_a_text_are_no_errors(findings, tmp_path):
-    """Whole groups, a run with an end, tokens with an end token; and what fails on nonsense alone is a warning."""
+    """Whole groups, a run with an end, tokens with an end token. To fail on an empty completion is an error: a training
+    would stop there, but for `on_reward_error: skip`."""
     (tmp_path / "own.py").write_text(OWN_REWARDS)
-    for name, said in (("annealed", []), ("grouped", []), ("tokens", []), ("first_word", ["warning"])):
+    for name, said in (("annealed", []), ("grouped", []), ("tokens", []), ("first_word", ["error"])):
         keys = {"rewards": {"correctness": {}, name: {"path": f"{tmp_path}/own.py:{name}"}}}
         found = [(level, text) for level, text in wrong(findings(**keys)) if "raised" in text or level == "error"]
         assert [level for level, _ in found] == said, found
     assert "IndexError: list index out of range" in found[0][1]
     assert found[0][1].endswith("(seen with empty completions)")
+    assert wrong(findings(**keys, on_reward_error="skip")) == [("warning", found[0][1])]
 
 
 OWN_REWARDS = """
@@ -417,6 +487,15 @@ def test_an_own_reward_that_pays_for_nothing_is_an_error(findings, tmp_path):
     assert any(text.startswith("rewards.any_box: takes the solution, and gives a wrong") for _, _, text in found)
 
 
+def test_golds_that_are_text_among_numbers_are_named_with_their_rows(findings, tmp_path):
+    odd = [{"question": f"Why {n}?", "answer": gold} for n, gold in enumerate(["see figure", "-1/2", "unknown"])]
+    data = {"name": "json", "path": f"{tmp_path}/rows.jsonl"}
+    says = "json train: 2 of 23 golds are text and 21 numbers: rows 21 (see figure), 23 (unknown): delete these rows, or ignore this if they are answers"  # fmt: skip
+    for rows, lines in ((GOOD + odd, [("warning", says)]), (GOOD[:5] + odd, [])):  # fewer numbers: text is usual there
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert wrong(findings(dataset=data)) == lines
+
+
 HOLLOW_REWARDS = """
 import re
 
@@ -441,8 +520,27 @@ def any_box(completions, solution, **_):
     return [float("boxed" in one[0]["content"]) for one in completions]
 
 def short(completions, **_):
-    return [-len(one[0]["content"]) for one in completions]
+    return [-len(one[0]["content"]) / 1000 for one in completions]
 """
+
+
+GOLDS = ["5", "-5", "0", "\\frac{1}{2}", "even", "(1, 2)", '["8", "-8"]', "x + 1", "12.50", "x < 3"]
+
+
+@pytest.mark.parametrize("style", ["boxed", "hash", "answer_tag", "fallback"])
+def test_no_shipped_reward_takes_a_wrong_completion_for_a_right_one(write_recipe, tmp_path, style):
+    rows = [{"question": f"Q{n}?", "answer": gold, "worked": f"One sees {n} + 9."} for n, gold in enumerate(GOLDS)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own, template = OWN | {"path": f"{tmp_path}/rows.jsonl"}, {"user": "{question}", "answer_style": style}
+    subject = Subject(load_recipe(write_recipe(dataset=own, prompt_template=template)))
+    table = completions(subject.problems, subject)
+    assert list(table) == ["perfect", "wrong", "wrong in the box", "negated answer", "several boxes", "empty box", "cut off", "an echo", "nonsense", "empty"]  # fmt: skip
+    for kind, texts in table.items():
+        right = [one.correct for one in grade_batch(texts, [one.answer for one in subject.problems], style)]
+        expected = [kind == "perfect"] * len(GOLDS)
+        if kind == "negated answer":
+            expected[6] = True  # 8 and -8 are both right
+        assert right == expected, (kind, list(zip(texts, right, strict=True)))
 
 
 def test_a_grader_that_pays_for_nothing_is_an_error(findings, monkeypatch):
@@ -587,6 +685,12 @@ def test_check_prints_its_findings_and_ends_with_1_on_errors(write_recipe, capsy
     warned = [one for one in found["findings"] if one["level"] == "warning"]
     assert warned[0].keys() == {"number", "check", "level", "says", "fix"}
     assert warned[0]["fix"] == "temperature: 1.0"
+    strictly = ("check", "--config", str(path), "--layout", "none", "--strict")
+    assert cli(*strictly) == 0
+    assert cli(*strictly, "--temperature", "0.2") == 1
+    assert capsys.readouterr().out.endswith("recipe.yaml: no errors, 1 warning\n")
+    assert cli(*strictly, "--json", "--temperature", "0.2") == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
     assert cli("check", "--config", str(path), "--layout", "none", "--max_completion_length", "1000") == 1
     assert cli("check", "--config", str(path), "--layout", "nowhere") == 2
     assert cli("check", "--config", str(path), "--sample", "no") == 2

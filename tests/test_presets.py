@@ -1,7 +1,9 @@
 """The set-ups people bring: each recipe carries their numbers, and runs through the command a person types."""
 
+import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import ROOT
 
+from grpo_math.checks import CHECKS, Subject, run_checks
 from grpo_math.data.prompts import TEMPLATES
-from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.recipe.recipe import Recipe, load_recipe, resolve
 
 
 def shipped(name: str, *arguments: str) -> Recipe:
@@ -41,7 +44,7 @@ PLUSMINUS = {
     "template": TEMPLATES["qwen_math"],
     "correctness": {"correct": 1.0, "wrong": -1.0, "no_answer": -0.5} | PLAIN, "use_peft": True, "lora_r": 16,
     "lora_alpha": 32, "lora_dropout": 0.05, "beta": 0.05, "num_generations": 2, "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 4, "learning_rate": 5e-6, "temperature": 0.7, "top_p": 0.9,
+    "gradient_accumulation_steps": 4, "learning_rate": 5e-6, "temperature": 0.7, "top_p": 1.0,
     "model_name_or_path": "runs/sft_math/final",
 }  # fmt: skip
 STUDY = {
@@ -92,10 +95,78 @@ def test_an_on_policy_step_trains_once_on_what_it_generated():
     )
 
 
+NAMES = "Ava Ben Cleo Dan June Nora Omar".split()
+THINGS = "apples books coins pens stamps tickets shells cards".split()
+
+
+@pytest.fixture(scope="module")
+def shelf(tokenizer, policy_folder, tmp_path_factory):
+    """A stand-in for every model and dataset that a recipe names: a language model of 10 million parameters, the tiny
+    policy in place of the quickstart's, and 400 problems in the form of GSM8K and of MATH."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("shelf")
+    for split, numbers_ in (("train", range(2, 302)), ("test", range(302, 402))):
+        gsm8k, math = [], []
+        for n in numbers_:
+            name, thing, more = NAMES[n % 7], THINGS[n % 8], n % 5 + 2
+            question = f"{name} has {n} {thing} and buys {more} more {thing}. How many {thing} does {name} have now?"
+            worked = f"{name} begins with {n} {thing}.\nThen {name} has {n} + {more} = {n + more} {thing}."
+            gsm8k.append({"question": question, "answer": f"{worked}\n#### {n + more}"})
+            solution = f"{worked} So the answer is $\\boxed{{{n + more}}}$."
+            math.append({"problem": question, "solution": solution, "level": f"Level {n % 5 + 1}", "type": "Algebra"})
+        for name, rows in (("gsm8k", gsm8k), ("math", math), ("math500", math)):
+            (folder / name).mkdir(exist_ok=True)
+            (folder / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = Qwen2Config(
+        vocab_size=20_000, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=4096,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "model")
+    whole = copy.deepcopy(tokenizer)
+    whole.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})  # of Qwen's chat template
+    whole.save_pretrained(folder / "model")
+    (folder / "policy").symlink_to(policy_folder)
+    return folder
+
+
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+EXPLAINED = re.compile(r"(?m)^# check warns of (\w+): \S")
+
+
+def headers(name: str) -> list[str]:
+    """The comments of a recipe, and of those that it extends."""
+    text = (ROOT / "recipes" / f"{name}.yaml").read_text()
+    extended = re.search(r"(?m)^extends: (\w+)\.yaml$", text)
+    return [text, *(headers(extended[1]) if extended else [])]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_check_warns_of_nothing_in_a_recipe_that_its_header_does_not_explain(shelf, name):
+    """All checks but that of the machine. And a header explains nothing that is not found."""
+    recipe, no_data = resolve(["--config", str(ROOT / "recipes" / f"{name}.yaml")])
+    assert [one for one in no_data if "no file or folder" not in one] == []
+    model = shelf / ("policy" if name == "quickstart" else "model")
+    words = ["--model_name_or_path", str(model), "--dataset.path", str(shelf / recipe.datasets[0].name)]
+    words += ["--eval.datasets.path", str(shelf / "math500")] if recipe.eval.datasets else []
+    subject = Subject(*resolve(["--config", str(ROOT / "recipes" / f"{name}.yaml"), *words]))
+    checks = {check: parts for check, parts in CHECKS.items() if check != "launch"}
+    found = [finding for _, findings in run_checks(subject, checks) for finding in findings if finding.level != "note"]
+    assert [str(finding) for finding in found if finding.level == "error"] == []
+    warned = {re.match(r"\w+", finding.says)[0] for finding in found}
+    own, *inherited = map(EXPLAINED.findall, headers(name))
+    assert warned <= {*own}.union(*inherited), list(map(str, found))
+    assert {*own} <= warned
+
+
 CPU = "--use_cpu --bf16 false --gradient_checkpointing false --dataloader_pin_memory false --max_steps 2 --save_steps 1"
 GRPO = f"{CPU} --use_vllm false --max_completion_length 8 --per_device_train_batch_size 8 --prompts_per_step null"
 EVAL = "--eval.max_samples 4 --eval.every 1 --eval.batch_size 4 --eval.max_completion_length 8"
 TINY = "--model_name_or_path policy"
+
+
+QA_ANSWERS = ("Add the two numbers, for example $1 + 1 = 2$.", "Begin with one bowl, then put in\nwhat comes next.")
 
 
 def data(name: str, held_out: bool = True) -> str:
@@ -115,7 +186,7 @@ def world(tmp_path_factory, policy_folder, problem_folder):
             forms = {
                 "math": {"problem": question, "solution": rf"It is $\boxed{{{gold}}}$."},
                 "own": {"question": question, "ground_truth": gold, "predicted_answer": "7", "correct": gold == "7"},
-                "qa": {"question": question, "answer": "Add the two numbers, for example $1 + 1 = 2$."},
+                "qa": {"question": question, "answer": QA_ANSWERS[int(gold) // 2 % 2]},
             }
             for name, form in forms.items():
                 (folder / name).mkdir(exist_ok=True)

@@ -201,9 +201,8 @@ def test_grpo_goes_on_from_a_warm_start_and_beta_measures_against_it(write_recip
     start = tmp_path / "sft"
     run(write_sft(output_dir=str(start), max_steps=20, **lora))
     assert (start / "final" / "adapter_config.json").exists() is adapter
-    recipe = write_recipe(
-        model_name_or_path=str(start / "final"), beta=0.5, max_steps=4, learning_rate=1e-2, rewards={"language": {}}
-    )
+    keys = {"beta": 0.5, "max_steps": 4, "learning_rate": 1e-2, "rewards": {"language": {}}, "preflight": False}
+    recipe = write_recipe(model_name_or_path=str(start / "final"), **keys)
     train(load_recipe(["--config", str(recipe)]))
     kl = [row["kl"] for row in rows(tmp_path / "run" / "metrics.jsonl")]
     assert abs(kl[0]) < 1e-9
@@ -222,6 +221,7 @@ def test_a_run_from_an_adapter_resumes_bit_by_bit(write_recipe, write_sft, tmp_p
         "beta": 0.5,
         "learning_rate": 1e-2,
         "rewards": {"language": {}},
+        "preflight": False,
     }
     train_whole_and_in_halves(write_recipe, tmp_path, **keys)
     whole, half = (rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "half"))
@@ -322,7 +322,7 @@ def test_a_4_bit_run_from_an_adapter_takes_small_steps_and_resumes_bit_by_bit(wr
     lora = {"use_peft": True, "lora_r": 2, "lora_dropout": 0.0}
     run(write_sft(output_dir=str(tmp_path / "sft"), max_steps=4, **lora))
     keys = {"model_name_or_path": str(tmp_path / "sft"), "load_in_4bit": True, "beta": 0.1, "learning_rate": 5e-6}
-    train_whole_and_in_halves(write_recipe, tmp_path, rewards={"language": {}}, **keys)
+    train_whole_and_in_halves(write_recipe, tmp_path, rewards={"language": {}}, preflight=False, **keys)
     folders = (tmp_path / name / "final" for name in ("sft", "whole", "half"))
     before, whole, half = (load_file(folder / "adapter_model.safetensors") for folder in folders)
     assert all(torch.equal(whole[name], half[name]) for name in whole)

@@ -358,7 +358,7 @@ def test_an_own_reward_and_two_datasets_with_other_columns(write_recipe, tmp_pat
     (tmp_path / "rows.jsonl").write_text('{"question": "q", "answer": 1, "source": "mine"}\n' * 4)
     datasets = [{"name": "gsm8k", "path": str(problem_folder)}, {"name": "json", "path": str(tmp_path / "rows.jsonl")}]
     rewards = {"low": {"path": f"{tmp_path}/mine.py:f"}, "high": {"path": f"{tmp_path}/mine.py:f", "floor": 0.5}}
-    run(write_recipe(dataset=datasets, rewards=rewards, max_steps=1))
+    run(write_recipe(dataset=datasets, rewards=rewards, max_steps=1, preflight=False))
     metrics = steps_of(tmp_path / "run")[0]
     assert metrics["rewards/high/mean"] >= metrics["rewards/low/mean"]
 
@@ -582,7 +582,7 @@ def test_messages_are_the_prompt_and_columns_that_no_table_holds_are_left_out(wr
     assert run(write_recipe(**keys, output_dir=str(tmp_path / "plain")))["steps"] == 1
     left_out = "the rewards do not get index, level: a column with values of several types, or too large ones"
     assert left_out not in capsys.readouterr().out
-    path = write_recipe(**keys, rewards={"seen": {"path": f"{tmp_path}/own.py:seen"}})
+    path = write_recipe(**keys, rewards={"seen": {"path": f"{tmp_path}/own.py:seen"}}, preflight=False)
     assert run(path)["steps"] == 1
     assert capsys.readouterr().out.count(f"warning: {left_out}\n") == 1
     rows = [json.loads(line) for line in (tmp_path / "own.py.jsonl").read_text().splitlines()]
@@ -626,7 +626,11 @@ def test_evaluations_along_the_way_take_no_step_out_of_the_metrics(write_recipe,
     assert ("before" in results) is eval_.get("before_after", False)
 
 
-TAUGHT = {"rewards": {"length": {"path": str(ROOT / "tests" / "cpu_rewards.py:length")}}, "learning_rate": 1e-2}
+TAUGHT = {
+    "rewards": {"length": {"path": str(ROOT / "tests" / "cpu_rewards.py:length")}},
+    "learning_rate": 1e-2,
+    "preflight": False,
+}
 
 
 DRAWING = """

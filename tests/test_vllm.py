@@ -37,7 +37,7 @@ QUICK = {
 TINY = {
     "use_vllm": True, "vllm_engine_kwargs": ENGINE, "prompts_per_step": 2, "num_generations": 4,
     "per_device_train_batch_size": None, "learning_rate": 5e-2, "max_completion_length": 12,
-    "rewards": {"length": {"path": f"{TESTS}/cpu_rewards.py:length"}},
+    "rewards": {"length": {"path": f"{TESTS}/cpu_rewards.py:length"}}, "preflight": False,
 }  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def server_world(tmp_path_factory) -> dict:
 SERVED = {
     "vllm_engine_kwargs": ENGINE | {"weight_transfer_config": {"backend": "cpu_store"}},
     "vllm_gpu_memory_utilization": 0.4,  # on a CPU a share of the memory, where others run too
-    "rewards": {"length": {"path": f"{TESTS}/cpu_trainer.py:length"}},
+    "rewards": {"length": {"path": f"{TESTS}/cpu_trainer.py:length"}}, "preflight": False,
     "use_vllm": None, "max_steps": 1000, "save_steps": 1000, "learning_rate": 1e-4,
     "eval": {"every": 2, "samples": 2, "temperature": 1.0, "max_samples": 3},
 }  # fmt: skip
@@ -268,7 +268,7 @@ def test_what_the_engine_would_do_silently_is_an_error(write_recipe, policy):
 
 
 def test_a_resumed_run_samples_what_it_would_have_sampled(write_recipe, policy, tmp_path):
-    keys = TINY | {"model_name_or_path": policy, "max_steps": 4, "save_steps": 2, "preflight": False}
+    keys = TINY | {"model_name_or_path": policy, "max_steps": 4, "save_steps": 2}
     probe(write_recipe(**keys, output_dir=str(tmp_path / "whole")))
     killed = tmp_path / "killed"  # after its second step
     shutil.copytree(tmp_path / "whole", killed, ignore=shutil.ignore_patterns("checkpoint-4", "final", "results.json"))

@@ -137,7 +137,13 @@ def recipe(write_recipe, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     changes = {"rewards": {"slow": {"path": f"{tmp_path}/slow.py:slow"}}, "use_vllm": False, "prompts_per_step": 2}
     return write_recipe(
-        eval=EVAL, save_steps=2, save_total_limit=2, max_steps=1000, per_device_train_batch_size=None, **changes
+        preflight=False,
+        eval=EVAL,
+        save_steps=2,
+        save_total_limit=2,
+        max_steps=1000,
+        per_device_train_batch_size=None,
+        **changes,
     )
 
 

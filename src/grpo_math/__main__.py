@@ -75,10 +75,11 @@ VERBS = {
             CONFIG,
             *LAYOUT,
             option("--sample", "N", "show N completions of the model, with their grades", type=whole(1), default=0),
+            option("--strict", "", "warnings count as errors for the exit status"),
             option("--json", "", "print the findings as JSON"),
         ],
-        "All checks run, whatever the others find. The exit status is 1 if one finds an error. A training runs the "
-        "quick ones by itself and stops on errors; --no_preflight leaves them out.",
+        "All checks run, whatever the others find. The exit status is 1 if one finds an error, with --strict also for "
+        "a warning. A training runs the quick ones by itself and stops on errors; --no_preflight leaves them out.",
     ),
     "launch": Verb(
         "launch.launch",

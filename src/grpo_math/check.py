@@ -13,10 +13,10 @@ from grpo_math.recipe.recipe import Recipe, resolve
 
 
 def main(options: argparse.Namespace) -> None:
-    """Print the findings; the exit status is 1 if one of them is an error."""
+    """Print the findings; the exit status is 1 if one of them is an error, with --strict also for a warning."""
     subject = subject_of(options)
     subject.samples = options.sample
-    if not report(subject, options.json):
+    if not report(subject, options.json, options.strict):
         sys.exit(1)
 
 

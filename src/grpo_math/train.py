@@ -61,7 +61,8 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     with at_work(folder):
         # Problems, for training and for evaluation
         tokenizer = load_tokenizer(recipe.keys, template)
-        parts = load_parts(recipe.datasets, template, tokenizer, recipe.eval_datasets)
+        group = config.num_generations
+        parts = load_parts(recipe.datasets, template, tokenizer, recipe.eval_datasets, num_generations=group)
         problems = mix_parts(parts, recipe.datasets, config.seed)
         benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
         columns, left_out = data_columns(rewards, problems)

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -16,6 +17,10 @@ from grpo_math.rewards import Reward
 PAIRS = 1_000  # of golds of different problems
 SOLVED = ("####", "\\boxed")  # in no final answer
 WORDY = 12  # words in an answer, at most
+NUMBER = re.compile(r"[-+$\s]*\d[\d.,]*(\s*/\s*\d+)?[\s%]*")
+FORMULA = re.compile(r"\d|\\(?!text|mathrm)")  # in golds that are more than words
+ASKED = ("of other ", "with a pass rate ", TEST_PROBLEM, TEST_WORDS)  # reasons that the recipe names itself
+NEARLY_ALL = 0.9  # of the golds of a part
 FEW = 0.01  # share of unusable golds above which a dataset is broken
 
 Row = tuple[int, str]  # its number in the source, from 1, and its gold
@@ -32,7 +37,8 @@ def rows_of(part: Problems) -> Iterator[tuple[int, Problem]]:
 def rows(subject: Subject) -> Iterator[Finding]:
     """Rows kept and dropped, duplicates, lengths."""
     for part in subject.parts:
-        much = part.rows - len(part.problems) > part.rows / 10
+        unasked = sum(count for reason, count in part.dropped.items() if not reason.startswith(ASKED))
+        much = unasked > part.rows / 10
         yield warning(str(part), "change what drops them, or ignore this if intended") if much else note(str(part))
         yield from duplicates(part)
     lengths = subject.lengths
@@ -86,6 +92,7 @@ def golds(subject: Subject) -> Iterator[Finding]:
         else:
             yield note(f"{part.title}: all {len(part.problems):,} golds are right as completions")
         yield from whole_solutions(part, graded)
+        yield from text_among_numbers(part)
     yield from crossed(subject.problems)
     if subject.recipe.sft and subject.recipe.sft.worked:
         yield from taught(subject)
@@ -117,6 +124,23 @@ def whole_solutions(part: Problems, graded: bool) -> Iterator[Finding]:
             f"{part.title}: {len(long):,} of {len(part.problems):,} golds are solutions, not answers: rows "
             f"{listed(long)}",
             "dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone",
+        )
+
+
+def text_among_numbers(part: Problems) -> Iterator[Finding]:
+    """Golds without a digit, such as "see figure" or "none", where nearly all golds are numbers: an empty cell of the
+    source by another name, which a policy learns to say."""
+    numbers = sum(any(map(NUMBER.fullmatch, accepted(problem.answer))) for problem in part.problems)
+    texts = [
+        (place, problem.answer)
+        for place, problem in rows_of(part)
+        if not any(map(FORMULA.search, accepted(problem.answer)))
+    ]
+    if texts and numbers >= NEARLY_ALL * len(part.problems):
+        yield warning(
+            f"{part.title}: {len(texts):,} of {len(part.problems):,} golds are text and {numbers:,} numbers: rows "
+            f"{listed(texts)}",
+            "delete these rows, or ignore this if they are answers",
         )
 
 

@@ -79,9 +79,10 @@ class Subject:
     def parts(self) -> list[Problems]:
         if not self.recipe.datasets:
             raise UserError(NO_DATASET)
-        counted = any(spec.max_prompt_tokens for spec in self.recipe.datasets)
         recipe = self.recipe
-        return load_parts(recipe.datasets, recipe.template, self.tokenizer if counted else None, recipe.eval_datasets)
+        tokenizer = self.tokenizer if any(spec.max_prompt_tokens for spec in recipe.datasets) else None
+        group = None if recipe.sft else recipe.trainer.get("num_generations", 8)
+        return load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets, num_generations=group)
 
     @cached_property
     def problems(self) -> list[Problem]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.checks.rewards import EQUAL, mean_score
+from grpo_math.checks.rewards import EQUAL, failure, mean_score
 from grpo_math.data import Problem, to_rows
 from grpo_math.data.functions import parameters
 from grpo_math.errors import RewardError
@@ -59,14 +59,15 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
     rows = to_rows(problems, recipe.template, subject.tokenizer, subject.columns[0])
     for spec, reward in own:
         try:
-            mean_score(reward, [some[0] for some in texts], rows, subject)
+            for place in (0, 2):
+                mean_score(reward, [some[place] for some in texts], rows, subject)
         except RewardError:
-            continue  # `audit` reports what fails on right answers
+            continue  # `audit` reports what fails on right answers and on an empty one
         try:
             each = [row for row in rows for _ in range(size)]
             given = reward(**call_arguments(list(chain(*texts)), each, subject.tokenizer, subject.state))
         except RewardError as mistake:
-            yield error(f"{mistake} (seen with answers without content)")
+            yield failure(mistake, " (seen with answers without content)", recipe)
             continue
         scores = [score or 0.0 for score in given]
         found = [scores[place : place + size] for place in range(0, len(scores), size)]

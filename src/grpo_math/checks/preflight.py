@@ -70,18 +70,19 @@ def findings_of(check: Check, subject: Subject) -> Iterator[Finding]:
             yield warning(f"a check itself failed, {type(mistake).__name__}: {mistake}", "please report it")
 
 
-def report(subject: Subject, as_json: bool = False) -> bool:
-    """Run all checks and print their findings; returns whether there is no error."""
+def report(subject: Subject, as_json: bool = False, strict: bool = False) -> bool:
+    """Run all checks and print their findings; returns whether there is no error, nor a warning where `strict`."""
     quiet_progress_bars()
     checks = dict(CHECKS)
     if subject.samples:
         from grpo_math.checks.sample import sample
 
         checks["sample"] = (sample,)
-    return (report_json if as_json else report_text)(subject, checks)
+    bad = {"error", "warning"} if strict else {"error"}
+    return (report_json if as_json else report_text)(subject, checks, bad)
 
 
-def report_text(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
+def report_text(subject: Subject, checks: dict[str, tuple[Check, ...]], bad: set[str]) -> bool:
     print(f"{subject.recipe.source}, layout {subject.layout}, {batch.count(subject.processes, 'process')}")
     count: Counter[str] = Counter()
     for number, (name, found) in enumerate(run_checks(subject, checks), 1):
@@ -94,17 +95,17 @@ def report_text(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
                 print(f"     fix: {finding.fix}")
     counts = [f"{count[level] or 'no'} {level}{'s' * (count[level] != 1)}" for level in ("error", "warning")]
     print(f"{subject.recipe.source}: {', '.join(counts)}")
-    return not count["error"]
+    return bad.isdisjoint(count)
 
 
-def report_json(subject: Subject, checks: dict[str, tuple[Check, ...]]) -> bool:
+def report_json(subject: Subject, checks: dict[str, tuple[Check, ...]], bad: set[str]) -> bool:
     with contextlib.redirect_stdout(sys.stderr):  # a user's own functions may print
         found = [
             {"number": number, **asdict(finding)}
             for number, (_, findings) in enumerate(run_checks(subject, checks), 1)
             for finding in findings
         ]
-    ok = not any(one["level"] == "error" for one in found)
+    ok = bad.isdisjoint(one["level"] for one in found)
     print(json.dumps({"ok": ok, "findings": found}, indent=2))
     return ok
 

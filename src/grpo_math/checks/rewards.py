@@ -1,18 +1,24 @@
 """Checks of the rewards: what each gives to completions that are right, wrong, empty, cut off, or nonsense."""
 
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data import Problem, meta_columns, to_rows
+from grpo_math.data.functions import parameters
 from grpo_math.errors import RewardError
 from grpo_math.evaluation import Scoring, grade_rows
 from grpo_math.evaluation.solve import rows_of
 from grpo_math.generation import Completion
+from grpo_math.grading import accepted
+from grpo_math.recipe.recipe import Recipe
 from grpo_math.rewards import Reward, RewardSpec, call_arguments
 
 EQUAL = 1e-9  # scores closer than this are the same
 PROBLEMS = 4  # tried; scores are means over them
+ADD_CORRECTNESS = "rewards: {correctness: {weight: 1.0}} would tell them apart"
 GOLD_NAMES = ("answer", "gold", "label", "target", "ground_truth")  # elsewhere
 
 
@@ -32,32 +38,50 @@ def audit(subject: Subject) -> Iterator[Finding]:
     yield from missing
     if missing or not pairs:
         return
-    scores, failed = {}, False
-    for kind, texts in completions(problems, subject).items():
+    tried, scores = completions(problems, subject), defaultdict(list)
+    for _, reward in pairs:
         try:
-            scores[kind] = [mean_score(one, texts, rows, subject) for _, one in pairs]
+            for kind, texts in tried.items():  # named where it fails
+                scores[kind].append(mean_score(reward, texts, rows, subject))
         except RewardError as mistake:
-            sure = kind == "perfect" and recipe.on_reward_error == "stop"
-            yield error(str(mistake)) if sure else warning(f"{mistake} (seen with {kind} completions)")
-            failed = True
-    if failed:
+            yield failure(mistake, "" if kind == "perfect" else f" (seen with {kind} completions)", recipe)
+    if any(len(scores[kind]) < len(pairs) for kind in tried):
         return
     weights = {spec.name: spec.weight for spec, _ in pairs}
     totals = {kind: sum(w * s for w, s in zip(weights.values(), found, strict=True)) for kind, found in scores.items()}
-    width = max(map(len, [*weights, "reward"])) + 2
-    lines = [f"{'mean score of':14}" + "".join(f"{name:>{width}}" for name in [*weights, "reward"])]
+    columns = {name: max(len(name), 5) + 2 for name in [*weights, "reward"]}  # their widths
+    lines = [f"{'mean score of':16}" + "".join(f"{name:>{width}}" for name, width in columns.items())]
     for kind, found in scores.items():
-        lines.append(f"{kind:14}" + "".join(f"{score:>{width}.3g}" for score in [*found, totals[kind]]))
+        cells = zip([*found, totals[kind]], columns.values(), strict=True)
+        lines.append(f"{kind:16}" + "".join(f"{score:>{width}.3g}" for score, width in cells))
     yield note("\n".join(lines))
+    if not learned and same(totals.values()):
+        yield error(
+            f"rewards: a perfect, a wrong, an empty and every other completion earn {totals['perfect']:.3g}: there is "
+            "nothing to learn from",
+            ADD_CORRECTNESS,
+        )
+        return
     for name, given in zip(weights, zip(*scores.values(), strict=True), strict=True):
-        if max(given) - min(given) <= EQUAL:
+        if same(given):
             yield warning(
                 f"rewards.{name}: gives {given[0]:g} to a perfect, a wrong, an empty and every other completion: it "
                 "teaches nothing",
                 f"rewards: {{{name}: false}}, or look at what it reads",
             )
     if not learned:
-        yield from misled(totals, weights, scores)
+        judged = any(spec.path or "grades" in parameters(one.function) for spec, one in pairs)
+        yield from misled(totals, weights, scores, judged)
+
+
+def failure(mistake: RewardError, where: str, recipe: Recipe) -> Finding:
+    """A reward that fails stops a training, unless the recipe skips the completions that it fails on."""
+    return (error if recipe.on_reward_error == "stop" else warning)(f"{mistake}{where}")
+
+
+def same(scores: Iterable[float]) -> bool:
+    some = list(scores)
+    return max(some) - min(some) <= EQUAL
 
 
 def held_out(subject: Subject) -> Iterator[Finding]:
@@ -76,8 +100,8 @@ def held_out(subject: Subject) -> Iterator[Finding]:
         try:
             scoring(grade_rows(rows, template), subject.state)
         except RewardError as mistake:
-            says, fix = f"{mistake} (seen with held-out problems, {benchmark.title})", "eval: {rewards: false}"
-            yield error(says, fix) if recipe.on_reward_error == "stop" else warning(says, fix)
+            where = f" (seen with held-out problems, {benchmark.title})"
+            yield replace(failure(mistake, where, recipe), fix="eval: {rewards: false}")
 
 
 def missing_columns(pairs: list[tuple[RewardSpec, Reward]], there: set[str]) -> Iterator[Finding]:
@@ -91,27 +115,42 @@ def missing_columns(pairs: list[tuple[RewardSpec, Reward]], there: set[str]) -> 
 
 
 def completions(problems: list[Problem], subject: Subject) -> dict[str, list[str]]:
-    """For each kind of completion, one per problem."""
+    r"""For each kind of completion, one per problem.
+
+    A box is the place of the answer in the template's style: `\boxed{}`, `#### ` or `<answer></answer>`. "wrong" is
+    another problem's whole solution, "wrong in the box" another problem's answer after the right reasoning.
+    """
     template = subject.recipe.template
-    others = [other.answer for other in problems[1:] + problems[:1]]
-    wrong = [
-        replace(one, answer=other if other != one.answer else f"{one.answer}1")
-        for one, other in zip(problems, others, strict=True)
+    others = [
+        (other.answer if other.answer != one.answer else f"{one.answer}1", other.worked)
+        for one, other in zip(problems, problems[1:] + problems[:1], strict=True)
     ]
-    perfect = [template.target(problem, worked=True) for problem in problems]
-    hedging = [
-        "\n".join(template.target(said, worked=False) for said in (other, one, replace(one, answer="1234567")))
-        for one, other in zip(problems, wrong, strict=True)
-    ]
+    pairs = list(zip(problems, others, strict=True))
+    perfect = [template.target(one, worked=True) for one in problems]
+
+    def boxed(answer: str) -> str:
+        return template.target(Problem("", answer), worked=False)
+
     return {
         "perfect": perfect,
-        "wrong": [template.target(problem, worked=True) for problem in wrong],
-        "hedging": hedging,
+        "wrong": [template.target(replace(one, answer=answer, worked=text), True) for one, (answer, text) in pairs],
+        "wrong in the box": [template.target(replace(one, answer=answer), worked=True) for one, (answer, _) in pairs],
+        "negated answer": [boxed(negated(one.answer)) for one in problems],
+        "several boxes": ["\n".join(map(boxed, (answer, one.answer, "1234567"))) for one, (answer, _) in pairs],
+        "empty box": [boxed("") for _ in problems],
         "cut off": [text[: len(text) // 2] for text in perfect],
         "an echo": [template.user.replace("{question}", problem.question) for problem in problems],
         "nonsense": ["the the answer of of so 7 ( x y then it it is is " * 4] * len(problems),
         "empty": [""] * len(problems),
     }
+
+
+def negated(gold: str) -> str:
+    """-5 for 5 and 5 for -5; "not 0" and "not even" where there is no sign to change."""
+    answer = accepted(gold)[0].strip()
+    if answer.startswith("-"):
+        return answer[1:]
+    return f"-{answer}" if re.search("[1-9]", answer) else f"not {answer}"
 
 
 def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subject) -> float:
@@ -122,32 +161,43 @@ def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subj
     return sum(score or 0.0 for score in scores) / len(scores)
 
 
-def misled(totals: dict[str, float], weights: dict[str, float], scores: dict[str, list[float]]) -> Iterator[Finding]:
-    """Where the sum of the rewards pays for something else than being right."""
-    best = max(totals, key=totals.__getitem__)
-    if totals[best] > totals["perfect"] + EQUAL:
-        more = [w * (a - b) for w, a, b in zip(weights.values(), scores[best], scores["perfect"], strict=True)]
-        culprit = list(weights)[more.index(max(more))]
+def misled(
+    totals: dict[str, float], weights: dict[str, float], scores: dict[str, list[float]], judged: bool
+) -> Iterator[Finding]:
+    """Where the sum of the rewards pays for something else than being right. Whether an entry reads the answer itself
+    (`judged`) tells a fault from rewards for texts, such as `heuristic`, which compare the whole of them."""
+    right, wrong = totals["perfect"], totals["wrong"]
+    if wrong >= right - EQUAL:
+        than = "as much as" if wrong <= right + EQUAL else "more than"
+        yield error(f"rewards: a wrong answer earns {wrong:.3g}, {than} the right one", ADD_CORRECTNESS)
+        return
+    others = {kind: total for kind, total in totals.items() if kind != "perfect"}
+    best = max(others, key=others.__getitem__)
+    if not judged and best == "wrong in the box" and same([right, others[best]]):
         yield warning(
-            f"rewards: {best}: {totals[best]:.3g}, a perfect completion {totals['perfect']:.3g}",
-            f"lower the weight of rewards.{culprit}, or give it gate: correctness",
+            f"rewards: none reads the final answer, a wrong one after the right reasoning earns {right:.3g} too",
+            ADD_CORRECTNESS,
         )
         return
-    form, right = totals["wrong"] - totals["empty"], totals["perfect"] - totals["wrong"]
-    if right <= EQUAL:
-        yield warning(
-            f"rewards: a wrong answer earns {totals['wrong']:.3g}, as much as the right one",
-            "rewards: {correctness: {weight: 1.0}} would tell them apart",
+    if others[best] >= right - EQUAL:
+        more = [w * (a - b) for w, a, b in zip(weights.values(), scores[best], scores["perfect"], strict=True)]
+        culprit = list(weights)[more.index(max(more))]
+        gate = ", or give it gate: correctness" if "correctness" in weights.keys() - {culprit} else ""
+        yield error(
+            f"rewards: {best}: {others[best]:.3g}, a perfect completion {right:.3g}",
+            f"lower the weight of rewards.{culprit}{gate}" if max(more) > EQUAL else ADD_CORRECTNESS,
         )
-    elif form > right:
+        return
+    form, being_right = wrong - totals["empty"], right - wrong
+    if form > being_right:
         yield warning(
-            f"rewards: form alone is worth {form:.3g} (a wrong completion against none), being right {right:.3g} more",
+            f"rewards: form alone is worth {form:.3g} (a wrong completion against none), being right "
+            f"{being_right:.3g} more",
             "raise the weight of correctness",
         )
-    paid = {kind: total for kind, total in totals.items() if kind != "perfect" and total > totals["wrong"] + EQUAL}
-    if paid:
+    if paid := {kind: total for kind, total in others.items() if total > wrong + EQUAL}:
         earned = ", ".join(f"{kind} {total:.3g}" for kind, total in paid.items())
         yield warning(
-            f"rewards: an honest wrong completion earns {totals['wrong']:.3g}, others more ({earned})",
+            f"rewards: an honest wrong completion earns {wrong:.3g}, others more ({earned})",
             "lower the weight of what pays for them",
         )

@@ -1,5 +1,6 @@
 """Checks of the recipe itself: TRL's rules, values known to hurt, and the prompt as the model sees it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from grpo_math.data import token_ids
 from grpo_math.errors import suggestion
 from grpo_math.models import ModelSource, check_weights, trains_adapter
 from grpo_math.recipe.recipe import Recipe
+from grpo_math.recipe.trl import UNCHANGED, changed_sampling
 from grpo_math.trainer.config import grpo_config, sft_config
 
 TOY = 10_000_000  # parameters, below which rules of thumb for language models do not apply
@@ -39,6 +41,7 @@ def values(subject: Subject) -> Iterator[Finding]:
         return
     yield from losses(subject)
     yield from sampling_keys(recipe)
+    yield from truncated_sampling(given, recipe.max_completion_length)
     length = recipe.max_completion_length
     for spec in recipe.rewards:
         cache = spec.params.get("cache_tokens", 128)
@@ -75,6 +78,31 @@ def sampling_keys(recipe: Recipe) -> Iterator[Finding]:
     for key in given.keys() - set(known):
         fix = suggestion(key, known, "generation_kwargs.", {})
         yield error(f"generation_kwargs.{key}: unknown key of transformers' GenerationConfig, {fix}")
+
+
+def truncated_sampling(given: dict, length: int) -> Iterator[Finding]:
+    """Sampling from another distribution than the policy's at this temperature, which is the one that TRL trains.
+
+    Let p be the policy and q what is sampled from. TRL's correction weighs a completion with p / q, the product of its
+    tokens' ratios. Where q is p over the tokens that are kept, a ratio is their share: at most 1, at least top_p. For
+    any q the mean of its logarithm is -KL(q || p), so the weight falls with the length. One ratio per token does
+    little harm; without the correction the gradient is that of samples from q.
+    """
+    if not (changed := changed_sampling(given)):
+        return
+    says = ", ".join(f"{key}: {value}" for key, value in changed.items())
+    fix = ", ".join(f"leave out {key}" if "." in key else f"{key}: {UNCHANGED[key][0]}" for key in changed)
+    corrected = given.get("use_vllm") and given.get("vllm_importance_sampling_correction", True)
+    if not corrected or given.get("vllm_importance_sampling_mode", "sequence_mask").startswith("token"):
+        yield warning(f"{says}: samples come from another distribution than the one that is trained", fix)
+        return
+    worst = f", 1e{math.floor(length * math.log10(changed['top_p']))} at worst" if changed.keys() == {"top_p"} else ""
+    yield error(
+        f"{says}: vLLM's probabilities are those after it, the trainer's those before: the weight of a completion in "
+        f"TRL's correction, about 1 without it, falls with the length (up to {length} tokens{worst}; measured at top_p "
+        "0.9 after 160 tokens: 0.0006 to 0.012)",
+        fix,
+    )
 
 
 def rules_of_thumb(recipe: Recipe) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Filter = Callable[[list[Problem]], list[str | None]]
+PassRates = dict[tuple[str, str], float]  # by question and gold
 
 WORDS = 8
 TEST_PROBLEM, TEST_WORDS = "that are test problems", f"with {WORDS} words in a row of a test problem"
@@ -30,13 +31,8 @@ def too_long(template: PromptTemplate, tokenizer: "PreTrainedTokenizerBase", max
     return reasons
 
 
-def outside_pass_rates(spec: PassRateSpec, where: str) -> Filter:
-    """Drops problems whose pass rate is outside the range, or unknown.
-
-    A group whose completions are all right or all wrong has no advantage: a problem with pass rate p gives one with a
-    probability of 1 - p^G - (1 - p)^G, where G is the group size.
-    """
-    rates = read_pass_rates(spec.file, where)
+def outside_pass_rates(spec: PassRateSpec, rates: PassRates) -> Filter:
+    """Drops problems whose pass rate is outside the range, or unknown."""
 
     def reason(problem: Problem) -> str | None:
         rate = rates.get((problem.question, problem.answer))
@@ -49,7 +45,32 @@ def outside_pass_rates(spec: PassRateSpec, where: str) -> Filter:
     return lambda problems: [reason(problem) for problem in problems]
 
 
-def read_pass_rates(file: str, where: str) -> dict[tuple[str, str], float]:
+def require_advantages(
+    problems: list[Problem], spec: PassRateSpec, rates: PassRates, group: int | None, where: str
+) -> None:
+    """Raise UserError where too few groups of so many completions can teach (None: there are no groups).
+
+    A group whose completions are all right or all wrong has no advantage. With pass rate p it has one with a
+    probability of 1 - p^group - (1 - p)^group; the mean over the problems is compared with `require`.
+    """
+    if group is None:
+        raise UserError(f"{where}pass_rate.require: SFT has no groups: leave it out")
+    found = [rates[problem.question, problem.answer] for problem in problems]
+    shares = [1 - rate**group - (1 - rate) ** group for rate in found]
+    if (share := sum(shares) / len(shares)) >= spec.require:
+        return
+    between = [one for one, rate in zip(shares, found, strict=True) if 0 < rate < 1]
+    fix = "take easier or harder problems, or SFT first"
+    if between and sum(between) / len(between) >= spec.require:
+        fix = f"pass_rate: {{min: 0.01, max: 0.99}} keeps the {len(between):,} between"
+    raise UserError(
+        f"{where}pass_rate.require: {share:.2g} of the groups can teach (num_generations {group}, right and wrong ones "
+        f"among them), want {spec.require:g}: of {len(found):,} problems {found.count(0):,} are never right and "
+        f"{found.count(1):,} always: {fix}"
+    )
+
+
+def read_pass_rates(file: str, where: str) -> PassRates:
     """The share of right completions by question and gold, in the files of an evaluation."""
     path = Path(file).expanduser()
     path = path / "completions.jsonl" if path.is_dir() else path

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_math.data.adapters import ADAPTERS, OWN
-from grpo_math.data.filters import Filter, Overlap, first_reasons, outside_pass_rates, too_long
+from grpo_math.data.filters import (
+    Filter,
+    Overlap,
+    first_reasons,
+    outside_pass_rates,
+    read_pass_rates,
+    require_advantages,
+    too_long,
+)
 from grpo_math.data.problem import DatasetSpec, Problem, Problems, Unusable
 from grpo_math.data.prompts import PromptTemplate
 from grpo_math.data.sources import function_rows, hub_rows, in_hub_cache, local_files, rows_of_file
@@ -29,11 +37,13 @@ def load_parts(
     tokenizer: "PreTrainedTokenizerBase | None",
     tests: Sequence[DatasetSpec] = (),
     keep_too: Callable[[Problem], str | None] | None = None,
+    num_generations: int | None = None,
 ) -> list[Problems]:
     """The training problems, dataset by dataset, filtered as their specs tell.
 
     `tests` are the evaluation's datasets, for `decontaminate`. `keep_too` gives a reason to drop a problem, or None.
-    The tokenizer is needed where a spec has `max_prompt_tokens`.
+    `num_generations` is the group size, for `pass_rate: {require: ...}` (None: SFT, which has no groups). The tokenizer
+    is needed where a spec has `max_prompt_tokens`.
     """
     overlap = None
     if contaminated := [spec for spec in specs if spec.decontaminate]:
@@ -47,8 +57,9 @@ def load_parts(
     parts = []
     for spec in specs:
         filters: list[Filter] = []
+        rates = read_pass_rates(spec.pass_rate.file, spec.where) if spec.pass_rate else {}
         if spec.pass_rate:
-            filters.append(outside_pass_rates(spec.pass_rate, spec.where))
+            filters.append(outside_pass_rates(spec.pass_rate, rates))
         if overlap and spec.decontaminate:
             filters.append(overlap)
         if tokenizer is not None and spec.max_prompt_tokens is not None:
@@ -57,6 +68,8 @@ def load_parts(
             filters.append(lambda problems: [keep_too(problem) for problem in problems])
         parts.append(load_problems(spec, *filters))
         logger.info("training on %s", parts[-1])
+        if spec.pass_rate and spec.pass_rate.require:
+            require_advantages(parts[-1].problems, spec.pass_rate, rates, num_generations, spec.where)
     return parts
 
 

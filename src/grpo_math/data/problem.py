@@ -27,7 +27,8 @@ class Unusable(Exception):
 
 
 class PassRateSpec(BaseModel):
-    """The `pass_rate:` part of a dataset: keep the problems whose pass rate is from `min` to `max`, in [0, 1].
+    """The `pass_rate:` part of a dataset: keep the problems whose pass rate is from `min` to `max`, in [0, 1], and
+    refuse them where fewer than the share `require` of the groups can be expected to have an advantage.
 
     `file` is the folder (or its completions.jsonl) of a `grpo-math evaluate` on the training problems.
     """
@@ -37,6 +38,7 @@ class PassRateSpec(BaseModel):
     file: str = Field(min_length=1, description="the folder of grpo-math evaluate --split train --samples 8")
     min: float = Field(default=0.0, ge=0, le=1, description="the lowest pass rate to keep")
     max: float = Field(default=1.0, ge=0, le=1, description="the highest pass rate to keep")
+    require: float = Field(default=0.0, ge=0, le=1, description="the least share of groups with right and wrong ones")
 
     @model_validator(mode="after")
     def check_order(self) -> "PassRateSpec":
@@ -63,7 +65,9 @@ class DatasetSpec(BaseModel):
     max_prompt_tokens: int | None = Field(default=None, ge=1, description="drop longer prompts")
     weight: float | None = Field(default=None, description="share of a mixture")
     decontaminate: bool = Field(default=False, description="drop problems that overlap with test problems")
-    pass_rate: PassRateSpec | None = Field(default=None, description="keep problems by pass rate: {file, min, max}")
+    pass_rate: PassRateSpec | None = Field(
+        default=None, description="keep problems by pass rate: {file, min, max, require}"
+    )
     params: dict[str, Any] = {}
     where: str = Field(default="dataset.", exclude=True)
 

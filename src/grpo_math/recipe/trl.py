@@ -48,7 +48,14 @@ LIMITS: tuple[tuple[dict[str, Any], str], ...] = (  # what TRL would meet only a
     ({"ge": 0, "lt": 2**32}, "seed data_seed"),
 )
 RANGES = {name: limits for limits, names in LIMITS for name in names.split()}
-FULL = {"top_p": (1.0,), "top_k": (0, -1), "min_p": (0.0,)}  # the values with which every token may be sampled
+UNCHANGED: dict[str, tuple] = {  # keys that change what is sampled from, by the values with which they do not
+    "top_p": (1.0,), "top_k": (0, -1), "min_p": (0.0,), "repetition_penalty": (1.0,), "presence_penalty": (0.0,),
+    "frequency_penalty": (0.0,), "min_tokens": (0,), "logit_bias": ({},), "bad_words": ([],), "allowed_token_ids": (),
+    "structured_outputs": (), "top_h": (), "typical_p": (1.0,), "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,),
+    "encoder_repetition_penalty": (1.0,), "no_repeat_ngram_size": (0,), "min_length": (0,), "min_new_tokens": (0,),
+    "bad_words_ids": ([],), "suppress_tokens": ([],), "begin_suppress_tokens": ([],), "sequence_bias": ({}, []),
+    "exponential_decay_length_penalty": (), "guidance_scale": (1.0,), "watermarking_config": (),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,9 +154,11 @@ def parsed(path: Path) -> ast.Module:
         raise UserError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
 
 
-def truncated_sampling(given: Mapping[str, Any]) -> list[str]:
-    """The keys, with their values, with which not every token may be sampled: `top_p: 0.9`."""
-    asked = {key: given.get(key) for key in FULL} | {
-        key: value for key, value in (given.get("generation_kwargs") or {}).items() if key in FULL
-    }
-    return [f"{key}: {value:g}" for key, value in asked.items() if value is not None and value not in FULL[key]]
+def changed_sampling(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys, with their values, with which another distribution is sampled from than the policy's at its
+    temperature: `{"top_p": 0.9, "generation_kwargs.min_p": 0.1}`."""
+    more = given.get("generation_kwargs") or {}
+    asked = {key: given.get(key) for key in UNCHANGED if key not in more}
+    asked |= {f"generation_kwargs.{key}": more[key] for key in UNCHANGED if key in more}
+    known = {key: UNCHANGED[key.rpartition(".")[2]] for key in asked}
+    return {key: value for key, value in asked.items() if value is not None and value not in known[key]}

@@ -13,7 +13,7 @@ from typing import Any
 
 from grpo_math.data import PromptTemplate
 from grpo_math.recipe.parts import AlarmSpec
-from grpo_math.recipe.trl import truncated_sampling
+from grpo_math.recipe.trl import changed_sampling
 from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.trainer.progress import is_step
 
@@ -165,9 +165,10 @@ class Course:
 
     def other_policy(self, ratio: float) -> str:
         """Why the importance sampling weights of vLLM's completions are not about 1."""
-        if cut := truncated_sampling(vars(self.args)):
+        if changed := changed_sampling(vars(self.args)):
+            cut = ", ".join(f"{key}: {value}" for key, value in changed.items())
             return (
-                f"vLLM's completions have a mean weight of {ratio:.2g}, where 1 is right: with {', '.join(cut)} vLLM's "
+                f"vLLM's completions have a mean weight of {ratio:.2g}, where 1 is right: with {cut} vLLM's "
                 "probabilities are those among the tokens kept, the trainer's among all: sample from all tokens "
                 "(top_p: 1.0), or set vllm_importance_sampling_correction: false"
             )
