@@ -272,14 +272,15 @@ def test_a_good_recipe_has_no_errors_and_no_warnings(findings):
 
 
 UNEQUAL = "rewards: {correctness: {weight: 1.0}} would tell them apart"
+RIGHT = "rewards: {correctness: {correct: 1.0, wrong: 0.0, no_answer: 0.0}}"
 HURTS = [
     ({"num_generations": 2}, "warning", "num_generations: 2 completions per group: most groups have equal rewards, and the mean is noisy: num_generations: 8"),
     ({"temperature": 0.1}, "warning", "temperature: 0.1: the completions of a group will hardly differ: temperature: 1.0"),
     ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "warning", "rewards: form alone is worth 2 (a wrong completion against none), being right 1 more: raise the weight of correctness"),
     ({"rewards": {"format": {}}}, "error", f"rewards: a wrong answer earns 1, as much as the right one: {UNEQUAL}"),
-    ({"rewards": {"correctness": {"wrong": 2.0}}}, "error", f"rewards: a wrong answer earns 2, more than the right one: {UNEQUAL}"),
+    ({"rewards": {"correctness": {"wrong": 2.0}}}, "error", f"rewards: a wrong answer earns 2, more than the right one: {RIGHT}"),
     ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "error", "rewards: empty: 0.962, a perfect completion 0.1: lower the weight of rewards.brevity, or give it gate: correctness"),
-    ({"rewards": {"correctness": {"no_answer": 1.0}}}, "error", f"rewards: empty box: 1, a perfect completion 1: {UNEQUAL}"),
+    ({"rewards": {"correctness": {"no_answer": 1.0}}}, "error", f"rewards: empty box: 1, a perfect completion 1: {RIGHT}"),
     ({"rewards": {"language": {"scale": 1e-12, "bias": 0.5}}}, "error", f"rewards: a perfect, a wrong, an empty and every other completion earn 0.5: there is nothing to learn from: {UNEQUAL}"),
     ({"rewards": {"correctness": {"wrong": -1.0, "no_answer": 0.0}}}, "warning", "rewards: an honest wrong completion earns -1, others more (empty box 0, cut off 0, an echo 0, nonsense 0, empty 0): lower the weight of what pays for them"),
     ({"rewards": {"correctness": {}, "language": {"weight": 0.1, "scale": 0.0, "bias": 1.0}}}, "warning", "rewards.language: gives 1 to a perfect, a wrong, an empty and every other completion: it teaches nothing: rewards: {language: false}, or look at what it reads"),
@@ -289,6 +290,23 @@ HURTS = [
 @pytest.mark.parametrize(("keys", "level", "line"), HURTS, ids=range(len(HURTS)))
 def test_what_hurts_is_named_with_the_line_to_change(findings, keys, level, line):
     assert (level, line) in wrong(findings(**keys))
+
+
+FIXED = [  # keys, and the fix of their finding as words of the command line
+    ({"rewards": {"format": {}}}, ["--rewards.correctness.weight", "1.0"]),
+    ({"rewards": {"correctness": {"wrong": 2.0}}}, ["--rewards.correctness", "{correct: 1.0, wrong: 0.0, no_answer: 0.0}"]),
+    ({"rewards": {"correctness": {"no_answer": 1.0}}}, ["--rewards.correctness", "{correct: 1.0, wrong: 0.0, no_answer: 0.0}"]),
+    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, ["--rewards.brevity.gate", "correctness"]),
+    ({"rewards": {"language": {"scale": 1e-12, "bias": 0.5}}}, ["--rewards.correctness.weight", "1.0"]),
+    ({"top_p": 0.9}, ["--top_p", "1.0"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "words"), FIXED, ids=range(len(FIXED)))
+def test_the_fix_of_a_finding_is_one(findings, keys, words):
+    before, after = wrong(findings(**keys)), wrong(findings(*words, **keys))
+    assert before[0] not in after
+    assert "error" not in [level for level, _ in after]
 
 
 def rates(folder, *rights: int) -> str:

@@ -41,7 +41,7 @@ def audit(subject: Subject) -> Iterator[Finding]:
     tried, scores = completions(problems, subject), defaultdict(list)
     for _, reward in pairs:
         try:
-            for kind, texts in tried.items():  # named where it fails
+            for kind, texts in tried.items():
                 scores[kind].append(mean_score(reward, texts, rows, subject))
         except RewardError as mistake:
             yield failure(mistake, "" if kind == "perfect" else f" (seen with {kind} completions)", recipe)
@@ -167,12 +167,8 @@ def misled(
     """Where the sum of the rewards pays for something else than being right. Whether an entry reads the answer itself
     (`judged`) tells a fault from rewards for texts, such as `heuristic`, which compare the whole of them."""
     right, wrong = totals["perfect"], totals["wrong"]
-    if wrong >= right - EQUAL:
-        than = "as much as" if wrong <= right + EQUAL else "more than"
-        yield error(f"rewards: a wrong answer earns {wrong:.3g}, {than} the right one", ADD_CORRECTNESS)
-        return
     others = {kind: total for kind, total in totals.items() if kind != "perfect"}
-    best = max(others, key=others.__getitem__)
+    best = "wrong" if wrong >= right - EQUAL else max(others, key=others.__getitem__)
     if not judged and best == "wrong in the box" and same([right, others[best]]):
         yield warning(
             f"rewards: none reads the final answer, a wrong one after the right reasoning earns {right:.3g} too",
@@ -180,13 +176,11 @@ def misled(
         )
         return
     if others[best] >= right - EQUAL:
-        more = [w * (a - b) for w, a, b in zip(weights.values(), scores[best], scores["perfect"], strict=True)]
-        culprit = list(weights)[more.index(max(more))]
-        gate = ", or give it gate: correctness" if "correctness" in weights.keys() - {culprit} else ""
-        yield error(
-            f"rewards: {best}: {others[best]:.3g}, a perfect completion {right:.3g}",
-            f"lower the weight of rewards.{culprit}{gate}" if max(more) > EQUAL else ADD_CORRECTNESS,
-        )
+        than = "as much as" if same([right, others[best]]) else "more than"
+        says = f"rewards: {best}: {others[best]:.3g}, a perfect completion {right:.3g}"
+        if best == "wrong":
+            says = f"rewards: a wrong answer earns {wrong:.3g}, {than} the right one"
+        yield error(says, instead(best, weights, scores))
         return
     form, being_right = wrong - totals["empty"], right - wrong
     if form > being_right:
@@ -201,3 +195,15 @@ def misled(
             f"rewards: an honest wrong completion earns {wrong:.3g}, others more ({earned})",
             "lower the weight of what pays for them",
         )
+
+
+def instead(best: str, weights: dict[str, float], scores: dict[str, list[float]]) -> str:
+    """What to change where the completions of the kind `best` earn too much."""
+    more = [w * (a - b) for w, a, b in zip(weights.values(), scores[best], scores["perfect"], strict=True)]
+    culprit = list(weights)[more.index(max(more))]
+    if weights.get("correctness") and (culprit == "correctness" or max(more) <= EQUAL):
+        return "rewards: {correctness: {correct: 1.0, wrong: 0.0, no_answer: 0.0}}"
+    if max(more) <= EQUAL:
+        return ADD_CORRECTNESS
+    gate = ", or give it gate: correctness" if "correctness" in weights else ""
+    return f"lower the weight of rewards.{culprit}{gate}"
