@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from grpo_math.checks.memory import Shape, shape_of
@@ -35,16 +35,7 @@ class Finding:
         return f"{self.says}: {self.fix}" if self.fix else self.says
 
 
-def error(says: str, fix: str = "") -> Finding:
-    return Finding("error", says, fix)
-
-
-def warning(says: str, fix: str = "") -> Finding:
-    return Finding("warning", says, fix)
-
-
-def note(says: str) -> Finding:
-    return Finding("note", says)
+error, warning, note = (partial(Finding, level) for level in ("error", "warning", "note"))
 
 
 @dataclass
@@ -52,7 +43,7 @@ class Subject:
     """A recipe to check. What is loaded from it is loaded when a check first uses it, and raises UserError itself.
 
     `mistakes` are the recipe's own errors. The rest is that of a launch: its layout's name, the number of processes,
-    its strategy (a key of memory.STRATEGIES), and `plan`, which raises UserError for what cannot work. `samples` is
+    its strategy (as in memory.Setting), and `plan`, which raises UserError for what cannot work. `samples` is
     the number of completions to show.
     """
 

@@ -29,14 +29,7 @@ CONTEXT = 1.0 * GIB  # CUDA, its libraries and the gaps of the allocator, about
 MOMENTS = {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "sgd": 0, "adafactor": 0}  # bytes per weight
 TILE = (4096, 32768)  # tokens and vocabulary entries of the logits TRL holds at a time (trl/kernels/chunked_logprob.py)
 SHARDED = ("weights", "gradients", "optimizer")
-STRATEGIES = {  # what the processes shard
-    "ddp": (),
-    "zero0": (),
-    "zero1": SHARDED[2:],
-    "zero2": SHARDED[1:],
-    "zero3": SHARDED,
-    "fsdp": SHARDED,
-}
+STRATEGIES = {"zero1": SHARDED[2:], "zero2": SHARDED[1:], "zero3": SHARDED, "fsdp": SHARDED}  # ddp, zero0: nothing
 BUCKET = 5 * 10**8  # gradients that DeepSpeed reduces at a time (reduce_bucket_size)
 LIVE = 10**9  # weights that ZeRO-3 keeps gathered (stage3_max_live_parameters)
 SUB_GROUP = 10**9  # weights of a process that ZeRO-3 updates at a time (sub_group_size)
@@ -78,7 +71,7 @@ class Setting:
     passes: int
     sequences: int
     length: int
-    strategy: str = "ddp"  # a key of STRATEGIES
+    strategy: str = "ddp"  # ddp, zero0 to zero3, or fsdp
     processes: int = 1
     vllm: float | None = None  # colocated: its share of the GPU
     sleeps: bool = False
@@ -279,31 +272,28 @@ def buffers(shape: Shape, setting: Setting) -> float:
     return min(count * largest, (count - 1) * shape.parameters * sent)
 
 
-def always(setting: Setting) -> set[str]:
-    """The names of what a trainer holds in every phase. ZeRO-3 keeps a buffer of its gradients from the start."""
-    names = {"weights", "reference model", "optimizer", "gradients in DDP's buckets"}
-    return names | ({"gradients", "gradients in DeepSpeed's bucket"} if setting.strategy == "zero3" else set())
-
-
 def phases(setting: Setting) -> list[set[str]]:
-    """The names of what each phase holds in addition: generation, the reference's pass, the passes, the update."""
+    """The names of what each phase holds: generation, the reference's pass, the passes, the update."""
+    always = {"weights", "reference model", "optimizer", "gradients in DDP's buckets"}
+    if setting.strategy == "zero3":  # which keeps a buffer of its gradients from the start
+        always |= {"gradients", "gradients in DeepSpeed's bucket"}
     generating = {"all weights gathered", "buffers for the server"}
     if setting.vllm is None and setting.server is None:
         generating |= {"gathered weights", "16-bit copies of weights", "key-value cache"}
     passing = {"gathered weights", "16-bit copies of weights", "activations", "logits"}
-    passing |= {"gradients in DeepSpeed's bucket"}
-    passing |= {"gradients"} if setting.passes > 1 else set()  # those of the pass before
-    return [generating, {"gathered reference model", "logits"}, passing, {"gradients", "gradients in float32"}]
+    passing |= {"gradients in DeepSpeed's bucket"} | ({"gradients"} if setting.passes > 1 else set())
+    updating = {"gradients", "gradients in float32"}
+    return [always | more for more in (generating, {"gathered reference model", "logits"}, passing, updating)]
 
 
 def held(parts: dict[str, float], setting: Setting) -> float:
     """In every phase, in bytes, also while a colocated vLLM generates."""
-    return sum(parts[name] for name in always(setting))
+    return sum(parts[name] for name in set.intersection(*phases(setting)))
 
 
 def peak(parts: dict[str, float], setting: Setting) -> float:
     """The largest phase, in bytes, without vLLM."""
-    return max(sum(parts[name] for name in always(setting) | phase) for phase in phases(setting))
+    return max(sum(parts[name] for name in phase) for phase in phases(setting))
 
 
 def verdict(shape: Shape, setting: Setting, gigabytes: int) -> str:

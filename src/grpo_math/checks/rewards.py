@@ -89,7 +89,8 @@ def held_out(subject: Subject) -> Iterator[Finding]:
     recipe, template = subject.recipe, subject.recipe.template
     if not (recipe.rewards and recipe.eval.wanted and recipe.eval.rewards):
         return
-    scoring = Scoring(recipe, subject.benchmarks, subject.tokenizer, in_training=True, rewards=subject.rewards)
+    failing = replace(recipe, on_reward_error="stop")  # instead of skipping what is looked for here
+    scoring = Scoring(failing, subject.benchmarks, subject.tokenizer, in_training=True)
     yield from map(note, scoring.left_out())
     for benchmark in subject.benchmarks:
         rows = []

@@ -5,7 +5,7 @@ import argparse
 import glob
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,25 +51,16 @@ class Comparison:
 def main(options: argparse.Namespace) -> None:
     if len(options.evaluations) < 2:
         raise UserError("compare: name two evaluations or more: grpo-math compare A B")
-    if options.seeds:
-        print_over_seeds(*map(files_of, options.evaluations))
-        return
-    first, *others = map(Path, options.evaluations)
-    a = read_evaluation(first)
+    first, *others = [files_of(named) if options.seeds else [Path(named)] for named in options.evaluations]
+    a = [read_evaluation(path) for path in first]
     for other in others:
-        print(f"A: {first}\nB: {other}")
-        b = read_evaluation(other)
-        found = paired(a, b)
-        if settings := other_settings(first, other):
-            print("B was evaluated with another " + ", ".join(settings))
-        print_comparisons(found)
-        print_left_out([a, b])
-        for one in found:
-            for won in (True, False):
-                for of_a, of_b in one.changed(won)[: options.show]:
-                    print(f"\n{one.dataset}, {'won' if won else 'lost'} by B: {of_a[0]['question']}")
-                    print(f"gold: {of_a[0]['gold']}")
-                    print(f"{example('A', of_a, right=not won)}\n{example('B', of_b, right=won)}")
+        b = [read_evaluation(path) for path in other]
+        print(f"A: {', '.join(map(str, first))}\nB: {', '.join(map(str, other))}")
+        different = dict.fromkeys(key for path in [*first, *other] for key in other_settings(first[0], path))
+        if options.seeds:
+            print_over_seeds(a, b, sorted(different.keys() - {"seed"}))
+        else:
+            print_pair(a[0], b[0], list(different), options.show)
         print()
 
 
@@ -81,11 +72,11 @@ def compare(first: str | Path, second: str | Path) -> list[Comparison]:
 
 def paired(a: Problems, b: Problems) -> list[Comparison]:
     """The evaluation b compared with a, dataset by dataset."""
-    found = []
-    for dataset, keys in shared([a, b]).items():
-        all_keys = {key for key in a.keys() | b.keys() if key[0] == dataset}
-        found.append(Comparison(dataset, [(a[key], b[key]) for key in keys], len(all_keys) - len(keys)))
-    return found
+    unpaired = Counter(key[0] for key in a.keys() ^ b.keys())
+    return [
+        Comparison(dataset, [(a[key], b[key]) for key in keys], unpaired[dataset])
+        for dataset, keys in shared([a, b]).items()
+    ]
 
 
 def shared(evaluations: list[Problems]) -> dict[str, list[Key]]:
@@ -149,38 +140,44 @@ def other_settings(first: Path, second: Path) -> list[str]:
     return [key for key in a if key not in ("model", "weights", "datasets") and a[key] != b.get(key)]
 
 
-def print_comparisons(found: list[Comparison]) -> None:
-    rows = []
+def print_pair(a: Problems, b: Problems, different: list[str], shown: int) -> None:
+    """B compared with A, which were evaluated with `different` settings; `shown` problems won and lost are examples."""
+    found, rows = paired(a, b), []
+    if different:
+        print("B was evaluated with another " + ", ".join(different))
     for one in found:
-        a, b = (f"{fmean(side):.3f}" for side in one.accuracies)
-        change = one.difference
-        rows.append([one.dataset, f"{len(one.problems):,}", a, b, change.interval, f"{change.p:.2g}"])
+        means, change = [f"{fmean(side):.3f}" for side in one.accuracies], one.difference
+        rows.append([one.dataset, f"{len(one.problems):,}", *means, change.interval, f"{change.p:.2g}"])
         rows[-1] += [f"{change.won:,}", f"{change.lost:,}", verdict(change)]
     print_table(["", "problems", "A", "B", "difference", found[0].difference.test, "won", "lost", ""], rows)
     for one in found:
         print(f"{one.dataset}: {can_show(f'{len(one.problems):,} problems', one.difference.shows, SPREAD)}")
         if one.unpaired:
             print(f"{one.dataset}: {one.unpaired:,} problems only in one of them are left out")
+    print_left_out([a, b])
+    for one in found:
+        for won in (True, False):
+            for of_a, of_b in one.changed(won)[:shown]:
+                print(f"\n{one.dataset}, {'won' if won else 'lost'} by B: {of_a[0]['question']}")
+                print(f"gold: {of_a[0]['gold']}")
+                print(f"{example('A', of_a, right=not won)}\n{example('B', of_b, right=won)}")
 
 
-def print_over_seeds(first: list[Path], *others: list[Path]) -> None:
-    """Compare the runs of other settings with those of the first, on the problems that all of them have."""
-    for other in others:
-        runs, rows, lines = [read_evaluation(path) for path in [*first, *other]], [], []
-        for dataset, keys in shared(runs).items():
-            found = [fmean(accuracy(run[key]) for key in keys) for run in runs]
-            a, b = found[: len(first)], found[len(first) :]
-            change = over_seeds(a, b)
-            cells = [f"{fmean(side):.3f} ({min(side):.3f}-{max(side):.3f})" for side in (a, b)]
-            rows.append([dataset, f"{len(keys):,}", *cells, change.interval, f"{change.p:.2g}", verdict(change)])
-            lines.append(f"{dataset}: {can_show(f'{len(a)} and {len(b)} runs', change.shows, SPREAD)}")
-        print(f"A: {', '.join(map(str, first))}\nB: {', '.join(map(str, other))}")
-        if settings := sorted({key for path in [*first, *other] for key in other_settings(first[0], path)} - {"seed"}):
-            print("not all were evaluated with the same " + ", ".join(settings))
-        print_table(["", "problems", "A (least-most)", "B (least-most)", "difference", change.test, ""], rows)
-        print("\n".join(lines))
-        print_left_out(runs)
-        print()
+def print_over_seeds(first: list[Problems], second: list[Problems], different: list[str]) -> None:
+    """The runs of a second setting compared with those of the first, on the problems that all of them have; they were
+    evaluated with `different` settings."""
+    rows, lines = [], []
+    for dataset, keys in shared([*first, *second]).items():
+        a, b = ([fmean(accuracy(run[key]) for key in keys) for run in runs] for runs in (first, second))
+        change = over_seeds(a, b)
+        cells = [f"{fmean(side):.3f} ({min(side):.3f}-{max(side):.3f})" for side in (a, b)]
+        rows.append([dataset, f"{len(keys):,}", *cells, change.interval, f"{change.p:.2g}", verdict(change)])
+        lines.append(f"{dataset}: {can_show(f'{len(a)} and {len(b)} runs', change.shows, SPREAD)}")
+    if different:
+        print("not all were evaluated with the same " + ", ".join(different))
+    print_table(["", "problems", "A (least-most)", "B (least-most)", "difference", change.test, ""], rows)
+    print("\n".join(lines))
+    print_left_out([*first, *second])
 
 
 def print_left_out(evaluations: list[Problems]) -> None:

@@ -22,7 +22,7 @@ EVERYWHERE = {"solution", "question", "worked"}  # columns of all problems
 class Scoring:
     """The rewards of a recipe (none where `eval.rewards` is false), for completions of the problems of `benchmarks`.
 
-    They are copies unless `rewards` are given: what a reward remembers of a training is not changed by an evaluation.
+    They are copies: what a reward remembers of a training is not changed by an evaluation.
     Not scored are a reward model, which only the training loads, and a reward that needs a column the problems lack, or
     the trainer's state outside of a training (`in_training`). A call of a reward has `eval.batch_size` completions, in
     whole problems.
@@ -34,15 +34,13 @@ class Scoring:
         benchmarks: list[Benchmark],
         tokenizer: "PreTrainedTokenizerBase",
         in_training: bool,
-        rewards: list[Reward | str] | None = None,
     ):
         specs, spec = recipe.rewards if benchmarks and recipe.eval.rewards else [], recipe.eval
-        if specs and rewards is None:
-            skip = recipe.on_reward_error == "skip"
-            rewards = build_rewards(specs, recipe.template, recipe.max_completion_length, skip)
+        skip = recipe.on_reward_error == "skip"
+        rewards = build_rewards(specs, recipe.template, recipe.max_completion_length, skip)
         self.template, self.tokenizer = recipe.template, tokenizer
         self.weights = [one.weight for one in specs]
-        self.rewards = dict(zip([one.name for one in specs], rewards or [], strict=False))
+        self.rewards = dict(zip([one.name for one in specs], rewards, strict=True))
         self.size = max(1, spec.batch_size // spec.samples) * spec.samples
         self.problems = {one.title: one.problems for one in benchmarks}
         self.columns = {title: meta_columns(problems) for title, problems in self.problems.items()}

@@ -32,6 +32,11 @@ class Figure:
         """NAME, NAME_low and NAME_high."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
+    @classmethod
+    def of(cls, row: dict, name: str) -> "Figure":
+        """The figure that `named` put into a row."""
+        return cls(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
     def text(self, digits: int) -> str:
         return f"{self.value:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
 

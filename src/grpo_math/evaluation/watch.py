@@ -139,7 +139,7 @@ def evaluate_checkpoint(run: Path, found: Checkpoint, device: str | None, argume
     rows = [row | {"step": step, "weights": found.weights} for row in results["evaluations"]]
     append_rows(rows, run / "eval.jsonl")
     for row in rows:
-        accuracy = Figure(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+        accuracy = Figure.of(row, "accuracy")
         print(f"step {step}: accuracy {accuracy} on {row['problems']:,} problems of {row['dataset']}", flush=True)
     log_to_wandb(run, step, {f"eval/{name}": value for name, value in results["metrics"].items()})
     return True

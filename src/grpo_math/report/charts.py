@@ -118,7 +118,7 @@ def panels(runs: list[Run], names: list[str]) -> list[Panel]:
 
 def evaluated(run: Run, title: str) -> dict[int, Figure]:
     rows = [row for row in run.evaluations if title in EVALUATED and f"{title}_low" in row]
-    return {row["step"]: Figure(*(row[f"{title}{end}"] for end in ("", "_low", "_high"))) for row in rows}
+    return {row["step"]: Figure.of(row, title) for row in rows}
 
 
 def color_of(place: int) -> str:

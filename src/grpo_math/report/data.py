@@ -8,7 +8,7 @@ from pathlib import Path
 
 from grpo_math.errors import UserError
 from grpo_math.evaluation.compare import Comparison, compare
-from grpo_math.evaluation.statistics import Difference, Figure
+from grpo_math.evaluation.statistics import Difference
 from grpo_math.recipe.file import read_yaml
 from grpo_math.recipe.parts import AlarmSpec
 from grpo_math.runs.checkpoints import complete_checkpoints
@@ -102,20 +102,6 @@ class Run:
         return [(row.get("step_time") or 0.0) * (row["step"] - earlier) for earlier, row in pairs]
 
     @property
-    def without_signal(self) -> tuple[float, float] | None:
-        """The share of the generated tokens in groups whose completions all earn the same, and the seconds of the steps
-        by this share; None where it is not logged."""
-        logged = [
-            (row["frac_tokens_zero_std"], row["completions/mean_length"], seconds)
-            for row, seconds in zip(self.steps, self.step_seconds, strict=True)
-            if row.get("frac_tokens_zero_std") is not None and row.get("completions/mean_length")
-        ]
-        if not logged:
-            return None
-        tokens = sum(share * length for share, length, _ in logged) / sum(length for _, length, _ in logged)
-        return tokens, sum(share * seconds for share, _, seconds in logged)
-
-    @property
     def gpu_count(self) -> int:
         return self.environment.get("gpu_count", 0)
 
@@ -187,10 +173,6 @@ def that_count(rows: list[dict]) -> list[dict]:
         if {"step", "accuracy", "accuracy_low", "accuracy_high"} <= row.keys():
             found[row["step"]] = row
     return [found[step] for step in sorted(found)]
-
-
-def accuracy(evaluation: dict) -> Figure:
-    return Figure(*(evaluation[f"accuracy{end}"] for end in ("", "_low", "_high")))
 
 
 def read_completions(file: Path) -> list[dict]:

@@ -122,7 +122,7 @@ def result_cells(moments: list[list[dict]]) -> list[list[str]]:
     """A table row per dataset and figure: dataset, problems, samples, figure, and its value at every moment."""
     return [
         [public(row["dataset"]), f"{row['problems']:,}", str(row["samples"]), name.replace("_", " ")]
-        + [str(Figure(*(rows[place][name + end] for end in ("", "_low", "_high")))) for rows in moments]
+        + [str(Figure.of(rows[place], name)) for rows in moments]
         for place, row in enumerate(moments[0] if moments else [])
         for name in FIGURES
     ]

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from statistics import fmean
 
-from grpo_math.evaluation.statistics import Difference
-from grpo_math.report.data import Run, accuracy
+from grpo_math.evaluation.statistics import Difference, Figure
+from grpo_math.report.data import Run
 
 NOT_EVALUATED = "no held-out evaluation: eval: {before_after: true} in the recipe makes one before and one after"
 
@@ -15,8 +15,8 @@ def sentences(run: Run) -> Iterator[str]:
     if len(run.evaluations) > 1:
         yield verdict(run.change)
     yield from (f"{name} {first:.3g} → {last:.3g} ({when})" for name, first, last, when in movements(run))
-    if run.without_signal:
-        yield f"groups without signal: {without_signal(run)}"
+    if wasted := without_signal(run):
+        yield f"groups without signal: {wasted}"
     cost = [clock(run.seconds)] if run.seconds is not None else []
     cost += [gpu_hours(run)] if cost and run.gpu_count else []
     if cost or run.hardware:
@@ -35,7 +35,7 @@ def result(run: Run) -> str:
         return NOT_EVALUATED
     last = run.ends[-1]
     when = "" if len(run.ends) > 1 and last["step"] == run.step else f", at step {last['step']:,}"
-    return f"accuracy {' → '.join(str(accuracy(row)) for row in run.ends)} {problems(last)}{when}"
+    return f"accuracy {' → '.join(str(Figure.of(row, 'accuracy')) for row in run.ends)} {problems(last)}{when}"
 
 
 def problems(evaluation: dict) -> str:
@@ -68,9 +68,17 @@ def movements(run: Run) -> Iterator[tuple[str, float, float, str]]:
 
 
 def without_signal(run: Run) -> str:
-    """31% of the generated tokens, 0:12 of training"""
-    share, seconds = run.without_signal or (0.0, 0.0)
-    return f"{share:.0%} of the generated tokens, {clock(seconds)} of training"
+    """31% of the generated tokens, 0:12 of training; empty where the share of these tokens is not logged. They are in
+    groups whose completions all earn the same, the seconds are those of the steps by their share."""
+    logged = [
+        (row["frac_tokens_zero_std"], row["completions/mean_length"], seconds)
+        for row, seconds in zip(run.steps, run.step_seconds, strict=True)
+        if row.get("frac_tokens_zero_std") is not None and row.get("completions/mean_length")
+    ]
+    if not logged:
+        return ""
+    share = sum(share * length for share, length, _ in logged) / sum(length for _, length, _ in logged)
+    return f"{share:.0%} of the generated tokens, {clock(sum(part * time for part, _, time in logged))} of training"
 
 
 def clock(seconds: float) -> str:

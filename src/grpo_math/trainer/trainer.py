@@ -104,12 +104,12 @@ class Trainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         with self.timed("rewards"):
-            if self.template.stop:
-                completions[:] = [self.stopped(completion) for completion in completions]
-                self.log_lengths(self.truncated(completions, completion_ids_list), completion_ids_list)
-            self.rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             drawn = [(hash(tuple(ids)), len(ids)) for ids in completion_ids_list]
             self.drawn = self.accelerator.gather(torch.tensor(drawn, device=self.accelerator.device))
+            if self.template.stop:
+                completions[:] = [self.stopped(completion) for completion in completions]
+                self.log_lengths(self.truncated(completions, completion_ids_list))
+            self.rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             if self.keep_completions:
                 self.describe_completions(inputs, completions, completion_ids_list)
         return self.rewards_per_func  # of all processes
@@ -126,12 +126,10 @@ class Trainer(GRPOTrainer):
             for one, ids in zip(completions, completion_ids, strict=True)
         ]
 
-    def log_lengths(self, truncated: list[bool], completion_ids: list[list[int]]) -> None:
+    def log_lengths(self, truncated: list[bool]) -> None:
         """In place of what TRL logs, which takes end tokens alone for ends."""
-        device = self.accelerator.device
-        cut = self.accelerator.gather(torch.tensor(truncated, device=device))
-        ended = self.accelerator.gather(torch.tensor([len(ids) for ids in completion_ids], device=device))[~cut].float()
-        ended = ended if len(ended) else torch.zeros(1)
+        cut = self.accelerator.gather(torch.tensor(truncated, device=self.accelerator.device))
+        ended = torch.zeros(1) if cut.all() else self.drawn[~cut, 1].float()
         known = {"clipped_ratio": cut.float().mean(), "mean_terminated_length": ended.mean()}
         known |= {"min_terminated_length": ended.min(), "max_terminated_length": ended.max()}
         for name, value in known.items():
