@@ -49,11 +49,11 @@ def audit(subject: Subject) -> Iterator[Finding]:
         return
     weights = {spec.name: spec.weight for spec, _ in pairs}
     totals = {kind: sum(w * s for w, s in zip(weights.values(), found, strict=True)) for kind, found in scores.items()}
-    columns = {name: max(len(name), 5) + 2 for name in [*weights, "reward"]}  # their widths
-    lines = [f"{'mean score of':16}" + "".join(f"{name:>{width}}" for name, width in columns.items())]
+    columns = [f"  {name:>5}" for name in [*weights, "reward"]]
+    lines = [f"{'mean score of':16}" + "".join(columns)]
     for kind, found in scores.items():
-        cells = zip([*found, totals[kind]], columns.values(), strict=True)
-        lines.append(f"{kind:16}" + "".join(f"{score:>{width}.3g}" for score, width in cells))
+        cells = zip([*found, totals[kind]], columns, strict=True)
+        lines.append(f"{kind:16}" + "".join(f"{score:>{len(column)}.3g}" for score, column in cells))
     yield note("\n".join(lines))
     if not learned and same(totals.values()):
         yield error(
@@ -122,11 +122,11 @@ def completions(problems: list[Problem], subject: Subject) -> dict[str, list[str
     another problem's whole solution, "wrong in the box" another problem's answer after the right reasoning.
     """
     template = subject.recipe.template
-    others = [
-        (other.answer if other.answer != one.answer else f"{one.answer}1", other.worked)
+    wrong = [
+        replace(one, answer=other.answer if other.answer != one.answer else f"{one.answer}1", worked=other.worked)
         for one, other in zip(problems, problems[1:] + problems[:1], strict=True)
     ]
-    pairs = list(zip(problems, others, strict=True))
+    pairs = list(zip(problems, wrong, strict=True))
     perfect = [template.target(one, worked=True) for one in problems]
 
     def boxed(answer: str) -> str:
@@ -134,10 +134,10 @@ def completions(problems: list[Problem], subject: Subject) -> dict[str, list[str
 
     return {
         "perfect": perfect,
-        "wrong": [template.target(replace(one, answer=answer, worked=text), True) for one, (answer, text) in pairs],
-        "wrong in the box": [template.target(replace(one, answer=answer), worked=True) for one, (answer, _) in pairs],
+        "wrong": [template.target(other, worked=True) for other in wrong],
+        "wrong in the box": [template.target(replace(one, answer=other.answer), worked=True) for one, other in pairs],
         "negated answer": [boxed(negated(one.answer)) for one in problems],
-        "several boxes": ["\n".join(map(boxed, (answer, one.answer, "1234567"))) for one, (answer, _) in pairs],
+        "several boxes": ["\n".join(map(boxed, (other.answer, one.answer, "1234567"))) for one, other in pairs],
         "empty box": [boxed("") for _ in problems],
         "cut off": [text[: len(text) // 2] for text in perfect],
         "an echo": [template.user.replace("{question}", problem.question) for problem in problems],

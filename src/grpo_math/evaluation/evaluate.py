@@ -115,7 +115,8 @@ def run_evaluation(recipe: Recipe, out: str | None) -> dict:
     folder = Path(out) if out else recipe.output_dir / "evaluate" / f"{label}-{digest(settings)[:8]}"
     open_folder(folder, settings)
     print(f"{settings['model']}, {settings['engine']}, {setup.sampling}: {folder}", flush=True)
-    print("".join(f"{line}\n" for line in scoring.left_out()), end="", file=sys.stderr)
+    for line in scoring.left_out():
+        print(line, file=sys.stderr)
     with only_one(folder, "--out"):
         try:
             rows, seconds = generate(recipe, benchmarks, setup, folder)

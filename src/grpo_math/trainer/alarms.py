@@ -16,7 +16,7 @@ from grpo_math.errors import UserError
 from grpo_math.recipe.parts import AlarmSpec
 from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.runs.folder import append_rows, forget_after, read_rows
-from grpo_math.trainer.course import NOT_FINITE, Course
+from grpo_math.trainer.course import Course
 from grpo_math.trainer.progress import NOTES
 
 logger = logging.getLogger(__name__)
@@ -73,10 +73,6 @@ class Alarms(TrainerCallback):
     def stop(self, control: TrainerControl) -> None:
         if self.stopped:
             control.should_training_stop, control.should_save = True, False
-
-    def lost(self) -> None:
-        """The logits have become NaN between two logs."""
-        self.stopped = f"nan: the logits of the policy are not finite: {NOT_FINITE}"
 
     def check(self) -> None:
         """Raise UserError where an alarm has stopped the training."""

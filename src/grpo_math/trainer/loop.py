@@ -17,6 +17,7 @@ from grpo_math.trainer import trackers
 from grpo_math.trainer.alarms import Alarms
 from grpo_math.trainer.callbacks import CompletionLogs, Evaluations, MetricsFile
 from grpo_math.trainer.checkpoints import Abandoned, NothingLeft, Resume, SaveWhole, StopOnSignal, unfinished
+from grpo_math.trainer.course import NOT_FINITE
 from grpo_math.trainer.progress import Progress
 from grpo_math.trainer.trainer import Trainer as OurGRPOTrainer
 
@@ -90,7 +91,7 @@ def run(
         except RuntimeError as error:
             if "probability tensor contains" not in str(error):  # torch.multinomial's word for logits of NaN
                 raise
-            alarms.lost()
+            alarms.stopped = f"nan: the logits of the policy are not finite: {NOT_FINITE}"
     alarms.check()
     step, seconds = trainer.state.global_step, time.perf_counter() - started
     if stop.told or unfinished(trainer.state):
