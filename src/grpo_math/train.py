@@ -121,8 +121,7 @@ def finish(
         scoring = Scoring(recipe, benchmarks, trainer.processing_class, in_training=True)
         for line in scoring.left_out():
             logger.info("warning: %s", line)
-        length = recipe.eval_completion_length
-        evaluations = Evaluations(trainer, benchmarks, recipe.eval, template, length, scoring)
+        evaluations = Evaluations(trainer, benchmarks, recipe.eval, recipe.eval_completion_length, scoring)
         pairs = zip(recipe.rewards, rewards, strict=True)
         graded = [spec.name for spec, reward in pairs if isinstance(reward, str) or reward.graded]
         alarms = Alarms(folder, recipe.alarms, template, recipe.baseline, graded)

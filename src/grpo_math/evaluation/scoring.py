@@ -29,11 +29,7 @@ class Scoring:
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        benchmarks: list[Benchmark],
-        tokenizer: "PreTrainedTokenizerBase",
-        in_training: bool,
+        self, recipe: Recipe, benchmarks: list[Benchmark], tokenizer: "PreTrainedTokenizerBase", in_training: bool
     ):
         specs, spec = recipe.rewards if benchmarks and recipe.eval.rewards else [], recipe.eval
         skip = recipe.on_reward_error == "skip"

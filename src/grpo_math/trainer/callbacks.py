@@ -11,7 +11,6 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 
-from grpo_math.data import PromptTemplate
 from grpo_math.evaluation import (
     Benchmark,
     Evaluation,
@@ -112,18 +111,10 @@ class Evaluations(TrainerCallback):
     unfinished: the first and the last one, which a resumed run makes again, with Abandoned.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        benchmarks: list[Benchmark],
-        spec: EvalSpec,
-        template: PromptTemplate,
-        longest: int,
-        scoring: Scoring,
-    ):
+    def __init__(self, trainer: Trainer, benchmarks: list[Benchmark], spec: EvalSpec, longest: int, scoring: Scoring):
         self.stopped: Callable[[], bool] = lambda: False
         self.trainer, self.benchmarks = trainer, benchmarks
-        self.spec, self.template, self.longest, self.scoring = spec, template, longest, scoring
+        self.spec, self.longest, self.scoring = spec, longest, scoring
         self.folder = Path(trainer.args.output_dir or "")
         self.file = self.folder / "eval.jsonl"
         self.before: dict | None = None
@@ -174,7 +165,7 @@ class Evaluations(TrainerCallback):
         started, spec = time.perf_counter(), self.spec
         tokenizer: Any = self.trainer.processing_class
         ends = ends_of(model.generation_config, tokenizer)
-        setup = setup_of(spec, self.template, tokenizer, ends, self.longest, self.trainer.args.seed)
+        setup = setup_of(spec, self.scoring.template, tokenizer, ends, self.longest, self.trainer.args.seed)
         vllm = getattr(self.trainer, "vllm_generation", None)
         size = vllm.tensor_parallel_size if vllm and vllm.mode == "colocate" else 1
         rows: list[dict] = []
