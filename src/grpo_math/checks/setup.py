@@ -83,10 +83,9 @@ def sampling_keys(recipe: Recipe) -> Iterator[Finding]:
 def truncated_sampling(given: dict, length: int) -> Iterator[Finding]:
     """Sampling from another distribution than the policy's at this temperature, which is the one that TRL trains.
 
-    Let p be the policy and q what is sampled from. TRL's correction weighs a completion with p / q, the product of its
-    tokens' ratios. Where q is p over the tokens that are kept, a ratio is their share: at most 1, at least top_p. For
-    any q the mean of its logarithm is -KL(q || p), so the weight falls with the length. One ratio per token does
-    little harm; without the correction the gradient is that of samples from q.
+    TRL's correction weighs a completion of the policy p sampled from q with the product of its tokens' ratios p / q.
+    With top_p a ratio is at most 1 and at least top_p; for any q the mean of its logarithm is -KL(q || p), so the
+    weight falls with the length. One ratio per token does little harm; without the correction samples from q train.
     """
     if not (changed := changed_sampling(given)):
         return
