@@ -4,6 +4,7 @@ What each loss is: docs/losses.md.
 """
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterator
 
 from grpo_math.checks.findings import Finding, Subject, error, warning
@@ -30,7 +31,8 @@ RULES: tuple[Rule, ...] = (  # the level, when it holds of TRL's keys or their d
      "vllm_importance_sampling_mode: {vllm_importance_sampling_mode}: TRL refuses it for loss_type: vespo, which takes "
      "the ratios of tokens",
      "vllm_importance_sampling_mode: token_truncate"),
-    (error, lambda k: corrected(k) and not at_least(k) <= 1 <= at_most(k),
+    (error, lambda k: corrected(k)
+     and not k["vllm_importance_sampling_clip_min"] <= 1 <= k["vllm_importance_sampling_clip_max"],
      "vllm_importance_sampling_clip_min, vllm_importance_sampling_clip_max: they exclude 1, the ratio where vLLM and "
      "the trainer agree",
      "vllm_importance_sampling_clip_min: null, vllm_importance_sampling_clip_max: 3.0"),
@@ -50,7 +52,7 @@ RULES: tuple[Rule, ...] = (  # the level, when it holds of TRL's keys or their d
      "importance_sampling_level: sequence with loss_type: {loss_type} is not GSPO: long completions count more",
      "loss_type: grpo"),
     (warning, lambda k: sequence(k) and k["loss_type"] in ("sapo", "vespo"),
-     "importance_sampling_level: sequence: the paper's {loss_type} takes the ratios of tokens",
+     "importance_sampling_level: sequence: loss_type: {loss_type} is defined by the ratios of tokens",
      "importance_sampling_level: token"),
     (warning, lambda k: sequence(k) and k["loss_type"] in CLIPPED and k["epsilon"] > 0.1,
      "importance_sampling_level: sequence with epsilon {epsilon:g} clips nothing: a completion's ratio stays near 1",
@@ -70,8 +72,9 @@ def losses(subject: Subject) -> Iterator[Finding]:
     """The findings, each with a fix that removes it."""
     given = subject.recipe.keys
     keys = {name: key.default for defaults in trl_keys("GRPO") for name, key in defaults.items()} | given
-    if keys["epsilon_high"] is None:
-        keys["epsilon_high"] = keys["epsilon"]
+    unset = {"epsilon_high": keys["epsilon"], "vllm_importance_sampling_clip_min": 0.0}
+    unset["vllm_importance_sampling_clip_max"] = math.inf
+    keys |= {name: meant for name, meant in unset.items() if keys[name] is None}
     for finding, holds, says, fix in RULES:
         if holds(keys):
             yield finding(says.format_map(keys), fix.format_map(keys))
@@ -98,12 +101,3 @@ def sequence(k: dict) -> bool:
 def corrected(k: dict) -> bool:
     """Whether TRL weighs vLLM's completions by importance."""
     return k["use_vllm"] and k["vllm_importance_sampling_correction"]
-
-
-def at_least(k: dict) -> float:
-    return k["vllm_importance_sampling_clip_min"] or 0.0
-
-
-def at_most(k: dict) -> float:
-    most = k["vllm_importance_sampling_clip_max"]
-    return float("inf") if most is None else most
