@@ -261,7 +261,8 @@ def test_generation_ends_at_stop_strings_and_padding_is_never_trained_on(write_r
     stops = ["a", "e", "o", "t", "3"]
     template = {"user": "Q: {question} A:", "chat": False, "answer_style": "answer_tag", "stop": stops}
     rewards = {"mine": {"path": f"{tmp_path}/mine.py:f"}}
-    changes = {"max_completion_length": 64, "per_device_train_batch_size": 8, "eval": {"before_after": True}}
+    changes = {"max_completion_length": 64, "per_device_train_batch_size": 8}
+    changes["eval"] = {"before_after": True, "rewards": False}
     run(write_recipe(prompt_template=template, rewards=rewards, preflight=False, **changes))
     seen = rows(tmp_path / "seen.jsonl")
     stopped = [ids for text, ids in seen if any(stop in text for stop in stops)]
@@ -454,7 +455,7 @@ def test_completions_are_kept_at_a_rate(write_recipe, tmp_path, steps, every, ke
         ({"optim_args": "fast"}, "TRL refused the recipe: not enough values to unpack"),
         (
             {"use_liger_kernel": True},
-            "TRL refused the recipe: You have set `use_liger_kernel` to `True` but liger-kernel",
+            "use_liger_kernel: liger-kernel is not installed: use_liger_kernel: false",
         ),
         (
             {"dataloader_persistent_workers": True},
@@ -716,7 +717,7 @@ def test_several_datasets_are_told_apart_and_count_together(write_recipe, tmp_pa
 def test_evaluations_have_the_figures_of_the_rewards(write_recipe, problem_folder, tmp_path):
     eval_ = {"before_after": True, "every": 1, "batch_size": 3}
     rewards = {"heuristic": {}, "format": {"weight": 0.5}}
-    results = run(write_recipe(rewards=rewards, eval=eval_, max_completion_length=24))
+    results = run(write_recipe(rewards=rewards, eval=eval_, max_completion_length=24, preflight=False))
     folder = tmp_path / "run"
     problems = load_problems(DatasetSpec(name="gsm8k", path=str(problem_folder), split="test")).problems
     evaluations = rows(folder / "eval.jsonl")
@@ -753,10 +754,11 @@ def test_rewards_that_held_out_problems_do_not_allow_are_known_before(write_reci
     eval_ = {"before_after": True, "datasets": {"name": "gsm8k", "path": str(problem_folder)}}
     dataset = {"name": "json", "path": str(tmp_path / "rows.jsonl")}
     rewards = {name: {"path": f"{tmp_path}/uneven.py:{name}"} for name in ("named", "careless")}
+    rewards["correctness"] = {"weight": 100.0}
     keys = {"dataset": dataset, "eval": eval_, "max_steps": 1}
     careless = write_recipe(**keys, rewards=rewards)
     line = "evaluation on gsm8k test: rewards/named and reward are not computed: rewards.named needs source"
-    failed = r"^reward careless: raised KeyError: 'source', uneven.py:6; .*\(seen with held-out problems, gsm8k test\)"
+    failed = r"reward careless: raised KeyError: 'source', uneven.py:6; .*\(seen with held-out problems, gsm8k test\)"
     found = [finding for finding in check(careless) if line in finding.says or "held-out" in finding.says]
     assert [finding.level for finding in found] == ["note", "error"]
     assert re.match(failed, found[1].says)
@@ -770,10 +772,10 @@ def test_rewards_that_held_out_problems_do_not_allow_are_known_before(write_reci
     run(careless, "--eval.rewards", "false")  # the fix
     assert line not in capsys.readouterr().out
     assert "eval/reward" not in rows(tmp_path / "run" / "metrics.jsonl")[0]
-    named = write_recipe(**keys, rewards={"named": rewards["named"], "format": {}}, output_dir=str(tmp_path / "named"))
+    named = write_recipe(**keys, rewards=rewards | {"careless": False}, output_dir=str(tmp_path / "named"))
     run(named)
     assert capsys.readouterr().out.count(f"warning: {line}\n") == 1
     (first, *_) = rows(tmp_path / "named" / "metrics.jsonl")
     assert {name for name in first if name.startswith("eval/reward")} == {
-        f"eval/rewards/format{end}" for end in ("", "_low", "_high")
+        f"eval/rewards/correctness{end}" for end in ("", "_low", "_high")
     }

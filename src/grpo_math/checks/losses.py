@@ -52,7 +52,7 @@ RULES: tuple[Rule, ...] = (  # the level, when it holds of TRL's keys or their d
      "importance_sampling_level: sequence with loss_type: {loss_type} is not GSPO: long completions count more",
      "loss_type: grpo"),
     (warning, lambda k: sequence(k) and k["loss_type"] in ("sapo", "vespo"),
-     "importance_sampling_level: sequence: the paper's {loss_type} takes the ratios of tokens",
+     "importance_sampling_level: sequence: loss_type: {loss_type} is defined by the ratios of tokens",
      "importance_sampling_level: token"),
     (warning, lambda k: sequence(k) and k["loss_type"] in CLIPPED and k["epsilon"] > 0.1,
      "importance_sampling_level: sequence with epsilon {epsilon:g} clips nothing: a completion's ratio stays near 1",
@@ -72,12 +72,9 @@ def losses(subject: Subject) -> Iterator[Finding]:
     """The findings, each with a fix that removes it."""
     given = subject.recipe.keys
     keys = {name: key.default for defaults in trl_keys("GRPO") for name, key in defaults.items()} | given
-    for name, unset in (
-        ("epsilon_high", keys["epsilon"]),
-        ("vllm_importance_sampling_clip_min", 0.0),
-        ("vllm_importance_sampling_clip_max", math.inf),
-    ):
-        keys[name] = unset if keys[name] is None else keys[name]
+    unset = {"epsilon_high": keys["epsilon"], "vllm_importance_sampling_clip_min": 0.0}
+    unset["vllm_importance_sampling_clip_max"] = math.inf
+    keys |= {name: meant for name, meant in unset.items() if keys[name] is None}
     for finding, holds, says, fix in RULES:
         if holds(keys):
             yield finding(says.format_map(keys), fix.format_map(keys))
