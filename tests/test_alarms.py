@@ -14,7 +14,7 @@ from grpo_math.runs.folder import read_rows, write_rows
 from grpo_math.train import train
 from grpo_math.trainer.alarms import Alarms
 from grpo_math.trainer.callbacks import finite
-from grpo_math.trainer.course import most_zero_std
+from grpo_math.trainer.course import Course, most_zero_std
 
 WELL = {
     "loss": 0.1, "grad_norm": 1.0, "reward": 0.5, "reward_std": 0.4, "frac_reward_zero_std": 0.2, "accuracy": 0.5,
@@ -51,7 +51,7 @@ def watch(write_recipe, tmp_path):
     def run(logs: list[dict], begin: int = 0, graded: tuple = (), **keys):
         recipe = load_recipe(["--config", str(write_recipe(**{"num_generations": 8, "prompts_per_step": 4, **keys}))])
         recipe.output_dir.mkdir(exist_ok=True)
-        alarms = Alarms(recipe.output_dir, recipe.alarms, recipe.template, recipe.baseline, graded)
+        alarms = Alarms(Course(recipe.output_dir, recipe.alarms, recipe.template, recipe.baseline, graded))
         args = SimpleNamespace(**{"max_completion_length": 8, "num_generations": 8, **recipe.trainer})
         control = SimpleNamespace(should_training_stop=False, should_save=True)
         state = SimpleNamespace(global_step=begin, is_world_process_zero=True)
@@ -196,12 +196,12 @@ def test_noise_alone_seldom_looks_like_a_divergence(watch):
     draws, alarms = np.random.default_rng(0), 0
     course = watch([])[1].course
     for _ in range(50):
-        course.seen.held_out, course.seen.rewards = [], []
+        course.held_out, course.rewards = [], []
         seen = False
         for evaluation in range(20):
             accuracy = draws.binomial(200, 0.5) / 200
-            course.seen.held_out.append((10 * evaluation, accuracy, wilson_interval(round(200 * accuracy), 200)[0]))
-            course.seen.rewards += [(10 * evaluation + step, draws.binomial(128, 0.5) / 128) for step in range(1, 11)]
+            course.held_out.append((10 * evaluation, accuracy, wilson_interval(round(200 * accuracy), 200)[0]))
+            course.rewards += [(10 * evaluation + step, draws.binomial(128, 0.5) / 128) for step in range(1, 11)]
             seen = seen or bool(dict(course.diverged()))
         alarms += seen
     assert alarms <= 2

@@ -108,10 +108,10 @@ def finish(
     from grpo_math.trainer.alarms import Alarms
     from grpo_math.trainer.callbacks import Evaluations
     from grpo_math.trainer.checkpoints import save_whole
+    from grpo_math.trainer.course import Course
     from grpo_math.trainer.loop import begin, run
 
-    folder, template = recipe.output_dir, recipe.template
-    source = ModelSource.of(recipe.keys)
+    folder, source = recipe.output_dir, ModelSource.of(recipe.keys)
     widen(trainer.model, source)
     check_finite(trainer.model, source.name)
 
@@ -124,7 +124,7 @@ def finish(
         evaluations = Evaluations(trainer, benchmarks, recipe.eval, recipe.eval_completion_length, scoring)
         pairs = zip(recipe.rewards, rewards, strict=True)
         graded = [spec.name for spec, reward in pairs if isinstance(reward, str) or reward.graded]
-        alarms = Alarms(folder, recipe.alarms, template, recipe.baseline, graded)
+        alarms = Alarms(Course(folder, recipe.alarms, recipe.template, recipe.baseline, graded))
         again = resume_command(folder, "sft" if recipe.sft else "train")
         results = run(trainer, evaluations, alarms, checkpoint, again, recipe.completions.every)
         if not results:

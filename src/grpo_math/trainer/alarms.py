@@ -5,15 +5,11 @@ is no alarm: nothing is wrong. course.py decides what is one.
 """
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl
 
-from grpo_math.data import PromptTemplate
 from grpo_math.errors import UserError
-from grpo_math.recipe.parts import AlarmSpec
 from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.runs.folder import append_rows, forget_after, read_rows
 from grpo_math.trainer.course import Course
@@ -25,20 +21,11 @@ logger = logging.getLogger(__name__)
 class Alarms(TrainerCallback):
     """Looks at every log of a GRPO run; of an SFT run for `nan` alone.
 
-    `graded` are the entries of the rewards that depend on the solution. `raised` are the alarms and notes so far,
-    `stopped` is the alarm that stopped the run.
+    `raised` are the alarms and notes so far, `stopped` is the alarm that stopped the run.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        spec: AlarmSpec,
-        template: PromptTemplate,
-        baseline: str = "group",
-        graded: Sequence[str] = (),
-    ):
-        self.folder, self.stop_on, self.file = folder, spec.stop_on, folder / "alarms.jsonl"
-        self.course = Course(folder, spec, template, baseline, graded)
+    def __init__(self, course: Course):
+        self.course, self.folder, self.file = course, course.folder, course.folder / "alarms.jsonl"
         self.raised: set[str] = set()
         self.sound = 0  # the last step whose log was finite
         self.stopped: str | None = None
@@ -47,11 +34,13 @@ class Alarms(TrainerCallback):
         """A resumed run knows what one that never stopped would: the alarms up to its checkpoint, its logs and
         evaluations; all processes do, and so agree when one stops the run."""
         self.course.args, self.sound, step = args, state.global_step, state.global_step or -1
+        rows: list[dict] = []
         if state.is_world_process_zero:
             if self.file.exists():
                 self.raised = {row["alarm"] for row in forget_after(step, self.file)}
-            self.course.recall(row for row in read_rows(self.folder / "metrics.jsonl") if row["step"] <= step)
-        self.raised, self.course.seen = broadcast_object_list([self.raised, self.course.seen])
+            rows = [row for row in read_rows(self.folder / "metrics.jsonl") if row["step"] <= step]
+        self.raised, rows = broadcast_object_list([self.raised, rows])
+        self.course.recall(rows)
 
     def on_log(self, args, state, control, logs=None, **_):
         found, step = self.course.look(state.global_step, logs), state.global_step
@@ -63,7 +52,7 @@ class Alarms(TrainerCallback):
                 logger.info("%s %s at step %d: %s", kind, name, step, says)
                 append_rows([{"step": step, "alarm": name, "says": says, "level": kind}], self.file)
             self.raised.add(name)
-            if name in self.stop_on:
+            if name in self.course.spec.stop_on:
                 self.stopped = self.stopped or f"{name}: {says}"
         self.stop(control)
 

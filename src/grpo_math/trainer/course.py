@@ -6,7 +6,6 @@ Every alarm but `nan` and `diverged` looks at means over the last `alarms.steps`
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -42,17 +41,6 @@ def most_zero_std(group: int) -> float:
     return max(MOST["zero_std"], RARE**group + (1 - RARE) ** group)
 
 
-@dataclass
-class Seen:
-    """The logs of the last windows, the means over the first one, the reward by step, and of each evaluation the step,
-    the accuracy and the lower end of its interval."""
-
-    logs: deque[dict]
-    begin: dict = field(default_factory=dict)
-    rewards: list[tuple[int, float]] = field(default_factory=list)
-    held_out: list[tuple[int, float, float]] = field(default_factory=list)
-
-
 class Course:
     """`graded` are the entries of the rewards that depend on the solution, `args` TRL's arguments; those of an SFT have
     no groups, and `nan` is all that is looked for."""
@@ -62,7 +50,10 @@ class Course:
     def __init__(self, folder: Path, spec: AlarmSpec, template: PromptTemplate, baseline: str, graded: Sequence[str]):
         self.folder, self.spec, self.template = folder, spec, template
         self.baseline, self.graded = baseline, graded
-        self.seen = Seen(deque(maxlen=LASTING * spec.steps))
+        self.logs: deque[dict] = deque(maxlen=LASTING * spec.steps)
+        self.begin: dict[str, float | None] = {}  # means over the first window
+        self.rewards: list[tuple[int, float]] = []  # by step
+        self.held_out: list[tuple[int, float, float]] = []  # step, accuracy, the lower end of its interval
 
     def recall(self, rows: Iterable[dict]) -> None:
         """See the rows of metrics.jsonl."""
@@ -73,29 +64,28 @@ class Course:
     def look(self, step: int, logs: dict) -> dict[str, str]:
         """Remember this log of a step or of an evaluation; returns the alarms that there are now."""
         found = self.see(step, logs)
-        if found or not self.seen.begin:
+        if found or not self.begin:
             return found
         return dict(self.diverged() if "eval_accuracy" in logs else self.noticed())
 
     def see(self, step: int, logs: dict) -> dict[str, str]:
         """Remember this log; returns the alarm `nan` where a metric in it is not finite."""
-        seen = self.seen
         if "eval_accuracy" in logs:
-            seen.held_out.append((step, logs["eval_accuracy"], logs.get("eval_accuracy_low", 0.0)))
+            self.held_out.append((step, logs["eval_accuracy"], logs.get("eval_accuracy_low", 0.0)))
         if is_step(logs) and "loss" in logs:
-            seen.logs.append(logs)
+            self.logs.append(logs)
             for name in FINITE:
                 if isinstance(logs.get(name), int | float) and not math.isfinite(logs[name]):
                     return {"nan": f"{name} is {logs[name]}: {NOT_FINITE}"}
             if isinstance(logs.get("reward"), int | float):
-                seen.rewards.append((step, logs["reward"]))
-        if len(seen.logs) >= self.spec.steps and hasattr(self.args, "num_generations"):
-            seen.begin = seen.begin or {name: self.mean(name) for name in BEGINNING}
+                self.rewards.append((step, logs["reward"]))
+        if len(self.logs) >= self.spec.steps and hasattr(self.args, "num_generations"):
+            self.begin = self.begin or {name: self.mean(name) for name in BEGINNING}
         return {}
 
     def mean(self, name: str, windows: int = 1) -> float | None:
         """Over the last window or windows, None where no step logged it."""
-        logs = list(self.seen.logs)[-windows * self.spec.steps :]
+        logs = list(self.logs)[-windows * self.spec.steps :]
         found = [log[name] for log in logs if isinstance(log.get(name), int | float)]
         return fmean(found) if found else None
 
@@ -109,7 +99,7 @@ class Course:
         longer = f"raise max_completion_length ({self.args.max_completion_length})"
         cut, accuracy = self.mean("completions/clipped_ratio"), self.mean("accuracy")
         scored = self.mean("reward_std") or 0  # None: nothing was
-        alike = "reward_std" in self.seen.logs[-1] and not scored > ROUNDING
+        alike = "reward_std" in self.logs[-1] and not scored > ROUNDING
         zero = self.above("frac_reward_zero_std", most_zero_std(self.args.num_generations))
         zero = zero if self.baseline == "group" else None  # without a baseline, groups of equal rewards teach
         solved = accuracy is not None and accuracy > SOLVED
@@ -128,7 +118,7 @@ class Course:
         ratio = self.mean("sampling/importance_sampling_ratio/mean")
         if ratio is not None and ratio < RATIO:
             yield "importance", self.other_policy(ratio)
-        start, now = self.seen.begin["entropy"], self.mean("entropy")
+        start, now = self.begin["entropy"], self.mean("entropy")
         stuck = self.above("frac_reward_zero_std", 0.5) and not solved  # low entropy alone is how healthy runs end
         if start and now is not None and now < COLLAPSE * start and stuck:
             yield (
@@ -136,7 +126,7 @@ class Course:
                 f"fell from {start:.3g} to {now:.3g}, and most groups no longer differ: raise epsilon_high (0.28) or "
                 "temperature, or set entropy_coef: 0.001; then lower learning_rate",
             )
-        start, now = self.seen.begin["completions/mean_length"], self.mean("completions/mean_length")
+        start, now = self.begin["completions/mean_length"], self.mean("completions/mean_length")
         if start and now is not None and not start / DRIFT <= now <= start * DRIFT:
             yield "length", f"completions went from {start:.0f} to {now:.0f} tokens: read some, for what they are paid"
         yield from self.spikes()
@@ -144,7 +134,7 @@ class Course:
 
     def cause(self, cut: float | None, longer: str) -> str:
         """Why all completions earn the same, and what to do."""
-        accuracy, start, style = self.mean("accuracy"), self.seen.begin["accuracy"], self.template.answer_style
+        accuracy, start, style = self.mean("accuracy"), self.begin["accuracy"], self.template.answer_style
         if start and accuracy is not None and accuracy < start / 2:
             return f"accuracy fell from {start:.2f} to {accuracy:.2f}, the policy broke: lower learning_rate"
         if unread := self.above("grading/unparsable_gold", 0.5):
@@ -181,7 +171,7 @@ class Course:
         """Of the steps with signal: without one the gradient is 0, or as small as `beta`."""
         norms = [
             log["grad_norm"]
-            for log in list(self.seen.logs)[-self.spec.steps :]
+            for log in list(self.logs)[-self.spec.steps :]
             if log.get("frac_reward_zero_std", 0) < 1 and "grad_norm" in log
         ]
         usual = median(norms) if norms else 0.0
@@ -198,12 +188,12 @@ class Course:
         a format is learned before the first right answer, which has to come first here."""
         shares = {
             name: share
-            for name in {key.split("/")[1] for key in self.seen.logs[-1] if key.endswith("/variance_share")}
+            for name in {key.split("/")[1] for key in self.logs[-1] if key.endswith("/variance_share")}
             if (share := self.mean(f"rewards/{name}/variance_share", LASTING)) is not None
         }
         others = shares.keys() - {*self.graded}
         accuracy = self.mean("accuracy", LASTING)
-        if len(self.seen.logs) < LASTING * self.spec.steps or not others or len(others) == len(shares):
+        if len(self.logs) < LASTING * self.spec.steps or not others or len(others) == len(shares):
             return
         most = max(sorted(others), key=shares.__getitem__)
         if shares[most] > 0.5 and not solved and (accuracy is None or accuracy > EARLY):
@@ -215,13 +205,13 @@ class Course:
 
     def diverged(self) -> Iterator[tuple[str, str]]:
         """The last evaluations are below the interval of the best one, and the reward is higher than after it."""
-        if not self.seen.held_out:
+        if not self.held_out:
             return
-        best = max(self.seen.held_out, key=lambda one: (one[1], one[0]))
+        best = max(self.held_out, key=lambda one: (one[1], one[0]))
         step, accuracy, low = best
-        later = [one for one in self.seen.held_out if one[0] > step]
-        after = [reward for at, reward in self.seen.rewards if at > step][: self.spec.steps]
-        now = [reward for _, reward in self.seen.rewards[-self.spec.steps :]]
+        later = [one for one in self.held_out if one[0] > step]
+        after = [reward for at, reward in self.rewards if at > step][: self.spec.steps]
+        now = [reward for _, reward in self.rewards[-self.spec.steps :]]
         if len(later) < FALLING or any(one[1] >= low for one in later[-FALLING:]) or min(len(after), len(now)) < 2:
             return
         error = math.hypot(stdev(after) / math.sqrt(len(after)), stdev(now) / math.sqrt(len(now)))
