@@ -108,11 +108,7 @@ def rows_of(benchmark: Benchmark, place: int, completions: list[Completion]) -> 
 
 
 def solve_together(
-    engine: Engine,
-    benchmark: Benchmark,
-    setup: Setup,
-    engine_size: int = 1,
-    stopped: Callable[[], bool] = lambda: False,
+    engine: Engine, benchmark: Benchmark, setup: Setup, engine_size: int, stopped: Callable[[], bool]
 ) -> tuple[list[dict], float]:
     """The graded rows of a benchmark that all processes solve together, on every process, and the seconds it took.
 
