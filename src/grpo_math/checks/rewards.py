@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
@@ -79,9 +79,8 @@ def failure(mistake: RewardError, where: str, recipe: Recipe) -> Finding:
     return (error if recipe.on_reward_error == "stop" else warning)(f"{mistake}{where}")
 
 
-def same(scores: Iterable[float]) -> bool:
-    some = list(scores)
-    return max(some) - min(some) <= EQUAL
+def same(scores: Collection[float]) -> bool:
+    return max(scores) - min(scores) <= EQUAL
 
 
 def held_out(subject: Subject) -> Iterator[Finding]:
