@@ -151,7 +151,10 @@ SHARES = {"rewards/correctness/variance_share": 0.3, "rewards/format/variance_sh
 )
 def test_a_reward_that_is_decided_by_something_else_than_the_solution(watch, changes, graded, raised):
     found, _, _ = watch([WELL | changes] * 9, graded=graded, alarms={"steps": 3})
-    says = "70% of the reward's variance in the groups is from format, which knows no solution: lower its weight, or give it gate: correctness"
+    says = (
+        "format, which knows no solution, makes 0.70 of the reward's variance in the groups (all entries together make 1): "
+        "lower its weight, or give it gate: correctness"
+    )
     assert found == ([(9, "composition", says)] if raised else [])
     assert watch([WELL | changes] * 8, graded=graded, alarms={"steps": 3})[0] == []
 

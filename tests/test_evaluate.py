@@ -340,6 +340,10 @@ def test_settings_are_compared_over_their_runs(write, capsys):
     for one in (f"{a}1", f"{a}1,{a}1", f"{a}1*"):
         with pytest.raises(UserError, match="is one run: name two or more of each setting, with commas between"):
             dispatch(["compare", "--seeds", settings[1], one])
+    absent = f"{a}9"
+    for one in (absent, f"{absent}*", f"{a}1,{absent}"):
+        with pytest.raises(UserError, match=r"there is no .*9\*?: check the path or the pattern"):
+            dispatch(["compare", "--seeds", settings[1], one])
 
 
 def test_a_runs_last_evaluation_is_compared(write, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from grpo_math.checks.memory import GIB, Setting, Shape, held, items, knobs, peak, shape_of, verdict
+from grpo_math.checks.memory import GIB, Setting, Shape, held, items, knobs, peak, setting_of, shape_of, verdict
 from grpo_math.recipe.recipe import load_recipe
 
 SEVEN = Shape(7_615_616_512, 6_525_288_448, 7_615_616_512, 28, 3584, 18944, 3584, 512, 152064)  # Qwen2.5-7B's config
@@ -29,6 +30,16 @@ def test_parameters_are_counted_on_a_model_without_weights(write_recipe):
     assert (shape.query, shape.key_value) == (64, 32)
     keys = {"use_peft": True, "lora_r": 8, "lora_target_modules": ["q_proj", "v_proj"]}
     assert shape_of(config, load_recipe(["--config", str(write_recipe(**keys))])).trained == 3 * 8 * (64 + 64 + 64 + 32)
+
+
+@pytest.mark.parametrize(
+    ("keys", "sequences"), [({}, 16), ({"use_vllm": True}, 0), ({"use_vllm": True, "vllm_mode": "server"}, 0)]
+)
+def test_only_transformers_generation_has_a_cache_outside_of_vllms_share(write_recipe, keys, sequences):
+    batch = SimpleNamespace(per_device_train_batch_size=8, gradient_accumulation_steps=2, steps_per_generation=2)
+    setting = setting_of(load_recipe(["--config", str(write_recipe(**keys))]), "float32", batch, 10, "ddp", 1)
+    assert setting.sequences == sequences
+    assert bool(items(SEVEN, setting)["key-value cache"]) == bool(sequences)
 
 
 def test_full_float32_training_holds_16_bytes_a_parameter():

@@ -11,6 +11,7 @@ from grpo_math.errors import RewardError
 from grpo_math.evaluation import Benchmark, Scoring, grade_rows, metrics_of, summarise_each
 from grpo_math.evaluation.scoring import score_together
 from grpo_math.evaluation.solve import rows_of
+from grpo_math.evaluation.statistics import share
 from grpo_math.evaluation.tables import print_tables
 from grpo_math.generation import Completion
 from grpo_math.recipe.recipe import load_recipe
@@ -77,6 +78,9 @@ def test_rewards_have_figures_over_what_they_could_score(made):
     assert found.figures["rewards/half"].value == 1
     assert found.figures["reward"].value == pytest.approx((0.25 - 0.5 - 0.5) / 3)
     assert found.figures["reward"].low <= found.figures["reward"].value <= found.figures["reward"].high
+    # 0 and 1 alone are a share: three questions of 1, not above 1. Other rewards are amounts.
+    assert (found.figures["rewards/half"].low, found.figures["rewards/half"].high) == (share([1, 1, 1]).low, 1)
+    assert found.figures["reward"].low < -0.5
     metrics, flat = metrics_of([found]), found.flat()
     for name in ("reward", "reward_low", "reward_high", "rewards/half", "rewards/correctness_high"):
         assert metrics[name] == flat[name]

@@ -128,7 +128,7 @@ VERBS = {
     ),
     "compare": Verb(
         "evaluation.compare",
-        "evaluations of the same problems: is one model better?",
+        "compare models by their evaluations of the same problems, or settings over their runs",
         [
             option(
                 "evaluations", "EVALUATION", "a folder of grpo-math evaluate, its completions.jsonl, a run (its last "

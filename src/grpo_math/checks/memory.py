@@ -53,7 +53,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a recipe and its layout add: `length` is in tokens, `sequences` are generated at a time on a GPU.
+    """What a recipe and its layout add: `length` is in tokens, `sequences` are generated at a time by transformers.
 
     With DDP a trained weight has the dtype it was loaded in, and the reducer holds a second copy of its gradient. With
     mixed precision accelerate makes it float32 under FSDP (accelerate/utils/fsdp_utils.py). DeepSpeed casts the whole
@@ -165,7 +165,7 @@ def setting_of(
     colocated = given.get("use_vllm") and given.get("vllm_mode", "colocate") == "colocate"
     share = given.get("vllm_gpu_memory_utilization", 0.3) if colocated else None
     served = not sft and given.get("use_vllm") and not colocated
-    generates_here = not sft and (colocated or not given.get("use_vllm"))
+    generates_here = not sft and not given.get("use_vllm")
     return Setting(
         weight_bytes=BYTES[dtype],
         mixed=bool(given.get("fp16")) or given.get("bf16") in (None, True),

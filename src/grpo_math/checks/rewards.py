@@ -177,7 +177,7 @@ def misled(
         return
     if others[best] >= right - EQUAL:
         than = "as much as" if same([right, others[best]]) else "more than"
-        says = f"rewards: {best}: {others[best]:.3g}, a perfect completion {right:.3g}"
+        says = f'rewards: "{best}" earns {others[best]:.3g}, a perfect completion {right:.3g}'
         if best == "wrong":
             says = f"rewards: a wrong answer earns {wrong:.3g}, {than} the right one"
         yield error(says, instead(best, weights, scores))

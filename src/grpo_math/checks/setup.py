@@ -97,8 +97,8 @@ def truncated_sampling(given: dict, length: int) -> Iterator[Finding]:
         return
     worst = f", 1e{math.floor(length * math.log10(changed['top_p']))} at worst" if changed.keys() == {"top_p"} else ""
     yield error(
-        f"{says}: vLLM's probabilities are those after it, the trainer's those before: the weight of a completion in "
-        f"TRL's correction, about 1 without it, falls with the length (up to {length} tokens{worst}; measured at top_p "
+        f"{says}: vLLM's probabilities include it, the trainer's do not: the weight of a completion in TRL's "
+        f"correction falls with the length, where about 1 is right (up to {length} tokens{worst}; measured at top_p "
         "0.9 after 160 tokens: 0.0006 to 0.012)",
         fix,
     )

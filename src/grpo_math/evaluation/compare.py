@@ -93,8 +93,10 @@ def shared(evaluations: list[Problems]) -> dict[str, list[Key]]:
 
 def files_of(setting: str) -> list[Path]:
     """The evaluations of a setting's runs: paths with commas between them, each of which may be a pattern."""
-    named = [Path(path) for part in setting.split(",") for path in sorted(glob.glob(part)) or [part]]
-    files = list({path.resolve(): path for path in named}.values())
+    named = {part: sorted(glob.glob(part)) for part in setting.split(",")}
+    if absent := [part for part, found in named.items() if not found]:
+        raise UserError(f"compare --seeds: there is no {' and no '.join(absent)}: check the path or the pattern")
+    files = list({Path(path).resolve(): Path(path) for found in named.values() for path in found}.values())
     if len(files) < 2:
         raise UserError(
             f"compare --seeds: {setting} is one run: name two or more of each setting, with commas between them or as "

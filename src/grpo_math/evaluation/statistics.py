@@ -257,4 +257,4 @@ def problems_show(problems: int) -> str:
     """What `can_show` says of an evaluation with one sample per problem, before there is another to compare it with."""
     change = detectable(problems)
     where = f"where two models disagree on {100 * max(CHANGED, min(change, 1)):.0f} % of them"
-    return can_show(f"{problems:,} problems", change, where)
+    return can_show(f"{problems:,} problem{'s' * (problems != 1)}", change, where)

@@ -86,7 +86,13 @@ def rewards_of(questions: list[list[dict]]) -> dict[str, Figure]:
         for name in names
         if all(name in row for question in questions for row in question)
     }
-    return {name: amount([fmean(known) for known in found if known]) for name, found in scores.items() if any(found)}
+    return {name: reward_of([known for known in found if known]) for name, found in scores.items() if any(found)}
+
+
+def reward_of(questions: list[list[float]]) -> Figure:
+    """A share where every score is 0 or 1, else an amount."""
+    figure = share if {score for known in questions for score in known} <= {0, 1} else amount
+    return figure([fmean(known) for known in questions])
 
 
 def summarise_each(rows: list[dict], seconds: dict[str, float], step: int = 0) -> list[Evaluation]:

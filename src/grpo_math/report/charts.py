@@ -42,7 +42,8 @@ CHARTS = {  # title: pattern of the metrics, how to read them
     "rewards": ("rewards/*/mean", "each reward function, before its weight"),
     "composition": (
         "rewards/*/variance_share",
-        "share of the reward's variance within groups, which is what the policy learns from, that each function makes",
+        "each function's share of the reward's variance within groups, which is what the policy learns from; below 0 "
+        "where it opposes the others",
     ),
     "failed rewards": ("rewards/*/failed", "share of completions without a score because the function failed on them"),
     "entropy": ("entropy", "of the policy per token; near 0 it explores nothing"),

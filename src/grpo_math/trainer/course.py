@@ -199,8 +199,8 @@ class Course:
         if shares[most] > 0.5 and not solved and (accuracy is None or accuracy > EARLY):
             yield (
                 "composition",
-                f"{shares[most]:.0%} of the reward's variance in the groups is from {most}, which knows no solution: "
-                f"lower its weight, or give it gate: {self.graded[0]}",
+                f"{most}, which knows no solution, makes {shares[most]:.2f} of the reward's variance in the groups "
+                f"(all entries together make 1): lower its weight, or give it gate: {self.graded[0]}",
             )
 
     def diverged(self) -> Iterator[tuple[str, str]]:

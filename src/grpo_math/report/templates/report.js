@@ -62,7 +62,11 @@ async function drawCharts() {
   const figures = JSON.parse(await inflate($("figures")));
   const charts = [...document.querySelectorAll(".chart")];
   const touch = matchMedia("(pointer: coarse)").matches; // there, a drag scrolls the page
-  const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
+  const hovers = matchMedia("(hover: hover)").matches; // elsewhere Plotly's buttons would always cover the legend
+  const config = {
+    responsive: true, displaylogo: false, displayModeBar: hovers && "hover",
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  };
   await Promise.all(charts.map(async (chart, place) => {
     const { data, layout } = figures[place];
     const font = { family: getComputedStyle(document.body).fontFamily, size: 11 };
