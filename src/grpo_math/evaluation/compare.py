@@ -102,7 +102,8 @@ def shared(evaluations: list[Problems]) -> dict[str, list[Key]]:
 
 def files_of(setting: str) -> list[Path]:
     """The evaluations of a setting's runs: paths with commas between them, each of which may be a pattern."""
-    named = [Path(path) for part in setting.split(",") for path in sorted(glob.glob(part)) or [part]]
+    parts = filter(None, map(str.strip, setting.split(",")))
+    named = [Path(path) for part in parts for path in sorted(glob.glob(part)) or [part]]
     files = list({path.resolve(): path for path in named}.values())
     if len(files) < 2:
         raise UserError(
