@@ -104,16 +104,15 @@ class Run:
     @property
     def without_signal(self) -> tuple[float, float] | None:
         """The share of the generated tokens in groups whose completions all earn the same, and the seconds of the steps
-        by this share; None where it is not logged."""
-        logged = [
-            (row["frac_tokens_zero_std"], row["completions/mean_length"], seconds)
-            for row, seconds in zip(self.steps, self.step_seconds, strict=True)
-            if row.get("frac_tokens_zero_std") is not None and row.get("completions/mean_length")
-        ]
+        by this share; None where it is not logged. Steps that generate nothing train on the generation before them."""
+        logged, seconds = [], 0.0
+        for row, spent in zip(self.steps, self.step_seconds, strict=True):
+            if row.get("frac_tokens_zero_std") is not None and row.get("completions/mean_length"):
+                logged.append((row["frac_tokens_zero_std"], row["completions/mean_length"]))
+            seconds += logged[-1][0] * spent if logged else 0.0
         if not logged:
             return None
-        tokens = sum(share * length for share, length, _ in logged) / sum(length for _, length, _ in logged)
-        return tokens, sum(share * seconds for share, _, seconds in logged)
+        return sum(share * length for share, length in logged) / sum(length for _, length in logged), seconds
 
     @property
     def gpu_count(self) -> int:
@@ -184,7 +183,7 @@ def that_count(rows: list[dict]) -> list[dict]:
     the training evaluated itself, the rows of `evaluate --watch` (with `weights`) do not count."""
     found = {}
     for row in sorted(rows, key=lambda row: "weights" not in row):
-        if {"step", "accuracy", "accuracy_low", "accuracy_high"} <= row.keys():
+        if all(row.get(name) is not None for name in ("step", "accuracy", "accuracy_low", "accuracy_high")):
             found[row["step"]] = row
     return [found[step] for step in sorted(found)]
 

@@ -184,12 +184,14 @@ class Course:
         )
 
     def spikes(self) -> Iterator[tuple[str, str]]:
-        """Of the steps with signal: without one the gradient is 0, or as small as `beta`."""
-        norms = [
-            log["grad_norm"]
-            for log in list(self.seen.logs)[-self.spec.steps :]
-            if is_finite(log.get("grad_norm")) and (log.get("frac_reward_zero_std") or 0) < 1
-        ]
+        """Of the steps with signal: without one the gradient is 0, or as small as `beta`. Steps that generate nothing
+        train on the generation before them."""
+        level, norms = 0.0, []
+        for log in list(self.seen.logs)[-self.spec.steps :]:
+            found = log.get("frac_reward_zero_std")
+            level = level if found is None else found
+            if is_finite(log.get("grad_norm")) and level < 1:
+                norms.append(log["grad_norm"])
         usual = median(norms) if norms else 0.0
         high = [norm for norm in norms if norm > SPIKE * usual > 0]
         if len(high) >= SPIKES:
