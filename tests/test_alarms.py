@@ -133,6 +133,17 @@ def test_spikes_of_the_gradient(watch):
         "reward_std": 0.1,
     }  # without signal, beta's gradient
     assert "spike" not in {name for _, name, _ in watch([silent, silent, high] * 10)[0]}
+    again = {"loss": 0.1, "grad_norm": 1e-6}  # a further step of the same generation logs nothing of its groups
+    assert "spike" not in {name for _, name, _ in watch([silent, again, high] * 10)[0]}
+
+
+def test_logs_without_a_value_are_left_out(watch):
+    """TRL logs None for a metric without a value; without `nan` in stop_on a run goes on with NaN."""
+    odd = dict.fromkeys([*WELL, "rewards/correctness/variance_share", "rewards/a/b/variance_share"], None)
+    logs = [WELL | SHARES, odd | {"loss": 0.1}, WELL | {"grad_norm": math.nan, "reward": math.nan}] * 4
+    evaluations = [{"eval_accuracy": value, "eval_accuracy_low": value - 0.1} for value in (0.9, 0.5, 0.5, 0.5)]
+    found, _, _ = watch([*logs[:6], *evaluations, *logs], alarms={"steps": 3, "stop_on": []}, graded=("correctness",))
+    assert [name for _, name, _ in found] == ["nan", "composition"]
 
 
 SHARES = {"rewards/correctness/variance_share": 0.3, "rewards/format/variance_share": 0.7}

@@ -334,7 +334,7 @@ def test_settings_are_compared_over_their_runs(write, capsys):
         "gsm8k test: 3 and 3 runs can show a difference of 15.2 points (80 % power, with the spread seen here)" in out
     )
     a, b = settings[0][:-1], settings[1][:-1]
-    dispatch(["compare", "--seeds", f"{a}1,{a}2", f"{a}2,{a}3", f"{b}1,{b}2"])
+    dispatch(["compare", "--seeds", f"{a}1, {a}2", f"{a}2,{a}3,", f"{b}1,{b}2"])
     out = capsys.readouterr().out
     assert [row[-1] for row in rows_of(out, "gsm8k test") if len(row) > 2] == ["not distinguishable"] * 2
     for one in (f"{a}1", f"{a}1,{a}1", f"{a}1*"):

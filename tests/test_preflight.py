@@ -298,6 +298,7 @@ FIXED = [  # keys, and the fix of their finding as words of the command line
     ({"rewards": {"correctness": {"no_answer": 1.0}}}, ["--rewards.correctness", "{correct: 1.0, wrong: 0.0, no_answer: 0.0}"]),
     ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, ["--rewards.brevity.gate", "correctness"]),
     ({"rewards": {"language": {"scale": 1e-12, "bias": 0.5}}}, ["--rewards.correctness.weight", "1.0"]),
+    ({"rewards": {"correctness": {"weight": -1.0}}}, ["--rewards.correctness.weight", "1.0"]),
     ({"top_p": 0.9}, ["--top_p", "1.0"]),
 ]  # fmt: skip
 
@@ -555,10 +556,57 @@ def test_no_shipped_reward_takes_a_wrong_completion_for_a_right_one(write_recipe
     assert list(table) == ["perfect", "wrong", "wrong in the box", "negated answer", "several boxes", "empty box", "cut off", "an echo", "nonsense", "empty"]  # fmt: skip
     for kind, texts in table.items():
         right = [one.correct for one in grade_batch(texts, [one.answer for one in subject.problems], style)]
-        expected = [kind == "perfect"] * len(GOLDS)
-        if kind == "negated answer":
-            expected[6] = True  # 8 and -8 are both right
-        assert right == expected, (kind, list(zip(texts, right, strict=True)))
+        assert right == [kind == "perfect"] * len(GOLDS), (kind, list(zip(texts, right, strict=True)))
+
+
+TEXTS = {  # golds of which half a completion, or one negated, is right too; and 7 of the nonsense
+    "units": [f"{n} \\text{{ cm}}" for n in range(1, 9)],
+    "either sign": [[f"{n}", f"-{n}"] for n in range(1, 9)],
+    "sevens": ["7"] * 8,
+}
+
+
+@pytest.mark.parametrize("style", ["boxed", "hash", "answer_tag", "fallback"])
+@pytest.mark.parametrize("golds", TEXTS.values(), ids=TEXTS)
+def test_correctness_alone_is_no_mistake_whatever_the_golds(findings, tmp_path, style, golds):
+    rows = [{"question": f"Q{n}?", "answer": gold, "worked": f"{gold}, as seen."} for n, gold in enumerate(golds)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own, template = OWN | {"path": f"{tmp_path}/rows.jsonl"}, {"user": "{question}", "answer_style": style}
+    found = findings(dataset=own, prompt_template=template, rewards={"correctness": {}})
+    assert [one for one in wrong(found) if "rewards" in one[1]] == []
+
+
+OTHER_REWARDS = """
+import re
+
+def text(one):
+    return one[0]["content"]
+
+def last_line(completions, solution):
+    return [float(text(one).endswith(f"Answer: {gold}")) for one, gold in zip(completions, solution)]
+
+def likeness(completions, worked):
+    return [len({*text(one).split()} & {*(whole or "").split()}) for one, whole in zip(completions, worked)]
+
+def short(completions):
+    return [-len(text(one)) / 1000 for one in completions]
+"""
+
+
+def test_rewards_that_read_something_else_than_the_box_stop_no_training(findings, tmp_path):
+    """What an own reward gives is not known where it tells none of the completions apart; small differences between
+    wrong completions, and credit for the right reasoning, are no faults."""
+    (tmp_path / "other.py").write_text(OTHER_REWARDS)
+    own = {name: {"path": f"{tmp_path}/other.py:{name}"} for name in ("last_line", "likeness", "short")}
+    for rewards, levels in (
+        ({"last_line": own["last_line"]}, {"warning"}),
+        ({"last_line": own["last_line"], "language": {"weight": 0.1}}, {"warning"}),
+        ({"correctness": {}, "likeness": own["likeness"] | {"weight": 0.02}}, set()),
+        ({"correctness": {}, "short": own["short"]}, set()),
+        ({"correctness": {}, "repetition": {}}, set()),
+    ):
+        found = wrong(findings(rewards=rewards))
+        assert {level for level, _ in found} == levels, found
 
 
 def test_a_grader_that_pays_for_nothing_is_an_error(findings, monkeypatch):

@@ -410,6 +410,17 @@ def test_the_verb_prints_a_summary(run):
     assert done.returncode == 0
 
 
+def test_steps_that_generate_nothing_count_with_the_generation_before_them(tmp_path):
+    """With steps_per_generation 2, every second log knows nothing of the groups: 10 s of 40 s are without signal."""
+    run = make_run(tmp_path / "run", steps=0)
+    seen = {"loss": 0.1, "step_time": 10.0}
+    shares = [{"frac_tokens_zero_std": share, "completions/mean_length": 30} for share in (0.1, 0.4)]
+    write_rows(
+        run / "metrics.jsonl", [{"step": 1 + n, **seen, **(shares[n // 2] if n % 2 == 0 else {})} for n in range(4)]
+    )
+    assert read_run(run).without_signal == pytest.approx((0.25, 10.0))
+
+
 def test_a_mistake_is_one_line(run, tmp_path):
     for folder, says in (
         (tmp_path / "none", "no such folder"),

@@ -119,6 +119,22 @@ def test_an_own_reward_may_name_just_what_it_needs(tmp_path):
     assert reward(prompts=[""], completions=["a"], source=["x"], solution=["1"]) == [1.0]
 
 
+@pytest.mark.parametrize(
+    ("takes", "graded"),
+    [("completions", False), ("completions, template, n=1", False), ("completions, label", True), ("completions, completion_ids, log_metric", False),
+     ("completions, solution", True), ("completions, grades", True), ("completions, worked", True),
+     ("completions, prompts", True), ("completions, question", True), ("completions, **_", True)],
+)  # fmt: skip
+def test_an_own_reward_may_depend_on_the_solution_where_it_takes_more_than_the_completion(tmp_path, takes, graded):
+    assert own(tmp_path, f"def f({takes}):\n    return [0.0]\n").graded is graded
+
+
+def test_shipped_rewards_that_know_no_solution():
+    built = build_rewards([RewardSpec(name=name) for name in REWARDS], BOXED)
+    blind = {"format", "brevity", "overlong", "repetition", "steps", "language"}
+    assert {reward.spec.name for reward in built if not reward.graded} == blind
+
+
 def test_two_entries_of_one_function_have_two_names(tmp_path):
     (tmp_path / "mine.py").write_text("def f(completions, n=1, **_):\n    return [n] * len(completions)\n")
     specs = [RewardSpec(name=name, path=f"{tmp_path}/mine.py:f", params={"n": n}) for n, name in enumerate("ab")]

@@ -17,6 +17,7 @@ from grpo_math.recipe.recipe import Recipe
 from grpo_math.rewards import Reward, RewardSpec, call_arguments
 
 EQUAL = 1e-9  # scores closer than this are the same
+MUCH = 0.1  # of what being right is worth
 PROBLEMS = 4  # tried; scores are means over them
 ADD_CORRECTNESS = "rewards: {correctness: {weight: 1.0}} would tell them apart"
 GOLD_NAMES = ("answer", "gold", "label", "target", "ground_truth")  # elsewhere
@@ -55,14 +56,17 @@ def audit(subject: Subject) -> Iterator[Finding]:
         cells = zip([*found, totals[kind]], columns, strict=True)
         lines.append(f"{kind:16}" + "".join(f"{score:>{len(column)}.3g}" for score, column in cells))
     yield note("\n".join(lines))
-    if not learned and same(totals.values()):
+    each = dict(zip(weights, zip(*scores.values(), strict=True), strict=True))
+    # An own reward that tells none of them apart may read another form than the template's
+    unread = any(spec.path and same(each[spec.name]) for spec, _ in pairs)
+    if not learned and not unread and same(totals.values()):
         yield error(
             f"rewards: a perfect, a wrong, an empty and every other completion earn {totals['perfect']:.3g}: there is "
             "nothing to learn from",
             ADD_CORRECTNESS,
         )
         return
-    for name, given in zip(weights, zip(*scores.values(), strict=True), strict=True):
+    for name, given in each.items():
         if same(given):
             yield warning(
                 f"rewards.{name}: gives {given[0]:g} to a perfect, a wrong, an empty and every other completion: it "
@@ -71,7 +75,8 @@ def audit(subject: Subject) -> Iterator[Finding]:
             )
     if not learned:
         judged = any(spec.path or "grades" in parameters(one.function) for spec, one in pairs)
-        yield from misled(totals, weights, scores, judged)
+        for one in misled(totals, weights, scores, judged):
+            yield replace(one, level="warning") if unread else one
 
 
 def failure(mistake: RewardError, where: str, recipe: Recipe) -> Finding:
@@ -118,7 +123,8 @@ def completions(problems: list[Problem], subject: Subject) -> dict[str, list[str
     r"""For each kind of completion, one per problem.
 
     A box is the place of the answer in the template's style: `\boxed{}`, `#### ` or `<answer></answer>`. "wrong" is
-    another problem's whole solution, "wrong in the box" another problem's answer after the right reasoning.
+    another problem's whole solution, "wrong in the box" another problem's answer after the right reasoning. "cut off"
+    ends before the answer is first named.
     """
     template = subject.recipe.template
     wrong = [
@@ -138,19 +144,21 @@ def completions(problems: list[Problem], subject: Subject) -> dict[str, list[str
         "negated answer": [boxed(negated(one.answer)) for one in problems],
         "several boxes": ["\n".join(map(boxed, (other.answer, one.answer, "1234567"))) for one, other in pairs],
         "empty box": [boxed("") for _ in problems],
-        "cut off": [text[: len(text) // 2] for text in perfect],
+        "cut off": [
+            text.partition(accepted(one.answer)[0])[0][: len(text) // 2]
+            for one, text in zip(problems, perfect, strict=True)
+        ],
         "an echo": [template.user.replace("{question}", problem.question) for problem in problems],
-        "nonsense": ["the the answer of of so 7 ( x y then it it is is " * 4] * len(problems),
+        "nonsense": ["the the answer of of so ? ( x y then it it is is " * 4] * len(problems),
         "empty": [""] * len(problems),
     }
 
 
 def negated(gold: str) -> str:
-    """-5 for 5 and 5 for -5; "not 0" and "not even" where there is no sign to change."""
-    answer = accepted(gold)[0].strip()
-    if answer.startswith("-"):
-        return answer[1:]
-    return f"-{answer}" if re.search("[1-9]", answer) else f"not {answer}"
+    """-5 for 5 and 5 for -5; "not 0" and "not even" where there is no sign to change, or both are right."""
+    answers = accepted(gold)
+    other = answers[0][1:] if answers[0].startswith("-") else f"-{answers[0]}"
+    return other if re.search("[1-9]", other) and other not in answers else f"not {answers[0]}"
 
 
 def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subject) -> float:
@@ -189,7 +197,8 @@ def misled(
             f"{being_right:.3g} more",
             "raise the weight of correctness",
         )
-    if paid := {kind: total for kind, total in others.items() if total > wrong + EQUAL}:
+    more = {kind: total for kind, total in others.items() if total > wrong + MUCH * being_right}
+    if paid := {kind: total for kind, total in more.items() if kind != "wrong in the box"}:  # which is as honest
         earned = ", ".join(f"{kind} {total:.3g}" for kind, total in paid.items())
         yield warning(
             f"rewards: an honest wrong completion earns {wrong:.3g}, others more ({earned})",
@@ -201,9 +210,10 @@ def instead(best: str, weights: dict[str, float], scores: dict[str, list[float]]
     """What to change where the completions of the kind `best` earn too much."""
     more = [w * (a - b) for w, a, b in zip(weights.values(), scores[best], scores["perfect"], strict=True)]
     culprit = list(weights)[more.index(max(more))]
-    if weights.get("correctness") and (culprit == "correctness" or max(more) <= EQUAL):
+    nothing = culprit == "correctness" or max(more) <= EQUAL
+    if nothing and weights.get("correctness", 0) > 0:
         return "rewards: {correctness: {correct: 1.0, wrong: 0.0, no_answer: 0.0}}"
-    if max(more) <= EQUAL:
+    if nothing:
         return ADD_CORRECTNESS
     gate = ", or give it gate: correctness" if "correctness" in weights else ""
     return f"lower the weight of rewards.{culprit}{gate}"

@@ -93,7 +93,7 @@ def shared(evaluations: list[Problems]) -> dict[str, list[Key]]:
 
 def files_of(setting: str) -> list[Path]:
     """The evaluations of a setting's runs: paths with commas between them, each of which may be a pattern."""
-    named = {part: sorted(glob.glob(part)) for part in setting.split(",")}
+    named = {part: sorted(glob.glob(part)) for part in filter(None, map(str.strip, setting.split(",")))}
     if absent := [part for part, found in named.items() if not found]:
         raise UserError(f"compare --seeds: there is no {' and no '.join(absent)}: check the path or the pattern")
     files = list({Path(path).resolve(): Path(path) for found in named.values() for path in found}.values())

@@ -38,7 +38,8 @@ class Figure:
         return cls(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
     def text(self, digits: int) -> str:
-        return f"{self.value:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
+        to = "-" if self.low >= 0 else " to "
+        return f"{self.value:.{digits}f} ({self.low:.{digits}f}{to}{self.high:.{digits}f})"
 
     def __str__(self) -> str:
         return self.text(3)
@@ -243,7 +244,8 @@ def over_seeds(first: list[float], second: list[float], paired: bool = False) ->
         return Difference(with_zero(Figure(value, value, value), 1.0), 1.0, test, math.inf, 1, few=few)
     freedom = sum(errors) ** 2 / sum(one**2 / (len(values) - 1) for one, values in zip(errors, samples, strict=True))
     p, half = float(2 * t.sf(abs(value) / error, freedom)), reach(error, freedom)
-    return Difference(with_zero(Figure(value, value - half, value + half), p), p, test, error, freedom)
+    figure = with_zero(Figure(value, max(value - half, -1.0), min(value + half, 1.0)), p)
+    return Difference(figure, p, test, error, freedom)
 
 
 def can_show(what: str, change: float, where: str) -> str:

@@ -170,7 +170,7 @@ def that_count(rows: list[dict]) -> list[dict]:
     the training evaluated itself, the rows of `evaluate --watch` (with `weights`) do not count."""
     found = {}
     for row in sorted(rows, key=lambda row: "weights" not in row):
-        if {"step", "accuracy", "accuracy_low", "accuracy_high"} <= row.keys():
+        if all(row.get(name) is not None for name in ("step", "accuracy", "accuracy_low", "accuracy_high")):
             found[row["step"]] = row
     return [found[step] for step in sorted(found)]
 

@@ -69,16 +69,17 @@ def movements(run: Run) -> Iterator[tuple[str, float, float, str]]:
 
 def without_signal(run: Run) -> str:
     """31% of the generated tokens, 0:12 of training; empty where the share of these tokens is not logged. They are in
-    groups whose completions all earn the same, the seconds are those of the steps by their share."""
-    logged = [
-        (row["frac_tokens_zero_std"], row["completions/mean_length"], seconds)
-        for row, seconds in zip(run.steps, run.step_seconds, strict=True)
-        if row.get("frac_tokens_zero_std") is not None and row.get("completions/mean_length")
-    ]
+    groups whose completions all earn the same, the seconds are those of the steps by their share; steps that generate
+    nothing train on the generation before them."""
+    logged, seconds = [], 0.0
+    for row, spent in zip(run.steps, run.step_seconds, strict=True):
+        if row.get("frac_tokens_zero_std") is not None and row.get("completions/mean_length"):
+            logged.append((row["frac_tokens_zero_std"], row["completions/mean_length"]))
+        seconds += logged[-1][0] * spent if logged else 0.0
     if not logged:
         return ""
-    share = sum(share * length for share, length, _ in logged) / sum(length for _, length, _ in logged)
-    return f"{share:.0%} of the generated tokens, {clock(sum(part * time for part, _, time in logged))} of training"
+    share = sum(share * length for share, length in logged) / sum(length for _, length in logged)
+    return f"{share:.0%} of the generated tokens, {clock(seconds)} of training"
 
 
 def clock(seconds: float) -> str:

@@ -36,6 +36,7 @@ GIVEN = {  # to every reward function that names them, by TRL and by us
     "prompts", "completions", "completion_ids", "log_metric", "log_extra", "environments", "template", "grades",
     "max_completion_length",
 }  # fmt: skip
+TELLING = {"prompts", "question", "solution", "worked", "grades"}  # parameters that may tell what is right
 logger = logging.getLogger(__name__)
 grading = threading.Lock()  # rewards in several threads want the same verdicts
 
@@ -91,8 +92,8 @@ class Reward:
 
     @property
     def graded(self) -> bool:
-        """Whether its score may depend on the solution."""
-        named = parameters(self.function).keys() & {"grades", "solution"}
+        """Whether its score may depend on the solution, also as a judge of the question or by a column of the data."""
+        named = (parameters(self.function).keys() & TELLING) | self.missing({"trainer_state"})
         unseen = self.spec.path is not None and takes_everything(self.function)
         return bool(named) or unseen or (self.gate is not None and self.gate.graded)
 

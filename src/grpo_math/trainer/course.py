@@ -4,8 +4,10 @@ Every alarm but `nan` and `diverged` looks at means over the last `alarms.steps`
 """
 
 import math
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -39,6 +41,11 @@ def most_zero_std(group: int) -> float:
     """The share of zero-std groups above which there is an alarm: 0.7, and for fewer than eight completions what an
     accuracy of 4.4 % gives by arithmetic, p^G + (1 - p)^G, as it gives 0.7 for eight; 0.92 for two."""
     return max(MOST["zero_std"], RARE**group + (1 - RARE) ** group)
+
+
+def is_finite(value: object) -> bool:
+    """Whether a metric can be averaged: TRL logs None for one without a value."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 class Course:
@@ -77,7 +84,7 @@ class Course:
             for name in FINITE:
                 if isinstance(logs.get(name), int | float) and not math.isfinite(logs[name]):
                     return {"nan": f"{name} is {logs[name]}: {NOT_FINITE}"}
-            if isinstance(logs.get("reward"), int | float):
+            if is_finite(logs.get("reward")):
                 self.rewards.append((step, logs["reward"]))
         if len(self.logs) >= self.spec.steps and hasattr(self.args, "num_generations"):
             self.begin = self.begin or {name: self.mean(name) for name in BEGINNING}
@@ -86,7 +93,7 @@ class Course:
     def mean(self, name: str, windows: int = 1) -> float | None:
         """Over the last window or windows, None where no step logged it."""
         logs = list(self.logs)[-windows * self.spec.steps :]
-        found = [log[name] for log in logs if isinstance(log.get(name), int | float)]
+        found = [log[name] for log in logs if is_finite(log.get(name))]
         return fmean(found) if found else None
 
     def above(self, name: str, limit: float) -> float | None:
@@ -168,12 +175,14 @@ class Course:
         )
 
     def spikes(self) -> Iterator[tuple[str, str]]:
-        """Of the steps with signal: without one the gradient is 0, or as small as `beta`."""
-        norms = [
-            log["grad_norm"]
-            for log in list(self.logs)[-self.spec.steps :]
-            if log.get("frac_reward_zero_std", 0) < 1 and "grad_norm" in log
-        ]
+        """Of the steps with signal: without one the gradient is 0, or as small as `beta`. Steps that generate nothing
+        train on the generation before them."""
+        level, norms = 0.0, []
+        for log in list(self.logs)[-self.spec.steps :]:
+            found = log.get("frac_reward_zero_std")
+            level = level if found is None else found
+            if is_finite(log.get("grad_norm")) and level < 1:
+                norms.append(log["grad_norm"])
         usual = median(norms) if norms else 0.0
         high = [norm for norm in norms if norm > SPIKE * usual > 0]
         if len(high) >= SPIKES:
@@ -186,9 +195,10 @@ class Course:
     def composition(self, solved: bool) -> Iterator[tuple[str, str]]:
         """Where rewards that know no solution decide which completion of a group is better. At the beginning they may:
         a format is learned before the first right answer, which has to come first here."""
+        logged = [re.fullmatch("rewards/(.+)/variance_share", key) for key in self.logs[-1]]
         shares = {
             name: share
-            for name in {key.split("/")[1] for key in self.logs[-1] if key.endswith("/variance_share")}
+            for name in (key[1] for key in logged if key)
             if (share := self.mean(f"rewards/{name}/variance_share", LASTING)) is not None
         }
         others = shares.keys() - {*self.graded}
@@ -207,8 +217,7 @@ class Course:
         """The last evaluations are below the interval of the best one, and the reward is higher than after it."""
         if not self.held_out:
             return
-        best = max(self.held_out, key=lambda one: (one[1], one[0]))
-        step, accuracy, low = best
+        step, accuracy, low = max(self.held_out, key=itemgetter(1))
         later = [one for one in self.held_out if one[0] > step]
         after = [reward for at, reward in self.rewards if at > step][: self.spec.steps]
         now = [reward for _, reward in self.rewards[-self.spec.steps :]]
