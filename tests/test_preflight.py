@@ -604,8 +604,9 @@ def test_rewards_that_read_something_else_than_the_box_stop_no_training(findings
         ({"correctness": {}, "likeness": own["likeness"] | {"weight": 0.02}}, set()),
         ({"correctness": {}, "short": own["short"]}, set()),
         ({"correctness": {}, "repetition": {}}, set()),
+        ({"correctness": {}, "overlong": {"cache_tokens": 16}, "brevity": {"gate": "correctness"}}, set()),
     ):
-        found = wrong(findings(rewards=rewards))
+        found = wrong(findings(rewards=rewards, max_completion_length=64))
         assert {level for level, _ in found} == levels, found
 
 

@@ -43,7 +43,8 @@ def audit(subject: Subject) -> Iterator[Finding]:
     for _, reward in pairs:
         try:
             for kind, texts in tried.items():
-                scores[kind].append(mean_score(reward, texts, rows, subject))
+                least = recipe.max_completion_length if kind == "nonsense" else 0
+                scores[kind].append(mean_score(reward, texts, rows, subject, least))
         except RewardError as mistake:
             yield failure(mistake, "" if kind == "perfect" else f" (seen with {kind} completions)", recipe)
     if any(len(scores[kind]) < len(pairs) for kind in tried):
@@ -124,7 +125,7 @@ def completions(problems: list[Problem], subject: Subject) -> dict[str, list[str
 
     A box is the place of the answer in the template's style: `\boxed{}`, `#### ` or `<answer></answer>`. "wrong" is
     another problem's whole solution, "wrong in the box" another problem's answer after the right reasoning. "cut off"
-    ends before the answer is first named.
+    ends before the answer is first named. "nonsense" is scored at the longest length.
     """
     template = subject.recipe.template
     wrong = [
@@ -161,11 +162,14 @@ def negated(gold: str) -> str:
     return other if re.search("[1-9]", other) and other not in answers else f"not {answers[0]}"
 
 
-def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subject) -> float:
-    """The mean over the problems, each with a group of equal completions; None counts 0, as in TRL's sum."""
+def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subject, least: int = 0) -> float:
+    """The mean over the problems, each with a group of equal completions of at least so many tokens; None counts 0, as
+    in TRL's sum."""
     group = subject.recipe.trainer.get("num_generations", 8)
     texts, rows = [text for text in texts for _ in range(group)], [row for row in rows for _ in range(group)]
-    scores = reward(**call_arguments(texts, rows, subject.tokenizer, subject.state))
+    ids = subject.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    lengths = [max(least, 1 + len(some)) for some in ids]
+    scores = reward(**call_arguments(texts, rows, subject.tokenizer, subject.state, lengths))
     return sum(score or 0.0 for score in scores) / len(scores)
 
 
