@@ -19,6 +19,7 @@ from grpo_math.report.charts import panels, plotly_figure, running_means
 from grpo_math.report.completions import spread
 from grpo_math.report.data import read_run
 from grpo_math.report.report import write_report
+from grpo_math.report.summary import without_signal
 from grpo_math.runs.folder import read_table
 
 BAD = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> {{ 7 * 7 }} %{x} $\\frac"
@@ -418,7 +419,7 @@ def test_steps_that_generate_nothing_count_with_the_generation_before_them(tmp_p
     write_rows(
         run / "metrics.jsonl", [{"step": 1 + n, **seen, **(shares[n // 2] if n % 2 == 0 else {})} for n in range(4)]
     )
-    assert read_run(run).without_signal == pytest.approx((0.25, 10.0))
+    assert without_signal(read_run(run)) == "25% of the generated tokens, 0:10 of training"
 
 
 def test_a_mistake_is_one_line(run, tmp_path):
