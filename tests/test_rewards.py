@@ -15,7 +15,7 @@ from grpo_math.data.problem import Problem
 from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import RewardError, UserError
 from grpo_math.grading import grade_batch
-from grpo_math.rewards.reward import REWARDS, Reward, RewardSpec, build_rewards, data_columns, gated
+from grpo_math.rewards.reward import REWARDS, Reward, RewardSpec, build_rewards, data_columns, gated, graded_names
 
 BOXED, R1 = TEMPLATES["boxed"], TEMPLATES["r1_zero"]
 
@@ -133,6 +133,12 @@ def test_shipped_rewards_that_know_no_solution():
     built = build_rewards([RewardSpec(name=name) for name in REWARDS], BOXED)
     blind = {"format", "brevity", "overlong", "repetition", "steps", "language"}
     assert {reward.spec.name for reward in built if not reward.graded} == blind
+
+
+def test_the_first_of_the_graded_entries_can_be_a_gate():
+    specs = [RewardSpec(name="model", reward_model="org/model"), RewardSpec(name="format", gate="correctness"),
+             RewardSpec(name="steps"), RewardSpec(name="correctness")]  # fmt: skip
+    assert graded_names(specs, build_rewards(specs, BOXED)) == ["correctness", "model", "format"]
 
 
 def test_two_entries_of_one_function_have_two_names(tmp_path):

@@ -261,8 +261,11 @@ def test_generation_ends_at_stop_strings_and_padding_is_never_trained_on(write_r
     stops = ["a", "e", "o", "t", "3"]
     template = {"user": "Q: {question} A:", "chat": False, "answer_style": "answer_tag", "stop": stops}
     rewards = {"mine": {"path": f"{tmp_path}/mine.py:f"}}
-    changes = {"max_completion_length": 64, "per_device_train_batch_size": 8}
-    changes["eval"] = {"before_after": True, "rewards": False}
+    changes = {
+        "max_completion_length": 64,
+        "per_device_train_batch_size": 8,
+        "eval": {"before_after": True, "rewards": False},
+    }
     run(write_recipe(prompt_template=template, rewards=rewards, preflight=False, **changes))
     seen = rows(tmp_path / "seen.jsonl")
     stopped = [ids for text, ids in seen if any(stop in text for stop in stops)]

@@ -19,7 +19,7 @@ from grpo_math.errors import one_line
 from grpo_math.grading import configure
 from grpo_math.recipe.batch import describe_batch, world_size
 from grpo_math.recipe.recipe import Recipe, load_recipe
-from grpo_math.rewards import Reward, build_rewards, data_columns, for_trl
+from grpo_math.rewards import Reward, build_rewards, data_columns, for_trl, graded_names
 from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
 from grpo_math.runs.folder import at_work, resume_command, write_results
 
@@ -122,8 +122,7 @@ def finish(
         for line in scoring.left_out():
             logger.info("warning: %s", line)
         evaluations = Evaluations(trainer, benchmarks, recipe.eval, recipe.eval_completion_length, scoring)
-        pairs = zip(recipe.rewards, rewards, strict=True)
-        graded = [spec.name for spec, reward in pairs if isinstance(reward, str) or reward.graded]
+        graded = graded_names(recipe.rewards, rewards)
         alarms = Alarms(Course(folder, recipe.alarms, recipe.template, recipe.baseline, graded))
         again = resume_command(folder, "sft" if recipe.sft else "train")
         results = run(trainer, evaluations, alarms, checkpoint, again, recipe.completions.every)

@@ -12,11 +12,12 @@ from grpo_math.rewards.reward import (
     call_arguments,
     data_columns,
     for_trl,
+    graded_names,
     grades_of,
     settings,
 )
 
 __all__ = [
     "LIMITS", "REWARDS", "Reward", "RewardSpec", "build_rewards", "call_arguments", "data_columns", "for_trl",
-    "grades_of", "settings",
+    "graded_names", "grades_of", "settings",
 ]  # fmt: skip

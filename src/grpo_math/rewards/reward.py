@@ -15,7 +15,7 @@ import logging
 import math
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -265,6 +265,12 @@ def build_rewards(
     for reward in built.values():
         reward.gate = built[reward.spec.gate] if reward.spec.gate else None
     return [spec.reward_model or built[spec.name] for spec in specs]
+
+
+def graded_names(specs: Sequence[RewardSpec], rewards: Sequence[Reward | str]) -> list[str]:
+    """The entries whose scores may depend on the solution, reward models too; those that can be a gate first."""
+    pairs = sorted(zip(specs, rewards, strict=True), key=lambda pair: bool(pair[0].gate or pair[0].reward_model))
+    return [spec.name for spec, reward in pairs if isinstance(reward, str) or reward.graded]
 
 
 def data_columns(rewards: list[Reward | str], problems: list[Problem]) -> tuple[set[str], str]:
