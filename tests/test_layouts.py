@@ -95,18 +95,19 @@ def test_each_strategy_holds_what_the_memory_estimate_has(write_recipe, tokenize
     shape = shape_of(ModelSource.of(loaded.keys).config(), loaded)
     head = 2 * shape.vocabulary * shape.hidden
     expected = {  # of all float32 and all bfloat16 tensors; FSDP2 still has the head gathered
-        "multi_gpu": (0, 2 + 4, 2), "zero2": ((4 + 8) / 2, 2, 0), "zero3": ((4 + 8) / 2, 2 / 2 + 2 / 2, 0), "fsdp2": ((4 + 8) / 2, 0, 0),
-    }  # fmt: skip
+        "multi_gpu": (0, 2 + 4, 2),
+        "zero2": ((4 + 8) / 2, 2, 0),
+        "fsdp2": ((4 + 8) / 2, 0, 0),
+    }
     for layout, (wide, narrow, reducer) in expected.items():
         batch = SimpleNamespace(per_device_train_batch_size=4, gradient_accumulation_steps=1, steps_per_generation=1)
         setting = setting_of(loaded, "bfloat16", batch, 64, read_layout(layout).strategy, 2)
-        estimate = held(items(shape, setting), setting)
-        assert estimate - (10**9 if layout == "zero3" else 0) == (wide + narrow + reducer) * shape.parameters
+        assert held(items(shape, setting), setting) == (wide + narrow + reducer) * shape.parameters
         words = ["--layout", layout, "--config", str(recipe), "--output_dir", str(tmp_path / layout)]
         finish(launch(*words, env=os.environ | {"HELD": str(tmp_path / f"{layout}-held")}))
         for rank in range(2):
             found = json.loads((tmp_path / f"{layout}-held-{rank}").read_text())
-            extra = {"zero3": 10**9, "fsdp2": head}.get(layout, 0)  # DeepSpeed's bucket; the gathered head
+            extra = head if layout == "fsdp2" else 0
             assert found.get("float32", 0) == pytest.approx(wide * shape.parameters, abs=10_000), layout
             assert found.get("bfloat16", 0) == pytest.approx(narrow * shape.parameters + extra, abs=10_000), layout
             assert found.get("reducer", 0) == reducer * shape.parameters, layout
