@@ -87,6 +87,13 @@ def test_rewards_have_figures_over_what_they_could_score(made):
     assert f"reward {found.figures['reward']}" in str(found)
 
 
+def test_what_the_evaluation_has_graded_is_not_graded_again(made):
+    scoring = made({}, {"correctness": {}})
+    rows = rows_for(scoring, [RIGHT, RIGHT])
+    known = [row | {"correct": False} for row in rows]
+    assert [row["rewards/correctness"] for row in scoring(rows) + scoring(known)] == [1, 1, 0, 0]
+
+
 def test_the_rewards_change_no_other_figure(made):
     scoring = made({"half": {}}, {"correctness": {}})
     rows = rows_for(scoring, [RIGHT, "?", RIGHT, RIGHT, WRONG, RIGHT])

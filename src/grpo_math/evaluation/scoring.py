@@ -10,6 +10,7 @@ import numpy as np
 from grpo_math.data import meta_columns, to_rows
 from grpo_math.evaluation.solve import Benchmark
 from grpo_math.generation.engines import same_random_state
+from grpo_math.grading import Grade
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.rewards import Reward, build_rewards, call_arguments
 
@@ -22,18 +23,24 @@ EVERYWHERE = {"solution", "question", "worked"}  # columns of all problems
 class Scoring:
     """The rewards of a recipe (none where `eval.rewards` is false), for completions of the problems of `benchmarks`.
 
-    They are copies: what a reward remembers of a training is not changed by an evaluation.
+    They are copies unless `rewards` are given: what a reward remembers of a training is not changed by an evaluation.
     Not scored are a reward model, which only the training loads, and a reward that needs a column the problems lack, or
     the trainer's state outside of a training (`in_training`). A call of a reward has `eval.batch_size` completions, in
     whole problems.
     """
 
     def __init__(
-        self, recipe: Recipe, benchmarks: list[Benchmark], tokenizer: "PreTrainedTokenizerBase", in_training: bool
+        self,
+        recipe: Recipe,
+        benchmarks: list[Benchmark],
+        tokenizer: "PreTrainedTokenizerBase",
+        in_training: bool,
+        rewards: list[Reward | str] | None = None,
     ):
         specs, spec = recipe.rewards if benchmarks and recipe.eval.rewards else [], recipe.eval
-        skip = recipe.on_reward_error == "skip"
-        rewards = build_rewards(specs, recipe.template, recipe.max_completion_length, skip)
+        if rewards is None:  # which loads people's own files
+            skip = recipe.on_reward_error == "skip"
+            rewards = build_rewards(specs, recipe.template, recipe.max_completion_length, skip)
         self.template, self.tokenizer = recipe.template, tokenizer
         self.weights = [one.weight for one in specs]
         self.rewards = dict(zip([one.name for one in specs], rewards, strict=True))
@@ -79,6 +86,7 @@ class Scoring:
             state,
             [row["length"] for row in batch],
         )
+        given["grades"] = [Grade(row["answer"], row["correct"], row["how"]) for row in batch]
         scores = {f"rewards/{name}": one(**given) for name, one in wanted.items() if isinstance(one, Reward)}
         if len(wanted) == len(self.rewards):
             scores = {"reward": [self.weighted(some) for some in zip(*scores.values(), strict=True)]} | scores

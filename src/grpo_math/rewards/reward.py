@@ -142,13 +142,16 @@ class Reward:
         return scores
 
     def asked(self, /, prompts: list, completions: list, **columns: Any) -> list[float | None]:
-        """One call. Raises RewardError, with the batch it was given, where the function fails."""
-        named, cause = parameters(self.function), None
+        """One call. Raises RewardError, with the batch it was given, where the function fails. Verdicts that are known,
+        as an evaluation's are, come as `grades`."""
+        named, cause, known = parameters(self.function), None, columns.pop("grades", None)
         if "template" in named:
             columns["template"] = self.template
         if "max_completion_length" in named:
             columns["max_completion_length"] = self.max_completion_length
-        if "grades" in named:
+        if "grades" in named and known:
+            columns["grades"] = known
+        elif "grades" in named:
             texts = tuple(self.template.full_text(completion_text(completion)) for completion in completions)
             with grading:
                 columns["grades"] = grades_of(texts, tuple(columns["solution"]), self.template.answer_style)
