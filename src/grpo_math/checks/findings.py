@@ -72,7 +72,7 @@ class Subject:
             raise UserError(NO_DATASET)
         recipe = self.recipe
         tokenizer = self.tokenizer if any(spec.max_prompt_tokens for spec in recipe.datasets) else None
-        group = None if recipe.sft else recipe.trainer.get("num_generations", 8)
+        group = None if recipe.sft else recipe.num_generations
         return load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets, num_generations=group)
 
     @cached_property

@@ -50,7 +50,7 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
     if recipe.sft or len(problems) < 2 or not own:
         return
     golds = [problem.answer for problem in problems]
-    group = recipe.trainer.get("num_generations", 8)
+    group = recipe.num_generations
     size = math.ceil((2 + len(EMPTY_ANSWERS)) / group) * group  # whole groups, for rewards that count
     texts = []  # for each problem: its gold, another gold, the empty answers
     for gold, other in zip(golds, golds[1:] + golds[:1], strict=True):

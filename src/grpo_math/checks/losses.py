@@ -71,7 +71,7 @@ RULES: tuple[Rule, ...] = (  # the level, when it holds of TRL's keys or their d
 def losses(subject: Subject) -> Iterator[Finding]:
     """The findings, each with a fix that removes it."""
     given = subject.recipe.keys
-    keys = {name: key.default for defaults in trl_keys("GRPO") for name, key in defaults.items()} | given
+    keys = with_defaults(given)
     unset = {"epsilon_high": keys["epsilon"], "vllm_importance_sampling_clip_min": 0.0}
     unset["vllm_importance_sampling_clip_max"] = math.inf
     keys |= {name: meant for name, meant in unset.items() if keys[name] is None}
@@ -92,6 +92,10 @@ def losses(subject: Subject) -> Iterator[Finding]:
     ):
         says = "router_aux_loss_coef: TRL refuses it for a model that is no mixture of experts"
         yield error(says, "router_aux_loss_coef: null")
+
+
+def with_defaults(given: dict) -> dict:
+    return {name: key.default for keys in trl_keys("GRPO") for name, key in keys.items()} | given
 
 
 def sequence(k: dict) -> bool:

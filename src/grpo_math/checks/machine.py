@@ -49,7 +49,7 @@ def batch_of(recipe: Recipe, processes: int) -> SimpleNamespace:
     return SimpleNamespace(
         per_device_train_batch_size=device,
         gradient_accumulation_steps=passes,
-        num_generations=given.get("num_generations", 8),
+        num_generations=recipe.num_generations,
         steps_per_generation=given.get("steps_per_generation") or generated // (device * processes) or passes,
         num_iterations=given.get("num_iterations", 1),
     )

@@ -94,8 +94,7 @@ def held_out(subject: Subject) -> Iterator[Finding]:
     recipe, template = subject.recipe, subject.recipe.template
     if not (recipe.rewards and recipe.eval.wanted and recipe.eval.rewards):
         return
-    failing = replace(recipe, on_reward_error="stop")  # instead of skipping what is looked for here
-    scoring = Scoring(failing, subject.benchmarks, subject.tokenizer, in_training=True)
+    scoring = Scoring(recipe, subject.benchmarks, subject.tokenizer, in_training=True, rewards=subject.rewards)
     yield from map(note, scoring.left_out())
     for benchmark in subject.benchmarks:
         rows = []
@@ -165,7 +164,7 @@ def negated(gold: str) -> str:
 def mean_score(reward: Reward, texts: list[str], rows: list[dict], subject: Subject, least: int = 0) -> float:
     """The mean over the problems, each with a group of equal completions of at least so many tokens; None counts 0, as
     in TRL's sum."""
-    group = subject.recipe.trainer.get("num_generations", 8)
+    group = subject.recipe.num_generations
     texts, rows = [text for text in texts for _ in range(group)], [row for row in rows for _ in range(group)]
     ids = subject.tokenizer(texts, add_special_tokens=False)["input_ids"]
     lengths = [max(least, 1 + len(some)) for some in ids]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.checks.losses import losses
+from grpo_math.checks.losses import corrected, losses, with_defaults
 from grpo_math.data import token_ids
 from grpo_math.errors import suggestion
 from grpo_math.models import ModelSource, check_weights, trains_adapter
@@ -30,7 +30,7 @@ def keys(subject: Subject) -> Iterator[Finding]:
     if subject.recipe.sft:
         sft_config(replace(subject.recipe, trainer=given))
     else:
-        given |= {"use_vllm": False, "per_device_train_batch_size": given.get("num_generations", 8)}
+        given |= {"use_vllm": False, "per_device_train_batch_size": subject.recipe.num_generations}
         grpo_config(replace(subject.recipe, trainer=given, prompts_per_step=None))
 
 
@@ -51,7 +51,7 @@ def values(subject: Subject) -> Iterator[Finding]:
                 "completion",
                 f"rewards: {{overlong: {{cache_tokens: {length // 4}}}}}",
             )
-    group, temperature = given.get("num_generations", 8), given.get("temperature", 1.0)
+    group, temperature = recipe.num_generations, given.get("temperature", 1.0)
     if group < 4:
         yield warning(
             f"num_generations: {group} completions per group: most groups have equal rewards, and the mean is noisy",
@@ -91,8 +91,8 @@ def truncated_sampling(given: dict, length: int) -> Iterator[Finding]:
         return
     says = ", ".join(f"{key}: {value}" for key, value in changed.items())
     fix = ", ".join(f"leave out {key}" if "." in key else f"{key}: {UNCHANGED[key][0]}" for key in changed)
-    corrected = given.get("use_vllm") and given.get("vllm_importance_sampling_correction", True)
-    if not corrected or given.get("vllm_importance_sampling_mode", "sequence_mask").startswith("token"):
+    keys = with_defaults(given)
+    if not corrected(keys) or keys["vllm_importance_sampling_mode"].startswith("token"):
         yield warning(f"{says}: samples come from another distribution than the one that is trained", fix)
         return
     worst = f", 1e{math.floor(length * math.log10(changed['top_p']))} at worst" if changed.keys() == {"top_p"} else ""

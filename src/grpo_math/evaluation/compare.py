@@ -156,7 +156,7 @@ def print_pair(a: Problems, b: Problems, different: list[str], shown: int) -> No
         print(f"{one.dataset}: {can_show(f'{len(one.problems):,} problems', one.difference.shows, SPREAD)}")
         if one.unpaired:
             print(f"{one.dataset}: {one.unpaired:,} problems only in one of them are left out")
-    print_left_out([a, b])
+    print_left_out([a, b], {one.dataset for one in found})
     for one in found:
         for won in (True, False):
             for of_a, of_b in one.changed(won)[:shown]:
@@ -168,8 +168,8 @@ def print_pair(a: Problems, b: Problems, different: list[str], shown: int) -> No
 def print_over_seeds(first: list[Problems], second: list[Problems], different: list[str]) -> None:
     """The runs of a second setting compared with those of the first, on the problems that all of them have; they were
     evaluated with `different` settings."""
-    rows, lines = [], []
-    for dataset, keys in shared([*first, *second]).items():
+    rows, lines, kept = [], [], shared([*first, *second])
+    for dataset, keys in kept.items():
         a, b = ([fmean(accuracy(run[key]) for key in keys) for run in runs] for runs in (first, second))
         change = over_seeds(a, b)
         cells = [f"{fmean(side):.3f} ({min(side):.3f}-{max(side):.3f})" for side in (a, b)]
@@ -179,11 +179,11 @@ def print_over_seeds(first: list[Problems], second: list[Problems], different: l
         print("not all were evaluated with the same " + ", ".join(different))
     print_table(["", "problems", "A (least-most)", "B (least-most)", "difference", change.test, ""], rows)
     print("\n".join(lines))
-    print_left_out([*first, *second])
+    print_left_out([*first, *second], {*kept})
 
 
-def print_left_out(evaluations: list[Problems]) -> None:
-    for dataset in sorted({key[0] for one in evaluations for key in one} - shared(evaluations).keys()):
+def print_left_out(evaluations: list[Problems], kept: set[str]) -> None:
+    for dataset in sorted({key[0] for one in evaluations for key in one} - kept):
         print(f"{dataset}: left out, no problem of it is in all of them")
 
 

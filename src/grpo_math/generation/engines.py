@@ -160,9 +160,9 @@ class TransformersEngine:
         """The tokens up to the end or, where a stop string ended them, to the padding."""
         ends = {*sampling.ends, self.tokenizer.pad_token_id}
         end = next((i for i, token in enumerate(row) if token in ends), len(row))
-        text = str(self.tokenizer.decode(row[:end], skip_special_tokens=True))
-        if any(stop in text for stop in sampling.stop):
-            return Completion(until_stop(text, sampling.stop), end, False)
+        text = until_stop(str(self.tokenizer.decode(row[:end], skip_special_tokens=True)), sampling.stop)
+        if text.endswith(sampling.stop):
+            return Completion(text, end, False)
         return Completion(text, min(end + 1, len(row)), end == len(row))
 
 

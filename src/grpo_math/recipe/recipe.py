@@ -98,6 +98,11 @@ class Recipe:
         return self.trainer.get("max_completion_length") or 512  # TRL's default
 
     @property
+    def num_generations(self) -> int:
+        """Completions per group; TRL's default is 8."""
+        return self.trainer.get("num_generations") or 8
+
+    @property
     def eval_completion_length(self) -> int:
         """The longest completion of an evaluation, in tokens."""
         return self.eval.max_completion_length or self.max_completion_length
