@@ -9,10 +9,10 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-gc.disable()  # until all tests are collected: importing torch and TRL takes a fifth longer with it
 
 import pytest
 
+gc.disable()  # until all tests are collected: importing torch and TRL takes a fifth longer with it
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, processes of tests would too
 ROOT = Path(__file__).parents[1]
 ROWS = [
