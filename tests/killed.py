@@ -8,6 +8,7 @@ killed one has up to one and a half times as long as the first one needed for it
 are spread over loading, steps, checkpoints and evaluations; where a run gets to its end, another is begun.
 """
 
+import gc
 import json
 import os
 import random
@@ -50,6 +51,7 @@ def ended(child: int, seconds: float) -> bool:
 
 def main(recipe: str, folder: str, kills: str, seed: str) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # or each training looks through the objects of torch, and copies their pages
     started, child, loading = time.monotonic(), start(recipe, f"{folder}/whole"), 0.0
     while not ended(child, 0.01):
         if not loading and complete_checkpoints(Path(folder) / "whole"):
