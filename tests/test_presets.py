@@ -2,13 +2,10 @@
 
 import copy
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
+import forked
 import pytest
 from conftest import ROOT
 
@@ -203,19 +200,11 @@ def world(tmp_path_factory, policy_folder, problem_folder):
 
 
 def launch(world, command: str, steps: int = 2) -> dict:
-    """`accelerate launch … -m grpo_math.VERB --config recipes/NAME.yaml …` for "VERB NAME …"; all metrics, latest values."""
+    """`grpo-math VERB --config recipes/NAME.yaml …` for "VERB NAME …"; all metrics, latest values."""
     verb, name, *arguments = command.split()
-    launcher = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        f"{ROOT}/accelerate_configs/cpu.yaml",
-    ]
-    launcher += ["-m", f"grpo_math.{verb}", "--config", f"recipes/{name}.yaml"]
-    environment = os.environ | {"WANDB_MODE": "offline"}
-    done = subprocess.run(launcher + arguments, cwd=world, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = [verb, "--config", f"recipes/{name}.yaml", *arguments]
+    status, output = forked.grpo_math(words, world, WANDB_MODE="offline")
+    assert status == 0, output
     metrics = [json.loads(line) for line in (world / "runs" / name / "metrics.jsonl").open()]
     metrics = [row for row in metrics if "eval/accuracy" not in row]
     assert [row["step"] for row in metrics] == list(range(1, steps + 1))
@@ -224,9 +213,7 @@ def launch(world, command: str, steps: int = 2) -> dict:
 
 
 def launch_all(world, *commands: str) -> list[dict]:
-    """Two at a time."""
-    with ThreadPoolExecutor(2) as threads:
-        return list(threads.map(lambda command: launch(world, command), commands))
+    return [launch(world, command) for command in commands]
 
 
 @pytest.fixture(scope="module")
