@@ -157,7 +157,7 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--dataset nothing", "eval.datasets[0].name: no dataset 'nothing' (grpo-math datasets lists the names; "),
+        ("--dataset nothing", "eval.datasets[0].name: no dataset 'nothing': grpo-math datasets lists the names"),
         ("--dataset gsm8k=DATA --model /no/such/model", "model_name_or_path: no model at '/no/such/model'"),
         ("--dataset gsm8k=DATA --model EMPTY", "model_name_or_path: no model at"),
         ("--dataset gsm8k=DATA --model WEIGHTLESS", "weightless': it has no weights"),

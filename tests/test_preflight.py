@@ -715,7 +715,14 @@ def test_overlap_with_the_test_set_is_counted_and_dropped(findings, tmp_path):
     name = tmp_path.name
     says = f"{name} test: of 22 training problems 1 are test problems, 1 more with 8 words in a row of a test problem"
     assert wrong(found) == [("warning", f"{says}: dataset: {{decontaminate: true}} drops them")]
-    kept = [text for name, _, text in findings(dataset={**data, "decontaminate": True}) if name == "data"]
+    kept, compared = (
+        [text for name, _, text in findings(dataset={**data, "decontaminate": True}) if name == part]
+        for part in ("data", "contamination")
+    )
+    assert compared == [
+        "not compared with the test sets of gsm8k, gsm_plus, svamp, math, math500, aime24, aime25, amc23, hmmt, minerva_math, olympiadbench: neither named in eval: {datasets: ...} nor in the dataset's folder or the Hub's cache",
+        f"{name} test: of 20 training problems 0 are test problems, 0 more with 8 words in a row of a test problem",
+    ]  # fmt: skip
     assert kept[0] == (
         f"{name} train: 20 problems of 22 rows, dropped: 1 that are test problems, 1 with 8 words in a row of a test problem"
     )

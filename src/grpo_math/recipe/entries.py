@@ -104,9 +104,9 @@ def dataset_spec(entry: Any, where: str, problems: list[str]) -> list[DatasetSpe
         own = parameter_types(adapter.generate or adapter.parse, "row", "split", "config")
     else:
         near = nearest(name, ADAPTERS) if name else None
-        wrong = f"no dataset {name!r}" + (f", did you mean {near}?" if near else "") if name else "missing"
+        wrong = f"no dataset {name!r}" + (f", the nearest is {near}" if near else "") if name else "missing"
         problems.append(
-            f"{where}name: {wrong} (grpo-math datasets lists the names; your own: {{name: json, path: FILE, FOLDER or "
+            f"{where}name: {wrong}: grpo-math datasets lists the names (your own: {{name: json, path: FILE, FOLDER or "
             "HUB_ID}, or only path: my_data.py:load)"
         )
         return []
@@ -129,8 +129,8 @@ def name_problems(spec: DatasetSpec) -> Iterator[str]:
     for name in spec.decontaminate if isinstance(spec.decontaminate, list) else ():
         if name not in EVALUATION:
             near = nearest(name, EVALUATION)
-            fix = f"did you mean {near}?" if near else "grpo-math datasets lists them"
-            yield f"{spec.where}decontaminate: no evaluation set {name!r}: {fix}"
+            known = f", the nearest is {near}" if near else ""
+            yield f"{spec.where}decontaminate: no evaluation set {name!r}{known}: grpo-math datasets lists them"
 
 
 def evaluation_split(name: str | None, asked: str) -> str:
