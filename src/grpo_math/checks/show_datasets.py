@@ -11,12 +11,13 @@ from grpo_math.evaluation.tables import print_table
 HEADER = ["name", "for", "rows", "Hub id", "columns", "golds", "licence", "source"]
 
 
-def main(options: argparse.Namespace) -> None:
+def main(_: argparse.Namespace) -> None:
+    """Print the table; where the terminal is too narrow for it, each dataset as a paragraph."""
     table = rows()
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     if room is None or room >= sum(max(map(len, column)) + 2 for column in zip(HEADER, *table, strict=True)):
         print_table(HEADER, table)
-    else:  # cells would be broken into pieces
+    else:
         lines = textwrap.TextWrapper(room, subsequent_indent=" " * 15, break_on_hyphens=False)
         for name, *cells in table:
             print(lines.fill(f"{name:14} {'; '.join(cells)}"))
@@ -34,7 +35,15 @@ def rows() -> list[list[str]]:
             name,
             ", ".join(adapter.uses),
             ", ".join(f"{split}{'*' * (split == adapter.test)} {count:,}" for split, count in adapter.splits.items()),
-            " ".join(filter(None, (adapter.hub, adapter.configs[0] if len(adapter.configs) == 1 else "7 configs"))),
+            " ".join(
+                filter(
+                    None,
+                    (
+                        adapter.hub,
+                        adapter.configs[0] if len(adapter.configs) == 1 else f"{len(adapter.configs)} configs",
+                    ),
+                )
+            ),
             ", ".join(adapter.columns),
             adapter.answers,
             adapter.licence,

@@ -89,8 +89,8 @@ def overlap_with_tests(spec: DatasetSpec, specs: list[DatasetSpec], tests: Seque
         raise UserError(f"{where}: there is no test set to compare with: name one, eval: {{datasets: ...}}")
     if missing and isinstance(named, list):
         raise UserError(
-            f"{where}: {', '.join(missing)}: neither on this machine nor to be had from the Hub: leave it out, or name "
-            f"its folder, eval: {{datasets: [{{name: {missing[0]}, path: FOLDER}}]}}"
+            f"{where}: {', '.join(missing)}: neither on this machine nor on the Hub, as far as it answers: leave it out, or "
+            f"name its folder, eval: {{datasets: [{{name: {missing[0]}, path: FOLDER}}]}}"
         )
     logger.info("%s: compared with %s", where, ", ".join(test.title for test in found))
     return Overlap([problem for test in found for problem in test.problems])
@@ -107,12 +107,12 @@ def test_sets(
         if name in {spec.name for spec in tests}:
             continue
         spec = in_training_folder(name, specs) or DatasetSpec(name=name, split=ADAPTERS[name].test)
-        try:
-            if not spec.path and named is None and not in_hub_cache("dataset", ADAPTERS[name].hub or ""):
-                raise UserError(f"{name}: not on this machine")
-            found.append(load_problems(spec))
-        except UserError:
-            missing.append(name)
+        loaded = None
+        if named or spec.path or in_hub_cache("dataset", ADAPTERS[name].hub or ""):
+            with contextlib.suppress(UserError):  # the cache may have another split alone
+                loaded = load_problems(spec)
+        found += [loaded] if loaded else []
+        missing += [] if loaded else [name]
     return found, missing
 
 
@@ -189,7 +189,8 @@ def raw_rows(spec: DatasetSpec) -> Iterable:
     adapter = ADAPTERS[spec.name]
     if adapter.generate:
         return adapter.generate(spec.split, spec.config, **spec.params)
-    path, skip = spec.path or adapter.hub, {*adapter.skip} - {*(spec.params.get("fields") or {}).values()}
+    path, asked = spec.path or adapter.hub, (spec.params.get("fields") or {}).values()
+    skip = {*adapter.skip} - {str(column).partition(".")[0] for column in asked}
     if path is None:
         raise UserError(f"path: missing for {spec.name}: give a FILE, a FOLDER or a HUB_ID")
     if Path(path).expanduser().exists():
