@@ -89,7 +89,7 @@ def overlap_with_tests(spec: DatasetSpec, specs: list[DatasetSpec], tests: Seque
         raise UserError(f"{where}: there is no test set to compare with: name one, eval: {{datasets: ...}}")
     if missing and isinstance(named, list):
         raise UserError(
-            f"{where}: {', '.join(missing)}: neither on this machine nor on the Hub, as far as it answers: leave it out, or "
+            f"{where}: {', '.join(missing)}: neither on this machine nor to be read from the Hub: leave it out, or "
             f"name its folder, eval: {{datasets: [{{name: {missing[0]}, path: FOLDER}}]}}"
         )
     logger.info("%s: compared with %s", where, ", ".join(test.title for test in found))
