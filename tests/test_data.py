@@ -319,8 +319,8 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending, compression):
         ("r.json", "{", "r.json: cannot be read as json"),
         ("r.parquet", "no parquet", "r.parquet: cannot be read as parquet"),
         ("r.txt", "q", "r.txt: rows are read from .jsonl, .json, .csv, .parquet files"),
-        ("r.jsonl", "", "json train: 0 problems of 0 rows: nothing is left to train or test on"),
-        ("r.jsonl", '{"question": "q", "answer": ""}\n', "json train: 0 problems of 1 rows, dropped: 1 without an answer"),
+        ("r.jsonl", "", "r train: 0 problems of 0 rows: nothing is left to train or test on"),
+        ("r.jsonl", '{"question": "q", "answer": ""}\n', "r train: 0 problems of 1 rows, dropped: 1 without an answer"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_one_line(tmp_path, name, content, message):

@@ -93,7 +93,7 @@ def test_a_suite_is_a_list_of_names_or_a_file(run, problem_folder, tmp_path, cap
     both = run(dataset=f"gsm8k={problem_folder},json={tmp_path}/own.jsonl", out="names")["evaluations"]
     assert [(found["dataset"], found["problems"]) for found in both] == [
         ("gsm8k test", 8),
-        ("json test", 1),
+        ("own test", 1),
         ("all datasets", 9),
     ]
     (tmp_path / "suite.yaml").write_text(
@@ -102,7 +102,7 @@ def test_a_suite_is_a_list_of_names_or_a_file(run, problem_folder, tmp_path, cap
     both = run(dataset=f"{tmp_path}/suite.yaml", out="file")["evaluations"]
     assert [found["problems"] for found in both] == [3, 1, 4]
     out = capsys.readouterr().out
-    assert rows_of(out, "gsm8k test")[-1] == ["gsm8k test", "json test", "all datasets"]
+    assert rows_of(out, "gsm8k test")[-1] == ["gsm8k test", "own test", "all datasets"]
     assert rows_of(out, "problems")[-1] == ["problems", "3", "1", "4"]
 
 
@@ -157,7 +157,7 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--dataset nothing", "eval.datasets[0].name: no dataset 'nothing': use one of gsm8k, math"),
+        ("--dataset nothing", "eval.datasets[0].name: no dataset 'nothing': grpo-math datasets lists the names"),
         ("--dataset gsm8k=DATA --model /no/such/model", "model_name_or_path: no model at '/no/such/model'"),
         ("--dataset gsm8k=DATA --model EMPTY", "model_name_or_path: no model at"),
         ("--dataset gsm8k=DATA --model WEIGHTLESS", "weightless': it has no weights"),
@@ -169,7 +169,7 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ),
         ("--dataset gsm8k=DATA --split nowhere", "nowhere"),
         ("--dataset json=BLANK", "nothing is left to train or test on"),
-        ("--dataset", "--dataset/--suite: expected one argument"),
+        ("--dataset", "--dataset/--datasets/--suite: expected one argument"),
         ("--dataset none.yaml", "none.yaml: no such list"),
         ("", "eval.datasets: missing: say which problems to evaluate on"),
         ("--watch POLICY", "is no run but a model"),

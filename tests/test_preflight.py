@@ -102,7 +102,7 @@ def load_nothing(split):
 """
 ASKED, SAID = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "Why?"}
 BROKEN_DATA = [  # the dataset's further keys, its rows, the line
-    ({}, "", "dataset: json train: 0 problems of 0 rows: nothing is left to train or test on"),
+    ({}, "", "dataset: rows train: 0 problems of 0 rows: nothing is left to train or test on"),
     ({}, "{]", "dataset.path: HERE/rows.jsonl, line 1: not JSON (Expecting property name enclosed in double quotes): correct or delete the line"),
     ({}, "[1]\n", "dataset.path: HERE/rows.jsonl, row 1: want an object with named columns, got [1]"),
     ({}, [{"text": "What?"}], "dataset.fields: no column 'question' for the question (the columns are text): name it, {question: COLUMN}"),
@@ -110,22 +110,22 @@ BROKEN_DATA = [  # the dataset's further keys, its rows, the line
     ({}, [{"question": "What?", "final": "1"}], "dataset.fields: no column 'answer' for the answer (the columns are question, final): name it, {answer: COLUMN}"),
     ({"fields": {"question": "q"}}, GOOD, "dataset.fields: no column 'q' for the question (the columns are question, answer): name it, {question: COLUMN}"),
     ({"fields": {"gold": "answer"}}, GOOD, "dataset.fields: gold: name columns for question, answer, worked only"),
-    ({}, [{"question": "What?", "answer": None}], "dataset: json train: 0 problems of 1 rows, dropped: 1 without an answer: nothing is left to train or test on"),
-    ({}, [{"question": "", "answer": "1"}], "dataset: json train: 0 problems of 1 rows, dropped: 1 without a question: nothing is left to train or test on"),
-    ({}, [{"question": "What?", "answer": {"text": "1"}}], "dataset: json train: 0 problems of 1 rows, dropped: 1 with an answer that is not text: nothing is left to train or test on"),
-    ({}, [{"question": "What?", "answer": float("inf")}], "dataset: json train: 0 problems of 1 rows, dropped: 1 without an answer: nothing is left to train or test on"),
-    ({}, [{"question": {"text": "What?"}, "answer": "1"}], "dataset: json train: 0 problems of 1 rows, dropped: 1 with a question that is not text: nothing is left to train or test on"),
-    ({}, [{"prompt": [ASKED, SAID, ASKED], "answer": "1"}] * 2, "dataset: json train: 0 problems of 2 rows, dropped: 2 with turns that are not one question: nothing is left to train or test on"),
+    ({}, [{"question": "What?", "answer": None}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 without an answer: nothing is left to train or test on"),
+    ({}, [{"question": "", "answer": "1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 without a question: nothing is left to train or test on"),
+    ({}, [{"question": "What?", "answer": {"text": "1"}}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 with an answer that is not text: nothing is left to train or test on"),
+    ({}, [{"question": "What?", "answer": float("inf")}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 without an answer: nothing is left to train or test on"),
+    ({}, [{"question": {"text": "What?"}, "answer": "1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 with a question that is not text: nothing is left to train or test on"),
+    ({}, [{"prompt": [ASKED, SAID, ASKED], "answer": "1"}] * 2, "dataset: rows train: 0 problems of 2 rows, dropped: 2 with turns that are not one question: nothing is left to train or test on"),
     ({}, [{"messages": [ASKED]}], "dataset.fields: no column 'answer' for the answer (the columns are messages): name it, {answer: COLUMN}"),
     ({"fields": {"answer": "reward_model.gold"}}, [{"prompt": [ASKED], "reward_model": {"ground_truth": "1"}}], "dataset.fields: no column 'reward_model.gold' for the answer (the columns are prompt, reward_model, reward_model.ground_truth): name it, {answer: COLUMN}"),
     ({}, [{"messages": [ASKED, SAID], "conversations": [], "answer": "1"}], "dataset.fields: no column 'question' for the question (the columns are messages, conversations, answer): name it, {question: COLUMN}"),
-    ({}, [{"instruction": f"What is {n}+1?", "input": "", "output": f"It is, if you think about it for a little while and then count them well, {n + 1}."} for n in range(4)], "json train: 4 of 4 golds are solutions, not answers: rows 1 (It is, if you think about it for a littl), 2 (It is, if you think about it for a littl), 3 (It is, if you think about it for a littl): dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone"),
+    ({}, [{"instruction": f"What is {n}+1?", "input": "", "output": f"It is, if you think about it for a little while and then count them well, {n + 1}."} for n in range(4)], "rows train: 4 of 4 golds are solutions, not answers: rows 1 (It is, if you think about it for a littl), 2 (It is, if you think about it for a littl), 3 (It is, if you think about it for a littl): dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone"),
     ({}, '{"question": "What?", "answer": "1"}\n' + "[" * 100_000, "dataset.path: HERE/rows.jsonl, line 2: not JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string): correct or delete the line"),
     ({"name": "gsm8k"}, [{"problem": "What?", "answer": "#### 1"}], "dataset.name: row 1 of rows train does not look like gsm8k (no column 'question'; its columns are problem, answer): use name: json with fields"),
     ({"name": "gsm8k"}, GOOD, "dataset: rows train: 0 problems of 20 rows, dropped: 20 without '####' before the answer: nothing is left to train or test on"),
     ({"name": "math"}, [{"problem": "What?"}], "dataset.name: row 1 of rows train does not look like math (no column 'solution'; its columns are problem): use name: json with fields"),
     ({"name": "math", "levels": [9]}, [{"problem": "What?", "solution": "\\boxed{1}", "level": "Level 1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 of other levels: nothing is left to train or test on"),
-    ({"max_prompt_tokens": 2}, GOOD, "dataset: json train: 0 problems of 20 rows, dropped: 20 over 2 prompt tokens: nothing is left to train or test on"),
+    ({"max_prompt_tokens": 2}, GOOD, "dataset: rows train: 0 problems of 20 rows, dropped: 20 over 2 prompt tokens: nothing is left to train or test on"),
     ({"decontaminate": True}, GOOD, "dataset.decontaminate: there is no test set to compare with: name one, eval: {datasets: ...}"),
     ({"pass_rate": {"file": "HERE/none"}}, GOOD, "dataset.pass_rate.file: no file HERE/none: make it with grpo-math evaluate --config R --split train --samples 8 --temperature 1 --out FOLDER"),
     ({"pass_rate": {"min": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.file: missing: want the folder of grpo-math evaluate --split train --samples 8"),
@@ -134,9 +134,9 @@ BROKEN_DATA = [  # the dataset's further keys, its rows, the line
     ({"pass_rate": 0.5}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want a mapping or null, got 0.5"),
     ({}, GOOD[:1], "dataset: 1 problems, but one generation batch takes 2 (4 completions / num_generations 2): lower prompts_per_step (or per_device_train_batch_size, gradient_accumulation_steps), or give more problems"),
     # golds
-    ({}, [{"question": f"What is {n}+1?", "answer": f"{n}+1={n + 1}\n#### {n + 1}"} for n in range(4)], "json train: 4 of 4 golds are solutions, not answers: rows 1 (0+1=1 #### 1), 2 (1+1=2 #### 2), 3 (2+1=3 #### 3): dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone"),
-    ({}, [{"question": "half a \ud800 sign", "answer": "1"}], "dataset: json train: 0 problems of 1 rows, dropped: 1 with a malformed cell: nothing is left to train or test on"),
-    ({}, [*GOOD, *({"question": f"Why {n}?", "answer": "\\frac{"} for n in range(3))], "json train: 3 of 23 golds cannot be right, no completion earns anything for them: rows 21 (\\frac{), 22 (\\frac{), 23 (\\frac{): give the final answer alone in that column (dataset.fields), or delete these rows"),
+    ({}, [{"question": f"What is {n}+1?", "answer": f"{n}+1={n + 1}\n#### {n + 1}"} for n in range(4)], "rows train: 4 of 4 golds are solutions, not answers: rows 1 (0+1=1 #### 1), 2 (1+1=2 #### 2), 3 (2+1=3 #### 3): dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone"),
+    ({}, [{"question": "half a \ud800 sign", "answer": "1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 with a malformed cell: nothing is left to train or test on"),
+    ({}, [*GOOD, *({"question": f"Why {n}?", "answer": "\\frac{"} for n in range(3))], "rows train: 3 of 23 golds cannot be right, no completion earns anything for them: rows 21 (\\frac{), 22 (\\frac{), 23 (\\frac{): give the final answer alone in that column (dataset.fields), or delete these rows"),
 ]  # fmt: skip
 BROKEN_KEYS = [
     ({"dataset": {"path": "HERE/mine.py:load"}}, "dataset.path: HERE/mine.py:load raised OSError: no disk, mine.py:18"),
@@ -509,7 +509,7 @@ def test_an_own_reward_that_pays_for_nothing_is_an_error(findings, tmp_path):
 def test_golds_that_are_text_among_numbers_are_named_with_their_rows(findings, tmp_path):
     odd = [{"question": f"Why {n}?", "answer": gold} for n, gold in enumerate(["see figure", "-1/2", "unknown"])]
     data = {"name": "json", "path": f"{tmp_path}/rows.jsonl"}
-    says = "json train: 2 of 23 golds are text and 21 numbers: rows 21 (see figure), 23 (unknown): delete these rows, or ignore this if they are answers"  # fmt: skip
+    says = "rows train: 2 of 23 golds are text and 21 numbers: rows 21 (see figure), 23 (unknown): delete these rows, or ignore this if they are answers"  # fmt: skip
     for rows, lines in ((GOOD + odd, [("warning", says)]), (GOOD[:5] + odd, [])):  # fewer numbers: text is usual there
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         assert wrong(findings(dataset=data)) == lines
@@ -629,8 +629,8 @@ def test_duplicates_are_named_with_their_rows(findings, tmp_path):
     rows = [*GOOD, GOOD[3], {"question": " What  is 5+1?", "answer": "7"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert wrong(findings(dataset={"name": "json", "path": f"{tmp_path}/rows.jsonl"})) == [
-        ("error", "json train: 1 questions have several answers, such as rows 6 (6), 22 (7): delete the wrong ones"),
-        ("warning", "json train: 2 of 22 repeat a question, such as rows 4 (4), 21 (4): delete them, or they count twice"),
+        ("error", "rows train: 1 questions have several answers, such as rows 6 (6), 22 (7): delete the wrong ones"),
+        ("warning", "rows train: 2 of 22 repeat a question, such as rows 4 (4), 21 (4): delete them, or they count twice"),
     ]  # fmt: skip
 
 
@@ -712,11 +712,19 @@ def test_overlap_with_the_test_set_is_counted_and_dropped(findings, tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"name": "json", "path": str(tmp_path)}
     found = findings(dataset=data)
-    says = "json test: of 22 training problems 1 are test problems, 1 more with 8 words in a row of a test problem"
+    name = tmp_path.name
+    says = f"{name} test: of 22 training problems 1 are test problems, 1 more with 8 words in a row of a test problem"
     assert wrong(found) == [("warning", f"{says}: dataset: {{decontaminate: true}} drops them")]
-    kept = [text for name, _, text in findings(dataset={**data, "decontaminate": True}) if name == "data"]
+    kept, compared = (
+        [text for name, _, text in findings(dataset={**data, "decontaminate": True}) if name == part]
+        for part in ("data", "contamination")
+    )
+    assert compared == [
+        "not compared with the test sets of gsm8k, gsm_plus, svamp, math, math500, aime24, aime25, amc23, hmmt, minerva_math, olympiadbench: neither named in eval: {datasets: ...} nor in the dataset's folder or the Hub's cache",
+        f"{name} test: of 20 training problems 0 are test problems, 0 more with 8 words in a row of a test problem",
+    ]  # fmt: skip
     assert kept[0] == (
-        "json train: 20 problems of 22 rows, dropped: 1 that are test problems, 1 with 8 words in a row of a test problem"
+        f"{name} train: 20 problems of 22 rows, dropped: 1 that are test problems, 1 with 8 words in a row of a test problem"
     )
 
 

@@ -704,7 +704,7 @@ def test_several_datasets_are_told_apart_and_count_together(write_recipe, tmp_pa
     results = run(write_recipe(max_steps=1, eval={"before_after": True, "datasets": datasets}))
     assert (results["after"]["dataset"], results["after"]["problems"]) == ("all datasets", 11)
     found = [(row["step"], row["dataset"]) for row in rows(tmp_path / "run" / "eval.jsonl")]
-    names = ["gsm8k test", "json test", "all datasets"]
+    names = ["gsm8k test", "own test", "all datasets"]
     assert found == [(0, name) for name in names] + [(1, name) for name in names]
     (first, _, _) = rows(tmp_path / "run" / "metrics.jsonl")
     assert {
@@ -712,7 +712,7 @@ def test_several_datasets_are_told_apart_and_count_together(write_recipe, tmp_pa
         "eval/accuracy_low",
         "eval/length",
         "eval/gsm8k_test_accuracy",
-        "eval/json_test_accuracy",
+        "eval/own_test_accuracy",
     } <= first.keys()
     assert first["step"] == 0
 

@@ -106,10 +106,10 @@ VERBS = {
             CONFIG,
             option("--model", "M", "a run, a checkpoint, an adapter, a folder or a Hub id (default: the recipe's)"),
             option(
-                "--dataset --suite", "D", "datasets by name with commas between them, each with a path if it has one "
-                "(gsm8k=/data/gsm8k), or a .yaml file with a list of them, each a mapping as in a recipe",
+                "--dataset --datasets --suite", "D", "datasets by name with commas between them, each with a path if "
+                "it has one (gsm8k=/data/gsm8k), or a .yaml file with a list of them, each a mapping as in a recipe",
             ),
-            option("--split", "SPLIT", "(default: test)"),
+            option("--split", "SPLIT", "(default: test, or what a dataset has in its place)"),
             option("--samples", "K", "completions per problem, for mean@K, pass@k and maj@K (default: 1)"),
             option("--temperature", "T", "0 is greedy (default: 0)"),
             option("--top_p", "P", "(default: 1)"),
@@ -177,6 +177,13 @@ VERBS = {
             option("--workers", "N", "grading processes (default: by the CPUs)", type=whole(1)),
             option("--timeout", "SECONDS", "per answer (default: 2)", type=float, default=PoolSettings.timeout),
         ],
+        keys=False,
+    ),
+    "datasets": Verb(
+        "checks.show_datasets",
+        "the benchmarks and training sets that have a name",
+        [],
+        "Each is read from the Hub, or from a file or folder, {name: NAME, path: PATH}.",
         keys=False,
     ),
     "rewards": Verb(

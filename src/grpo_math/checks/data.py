@@ -19,7 +19,7 @@ SOLVED = ("####", "\\boxed")  # in no final answer
 WORDY = 12  # words in an answer, at most
 NUMBER = re.compile(r"[-+$\s]*\d[\d.,]*(\s*/\s*\d+)?[\s%]*")
 FORMULA = re.compile(r"\d|\\(?!text|mathrm)")  # in golds that are more than words
-ASKED = ("of other ", "with a pass rate ", TEST_PROBLEM, TEST_WORDS)  # reasons that the recipe names itself
+ASKED = ("of other ", "whose ", "with a pass rate ", TEST_PROBLEM, TEST_WORDS)  # reasons that the recipe names itself
 NEARLY_ALL = 0.9  # of the golds of a part
 FEW = 0.01  # share of unusable golds above which a dataset is broken
 
@@ -171,15 +171,15 @@ def contamination(subject: Subject) -> Iterator[Finding]:
     """Training problems that are in the test sets: counted here, dropped by `decontaminate`."""
     recipe, problems = subject.recipe, subject.problems
     try:
-        tests = test_sets(recipe.datasets, recipe.eval_datasets)
+        tests, missing = test_sets(recipe.datasets, recipe.eval_datasets, None)
     except UserError:
         if recipe.eval.datasets or recipe.eval.wanted:
             raise
-        tests = test_sets(recipe.datasets, [])  # the training data have no test split
-    if not tests:
+        tests, missing = test_sets(recipe.datasets, [], None)  # the training data have no test split
+    if missing:
         yield note(
-            "no test set to compare with: eval names none, and GSM8K's and MATH-500's are neither in the dataset's "
-            "folder nor in the Hub's cache (eval: {datasets: {name: gsm8k, path: FOLDER}} names one)"
+            f"not compared with the test sets of {', '.join(missing)}: neither named in eval: {{datasets: ...}} nor in "
+            "the dataset's folder or the Hub's cache"
         )
     for test in tests:
         overlap = Overlap(test.problems)
@@ -188,5 +188,4 @@ def contamination(subject: Subject) -> Iterator[Finding]:
         says = f"{test.title}: of {len(reasons):,} training problems {same:,} are test problems, {near:,} more "
         says += TEST_WORDS
         says += ", as templated ones do" if near > len(reasons) / 10 else ""
-        asked = all(spec.decontaminate for spec in subject.recipe.datasets)
-        yield warning(says, "dataset: {decontaminate: true} drops them") if same and not asked else note(says)
+        yield warning(says, "dataset: {decontaminate: true} drops them") if same else note(says)

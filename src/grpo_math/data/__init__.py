@@ -8,7 +8,7 @@ that people name are in `grpo_math.data.functions`.
 from grpo_math.data.adapters import ADAPTERS
 from grpo_math.data.filters import TEST_PROBLEM, TEST_WORDS, Overlap
 from grpo_math.data.loading import load_parts, load_problems, mix_parts, test_sets
-from grpo_math.data.problem import DatasetSpec, PassRateSpec, Problem, Problems, fingerprint
+from grpo_math.data.problem import DatasetSpec, PassRateSpec, Problem, Problems, fingerprint, titles
 from grpo_math.data.prompts import (
     RESERVED_COLUMNS,
     TEMPLATES,
@@ -27,6 +27,6 @@ from grpo_math.data.sources import FILE_TYPES
 __all__ = [
     "ADAPTERS", "FILE_TYPES", "RESERVED_COLUMNS", "TEMPLATES", "TEST_PROBLEM", "TEST_WORDS", "DatasetSpec", "Overlap",
     "PassRateSpec", "Problem", "Problems", "PromptTemplate", "completion_text", "fingerprint", "load_parts",
-    "load_problems", "meta_columns", "mix_parts", "prompt_ids", "prompt_lengths", "test_sets", "to_dataset", "to_rows",
-    "token_ids", "until_stop",
+    "load_problems", "meta_columns", "mix_parts", "prompt_ids", "prompt_lengths", "test_sets", "titles", "to_dataset",
+    "to_rows", "token_ids", "until_stop",
 ]  # fmt: skip

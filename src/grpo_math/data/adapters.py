@@ -6,7 +6,7 @@ An unusable row is dropped and counted under its reason, never silently. Every a
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
 from grpo_math.data.problem import Problem, Unusable
@@ -79,7 +79,7 @@ def svamp(row: dict) -> Problem:
     return Problem(f"{body} {row['Question'].strip()}", text_of(row["Answer"]), meta={"type": row.get("Type")})
 
 
-def json_rows(row: dict, fields: dict | None = None) -> Problem:
+def json_rows(row: dict, fields: dict | None = None, drop: dict | None = None) -> Problem:
     """Your own rows: .json, .jsonl, .parquet or .csv, or what `save_to_disk` of datasets wrote.
 
     {"question": "What is 2+2?", "answer": "4", "source": "mine"}
@@ -87,8 +87,16 @@ def json_rows(row: dict, fields: dict | None = None) -> Problem:
 
     `fields: {question: COLUMN, answer: COLUMN, worked: COLUMN}` names the columns, with dots for those inside mappings.
     Without it they are the first of COLUMN_NAMES that are there. A question may be a conversation, see `turns`. Other
-    columns go to `meta`, and from there to every reward function that asks for them by name.
+    columns go to `meta`, and from there to every reward function that asks for them by name. `drop: {COLUMN: PATTERN}`
+    leaves out the rows in whose cell the regular expression is found: `{question_type: proof|MCQ}`.
     """
+    for column, pattern in (drop or {}).items():
+        try:
+            found = re.search(pattern, str(row[column])) if column in row else None
+        except (re.error, TypeError) as wrong:
+            raise UserError(f"drop.{column}: {pattern!r} is no regular expression ({wrong})") from wrong
+        if found:
+            raise Unusable(f"whose {column} has {str(found[0] or row[column])[:40]}")
     fields = fields or {}
     if unknown := fields.keys() - COLUMN_NAMES:
         raise UserError(f"fields: {', '.join(unknown)}: name columns for {', '.join(COLUMN_NAMES)} only")
@@ -199,24 +207,128 @@ def own_row(row: object, **_: object) -> Problem:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Where the rows of a dataset come from, and the function from a row to a `Problem`."""
+    """What the name of a dataset stands for. The facts are those of its card on the Hub, or of its paper."""
 
-    parse: Callable[..., Problem]
+    parse: Callable[..., Problem] = json_rows
     hub: str | None = None  # the default for `path`
+    splits: dict[str, int] = field(default_factory=dict)  # of the Hub dataset, with their rows
+    test: str = "test"  # the split to evaluate on; of a training set there is none
     configs: tuple[str | None, ...] = (None,)  # of the Hub dataset; all of them make up the split
+    columns: tuple[str, ...] = ()  # the question, the answer, and where there is one the worked solution
+    drop: dict[str, str] = field(default_factory=dict)  # of json_rows
+    skip: tuple[str, ...] = ()  # large columns, which are not read
+    answers: str = ""  # what its golds are
+    licence: str = ""
+    source: str = ""
     generate: Callable[..., Iterable[dict]] | None = None  # makes the rows where there is nothing to read
+
+    @property
+    def uses(self) -> list[str]:
+        """What it is for: evaluation, training, or both."""
+        uses = {"evaluation": self.test in self.splits, "training": "train" in self.splits.keys() - {self.test}}
+        return [use for use, there in uses.items() if there]
+
+    @property
+    def params(self) -> dict[str, dict[str, str]]:
+        """The parameters of `parse` where a recipe gives no others."""
+        if self.parse is not json_rows or not self.columns:
+            return {}
+        return {"fields": dict(zip(COLUMN_NAMES, self.columns, strict=False)), "drop": self.drop}
 
 
 SUBJECTS = (
     "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra",
     "precalculus",
 )  # fmt: skip
+NOT_STATED = "not stated"
 ADAPTERS = {
-    "gsm8k": Adapter(gsm8k, "openai/gsm8k", ("main",)),
-    "math": Adapter(math, "EleutherAI/hendrycks_math", SUBJECTS),
-    "math500": Adapter(math, "HuggingFaceH4/MATH-500"),
-    "svamp": Adapter(svamp, "ChilleD/SVAMP"),
-    "json": Adapter(json_rows),
+    "json": Adapter(),
     "reasoning_gym": Adapter(reasoning_gym, generate=generate_reasoning_gym),
-}
+    "gsm8k": Adapter(
+        gsm8k, "openai/gsm8k", {"train": 7_473, "test": 1_319}, configs=("main",), columns=("question", "answer"),
+        answers="number after ####", licence="MIT", source="arXiv:2110.14168",
+    ),
+    # variations of GSM8K's test questions; those of the kind `critical thinking` have no answer
+    "gsm_plus": Adapter(
+        hub="qintongli/GSM-Plus", splits={"test": 10_552, "testmini": 2_400},
+        columns=("question", "answer", "solution"), drop={"answer": "^None$"}, answers="number",
+        licence="CC-BY-SA-4.0", source="arXiv:2402.19255",
+    ),
+    "svamp": Adapter(
+        svamp, "ChilleD/SVAMP", {"train": 700, "test": 300}, columns=("Body", "Question", "Answer"), answers="number",
+        licence="MIT", source="arXiv:2103.07191",
+    ),
+    "math": Adapter(
+        math, "EleutherAI/hendrycks_math", {"train": 7_500, "test": 5_000}, configs=SUBJECTS,
+        columns=("problem", "solution"), answers="LaTeX in the last box", licence="MIT", source="arXiv:2103.03874",
+    ),
+    "math500": Adapter(
+        math, "HuggingFaceH4/MATH-500", {"test": 500}, columns=("problem", "answer", "solution"), answers="LaTeX",
+        licence=NOT_STATED, source="arXiv:2305.20050",
+    ),
+    "aime24": Adapter(
+        hub="HuggingFaceH4/aime_2024", splits={"train": 30}, test="train", columns=("problem", "answer", "solution"),
+        answers="integer from 000 to 999", licence=NOT_STATED, source="card",
+    ),
+    "aime25": Adapter(
+        hub="math-ai/aime25", splits={"test": 30}, columns=("problem", "answer"), answers="integer from 0 to 999",
+        licence=NOT_STATED, source="card",
+    ),
+    "amc23": Adapter(
+        hub="math-ai/amc23", splits={"test": 40}, columns=("question", "answer"), answers="number",
+        licence=NOT_STATED, source="card",
+    ),
+    "hmmt": Adapter(
+        hub="MathArena/hmmt_feb_2025", splits={"train": 30}, test="train", columns=("problem", "answer"),
+        answers="LaTeX", licence="CC-BY-NC-SA-4.0", source="arXiv:2505.23281",
+    ),
+    "minerva_math": Adapter(
+        hub="math-ai/minervamath", splits={"test": 272}, columns=("question", "answer"), answers="LaTeX, some in words",
+        licence=NOT_STATED, source="arXiv:2206.14858",
+    ),
+    # `final_answer` is a list of one text, in which several answers have commas between them
+    "olympiadbench": Adapter(
+        hub="Hothan/OlympiadBench", splits={"train": 674}, test="train", configs=("OE_TO_maths_en_COMP",),
+        columns=("question", "final_answer"), drop={"question": r"<image_\d+>"}, answers="LaTeX, one or several",
+        licence="Apache-2.0", source="arXiv:2402.14008",
+    ),
+    # DAPO's set without its instruction and its 100 copies of each problem; config: en leaves out the Chinese ones
+    "dapo_math_17k": Adapter(
+        hub="open-r1/DAPO-Math-17k-Processed", splits={"train": 17_398}, configs=("all",),
+        columns=("prompt", "solution"), skip=("source_prompt", "reward_model", "extra_info"), answers="integer",
+        licence="Apache-2.0 (the original)", source="arXiv:2503.14476",
+    ),
+    "deepscaler": Adapter(
+        hub="agentica-org/DeepScaleR-Preview-Dataset", splits={"train": 40_315},
+        columns=("problem", "answer", "solution"), answers="LaTeX", licence="MIT", source="card",
+    ),
+    "openr1_math": Adapter(
+        hub="open-r1/OpenR1-Math-220k", splits={"train": 93_733}, configs=("default",),
+        columns=("problem", "answer", "solution"),
+        drop={"question_type": "proof|MCQ", "answer": "^(proof|notfound)$"},
+        skip=(
+            "generations", "messages", "is_reasoning_complete", "correctness_math_verify", "correctness_llama",
+            "finish_reasons",
+        ),
+        answers="LaTeX", licence="Apache-2.0", source="card",
+    ),
+    "numina_math": Adapter(
+        hub="AI-MO/NuminaMath-1.5", splits={"train": 896_215}, columns=("problem", "answer", "solution"),
+        drop={
+            "question_type": "proof|MCQ", "answer": "^(proof|notfound)$", "problem_is_valid": "^(?!Yes$)",
+            "solution_is_valid": "^(?!Yes$)",
+        },
+        answers="LaTeX", licence="Apache-2.0", source="card",
+    ),
+    "big_math": Adapter(
+        hub="SynthLabsAI/Big-Math-RL-Verified", splits={"train": 251_122}, columns=("problem", "answer"),
+        answers="LaTeX", licence="Apache-2.0", source="arXiv:2502.17387",
+    ),
+    "deepmath": Adapter(
+        hub="zwhe99/DeepMath-103K", splits={"train": 103_110}, columns=("question", "final_answer"),
+        skip=("r1_solution_1", "r1_solution_2", "r1_solution_3"), answers="LaTeX", licence="MIT",
+        source="arXiv:2504.11456",
+    ),
+}  # fmt: skip
 OWN = Adapter(own_row)
+EVALUATION = [name for name, adapter in ADAPTERS.items() if "evaluation" in adapter.uses]

@@ -1,6 +1,7 @@
 """Loading: the problems of the datasets that a recipe names, filtered, counted and mixed."""
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import random
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_math.data.adapters import ADAPTERS, OWN
+from grpo_math.data.adapters import ADAPTERS, EVALUATION, OWN
 from grpo_math.data.filters import (
     Filter,
     Overlap,
@@ -19,7 +20,7 @@ from grpo_math.data.filters import (
     require_advantages,
     too_long,
 )
-from grpo_math.data.problem import DatasetSpec, Problem, Problems, Unusable
+from grpo_math.data.problem import DatasetSpec, Problem, Problems, Unusable, titles
 from grpo_math.data.prompts import PromptTemplate
 from grpo_math.data.sources import function_rows, hub_rows, in_hub_cache, local_files, rows_of_file
 from grpo_math.errors import UserError
@@ -27,7 +28,6 @@ from grpo_math.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-KNOWN = ("gsm8k", "math500")  # test sets that are compared with where they are on this machine
 logger = logging.getLogger("grpo_math.train")
 
 
@@ -45,28 +45,19 @@ def load_parts(
     `num_generations` is the group size, for `pass_rate: {require: ...}` (None: SFT, which has no groups). The tokenizer
     is needed where a spec has `max_prompt_tokens`.
     """
-    overlap = None
-    if contaminated := [spec for spec in specs if spec.decontaminate]:
-        found = test_sets(specs, tests)
-        if not found:
-            raise UserError(
-                f"{contaminated[0].where}decontaminate: there is no test set to compare with: name one, "
-                "eval: {datasets: ...}"
-            )
-        overlap = Overlap([problem for test in found for problem in test.problems])
     parts = []
-    for spec in specs:
+    for spec, title in zip(specs, titles(specs), strict=True):
         filters: list[Filter] = []
         rates = read_pass_rates(spec.pass_rate.file, spec.where) if spec.pass_rate else {}
         if spec.pass_rate:
             filters.append(outside_pass_rates(spec.pass_rate, rates))
-        if overlap and spec.decontaminate:
-            filters.append(overlap)
+        if spec.decontaminate:
+            filters.append(overlap_with_tests(spec, specs, tests))
         if tokenizer is not None and spec.max_prompt_tokens is not None:
             filters.append(too_long(template, tokenizer, spec.max_prompt_tokens))
         if keep_too:
             filters.append(lambda problems: [keep_too(problem) for problem in problems])
-        parts.append(load_problems(spec, *filters))
+        parts.append(dataclasses.replace(load_problems(spec, *filters), title=title))
         logger.info("training on %s", parts[-1])
         if spec.pass_rate and spec.pass_rate.require:
             require_advantages(parts[-1].problems, spec.pass_rate, rates, num_generations, spec.where)
@@ -90,22 +81,51 @@ def mix_parts(parts: list[Problems], specs: list[DatasetSpec], seed: int) -> lis
     ]
 
 
-def test_sets(specs: list[DatasetSpec], tests: Sequence[DatasetSpec]) -> list[Problems]:
-    """The evaluation's test sets, whole, and those of GSM8K and MATH-500 where they are on this machine."""
+def overlap_with_tests(spec: DatasetSpec, specs: list[DatasetSpec], tests: Sequence[DatasetSpec]) -> Overlap:
+    """The filter of `decontaminate`: true for all test sets there are, a list for those that it names."""
+    where, named = f"{spec.where}decontaminate", spec.decontaminate
+    found, missing = test_sets(specs, tests, named if isinstance(named, list) else None)
+    if not found:
+        raise UserError(f"{where}: there is no test set to compare with: name one, eval: {{datasets: ...}}")
+    if missing and isinstance(named, list):
+        raise UserError(
+            f"{where}: {', '.join(missing)}: neither on this machine nor to be read from the Hub: leave it out, or "
+            f"name its folder, eval: {{datasets: [{{name: {missing[0]}, path: FOLDER}}]}}"
+        )
+    logger.info("%s: compared with %s", where, ", ".join(test.title for test in found))
+    return Overlap([problem for test in found for problem in test.problems])
+
+
+def test_sets(
+    specs: list[DatasetSpec], tests: Sequence[DatasetSpec], named: list[str] | None
+) -> tuple[list[Problems], list[str]]:
+    """The evaluation's test sets, whole, and those of the evaluation sets that are `named`; None: of all that are on
+    this machine, in the folder of the training problems or in the Hub's cache. Also the names of those that are not."""
     found = [load_problems(spec.model_copy(update={"max_samples": None})) for spec in tests]
-    absent = [name for name in KNOWN if name not in {spec.name for spec in tests}]
-    return found + [load_problems(spec) for name in absent if (spec := local_test_set(name, specs))]
+    missing = []
+    for name in EVALUATION if named is None else named:
+        if name in {spec.name for spec in tests}:
+            continue
+        spec = in_training_folder(name, specs) or DatasetSpec(name=name, split=ADAPTERS[name].test)
+        loaded = None
+        if named or spec.path or in_hub_cache("dataset", ADAPTERS[name].hub or ""):
+            with contextlib.suppress(UserError):  # the cache may have another split alone
+                loaded = load_problems(spec)
+        found += [loaded] if loaded else []
+        missing += [] if loaded else [name]
+    return found, missing
 
 
-def local_test_set(name: str, specs: list[DatasetSpec]) -> DatasetSpec | None:
-    """A known test set in the folder of the training problems, or in the Hub's cache."""
+def in_training_folder(name: str, specs: list[DatasetSpec]) -> DatasetSpec | None:
+    """The test split of an evaluation set in the folder of training problems of that name."""
+    adapter = ADAPTERS[name]
     for spec in specs:
         folder = Path(spec.path or "").expanduser()
         if spec.name == name and spec.path and folder.is_dir():
             with contextlib.suppress(UserError):  # it has no such split
-                local_files(folder, "test", spec.subset)
-                return DatasetSpec(name=name, path=spec.path, split="test", config=spec.config)
-    return DatasetSpec(name=name, split="test") if in_hub_cache("dataset", ADAPTERS[name].hub or "") else None
+                local_files(folder, adapter.test, spec.subset, adapter.configs)
+                return DatasetSpec(name=name, path=spec.path, split=adapter.test, config=spec.config)
+    return None
 
 
 def load_problems(spec: DatasetSpec, *filters: Filter) -> Problems:
@@ -136,6 +156,7 @@ def parsed_rows(spec: DatasetSpec) -> Iterator[tuple[int, Problem | str]]:
     What raises UserError in here begins its message with a key of the dataset; the key's place is added here.
     """
     adapter, seed = ADAPTERS[spec.name] if spec.name else OWN, spec.shuffle_seed
+    params = adapter.params | spec.params
     if seed is None and spec.max_samples and len(adapter.configs) > 1:
         seed = 0  # MATH comes sorted by subject: the first rows are all algebra
     try:
@@ -145,7 +166,7 @@ def parsed_rows(spec: DatasetSpec) -> Iterator[tuple[int, Problem | str]]:
             random.Random(seed).shuffle(rows)
         for place, row in rows:
             try:
-                problem = adapter.parse(row, **spec.params)
+                problem = adapter.parse(row, **params)
                 "".join((problem.question, problem.answer, problem.worked or "", problem.system or "")).encode()
                 yield place, problem if problem.question else "without a question"
             except Unusable as reason:
@@ -168,12 +189,13 @@ def raw_rows(spec: DatasetSpec) -> Iterable:
     adapter = ADAPTERS[spec.name]
     if adapter.generate:
         return adapter.generate(spec.split, spec.config, **spec.params)
-    path = spec.path or adapter.hub
+    path, asked = spec.path or adapter.hub, (spec.params.get("fields") or {}).values()
+    skip = {*adapter.skip} - {str(column).partition(".")[0] for column in asked}
     if path is None:
         raise UserError(f"path: missing for {spec.name}: give a FILE, a FOLDER or a HUB_ID")
     if Path(path).expanduser().exists():
-        files = local_files(Path(path).expanduser(), spec.split, spec.subset)
-        return (row for file in files for row in rows_of_file(file))
+        files = local_files(Path(path).expanduser(), spec.split, spec.subset, adapter.configs)
+        return (row for file in files for row in rows_of_file(file, skip))
     if ".py:" in path:
         raise UserError(f"path: {path} is a function, and {spec.name} wants files: set name: null")
-    return hub_rows(path, (spec.subset,) if spec.subset else adapter.configs, spec.split)
+    return hub_rows(path, (spec.subset,) if spec.subset else adapter.configs, spec.split, skip)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ class DatasetSpec(BaseModel):
     shuffle_seed: int | None = Field(default=None, description="shuffle before max_samples; null: no shuffling")
     max_prompt_tokens: int | None = Field(default=None, ge=1, description="drop longer prompts")
     weight: float | None = Field(default=None, description="share of a mixture")
-    decontaminate: bool = Field(default=False, description="drop problems that overlap with test problems")
+    decontaminate: bool | list[str] = Field(
+        default=False, description="drop problems that overlap with test problems; a list: of these evaluation sets"
+    )
     pass_rate: PassRateSpec | None = Field(
         default=None, description="keep problems by pass rate: {file, min, max, require}"
     )
@@ -78,12 +81,23 @@ class DatasetSpec(BaseModel):
 
     @property
     def title(self) -> str:
-        """The name in tables and figures: that of the files where they are not the dataset itself but in its form."""
-        source = self.name or self.path
-        if self.path and self.name not in (None, "json") and Path(self.path).expanduser().exists():
-            path = Path(self.path).expanduser().resolve()
+        """The name in tables and figures: that of the files, or the Hub id, where a `path` is given."""
+        source = self.path or self.name
+        if self.path and self.name and (path := Path(self.path).expanduser()).exists():
+            path = path.resolve()
             source = path.parent.name if path.is_file() and path.stem in ("train", "test", self.split) else path.stem
         return f"{source} {self.split}"
+
+
+def titles(specs: Iterable[DatasetSpec]) -> list[str]:
+    """The title of each dataset, with its config or path where another one has the same."""
+    found: list[str] = []
+    for spec in specs:
+        title = spec.title if spec.title not in found else f"{spec.title} {spec.config or spec.path or ''}".strip()
+        while title in found:
+            title += " again"
+        found.append(title)
+    return found
 
 
 @dataclass(frozen=True)

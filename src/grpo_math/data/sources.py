@@ -7,12 +7,13 @@ a CSV file becomes 7, the text "2020-01-01" a date, an integer in a column with 
 import csv
 import functools
 import io
+import itertools
 import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from grpo_math.data.functions import load_function
 from grpo_math.errors import UserError, one_line, raised, reason_of
 
 FILE_TYPES = (".jsonl", ".json", ".csv", ".parquet")
+SPLIT_NAME = re.compile("train|test|val|dev|eval", re.IGNORECASE)  # how the names of splits begin
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}  # pyarrow's names
 
 
@@ -35,11 +37,12 @@ def stream(path: Path) -> Any:
     return pyarrow.input_stream(str(path), compression=COMPRESSED.get(path.suffix.lower()))
 
 
-def rows_of_file(path: Path) -> Iterable[dict]:
-    """The rows of one file, by its ending; raises UserError for what cannot be read as rows."""
+def rows_of_file(path: Path, skip: Collection[str] = ()) -> Iterable[dict]:
+    """The rows of one file, by its ending; raises UserError for what cannot be read as rows. `skip` are columns that
+    files which are stored by column need not read."""
     number = 0
     try:
-        for number, row in enumerate(entries(path), 1):
+        for number, row in enumerate(entries(path, skip), 1):
             if not isinstance(row, dict):
                 raise UserError(f"path: {path}, row {number}: want an object with named columns, got {row!r:.60}")
             if None in row:  # the csv module's key for them
@@ -56,12 +59,12 @@ def rows_of_file(path: Path) -> Iterable[dict]:
         raise UserError(f"path: {path}{after}: cannot be read as {kind} ({error})") from error
 
 
-def entries(path: Path) -> Iterable:
+def entries(path: Path, skip: Collection[str]) -> Iterable:
     kind = bare(path).suffix.lower()
     if path.is_dir():
         from datasets import load_from_disk
 
-        yield from load_from_disk(str(path)).with_format(None)
+        yield from without(load_from_disk(str(path)), skip).with_format(None)
         return
     if kind not in FILE_TYPES:
         raise UserError(f"path: {path}: rows are read from {', '.join(FILE_TYPES)} files, or those with .gz or .zst")
@@ -69,7 +72,9 @@ def entries(path: Path) -> Iterable:
         from pyarrow import BufferReader, parquet
 
         whole = path if path == bare(path) else BufferReader(stream(path).read())
-        yield from parquet.read_table(whole).to_pylist()
+        table = parquet.ParquetFile(whole)
+        for batch in table.iter_batches(columns=[name for name in table.schema_arrow.names if name not in skip]):
+            yield from batch.to_pylist()
         return
     with io.TextIOWrapper(stream(path), encoding="utf-8-sig", newline="") as lines:
         if kind == ".csv":
@@ -93,36 +98,49 @@ def entries(path: Path) -> Iterable:
                     ) from None
 
 
+def without(dataset: Any, skip: Collection[str]) -> Any:
+    """A `Dataset` less these columns."""
+    return dataset.remove_columns([name for name in dataset.column_names if name in skip])
+
+
 def integer(digits: str) -> int | str:
     """An integer of JSON; one with more digits than Python reads stays text."""
     return int(digits) if len(digits) <= 4_300 else digits
 
 
-def local_files(path: Path, split: str, config: str | None = None) -> list[Path]:
+def local_files(
+    path: Path, split: str, config: str | None = None, configs: Iterable[str | None] = ("main",)
+) -> list[Path]:
     """The files of a split below a folder (or the one file given).
 
     Understood are SPLIT.jsonl, SPLIT-00000-of-00001.parquet, SPLIT/**/*.json, and each of them inside a folder
     named as the config (main/, socratic/, algebra/), or SPLIT_CONFIG.jsonl, or what `save_to_disk` wrote. Without a
-    config, `main` is taken where the folder has one.
+    config, those of `configs` that have a folder are taken. As for `datasets`, files in the folder itself are the
+    split `train` where no name is that of a split, and the folder of the config `default` is data/.
     """
     if path.is_file():
         return [path]
-    root = path / (config or "main")
-    stem = split
-    if not root.is_dir():
-        root, stem = path, split if config in (None, "main") else f"{split}_{config}"
-    if saved := saved_splits(root):
-        found, seen = [folder for name, folder in saved.items() if name == stem], ", ".join(saved)
-    else:
+    names = [config] if config else [name for name in configs if name]
+    folders = ("data" if name == "default" and not (path / name).is_dir() else name for name in names)
+    inside = [folder for name in folders for folder in (path / name, *path.glob(f"*/{name}")) if folder.is_dir()]
+    stem = split if inside or config in (None, *configs) else f"{split}_{config}"
+    found, seen = [], []
+    for root in inside or [path]:
+        if saved := saved_splits(root):
+            found += [folder for name, folder in saved.items() if name == stem]
+            seen += list(saved)
+            continue
         named = re.compile(rf"{re.escape(stem)}(-\d+-of-\d+(-[0-9a-f]+)?)?")
         files = {file for file in root.rglob("*") if bare(file).suffix.lower() in FILE_TYPES}
         rows = sorted({bare(file): file for file in sorted(files, reverse=True)}.values())  # no compressed copies
         parts = {file: (bare(file).stem, *file.relative_to(root).parent.parts) for file in rows}
-        found = [file for file in rows if any(map(named.fullmatch, parts[file]))]
-        seen = ", ".join(str(file.relative_to(path)) for file in rows[:5]) or "no data file"
+        nameless = stem == "train" and not any(map(SPLIT_NAME.match, itertools.chain(*parts.values())))
+        found += [file for file in rows if any(map(named.fullmatch, parts[file])) or (nameless and file.parent == root)]
+        seen += [str(file.relative_to(path)) for file in rows]
     if not found:
         wanted = f"{split!r}" + (f" of config {config!r}" if config else "")
-        raise UserError(f"path: {path} has no split {wanted} (it has {seen}): set another split, or give a file")
+        there = ", ".join(seen[:5]) or "no data file"
+        raise UserError(f"path: {path} has no split {wanted} (it has {there}): set another split, or give a file")
     return found
 
 
@@ -173,13 +191,13 @@ def in_hub_cache(kind: str, name: str) -> bool:
     return any(folder.is_dir() for folder in folders)
 
 
-def hub_rows(path: str, configs: Iterable[str | None], split: str) -> Iterable[dict]:
+def hub_rows(path: str, configs: Iterable[str | None], split: str, skip: Collection[str] = ()) -> Iterable[dict]:
     from datasets import load_dataset
 
     hub_answers()
     for config in configs:
         try:
-            yield from load_dataset(path, config, split=split)
+            yield from without(load_dataset(path, config, split=split), skip)
         except Exception as error:
             raise UserError(
                 f"path: {path!r} is no local file or folder, and the Hugging Face Hub gave no split {split!r} "

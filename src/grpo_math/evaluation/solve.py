@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from grpo_math.data import DatasetSpec, Problem, PromptTemplate, load_problems, prompt_ids
+from grpo_math.data import DatasetSpec, Problem, PromptTemplate, load_problems, prompt_ids, titles
 from grpo_math.errors import UserError
 from grpo_math.generation import Completion, Engine, Sampling
 from grpo_math.grading import grade_batch, well_formed
@@ -60,13 +60,9 @@ def load_benchmarks(specs: list[DatasetSpec]) -> list[Benchmark]:
     if not specs:
         raise UserError("eval.datasets: missing: say which problems to evaluate on, eval: {datasets: {name: gsm8k}}")
     benchmarks: list[Benchmark] = []
-    for spec in specs:
+    for spec, title in zip(specs, titles(specs), strict=True):
         loaded = load_problems(spec)
         logger.info("evaluating on %s", loaded)
-        taken = {benchmark.title for benchmark in benchmarks}
-        title = spec.title if spec.title not in taken else f"{spec.title} {spec.config or spec.path or ''}".strip()
-        while title in taken:
-            title += " again"
         benchmarks.append(Benchmark(title, loaded.problems))
     return benchmarks
 

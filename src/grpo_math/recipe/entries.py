@@ -2,18 +2,19 @@
 
 import inspect
 import os
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from grpo_math.data.adapters import ADAPTERS
+from grpo_math.data.adapters import ADAPTERS, EVALUATION
 from grpo_math.data.functions import source_file, split_reference
 from grpo_math.data.problem import DatasetSpec
 from grpo_math.data.prompts import RESERVED_COLUMNS
-from grpo_math.errors import UserError, suggestion
+from grpo_math.errors import UserError, nearest, suggestion
 from grpo_math.recipe.checking import Part, validated
 from grpo_math.recipe.parts import EvalSpec, looks_local
 from grpo_math.recipe.trl import assigns, function_types
@@ -102,13 +103,39 @@ def dataset_spec(entry: Any, where: str, problems: list[str]) -> list[DatasetSpe
         adapter = ADAPTERS[name]
         own = parameter_types(adapter.generate or adapter.parse, "row", "split", "config")
     else:
-        wrong = "missing" if name is None else f"no dataset {name!r}"
-        problems.append(f"{where}name: {wrong}: use one of {', '.join(ADAPTERS)}, or only path: my_data.py:load")
+        near = nearest(name, ADAPTERS) if name else None
+        wrong = f"no dataset {name!r}" + (f", the nearest is {near}" if near else "") if name else "missing"
+        problems.append(
+            f"{where}name: {wrong}: grpo-math datasets lists the names (your own: {{name: json, path: FILE, FOLDER or "
+            "HUB_ID}, or only path: my_data.py:load)"
+        )
         return []
     if name and path and looks_local(path) and not os.path.exists(os.path.expanduser(path)):
         problems.append(f"{where}path: no file or folder {path}")
     checked = validated(entry_model(DatasetSpec, own, "params", "where"), entry, where, problems)
-    return [] if checked is None else [DatasetSpec(**split_params(checked, DatasetSpec), where=where)]
+    if checked is None:
+        return []
+    spec = DatasetSpec(**split_params(checked, DatasetSpec), where=where)
+    problems += name_problems(spec)
+    return [spec]
+
+
+def name_problems(spec: DatasetSpec) -> Iterator[str]:
+    """The splits and the evaluation sets that no dataset has."""
+    there = ADAPTERS[spec.name].splits if spec.name and not spec.path else {}
+    for part in re.findall(r"(?:^|\+)\s*(\w+)", spec.split) if there else ():
+        if part not in {*there, "all"}:
+            yield f"{spec.where}split: no split {part!r} of {spec.name}: use {' or '.join(there)}"
+    for name in spec.decontaminate if isinstance(spec.decontaminate, list) else ():
+        if name not in EVALUATION:
+            near = nearest(name, EVALUATION)
+            known = f", the nearest is {near}" if near else ""
+            yield f"{spec.where}decontaminate: no evaluation set {name!r}{known}: grpo-math datasets lists them"
+
+
+def evaluation_split(name: str | None, asked: str) -> str:
+    """The split that `test` means for a dataset: some evaluation sets are published as `train`."""
+    return ADAPTERS[name].test if name in ADAPTERS and asked == "test" else asked
 
 
 def held_out_specs(spec: EvalSpec, datasets: list[DatasetSpec], trains: bool, problems: list[str]) -> list[DatasetSpec]:
@@ -125,6 +152,7 @@ def held_out_specs(spec: EvalSpec, datasets: list[DatasetSpec], trains: bool, pr
             problems.append("eval.datasets: missing: with several training datasets, name those to evaluate on")
         return []
     trained = datasets[0]
+    asked["split"] = evaluation_split(trained.name, spec.split)
     if trained.name and trained.path and Path(trained.path).is_file():
         if wanted:
             problems.append(
@@ -132,10 +160,18 @@ def held_out_specs(spec: EvalSpec, datasets: list[DatasetSpec], trains: bool, pr
                 f"eval: {{datasets: {{name: {trained.name}, path: FILE}}}}"
             )
         return []
-    if wanted and spec.split == trained.split:
-        problems.append(f"eval.split: {spec.split} is what the training reads: name another split")
+    if wanted and asked["split"] == trained.split:
+        problems.append(f"eval.split: {trained.split} is what the training reads: name another split")
     kept = {key: getattr(trained, key) for key in ("name", "path", "config", "params")}
-    return [DatasetSpec(**kept, **asked, where="eval.datasets.")]
+    held_out = DatasetSpec(**kept, **asked, where="eval.datasets.")
+    if not any(name_problems(held_out)):
+        return [held_out]
+    if wanted or not trains:
+        problems.append(
+            f"eval.datasets: missing: {trained.name} has no split {held_out.split!r}: name those to evaluate on, "
+            "eval: {datasets: [math500]}"
+        )
+    return []
 
 
 def named_specs(given: Any, asked: dict, problems: list[str]) -> list[DatasetSpec]:
@@ -145,7 +181,8 @@ def named_specs(given: Any, asked: dict, problems: list[str]) -> list[DatasetSpe
         where = f"eval.datasets[{index}]." if isinstance(given, list) else "eval.datasets."
         entry = {"name": entry} if isinstance(entry, str) else entry
         if isinstance(entry, dict):
-            entry = asked | {key: value for key, value in entry.items() if value is not None}
+            split = evaluation_split(entry.get("name"), asked["split"])
+            entry = asked | {"split": split} | {key: value for key, value in entry.items() if value is not None}
         found += dataset_spec(entry, where, problems)
     return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from grpo_math.data import ADAPTERS, DatasetSpec, PromptTemplate
+from grpo_math.data import ADAPTERS, DatasetSpec, PromptTemplate, titles
 from grpo_math.errors import one_line
 from grpo_math.evaluation.statistics import Figure
 from grpo_math.recipe.parts import is_hub_id
@@ -103,7 +103,7 @@ def eval_results(datasets: list[DatasetSpec], rows: list[dict]) -> "list[EvalRes
     """For the metadata, which the Hub shows with the model: results on datasets of the Hub."""
     from huggingface_hub import EvalResult
 
-    specs = {spec.title: spec for spec in datasets}
+    specs = dict(zip(titles(datasets), datasets, strict=True))
     return [
         EvalResult(
             task_type="text-generation",
