@@ -67,9 +67,10 @@ class PromptTemplate(BaseModel):
     def thinks(self, tokenizer: "PreTrainedTokenizerBase") -> bool:
         """Whether the model thinks before it answers: its chat template opens `<think>`, or has the switch
         `enable_thinking: false`, which closes an empty one, and it is not used."""
-        if OPENED.search(self.generation_prompt(tokenizer) + self.prefill):
+        prompt = self.generation_prompt(tokenizer)
+        if OPENED.search(prompt) or OPENED.search(self.prefill):
             return True
-        return not CLOSED.search(self.generation_prompt(tokenizer)) and self.can_stop_thinking(tokenizer)
+        return not CLOSED.search(prompt) and self.can_stop_thinking(tokenizer)
 
     def can_stop_thinking(self, tokenizer: "PreTrainedTokenizerBase") -> bool:
         """Whether the chat template has the switch `enable_thinking: false`."""
