@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from grpo_math.data import TEMPLATES
 from grpo_math.errors import UserError
 from grpo_math.evaluation.statistics import wilson_interval
+from grpo_math.recipe.parts import AlarmSpec
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import read_rows, write_rows
 from grpo_math.train import train
@@ -64,6 +66,15 @@ def watch(write_recipe, tmp_path):
         return said, alarms, control
 
     return run
+
+
+def test_a_model_that_thinks_is_told_how_to_stop(tmp_path):
+    course = Course(tmp_path, AlarmSpec(steps=1), TEMPLATES["boxed"], "group", (), switch=True)
+    course.args = SimpleNamespace(max_completion_length=8, num_generations=8)
+    found = course.look(1, WELL | {"completions/clipped_ratio": 0.4})
+    assert found["truncated"].endswith(
+        "raise max_completion_length (8), or set chat_template_kwargs: {enable_thinking: false}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -689,7 +689,9 @@ def test_all_golds_of_gsm8k_pass_in_seconds(findings, real_data):
         assert ("golds", "note", f"gsm8k {split}: all {count} golds are right as completions") in found
 
 
-def test_a_think_tag_that_the_chat_template_prefills_is_found(first_line, policy_folder, tokenizer, tmp_path):
+def test_a_think_tag_that_the_chat_template_prefills_wants_room_for_its_end(
+    first_line, policy_folder, tokenizer, tmp_path
+):
     import shutil
 
     folder = tmp_path / "thinker"
@@ -698,9 +700,10 @@ def test_a_think_tag_that_the_chat_template_prefills_is_found(first_line, policy
     (folder / "chat_template.jinja").write_text(template)
     style = {"user": "{question}", "answer_style": "answer_tag"}
     keys = {"model_name_or_path": str(folder), "prompt_template": style, "rewards": {"correctness": {}, "format": {}}}
+    least = 1 + len(tokenizer("</think> <answer>1</answer>")["input_ids"])
     assert first_line(keys) == (
-        "prompt_template: the chat template already opens <think>, completions cannot: format is 0 for every one: "
-        "chat_template_kwargs: {enable_thinking: false}, or an answer_style of boxed"
+        f"max_completion_length: 8 tokens, and the shortest answer takes {least}, </think> and end token included: no "
+        "completion can be right: max_completion_length: 4096"
     )
 
 

@@ -8,8 +8,10 @@ import shutil
 import forked
 import pytest
 from conftest import ROOT
+from stand_ins import config_of, save_stand_in
 
-from grpo_math.checks import CHECKS, Subject, run_checks
+from grpo_math.checks import CHECKS, Subject, memory, run_checks
+from grpo_math.checks.machine import batch_of
 from grpo_math.data.prompts import TEMPLATES
 from grpo_math.recipe.recipe import Recipe, load_recipe, resolve
 
@@ -92,17 +94,28 @@ def test_an_on_policy_step_trains_once_on_what_it_generated():
     )
 
 
+STAND_INS = {  # beginning of a model's name -> its architecture, and its chat template (None: our own)
+    "Qwen/Qwen3-": ("Qwen3ForCausalLM", "qwen3"),
+    "Qwen/Qwen3.5-": ("Qwen3_5ForConditionalGeneration", "qwen3_5_nothink"),
+    "meta-llama/Llama-3.2-": ("LlamaForCausalLM", "llama3_2"),
+    "google/gemma-3-1b": ("Gemma3ForCausalLM", "gemma3"),
+    "HuggingFaceTB/SmolLM3-": ("SmolLM3ForCausalLM", "switch"),
+    "": ("Qwen2ForCausalLM", None),
+}
+
+
+def stand_in(model: str) -> str:
+    return next(architecture for name, (architecture, _) in STAND_INS.items() if model.startswith(name))
+
+
 NAMES = "Ava Ben Cleo Dan June Nora Omar".split()
 THINGS = "apples books coins pens stamps tickets shells cards".split()
 
 
 @pytest.fixture(scope="module")
 def shelf(tokenizer, policy_folder, tmp_path_factory):
-    """A stand-in for every model and dataset that a recipe names: a language model of 10 million parameters, the tiny
-    policy in place of the quickstart's, and 400 problems in the form of GSM8K and of MATH."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
+    """A stand-in for every model and dataset that a recipe names: models of 10 million parameters in their
+    architectures, the tiny policy in place of the quickstart's, and 400 problems in the form of GSM8K and of MATH."""
     folder = tmp_path_factory.mktemp("shelf")
     for split, numbers_ in (("train", range(2, 302)), ("test", range(302, 402))):
         gsm8k, math = [], []
@@ -116,14 +129,12 @@ def shelf(tokenizer, policy_folder, tmp_path_factory):
         for name, rows in (("gsm8k", gsm8k), ("math", math), ("math500", math)):
             (folder / name).mkdir(exist_ok=True)
             (folder / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = Qwen2Config(
-        vocab_size=20_000, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=4096,
-    )  # fmt: skip
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "model")
     whole = copy.deepcopy(tokenizer)
     whole.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})  # of Qwen's chat template
-    whole.save_pretrained(folder / "model")
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_key_value_heads": 4}
+    for architecture, template in set(STAND_INS.values()):
+        more = {"vocab_size": 40_000, "max_position_embeddings": 16_384, "head_dim": 64}
+        save_stand_in(architecture, template, whole, folder / architecture, "bfloat16", **sizes | more)
     (folder / "policy").symlink_to(policy_folder)
     return folder
 
@@ -144,7 +155,7 @@ def test_check_warns_of_nothing_in_a_recipe_that_its_header_does_not_explain(she
     """All checks but that of the machine. And a header explains nothing that is not found."""
     recipe, no_data = resolve(["--config", str(ROOT / "recipes" / f"{name}.yaml")])
     assert [one for one in no_data if "no file or folder" not in one] == []
-    model = shelf / ("policy" if name == "quickstart" else "model")
+    model = shelf / ("policy" if name == "quickstart" else stand_in(recipe.keys["model_name_or_path"]))
     words = ["--model_name_or_path", str(model), "--dataset.path", str(shelf / recipe.datasets[0].name)]
     words += ["--eval.datasets.path", str(shelf / "math500")] if recipe.eval.datasets else []
     subject = Subject(*resolve(["--config", str(ROOT / "recipes" / f"{name}.yaml"), *words]))
@@ -155,6 +166,38 @@ def test_check_warns_of_nothing_in_a_recipe_that_its_header_does_not_explain(she
     own, *inherited = map(EXPLAINED.findall, headers(name))
     assert warned <= {*own}.union(*inherited), list(map(str, found))
     assert {*own} <= warned
+
+
+QWEN3 = {"head_dim": 128, "num_key_value_heads": 8}
+QWEN3_5 = {"num_hidden_layers": 24, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256}
+QWEN3_5 |= {"linear_num_key_heads": 16, "linear_num_value_heads": 16}
+QWEN3_5 |= {"linear_key_head_dim": 128, "linear_value_head_dim": 128}
+SIZES = {  # of the real models: vocabulary, hidden, intermediate, layers, and what else; from their configs
+    "Qwen/Qwen3-0.6B": (151_936, 1024, 3072, 28, QWEN3 | {"num_attention_heads": 16}),
+    "Qwen/Qwen3-1.7B": (151_936, 2048, 6144, 28, QWEN3 | {"num_attention_heads": 16}),
+    "Qwen/Qwen3-4B": (151_936, 2560, 9728, 36, QWEN3 | {"num_attention_heads": 32}),
+    "Qwen/Qwen3.5-0.8B": (248_320, 1024, 3584, 24, QWEN3_5 | {"vision": {"depth": 12, "hidden_size": 768, "intermediate_size": 3072}}),
+    "Qwen/Qwen3.5-2B": (248_320, 2048, 6144, 24, QWEN3_5 | {"vision": {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096}}),
+    "meta-llama/Llama-3.2-1B-Instruct": (128_256, 2048, 8192, 16, {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64}),
+    "google/gemma-3-1b-it": (262_144, 1152, 6912, 26, {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256}),
+    "HuggingFaceTB/SmolLM3-3B": (128_256, 2048, 11008, 36, {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128}),
+}  # fmt: skip
+ESTIMATED = re.compile(r"1 GPU with (\d+) GB.* by check's estimate")
+PROMPT = 256  # tokens, of the longest prompt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in RECIPES if ESTIMATED.search(headers(name)[0])])
+def test_a_header_names_the_smallest_gpu_that_the_estimate_fits(name):
+    recipe = shipped(name)
+    model = recipe.keys["model_name_or_path"].removesuffix("-Base")
+    vocabulary, hidden, intermediate, layers, more = SIZES[model]
+    sizes = {"hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers} | more
+    shape = memory.shape_of(config_of(stand_in(model), vocabulary, **sizes), recipe)
+    dtype = recipe.model.get("dtype") or "float32"
+    setting = memory.setting_of(recipe, dtype, batch_of(recipe, 1), PROMPT, "ddp", 1)
+    fitting = [size for size in memory.CARDS if memory.verdict(shape, setting, size) == "fits"]
+    assert int(ESTIMATED.search(headers(name)[0])[1]) == fitting[0]
 
 
 CPU = "--use_cpu --bf16 false --gradient_checkpointing false --dataloader_pin_memory false --max_steps 2 --save_steps 1"
@@ -266,7 +309,8 @@ def test_the_run_that_evaluates_all_along_from_a_model_and_from_an_adapter(warm_
 @pytest.mark.slow
 def test_the_r1_zero_study(world):
     names = ("reinforce_with_baseline", "no_baseline", "grpo_clip")
-    for row in launch_all(world, *(f"train r1_zero_{name} {TINY} {data('math')} {GRPO} {EVAL}" for name in names)):
+    longer = GRPO.replace("_length 8", "_length 32")  # room for </think> and an answer
+    for row in launch_all(world, *(f"train r1_zero_{name} {TINY} {data('math')} {longer} {EVAL}" for name in names)):
         assert {"reward", "accuracy", "format_accuracy", "clip_ratio/region_mean"} <= row.keys()
 
 

@@ -103,7 +103,7 @@ def finish(
     """What a GRPO run and an SFT run share once TRL's trainer is built: train, evaluate on the `benchmarks`, save.
     Returns what results.json holds; {} where the run was stopped. `started` is a time of time.perf_counter."""
     from grpo_math.evaluation import Scoring
-    from grpo_math.models import ModelSource, check_finite, widen
+    from grpo_math.models import ModelSource, check_finite, freeze_vision, widen
     from grpo_math.report.model_card import push, write_card
     from grpo_math.trainer.alarms import Alarms
     from grpo_math.trainer.callbacks import Evaluations
@@ -113,6 +113,7 @@ def finish(
 
     folder, source = recipe.output_dir, ModelSource.of(recipe.keys)
     widen(trainer.model, source)
+    freeze_vision(trainer.model)
     check_finite(trainer.model, source.name)
 
     with writes_to(folder):
@@ -123,7 +124,9 @@ def finish(
             logger.info("warning: %s", line)
         evaluations = Evaluations(trainer, benchmarks, recipe.eval, recipe.eval_completion_length, scoring)
         graded = graded_names(recipe.rewards, rewards)
-        alarms = Alarms(Course(folder, recipe.alarms, recipe.template, recipe.baseline, graded))
+        template, tokenizer = recipe.template, trainer.processing_class
+        switch = template.thinks(tokenizer) and template.can_stop_thinking(tokenizer)
+        alarms = Alarms(Course(folder, recipe.alarms, template, recipe.baseline, graded, switch))
         again = resume_command(folder, "sft" if recipe.sft else "train")
         results = run(trainer, evaluations, alarms, checkpoint, again, recipe.completions.every)
         if not results:

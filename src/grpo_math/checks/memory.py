@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_math.errors import UserError, one_line
 from grpo_math.generation.vllm_server import UTILISATION
-from grpo_math.models import ModelSource, trains_adapter, without_weights
+from grpo_math.models import ModelSource, for_text, freeze_vision, trains_adapter, without_weights
 from grpo_math.models.policy import changes_tied_weights
 from grpo_math.recipe.recipe import Recipe
 
@@ -33,7 +33,7 @@ STRATEGIES = {"zero1": SHARDED[2:], "zero2": SHARDED[1:], "zero3": SHARDED, "fsd
 BUCKET = 5 * 10**8  # gradients that DeepSpeed reduces at a time (reduce_bucket_size)
 LIVE = 10**9  # weights that ZeRO-3 keeps gathered (stage3_max_live_parameters)
 SUB_GROUP = 10**9  # weights of a process that ZeRO-3 updates at a time (sub_group_size)
-CARDS = (24, 40, 48, 80, 141)  # GB, as GPUs are sold
+CARDS = (16, 24, 40, 48, 80, 141)  # GB, as GPUs are sold
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def shape_of(config: "PretrainedConfig", recipe: Recipe) -> Shape:
         heads = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
         layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and id(part) not in heads]
         linear = sum(part.weight.numel() for part in layers)
-        trained = adapter_size(model, recipe) if trains_adapter(recipe.keys) else parameters
+        whole = sum(parameter.numel() for parameter in for_text(model))
+        trained = adapter_size(model, recipe) if trains_adapter(recipe.keys) else whole
     text = config.get_text_config()
     attention = getattr(text, "num_attention_heads", None) or 1
     head = getattr(text, "head_dim", None) or text.hidden_size // attention
@@ -147,7 +148,8 @@ def adapter_size(model: "PreTrainedModel", recipe: Recipe) -> int:
         names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
         if absent := {name.rpartition(".")[2] for name in config.modules_to_save or ()} - names:
             raise UserError(f"lora_modules_to_save: the model has no {', '.join(sorted(absent))}: leave it out")
-        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+        adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
+        freeze_vision(adapted)
     if recipe.trainer.get("use_vllm") and changes_tied_weights(adapted):
         raise UserError(
             "lora_target_modules: the embedding and the head share their weights, and LoRA changes one of them: merged "
@@ -199,7 +201,8 @@ def items(shape: Shape, setting: Setting) -> dict[str, float]:
     """Bytes by what they are for. Those of one phase do not add up with those of another: see `peak`."""
     weights, gradients, optimizer = (setting.share(part) for part in SHARDED)
     trained = shape.trained * setting.trained_bytes
-    frozen, rounded = shape.parameters * setting.frozen_bytes if setting.peft else 0.0, 0.0
+    frozen = (shape.parameters - (0 if setting.peft else shape.trained)) * setting.frozen_bytes
+    rounded = 0.0
     if setting.linear_bytes:  # FSDP leaves rounded weights whole
         frozen, rounded = (shape.parameters - shape.linear) * 2, shape.linear * setting.linear_bytes
     autocast = setting.strategy == "ddp" and setting.mixed and setting.weight_bytes > 2 and not setting.peft

@@ -4,15 +4,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from grpo_math.checks.findings import Finding, Subject, error, note, warning
+from grpo_math.checks.findings import LONG, Finding, Subject, error, note, warning
 from grpo_math.checks.losses import corrected, losses, with_defaults
-from grpo_math.data import token_ids
+from grpo_math.data import NO_THINKING, token_ids
 from grpo_math.errors import suggestion
 from grpo_math.models import ModelSource, check_weights, trains_adapter
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.trl import UNCHANGED, changed_sampling
 from grpo_math.trainer.config import grpo_config, sft_config
 
+THINKING = 4_096  # tokens, below which a model that thinks is expected to be cut off
 TOY = 10_000_000  # parameters, below which rules of thumb for language models do not apply
 ELSEWHERE = {"use_cpu": True, "bf16": False, "fp16": False, "report_to": "none"}  # valid on any machine
 OF_THE_LAYOUT = (  # checked with it
@@ -138,16 +139,47 @@ def template(subject: Subject) -> Iterator[Finding]:
     yield note(f"{rendered}\n(ends with {tokenizer.eos_token!r}{ends}; padding {tokenizer.pad_token!r})")
     if recipe.sft is None:
         yield from window(subject)
-    opened = rendered.rpartition("<think>")[2]
-    prefilled = "<think>" in rendered and not opened.strip() and "<think>" not in recipe.template.prefill
-    formal = any(spec.name in ("format", "r1_zero") and not spec.path for spec in recipe.rewards)
-    if prefilled and formal and recipe.template.answer_style == "answer_tag":
+        yield from thinking(subject)
+
+
+def thinking(subject: Subject) -> Iterator[Finding]:
+    """Whether max_completion_length has room for the thinking, without whose end a completion has no answer."""
+    recipe, tokenizer = subject.recipe, subject.tokenizer
+    template, length = recipe.template, recipe.max_completion_length
+    if not template.thinks(tokenizer):
+        return
+    switch = f"{NO_THINKING}, or " if template.can_stop_thinking(tokenizer) else ""
+    opening = template.opening(tokenizer)
+    if opening:
+        yield note("the chat template opens <think> for the model: it counts as part of the completion")
+    if "</think>" not in tokenizer.decode(tokenizer("</think>")["input_ids"], skip_special_tokens=True):
         yield error(
-            "prompt_template: the chat template already opens <think>, completions cannot: format is 0 for every one",
-            "chat_template_kwargs: {enable_thinking: false}, or an answer_style of boxed",
+            "model_name_or_path: </think> is a special token of the tokenizer, which completions lose: thinking would "
+            "be graded as the answer",
+            f'{switch}set "special": false for it in tokenizer_config.json and tokenizer.json',
         )
-    elif prefilled:
-        yield note("the chat template opens <think> for the model")
+    least = shortest_answer(subject) if opening + template.prefill else 0
+    if length < least:
+        yield error(
+            f"max_completion_length: {length} tokens, and the shortest answer takes {least}, </think> and end token "
+            "included: no completion can be right",
+            f"{switch}max_completion_length: {THINKING}",
+        )
+    elif length < THINKING and subject.shape.parameters >= TOY and not template.prefill:
+        yield warning(
+            f"max_completion_length: {length:,} tokens, and the model thinks before it answers: what is cut off while "
+            f"thinking has no answer (Qwen3's model cards recommend 32,768; warned of below {THINKING:,})",
+            f"{switch}max_completion_length: {THINKING}",
+        )
+
+
+def shortest_answer(subject: Subject) -> int:
+    """The tokens of `</think>`, the shortest of the golds in the answer style, and the end token."""
+    few = sorted(subject.problems, key=lambda problem: len(problem.answer))[:LONG]
+    template = subject.recipe.template
+    targets = (template.target(problem, worked=False).rpartition("</think>")[2] for problem in few)
+    texts = [f"</think>{target}" for target in targets]
+    return 1 + min(map(len, subject.tokenizer(texts, add_special_tokens=False)["input_ids"]))
 
 
 def window(subject: Subject) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from grpo_math.data.filters import TEST_PROBLEM, TEST_WORDS, Overlap
 from grpo_math.data.loading import load_parts, load_problems, mix_parts, test_sets
 from grpo_math.data.problem import DatasetSpec, PassRateSpec, Problem, Problems, fingerprint, titles
 from grpo_math.data.prompts import (
+    NO_THINKING,
     RESERVED_COLUMNS,
     TEMPLATES,
     PromptTemplate,
@@ -25,8 +26,8 @@ from grpo_math.data.prompts import (
 from grpo_math.data.sources import FILE_TYPES
 
 __all__ = [
-    "ADAPTERS", "FILE_TYPES", "RESERVED_COLUMNS", "TEMPLATES", "TEST_PROBLEM", "TEST_WORDS", "DatasetSpec", "Overlap",
-    "PassRateSpec", "Problem", "Problems", "PromptTemplate", "completion_text", "fingerprint", "load_parts",
-    "load_problems", "meta_columns", "mix_parts", "prompt_ids", "prompt_lengths", "test_sets", "titles", "to_dataset",
-    "to_rows", "token_ids", "until_stop",
+    "ADAPTERS", "FILE_TYPES", "NO_THINKING", "RESERVED_COLUMNS", "TEMPLATES", "TEST_PROBLEM", "TEST_WORDS",
+    "DatasetSpec", "Overlap", "PassRateSpec", "Problem", "Problems", "PromptTemplate", "completion_text", "fingerprint",
+    "load_parts", "load_problems", "meta_columns", "mix_parts", "prompt_ids", "prompt_lengths", "test_sets", "titles",
+    "to_dataset", "to_rows", "token_ids", "until_stop",
 ]  # fmt: skip

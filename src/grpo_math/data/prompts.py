@@ -1,6 +1,7 @@
 """Prompts: a template turns a `Problem` into the prompt, and defines where the answer is expected."""
 
 import functools
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1_000  # prompts that are tokenized together
+NO_THINKING = "chat_template_kwargs: {enable_thinking: false}"  # the switch, as a recipe has it
+OPENED, CLOSED = re.compile(r"<think>\s*$"), re.compile(r"</think>\s*$")  # at the end of a prompt
 
 
 class PromptTemplate(BaseModel):
@@ -55,6 +58,31 @@ class PromptTemplate(BaseModel):
             return messages
         rendered = in_chat(messages, tokenizer, tokenize=False, add_generation_prompt=True)
         return rendered.removeprefix(tokenizer.bos_token or "") + self.prefill
+
+    def opening(self, tokenizer: "PreTrainedTokenizerBase") -> str:
+        """The `<think>` that the chat template opens for the model: it counts as part of the completion, or what is
+        cut off while thinking would have an answer."""
+        return "".join(OPENED.findall(self.generation_prompt(tokenizer)))
+
+    def thinks(self, tokenizer: "PreTrainedTokenizerBase") -> bool:
+        """Whether the model thinks before it answers: its chat template opens `<think>`, or has the switch
+        `enable_thinking: false`, which closes an empty one, and it is not used."""
+        prompt = self.generation_prompt(tokenizer)
+        if OPENED.search(prompt) or OPENED.search(self.prefill):
+            return True
+        return not CLOSED.search(prompt) and self.can_stop_thinking(tokenizer)
+
+    def can_stop_thinking(self, tokenizer: "PreTrainedTokenizerBase") -> bool:
+        """Whether the chat template has the switch `enable_thinking: false`."""
+        return CLOSED.search(self.generation_prompt(tokenizer, enable_thinking=False)) is not None
+
+    def generation_prompt(self, tokenizer: "PreTrainedTokenizerBase", **variables: Any) -> str:
+        """What a completion follows, with these variables of the chat template, without the prefill; "" for plain text
+        and for a prefill that ends the thinking."""
+        prompt = self.model_copy(update={"prefill": ""}).prompt("?", tokenizer)
+        if isinstance(prompt, str) or "</think>" in self.prefill:
+            return ""
+        return in_chat(prompt, tokenizer, tokenize=False, add_generation_prompt=True, **variables)
 
     def full_text(self, completion: str) -> str:
         """What is graded: the prefill and the completion."""

@@ -82,9 +82,10 @@ def solve(
     """
     places = range(len(benchmark.problems)) if places is None else places
     prompts = prompts_of(benchmark, setup.template, setup.tokenizer)
+    opening = setup.template.opening(setup.tokenizer)
     seeds = [zlib.crc32(f"{setup.seed} {benchmark.title} {place}".encode()) >> 1 for place in places]
     for finished in engine.generate([prompts[place] for place in places], seeds, setup.sampling, done):
-        yield [row for index, found in finished.items() for row in rows_of(benchmark, places[index], found)]
+        yield [row for index, found in finished.items() for row in rows_of(benchmark, places[index], found, opening)]
 
 
 @functools.lru_cache(maxsize=8)  # a training evaluates on the same ones again and again
@@ -93,12 +94,12 @@ def prompts_of(benchmark: Benchmark, template: PromptTemplate, tokenizer: "PreTr
     return list(prompt_ids(benchmark.problems, template, tokenizer))
 
 
-def rows_of(benchmark: Benchmark, place: int, completions: list[Completion]) -> list[dict]:
+def rows_of(benchmark: Benchmark, place: int, completions: list[Completion], opening: str = "") -> list[dict]:
     problem = benchmark.problems[place]
     known = {"dataset": benchmark.title, "problem": place, "question": problem.question, "gold": problem.answer}
     known |= {column: str(problem.meta[column]) for column in GROUPS if problem.meta.get(column) is not None}
     return [
-        known | {"sample": sample, "completion": one.text, "length": one.length, "truncated": one.truncated}
+        known | {"sample": sample, "completion": opening + one.text, "length": one.length, "truncated": one.truncated}
         for sample, one in enumerate(completions)
     ]
 

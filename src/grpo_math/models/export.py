@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_math.errors import UserError, one_line
 from grpo_math.models.policy import changes_tied_weights, load_adapter
-from grpo_math.models.source import ModelSource
+from grpo_math.models.source import ModelSource, copy_processor
 from grpo_math.models.tokenizer import end_tokens, plain_tokenizer
 from grpo_math.models.weights import check_finite, load_base
 from grpo_math.recipe.recipe import load_recipe
@@ -50,6 +50,7 @@ def export(model: ModelSource, out: Path, dtype: str = "float32") -> None:
         check_finite(whole, f"{model.name} in {dtype}")
         whole.save_pretrained(out)
         tokenizer.save_pretrained(out)
+        copy_processor(whole, out)
 
 
 def merged(adapter: "PeftModel", tokenizer: "PreTrainedTokenizerBase", name: str) -> "PreTrainedModel":

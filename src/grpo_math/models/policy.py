@@ -11,7 +11,7 @@ from grpo_math.models.weights import check_finite, check_weights, load_base
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
-    from torch.nn import Module
+    from torch.nn import Module, Parameter
     from transformers import PreTrainedModel
     from trl import GRPOConfig, ModelConfig, SFTConfig
 
@@ -92,6 +92,24 @@ def widen(model: "Module | None", source: ModelSource) -> None:
             parameter.data = parameter.data.float()
     if source.adapter:
         set_peft_model_state_dict(model, load_peft_weights(source.name, "cpu", revision=source.revision))
+
+
+def for_text(model: "PreTrainedModel | PeftModel") -> "list[Parameter]":
+    """The parameters that text passes through; a vision-language model has others, such as its vision tower."""
+    whole: Any = getattr(model, "get_base_model", lambda: model)()
+    if model.config.get_text_config() is model.config:
+        return list(whole.parameters())
+    parts = (whole.get_decoder(), whole.get_input_embeddings(), whole.get_output_embeddings())
+    return list({id(one): one for part in parts for one in part.parameters()}.values())
+
+
+def freeze_vision(model: "PreTrainedModel | PeftModel | None") -> None:
+    """Freeze what text does not pass through: it has no gradients, for which DDP waits, and DeepSpeed optimizer
+    states."""
+    kept = {id(one) for one in for_text(model)} if model else set()
+    for one in model.parameters() if model else ():
+        if id(one) not in kept:
+            one.requires_grad_(False)
 
 
 def load_adapter(model: ModelSource, trainable: bool = False, **base_arguments: Any) -> "PeftModel":

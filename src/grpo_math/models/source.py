@@ -3,12 +3,13 @@
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpo_math.data.sources import hub_answers
 from grpo_math.errors import UserError, one_line
@@ -26,6 +27,7 @@ FORMATS = (  # names of weights: as safetensors, and pickled
 LOADED = re.compile(
     r"(adapter_)?model.*\.safetensors(\.index\.json)?|(adapter_|generation_)?config\.json|tokenizer.*|vocab.*"
 )
+PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 POINTER = b"version https://git-lfs"  # begins the small text that stands for a file which git did not fetch
 
 
@@ -36,6 +38,20 @@ def load_arguments(keys: dict) -> dict:
     """
     pickles = (keys.get("model_init_kwargs") or {}).get("use_safetensors") is False
     return {"trust_remote_code": keys.get("trust_remote_code", False), "use_safetensors": None if pickles else True}
+
+
+def copy_processor(model: Any, folder: Path) -> None:
+    """Put the settings of a vision-language model's processor, which vLLM reads for text, too, next to a copy of its
+    weights: the files of the checkpoint that it was loaded from."""
+    from transformers.utils import cached_file
+
+    config = model.config
+    if config.get_text_config() is config:
+        return
+    for name in PROCESSOR:
+        with suppress(OSError):  # few models have all three
+            source = cached_file(config.name_or_path, name, revision=getattr(config, "_commit_hash", None))
+            shutil.copyfile(str(source), folder / name)
 
 
 @dataclass(frozen=True)

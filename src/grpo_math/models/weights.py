@@ -31,7 +31,6 @@ def check_weights(
     which may change the architecture. Returns False where there is nothing to compare:
     weights that are not on this machine, or are quantised.
     """
-    import transformers
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
     base, config = model.base, model.config()
@@ -43,8 +42,8 @@ def check_weights(
     with unsharded(plugin):
         with base.loading():
             weights = headers(Path(base.name))
-        architecture = getattr(transformers, (config.architectures or [""])[0], None)
-        if weights and isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel):
+        architecture = architecture_of(config)
+        if weights and architecture:
             arguments = {"config": config, "state_dict": weights, "device_map": {"": "meta"}}
             loaded(base, architecture.from_pretrained, pretrained_model_name_or_path=None, **arguments)
         else:  # on the Hub, pickled, or by the model's own code
@@ -86,12 +85,23 @@ def headers(folder: Path) -> "dict[str, Tensor] | None":
     return found
 
 
+def architecture_of(config: "PretrainedConfig") -> "type[PreTrainedModel] | None":
+    """The class of transformers that TRL loads this config's model with (trl.trainer.utils.create_model_from_path); a
+    vision-language config names that of the whole model. None for a class of the model's own code."""
+    import transformers
+
+    named = getattr(transformers, (config.architectures or [""])[0], None)
+    return named if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel) else None
+
+
 def without_weights(config: "PretrainedConfig", trust_remote_code: bool = False) -> "PreTrainedModel":
-    """The language model of this config, on the meta device. Raises UserError where it describes none."""
+    """The model that TRL loads for this config, on the meta device. Raises UserError where it is no language model."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"), one_line("model_name_or_path: its config describes no language model"):
+        if architecture := architecture_of(config):
+            return architecture(config)
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 

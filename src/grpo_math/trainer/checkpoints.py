@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 
 from grpo_math.errors import UserError
 from grpo_math.generation import Burst, heeded
+from grpo_math.models import copy_processor
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.runs import checkpoints
 
@@ -87,6 +88,7 @@ class SaveWhole(TrainerCallback):
     def on_save(self, args, state, control, **_):
         self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
+            copy_processor(self.trainer.model, self.folder(args, state))
             checkpoints.completed(self.folder(args, state))
             checkpoints.thin_out(Path(args.output_dir), self.limit)
         self.trainer.accelerator.wait_for_everyone()
@@ -147,6 +149,7 @@ def save_whole(trainer: Trainer, folder: Path, facts: Callable[[Path], None] = l
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
         (written / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads, with local paths
+        copy_processor(trainer.model, written)
         facts(written)
         checkpoints.publish(written, folder)
     trainer.accelerator.wait_for_everyone()

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from grpo_math.data import PromptTemplate
+from grpo_math.data import NO_THINKING, PromptTemplate
 from grpo_math.recipe.parts import AlarmSpec
 from grpo_math.recipe.trl import changed_sampling
 from grpo_math.runs.checkpoints import complete_checkpoints
@@ -50,13 +50,22 @@ def is_finite(value: object) -> bool:
 
 class Course:
     """`graded` are the entries of the rewards that depend on the solution, `args` TRL's arguments; those of an SFT have
-    no groups, and `nan` is all that is looked for."""
+    no groups, and `nan` is all that is looked for. `switch`: whether the model thinks, and its chat template can stop
+    that."""
 
     args: Any = None
 
-    def __init__(self, folder: Path, spec: AlarmSpec, template: PromptTemplate, baseline: str, graded: Sequence[str]):
+    def __init__(
+        self,
+        folder: Path,
+        spec: AlarmSpec,
+        template: PromptTemplate,
+        baseline: str,
+        graded: Sequence[str],
+        switch: bool = False,
+    ):
         self.folder, self.spec, self.template = folder, spec, template
-        self.baseline, self.graded = baseline, graded
+        self.baseline, self.graded, self.switch = baseline, graded, switch
         self.logs: deque[dict] = deque(maxlen=LASTING * spec.steps)
         self.begin: dict[str, float | None] = {}  # means over the first window
         self.rewards: list[tuple[int, float]] = []  # by step
@@ -104,6 +113,7 @@ class Course:
     def noticed(self) -> Iterator[tuple[str, str]]:
         """What the last steps show, by the alarm's name."""
         longer = f"raise max_completion_length ({self.args.max_completion_length})"
+        longer += f", or set {NO_THINKING}" if self.switch else ""
         cut, accuracy = self.mean("completions/clipped_ratio"), self.mean("accuracy")
         scored = self.mean("reward_std") or 0  # None: nothing was
         alike = "reward_std" in self.logs[-1] and not scored > ROUNDING

@@ -51,6 +51,7 @@ class Trainer(GRPOTrainer):
         self.keep_completions = False  # CompletionLogs: whether those of the next generation may be logged
         self.stop = () if self.use_vllm else template.stop
         self.tokenizer: PreTrainedTokenizerBase = arguments["processing_class"]
+        self.opening = template.opening(self.tokenizer)
         self.seconds: dict[str, float] = defaultdict(float)  # since the last log
         self.tokens: int | None = None  # seen at the last log
         if self.stop:
@@ -106,6 +107,8 @@ class Trainer(GRPOTrainer):
         with self.timed("rewards"):
             drawn = [(hash(tuple(ids)), len(ids)) for ids in completion_ids_list]
             self.drawn = self.accelerator.gather(torch.tensor(drawn, device=self.accelerator.device))
+            if not self.tools:
+                completions[:] = map(self.as_text, completions, completion_ids_list)
             if self.template.stop:
                 completions[:] = [self.stopped(completion) for completion in completions]
                 self.log_lengths(self.truncated(completions, completion_ids_list))
@@ -113,6 +116,12 @@ class Trainer(GRPOTrainer):
             if self.keep_completions:
                 self.describe_completions(inputs, completions, completion_ids_list)
         return self.rewards_per_func  # of all processes
+
+    def as_text(self, completion: str | list[dict], ids: list[int]) -> str | list[dict]:
+        """The completion as an evaluation has it: with the `<think>` that the chat template opened, and in one piece,
+        where TRL gives thinking a field of its own (for a tokenizer with a response schema)."""
+        text = self.opening + str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return text if isinstance(completion, str) else [{"role": "assistant", "content": text}]
 
     def stopped(self, completion: str | list[dict]) -> str | list[dict]:
         """The completion without the text behind a stop string."""
