@@ -73,6 +73,14 @@ class EvalSpec(Part):
     before_after: bool = Field(default=False, description="evaluate before the first and after the last step")
     every: int | None = Field(default=None, ge=1, description="evaluate every so many steps")
     best: bool = Field(default=False, description="keep the model with the highest lower end of accuracy's interval")
+    stop_at: float | None = Field(
+        default=None, gt=0, lt=1, description="end the training when the lower end of accuracy's interval reaches this"
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="end the training when the last so many evaluations are no better, in mean, than as many before",
+    )
     datasets: list | dict | str | None = Field(
         default=None, description="datasets as in dataset:, or names; null: the training dataset at `split`"
     )
