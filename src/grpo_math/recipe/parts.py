@@ -111,7 +111,11 @@ class Ours(Part):
 
     renamed: ClassVar = RENAMED
 
-    extends: str | None = Field(default=None, description="another recipe file in this folder, to start from")
+    extends: str | list[str] | None = Field(
+        default=None,
+        description="another recipe to start from, a file in this folder or a shipped one's name; of a list the first, "
+        "with the own keys of the others over it",
+    )
     dataset: Any = Field(default=None, description="the training problems: one dataset, or a list of them")
     prompt_template: Any = Field(
         default="boxed", description=f"{', '.join(TEMPLATES)}, or a mapping with user: and answer_style:"
