@@ -7,13 +7,17 @@ import shutil
 
 import forked
 import pytest
+import yaml
 from conftest import ROOT
 from stand_ins import config_of, save_stand_in
 
 from grpo_math.checks import CHECKS, Subject, memory, run_checks
 from grpo_math.checks.machine import batch_of
 from grpo_math.data.prompts import TEMPLATES
+from grpo_math.recipe.file import dotted, read_yaml
 from grpo_math.recipe.recipe import Recipe, load_recipe, resolve
+from grpo_math.recipe.trl import trl_keys
+from grpo_math.train import train
 
 
 def shipped(name: str, *arguments: str) -> Recipe:
@@ -55,6 +59,13 @@ QA = {
     "heuristic": {"length": 0.2, "formulas": 0.3, "concepts": 0.3, "structure": 0.2} | PLAIN, "beta": 0.1,
     "load_in_4bit": True, "use_peft": True,
 }  # fmt: skip
+PAPER = {
+    "dataset": "gsm8k",
+    "model_name_or_path": "Qwen/Qwen2.5-1.5B-Instruct",
+    "prompts": 8,
+    "max_completion_length": 512,
+    "learning_rate": 1e-6,
+}
 PRESETS = {
     "gsm8k_binary": BINARY | {"prompts": 8, "num_generations": 4, "max_completion_length": 512, "correctness": {"correct": 1.0, "wrong": 0.0} | PLAIN | {"scale": 10}},
     "gsm8k_binary_sft": BINARY | {"prompts": 8},
@@ -66,6 +77,11 @@ PRESETS = {
     "r1_zero_reinforce_with_baseline": ON_POLICY | {"baseline": "group", "scale_rewards": "group"},
     "r1_zero_no_baseline": ON_POLICY | {"baseline": "none", "scale_rewards": "none"},
     "r1_zero_grpo_clip": STUDY | {"max_steps": 4 * 200, "prompts": 128, "num_iterations": 4, "epsilon": 0.2, "eval_every": 4 * 5, "save_steps": 4 * 10},
+    "dapo": PAPER | {"num_generations": 16, "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.0, "loss_type": "dapo", "mask_truncated_completions": True, "generation_batch_size": 16 * 8 * 16, "correctness": {"correct": 1.0, "wrong": -1.0} | PLAIN, "overlong": {"cache_tokens": 102} | PLAIN, "format": None},
+    "dr_grpo": PAPER | {"loss_type": "dr_grpo", "scale_rewards": "none", "beta": 0.0},
+    "gspo": PAPER | {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4, "beta": 0.0, "generation_batch_size": 4 * 8 * 8},
+    "cispo": PAPER | {"loss_type": "cispo", "epsilon_high": 5.0, "beta": 0.0, "generation_batch_size": 4 * 8 * 8},
+    "tis": PAPER | {"vllm_importance_sampling_mode": "token_truncate", "vllm_importance_sampling_clip_max": 2.0},
     "qa_heuristic": QA | {"num_train_epochs": 3, "num_generations": 4, "prompts": 2, "per_device_train_batch_size": 2},
     "qa_heuristic_fast_test": QA | {"num_train_epochs": 1, "num_generations": 2, "prompts": 1, "per_device_train_batch_size": 1},
     "qa_heuristic_full_training": QA | {"num_train_epochs": 5, "num_generations": 8, "prompts": 4, "per_device_train_batch_size": 4},
@@ -78,6 +94,56 @@ PRESETS = {
 def test_each_preset_carries_exactly_these_numbers(name):
     found = numbers(shipped(name))
     assert {key: found.get(key) for key in PRESETS[name]} == PRESETS[name]
+
+
+PAPERS = {  # a recipe, its title in docs/losses.md, and values there that the recipe scales to its base
+    "dapo": ("DAPO", {"max_completion_length": 20480, "rewards": {"overlong": {"cache_tokens": 4096}}}),
+    "dr_grpo": ("Dr. GRPO", {}),
+    "gspo": ("GSPO", {}),
+    "cispo": ("CISPO", {}),
+    "tis": ("Truncated importance sampling", {}),
+}
+OF_THE_METHOD = ("loss_type", "scale_rewards", "importance_sampling_level", "beta", "epsilon", "epsilon_high")
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_paper_has_the_same_keys_in_its_recipe_and_in_the_docs(name, tmp_path):
+    """And none of the recipe that it is laid over is left."""
+    title, scaled = PAPERS[name]
+    text = (ROOT / "docs" / "losses.md").read_text()
+    documented = re.search(rf"(?ms)^# {re.escape(title)}, (.*?)^(?:---|```)", text)[0].rstrip("-`")
+    paper = re.search(r"arXiv:[\d.]+|Yao et al. 2025", documented)[0]
+    assert paper in (ROOT / "recipes" / f"{name}.yaml").read_text()
+    paper_keys, own = yaml.safe_load(documented), read_yaml(ROOT / "recipes" / f"{name}.yaml")
+    assert own.pop("extends") == "gsm8k_qwen2.5_1.5b.yaml"
+    found = dict(dotted(own)) | dict(dotted(scaled))
+    assert dict(dotted(paper_keys)).items() <= found.items()
+    defaults = {key: trl_keys("GRPO")[0][key].default for key in OF_THE_METHOD}
+    further = found.keys() - dict(dotted(paper_keys)).keys() - {"generation_batch_size", "rewards.format"}
+    assert all(found[key] in (None, default) for key, default in defaults.items() if key in further)
+    mine = shipped("math_dual_gpu").dump() + "epsilon: 0.1\nepsilon_high: 0.5\nimportance_sampling_level: token\n"
+    (tmp_path / "mine.yaml").write_text(mine)
+    (tmp_path / "both.yaml").write_text(f"extends: [mine.yaml, {name}]\nseed: 7\n")
+    both, preset = load_recipe(tmp_path / "both.yaml"), shipped(name)
+    assert both.trainer["seed"] == 7
+    assert both.datasets[0].name == "math"  # and nothing of the preset's own base
+    assert both.trainer["learning_rate"] == 5e-7
+    if name != "tis":
+        assert {key: both.trainer.get(key) for key in OF_THE_METHOD} == {
+            key: preset.trainer.get(key) for key in OF_THE_METHOD
+        }
+
+
+@pytest.mark.parametrize("name", ["dapo", "gspo"])
+def test_a_paper_laid_over_a_recipe_trains(name, write_recipe, tmp_path):
+    """Two rollouts of two optimizer steps each."""
+    base = write_recipe("mine.yaml", max_steps=4, per_device_train_batch_size=8, num_generations=4)
+    own = {"extends": [base.name, name], "num_generations": 4, "generation_batch_size": 16, "use_vllm": False}
+    own |= {"rewards": {"overlong": {"cache_tokens": 2}}} if name == "dapo" else {}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(own))
+    assert train(tmp_path / "both.yaml")["steps"] == 4
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert ["completions/mean_length" in row for row in logged] == [True, False, True, False]
 
 
 def test_the_comparison_runs_differ_in_what_they_are_taught():

@@ -213,7 +213,10 @@ BROKEN = [
     ("seed: 1\nseed: 2", "r.yaml, line {n}: not YAML ('seed' is given twice, first on line {n-1}: delete one)"),
     ("tricks: !!python/object:os.system {}", "r.yaml, line {n}: not YAML (could not determine a constructor for the tag 'tag:yaml.org,2002:python/object:os.system')"),
     ("extends: base.yaml", "r.yaml: extends: no recipe base.yaml in the folder of this one: give its path from there"),
-    ("extends: [a.yaml]", "r.yaml: extends: want one file name, got ['a.yaml']"),
+    ("extends: [a.yaml, dapo]", "r.yaml: extends: no recipe a.yaml in the folder of this one: give its path from there"),
+    ("extends: [dapoo]", "r.yaml: extends: dapoo: no such recipe: did you mean dapo?"),
+    ("extends: []", "r.yaml: extends: want a file name, or a list of them, got []"),
+    ("extends: {a: b}", "r.yaml: extends: want a file name, or a list of them, got {'a': 'b'}"),
     ("extends: r.yaml", "r.yaml: extends itself, through r.yaml"),
 ]  # fmt: skip
 
@@ -376,6 +379,16 @@ def test_extends_changes_only_what_it_names(tmp_path):
     recipe = load(tmp_path, "extends: base.yaml\nseed: 2\ndataset: {max_samples: 5}\n")
     assert (recipe.trainer["beta"], recipe.trainer["seed"]) == (0.1, 2)
     assert (recipe.datasets[0].name, recipe.datasets[0].max_samples) == ("gsm8k", 5)
+
+
+def test_of_a_list_the_own_keys_of_further_files_are_laid_over_the_first(tmp_path):
+    (tmp_path / "base.yaml").write_text(GOOD + "seed: 1\nbeta: 0.1\nepsilon: 0.1\n")
+    (tmp_path / "other.yaml").write_text("extends: nowhere.yaml\nbeta: 0.2\nepsilon: 0.2\nrewards: {format: {}}\n")
+    recipe = load(tmp_path, "extends: [base.yaml, other.yaml, dr_grpo]\nbeta: 0.3\n")
+    found = {key: recipe.trainer[key] for key in ("seed", "beta", "epsilon", "loss_type")}
+    assert found == {"seed": 1, "beta": 0.3, "epsilon": 0.2, "loss_type": "dr_grpo"}
+    assert [spec.name for spec in recipe.rewards] == ["correctness", "format"]
+    assert recipe.datasets == load(tmp_path, GOOD).datasets
 
 
 def test_merge_leaves_its_arguments_alone():

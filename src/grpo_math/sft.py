@@ -51,7 +51,7 @@ def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     check_machine(recipe)
     config = sft_config(recipe)
     check_world(recipe, config)
-    if results := finished_results(folder, checkpoint, config.max_steps, config.num_train_epochs):
+    if results := finished_results(folder, checkpoint, recipe.raw, config.max_steps, config.num_train_epochs):
         return results
 
     with at_work(folder):

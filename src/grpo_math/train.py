@@ -34,8 +34,9 @@ def main(options: argparse.Namespace) -> None:
 
 
 def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
-    """Train a policy with GRPO and return what results.json holds: steps, before, after, best, seconds; {} where the
-    run was stopped. `overrides` replace keys of a recipe file. Raises UserError for mistakes in the recipe."""
+    """Train a policy with GRPO and return what results.json holds: steps, before, after, best, stopped (where an
+    evaluation ended it), seconds; {} where a signal did. `overrides` replace keys of a recipe file. Raises UserError
+    for mistakes in the recipe."""
     started = time.perf_counter()
 
     # The recipe
@@ -55,7 +56,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     check_machine(recipe)
     config = grpo_config(recipe)
     check_world(recipe, config)
-    if results := finished_results(folder, checkpoint, config.max_steps, config.num_train_epochs):
+    if results := finished_results(folder, checkpoint, recipe.raw, config.max_steps, config.num_train_epochs):
         return results
 
     with at_work(folder):

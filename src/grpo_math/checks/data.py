@@ -1,6 +1,7 @@
 """Checks of the data: rows, duplicates, lengths; every gold through the grader; overlap with the test sets."""
 
 import itertools
+import math
 import random
 import re
 from collections import defaultdict
@@ -10,7 +11,7 @@ from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data import TEST_PROBLEM, TEST_WORDS, Overlap, Problem, Problems, test_sets
 from grpo_math.data.functions import parameters
 from grpo_math.errors import UserError
-from grpo_math.evaluation.statistics import problems_show
+from grpo_math.evaluation.statistics import problems_show, wilson_interval
 from grpo_math.grading import accepted, equal_all, grade_batch
 from grpo_math.rewards import Reward
 
@@ -53,6 +54,22 @@ def power(subject: Subject) -> Iterator[Finding]:
     if subject.recipe.eval.wanted and subject.recipe.eval.samples == 1:
         for one in subject.benchmarks:
             yield note(f"{one.title}: {problems_show(len(one.problems))}")
+
+
+def reachable(subject: Subject) -> Iterator[Finding]:
+    """Whether the held-out problems are enough for `eval.stop_at`: n right ones have a lower end of n / (n + z^2)."""
+    wanted = subject.recipe.eval.stop_at
+    if wanted is None:
+        return
+    problems = sum(len(one.problems) for one in subject.benchmarks)
+    most, _ = wilson_interval(problems, problems)
+    if most < wanted:
+        needed = math.ceil(wanted / (1 - wanted) * problems * (1 - most) / most)
+        yield error(
+            f"eval.stop_at: {wanted:g} is never reached: with all {problems:,} problems right the lower end of "
+            f"accuracy's interval is {most:.3f}",
+            f"lower it, or evaluate on at least {needed:,} problems",
+        )
 
 
 def duplicates(part: Problems) -> Iterator[Finding]:

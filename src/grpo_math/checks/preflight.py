@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Check = Callable[[Subject], Iterator[Finding]]
 CHECKS: dict[str, tuple[Check, ...]] = {
     "recipe": (setup.keys, setup.values),
-    "data": (data.rows, data.power),
+    "data": (data.rows, data.power, data.reachable),
     "golds": (data.golds, grader.grader),
     "rewards": (rewards.audit, grader.own_rewards, rewards.held_out),
     "prompt": (setup.template,),
@@ -38,7 +38,9 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "launch": (machine.launch, machine.disk),
     "contamination": (data.contamination,),
 }
-QUICK = {"recipe": (setup.values,)} | {name: CHECKS[name] for name in ("golds", "rewards", "prompt")}
+QUICK = {"recipe": (setup.values,), "data": (data.reachable,)} | {
+    name: CHECKS[name] for name in ("golds", "rewards", "prompt")
+}
 
 logger = logging.getLogger(__name__)
 

@@ -67,18 +67,34 @@ def read_yaml(path: Path, kind: type[dict] | type[list] = dict) -> Any:
 
 
 def read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> dict:
-    """A recipe file on top of the one it extends, if any."""
+    """A recipe file on top of what it extends, if anything: one recipe, or a list of one and the files whose own keys,
+    without what those extend in turn, are laid over it in order."""
     if path.resolve() in seen:
         raise UserError(f"{path}: extends itself, through {' -> '.join(str(file) for file in seen)}")
     content = read_yaml(path)
     base = content.pop("extends", None)
     if base is None:
         return content
-    if not isinstance(base, str):
-        raise UserError(f"{path}: extends: want one file name, got {base!r}")
-    if not (path.parent / base).is_file():
-        raise UserError(f"{path}: extends: no recipe {base} in the folder of this one: give its path from there")
-    return merge(read_recipe(path.parent / base, (*seen, path.resolve())), content)
+    names = base if isinstance(base, list) else [base]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: extends: want a file name, or a list of them, got {base!r}")
+    first, *further = (extended(path, name) for name in names)
+    below = read_recipe(first, (*seen, path.resolve()))
+    for file in further:
+        below = merge(below, {key: value for key, value in read_yaml(file).items() if key != "extends"})
+    return merge(below, content)
+
+
+def extended(path: Path, name: str) -> Path:
+    """The file that a recipe extends: a path from its folder, or the name of a shipped recipe."""
+    if "/" not in name and not name.endswith((".yaml", ".yml")):
+        try:
+            return recipe_path(name)
+        except UserError as error:
+            raise UserError(f"{path}: extends: {error}") from None
+    if not (path.parent / name).is_file():
+        raise UserError(f"{path}: extends: no recipe {name} in the folder of this one: give its path from there")
+    return path.parent / name
 
 
 def merge(base: dict, top: dict) -> dict:

@@ -73,6 +73,14 @@ class EvalSpec(Part):
     before_after: bool = Field(default=False, description="evaluate before the first and after the last step")
     every: int | None = Field(default=None, ge=1, description="evaluate every so many steps")
     best: bool = Field(default=False, description="keep the model with the highest lower end of accuracy's interval")
+    stop_at: float | None = Field(
+        default=None, gt=0, lt=1, description="end the training when the lower end of accuracy's interval reaches this"
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="end the training when the last so many evaluations are no better, in mean, than as many before",
+    )
     datasets: list | dict | str | None = Field(
         default=None, description="datasets as in dataset:, or names; null: the training dataset at `split`"
     )
@@ -103,7 +111,11 @@ class Ours(Part):
 
     renamed: ClassVar = RENAMED
 
-    extends: str | None = Field(default=None, description="another recipe file in this folder, to start from")
+    extends: str | list[str] | None = Field(
+        default=None,
+        description="another recipe to start from, a file in this folder or a shipped one's name; of a list the first, "
+        "with the own keys of the others over it",
+    )
     dataset: Any = Field(default=None, description="the training problems: one dataset, or a list of them")
     prompt_template: Any = Field(
         default="boxed", description=f"{', '.join(TEMPLATES)}, or a mapping with user: and answer_style:"

@@ -275,6 +275,9 @@ def without_secrets(content: Any, where: str, found: list[str]) -> Any:
 def eval_problems(spec: EvalSpec) -> Iterator[str]:
     if spec.best and not spec.wanted:
         yield "eval.best: there is no evaluation to choose by: add every: 20"
+    for name in ("stop_at", "patience"):
+        if getattr(spec, name) is not None and spec.every is None:
+            yield f"eval.{name}: there is no evaluation during the training to stop after: add every: 20"
     if spec.samples > 1 and spec.temperature == 0:
         yield (
             f"eval.samples: {spec.samples} greedy completions of a problem are one and the same: set temperature: 0.7, "

@@ -43,4 +43,5 @@ def row(folder: Path) -> list[str]:
     accuracies = " → ".join(f"{evaluation['accuracy']:.3f}" for evaluation in run.ends)
     rewards = run.series("reward")
     reward = f"{rewards[-1][1]:.3g}" if rewards else ""
-    return [folder.name, run.state, steps, accuracies, reward, started]
+    stopped = f", {run.results['stopped']}" if run.results.get("stopped") else ""
+    return [folder.name, f"{run.state}{stopped}", steps, accuracies, reward, started]

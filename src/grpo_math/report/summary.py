@@ -26,7 +26,8 @@ def sentences(run: Run) -> Iterator[str]:
 
 
 def state(run: Run) -> str:
-    return f"{run.state}, {run.progress}" + (f" ({run.failure})" if run.failure else "")
+    why = run.failure or run.results.get("stopped")
+    return f"{run.state}, {run.progress}" + (f" ({why})" if why else "")
 
 
 def result(run: Run) -> str:

@@ -256,23 +256,31 @@ def wanted_checkpoint(folder: Path, wanted: str | bool | None) -> Path | None:
     return None
 
 
-def finished_results(folder: Path, checkpoint: Path | None, steps: int, epochs: float) -> dict | None:
-    """The results of a finished run, and say so; None if there is work left. `steps` is TRL's max_steps (-1: as many as
-    the `epochs` have)."""
+def finished_results(folder: Path, checkpoint: Path | None, settings: dict, steps: int, epochs: float) -> dict | None:
+    """The results of a finished run, and say so; None if there is work left. `settings` is the recipe as written,
+    `steps` TRL's max_steps (-1: as many as the `epochs` have)."""
     if checkpoint is None:
         return None
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     done, last = state["global_step"], float(steps)
+    results = folder / "results.json"
+    found = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+    if found.get("stopped") and found["steps"] == done:
+        if {"eval.stop_at", "eval.patience"} & other_settings(checkpoint, settings).keys():
+            return None
+        return told(folder, found, f"{found['stopped']}; another value of that key trains on")
     if steps <= 0:
         last = state["max_steps"] if state["num_train_epochs"] == math.ceil(epochs) else math.inf
     if done < last:
         return None
-    results = folder / "results.json"
-    if not results.exists():
+    if not found:
         if done > last:
             raise UserError(f"max_steps: {last:g}, and {checkpoint} is at step {done:g} already: raise it")
         return None  # killed before its end
-    found = json.loads(results.read_text(encoding="utf-8"))
+    return told(folder, found, "more max_steps or num_train_epochs train on")
+
+
+def told(folder: Path, results: dict, how: str) -> dict:
     if is_main_process():
-        print(f"{folder}: already finished, {found['steps']} steps (more max_steps or num_train_epochs train on)")
-    return found
+        print(f"{folder}: already finished, {results['steps']} steps ({how})")
+    return results

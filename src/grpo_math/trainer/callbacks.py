@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -36,6 +37,8 @@ from grpo_math.runs.folder import (
 from grpo_math.trainer.checkpoints import Abandoned, save_whole, unfinished
 from grpo_math.trainer.progress import is_step
 from grpo_math.trainer.trainer import Trainer as OurGRPOTrainer
+
+ROUNDING = 1e-9  # of two equal means
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +111,8 @@ class Evaluations(TrainerCallback):
     with several datasets first each, then all problems together, which is what counts. A resumed run keeps the
     evaluations made up to its checkpoint. With `eval.best` the model with the highest lower end of accuracy's interval
     is in OUTPUT_DIR/best/. `longest` is the longest completion, in tokens. Where `stopped` says so, an evaluation ends
-    unfinished: the first and the last one, which a resumed run makes again, with Abandoned.
+    unfinished: the first and the last one, which a resumed run makes again, with Abandoned. With `eval.stop_at` or
+    `eval.patience` the step of an evaluation becomes the last one of the run.
     """
 
     def __init__(self, trainer: Trainer, benchmarks: list[Benchmark], spec: EvalSpec, longest: int, scoring: Scoring):
@@ -120,28 +124,33 @@ class Evaluations(TrainerCallback):
         self.before: dict | None = None
         self.after: dict | None = None
         self.best: dict | None = None
+        self.made: list[dict] = []  # the row that counts of each evaluation, in order
+        self.ended = ""  # why, where the training ended before the steps of the recipe
         self.seconds = 0.0  # spent evaluating by this process; a resumed run did not spend those before it
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        known: list[dict | None] = [None, None]
+        known: list[Any] = [None, None, []]
         if state.is_world_process_zero:
             known = self.recall(state.global_step or -1, state.max_steps if self.spec.before_after else None)
         if not self.benchmarks:
             return
-        self.before, self.best = broadcast_object_list(known)  # what one process has read: all must decide alike
+        self.before, self.best, self.made = broadcast_object_list(known)  # what one has read: all must decide alike
         if state.global_step == 0 and self.spec.before_after:
             self.before = self.measure("before", model, state)
+        elif self.made and self.made[-1]["step"] == state.global_step:  # killed between its last step and its end
+            self.end(state)
 
-    def recall(self, step: int, last: int | None) -> list[dict | None]:
-        """What a resumed run knows of its first evaluation and of its best model so far; a model from a later step is
-        no longer one of this run's, and the next evaluation takes its place."""
+    def recall(self, step: int, last: int | None) -> list[Any]:
+        """What a resumed run knows of its first evaluation, of its best model so far, and of all evaluations; a model
+        from a later step is no longer one of this run's, and the next evaluation takes its place."""
         rows = [row for row in forget_after(step, self.file) if "weights" not in row]  # none of `evaluate --watch`
         if step == last:  # it was killed behind its last evaluation, which will be made again
             forget(self.file, lambda row: row["step"] == step and "weights" not in row)
             forget(self.folder / "metrics.jsonl", lambda row: row["step"] == step and "eval/accuracy" in row)
-        before = [row for row in rows if row["step"] == 0]
+            rows = [row for row in rows if row["step"] != step]
+        made = {row["step"]: row for row in rows}  # of several datasets the last row counts
         best = read_rows(self.folder / "best" / "evaluation.jsonl")
-        return [before[-1] if before else None, best[0] if best and best[0]["step"] <= step else None]
+        return [made.get(0), best[0] if best and best[0]["step"] <= step else None, list(made.values())]
 
     def on_step_end(self, args, state, control, model=None, **_):
         every, step = self.spec.every, state.global_step
@@ -152,13 +161,25 @@ class Evaluations(TrainerCallback):
                 self.measure(f"step {step}", model, state)
             except Abandoned:
                 logger.info("the evaluation at step %d was stopped and is left out (grpo-math evaluate makes it)", step)
+            else:
+                self.end(state)
             control.should_log = wanted  # the evaluation's log has taken it back
+            control.should_training_stop |= bool(self.ended)
+            control.should_save |= bool(self.ended) and args.save_strategy != "no"
+
+    def end(self, state: TrainerState) -> None:
+        """Make the step of the last evaluation the last step of the run, where the recipe wants that."""
+        if reason := why_end(self.spec, self.made):
+            self.ended = f"{reason} at step {state.global_step}"
+            state.max_steps = state.global_step
+            if state.is_world_process_zero:
+                logger.info("%s: the training ends here", self.ended)
 
     def on_train_end(self, args, state, control, model=None, **_):
         if args.save_strategy == "no":
             self.stopped = lambda: False  # nothing to resume from: this is the end of the run, and its model unsaved
         if self.spec.before_after and not unfinished(state):
-            self.after = self.measure("after", model, state)
+            self.after = self.made[-1] if self.ended else self.measure("after", model, state)
 
     def measure(self, moment: str, model: PreTrainedModel, state: TrainerState) -> dict:
         """Evaluate, tell everyone, and return the row of eval.jsonl that counts."""
@@ -183,6 +204,7 @@ class Evaluations(TrainerCallback):
         metrics = {f"eval_{name}": value for name, value in metrics_of(found).items()}  # eval/X in W&B and the others
         Trainer.log(self.trainer, metrics)  # not TRL's own, which would take the step's metrics with it
         counts = found[-1].flat()
+        self.made.append(counts)
         if self.spec.best and (self.best is None or counts["accuracy_low"] > self.best["accuracy_low"]):
             self.best = counts
             best = self.folder / "best"
@@ -192,10 +214,10 @@ class Evaluations(TrainerCallback):
         self.seconds += time.perf_counter() - started
         return counts
 
-    def found(self) -> dict[str, dict]:
-        """The evaluations there are, for results.json."""
-        moments = {"before": self.before, "after": self.after, "best": self.best}
-        return {moment: evaluation for moment, evaluation in moments.items() if evaluation}
+    def found(self) -> dict[str, Any]:
+        """The evaluations there are, and why they ended the training, for results.json."""
+        facts = {"before": self.before, "after": self.after, "best": self.best, "stopped": self.ended}
+        return {name: fact for name, fact in facts.items() if fact}
 
     def keep(self, moment: str, rows: list[dict], found: list[Evaluation]) -> None:
         completions = self.folder / "completions"
@@ -204,3 +226,17 @@ class Evaluations(TrainerCallback):
         append_rows([evaluation.flat() for evaluation in found], self.file)
         for evaluation in found:
             logger.info("%s: %s", moment, evaluation)
+
+
+def why_end(spec: EvalSpec, made: list[dict]) -> str:
+    """`eval.stop_at 0.9` or `eval.patience 3`, where the evaluations made so far end the training, else nothing.
+
+    Patience compares means: that no evaluation exceeds the best one happens by chance while the accuracy still rises.
+    """
+    if spec.stop_at is not None and made[-1]["accuracy_low"] >= spec.stop_at:
+        return f"eval.stop_at {spec.stop_at:g}"
+    accuracies = [row["accuracy"] for row in made[-2 * spec.patience :]] if spec.patience else []
+    if spec.patience and len(accuracies) == 2 * spec.patience:
+        before, last = fmean(accuracies[: spec.patience]), fmean(accuracies[spec.patience :])
+        return f"eval.patience {spec.patience}" if last <= before + ROUNDING else ""
+    return ""

@@ -58,7 +58,7 @@ def run(
     every: int | None = None,
 ) -> dict:
     """Train from the checkpoint (or step 0) to the last step, and return what results.json holds: steps, before, after,
-    best, seconds; {} where the run was stopped before, `again` being the command that resumes it.
+    best, stopped, seconds; {} where a signal stopped the run before, `again` being the command that resumes it.
 
     The completions of one step in `every` are kept. Raises UserError where an alarm or a reward function stopped it.
     """
