@@ -189,8 +189,9 @@ def name_of(given: dict[str, Any]) -> str:
 
 def words_of(given: dict[str, Any]) -> list[str]:
     """The settings as words of a command line."""
+    plain = (*TEXTS, "config")
     return [
-        f"--{key}={value if key in TEXTS else json.dumps(value, ensure_ascii=False)}" for key, value in given.items()
+        f"--{key}={value if key in plain else json.dumps(value, ensure_ascii=False)}" for key, value in given.items()
     ]
 
 

@@ -125,11 +125,13 @@ def shown(change: Difference) -> str:
 
 def remarks(settings: list[Setting], changes: dict[str, Difference]) -> list[str]:
     """What a reader of the table has to know."""
-    evaluation = next(one.evaluated[0] for one in settings if one.evaluated).evaluations[-1]
+    evaluated = dict.fromkeys(problems(run.evaluations[-1]) for one in settings for run in one.evaluated)
     lines = [
-        f"accuracy {problems(evaluation)}: mean of the seeds; tokens (of prompts and completions) and seconds: mean "
+        f"accuracy {' and '.join(evaluated)}: mean of the seeds; tokens (of prompts and completions) and seconds: mean "
         "of a run"
     ]
+    if len(evaluated) > 1:
+        lines.append("warning: not all were evaluated on the same problems, so their accuracies are not comparable")
     if changes:
         lines.append(
             f"can show: the smallest difference from {settings[0].name} that so many seeds find with {POWER:.0%} "
