@@ -295,7 +295,7 @@ def test_stopped_and_killed_sweeps_run_what_is_missing(options, fake, tmp_path):
     (tmp_path / "wait").unlink()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "2 settings x 2 seeds: 2 of 4 runs are finished in out" in done.stdout
+    assert "out: settings 2, seeds 2, runs 4, finished 2" in done.stdout
     assert starts(tmp_path) == ["train out/beta=0/seed-1", "train out/beta=0/seed-1", "train out/beta=0.5/seed-1"]
 
 
@@ -352,7 +352,7 @@ def test_a_sweep_of_the_tiny_policy_survives_kill_9(write_recipe, tmp_path):
     first = (tmp_path / "out" / "baseline" / "seed-0" / "results.json").stat().st_mtime_ns
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "1 settings x 2 seeds: 1 of 2 runs are finished" in done.stdout
+    assert "settings 1, seeds 2, runs 2, finished 1" in done.stdout
     assert "continuing from" in second.with_name("seed-1.log").read_text()
     assert (tmp_path / "out" / "baseline" / "seed-0" / "results.json").stat().st_mtime_ns == first
     assert [row["step"] for row in map(json.loads, (second / "eval.jsonl").read_text().splitlines())] == [0, 4]

@@ -109,8 +109,8 @@ def sweep(options: argparse.Namespace) -> None:
     settings, trials = make_trials(options, varied)
     missing = [trial for trial in trials if not trial.finished]
     print(
-        f"{len(settings)} settings x {options.seeds} seeds: {len(trials) - len(missing)} of {len(trials)} runs are "
-        f"finished in {options.out}",
+        f"{options.out}: settings {len(settings)}, seeds {options.seeds}, runs {len(trials)}, finished "
+        f"{len(trials) - len(missing)}",
         flush=True,
     )
     failed: dict[Trial, str] = {}

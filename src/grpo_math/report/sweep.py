@@ -111,12 +111,13 @@ def table(
         row += [f"{fmean(values):,.0f}" if done else "-" for values in (one.tokens, one.seconds)]
         if change := changes.get(one.name):
             row += [change.interval, f"{change.p:.2g}", f"{adjusted[one.name]:.2g}", shown(change), change.verdict]
-        else:
+        elif changes:
             row += ["baseline" if one is settings[0] else "too few runs", "", "", "", ""]
         rows.append(row)
-    test = next((change.test for change in changes.values()), "p")
-    measured = ["setting", "seeds", "before", "after (least-most)", "tokens", "seconds"]
-    return [*measured, "difference", test, "Holm's p", "can show", "verdict"], rows
+    header = ["setting", "seeds", "before", "after (least-most)", "tokens", "seconds"]
+    for test in {change.test for change in changes.values()}:
+        header += ["difference", test, "Holm's p", "can show", "verdict"]
+    return header, rows
 
 
 def shown(change: Difference) -> str:
@@ -137,6 +138,8 @@ def remarks(settings: list[Setting], changes: dict[str, Difference]) -> list[str
             f"can show: the smallest difference from {settings[0].name} that so many seeds find with {POWER:.0%} "
             "power, with the spread seen here"
         )
+    elif len(settings) > 1:
+        lines.append(f"no comparison: it takes two finished runs of {settings[0].name}, and two of another setting")
     if len(changes) > 1:
         lines.append(
             f"{len(changes)} comparisons: {LEVEL * len(changes):.2g} with p below {LEVEL} are to be expected by "
