@@ -251,22 +251,9 @@ def test_a_failed_run_is_reported_and_the_others_go_on(options, fake, tmp_path, 
 
 def test_stopped_and_killed_sweeps_run_what_is_missing(options, fake, tmp_path):
     code = f"import sys; sys.executable = {str(fake)!r}; from grpo_math.__main__ import main; sys.exit(main())"
-    options()
-    config = str(tmp_path / "recipe.yaml")
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "sweep",
-        "--config",
-        config,
-        "--out",
-        "out",
-        "--set",
-        "beta=0,0.5",
-        "--seeds",
-        "2",
-    ]
+    words = ["--set", "beta=0,0.5", "--seeds", "2"]
+    options()  # writes the recipe
+    command = [sys.executable, "-c", code, "sweep", "--config", "recipe.yaml", "--out", "out", *words]
 
     def begin(waiting: str) -> subprocess.Popen:
         front = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -275,11 +262,8 @@ def test_stopped_and_killed_sweeps_run_what_is_missing(options, fake, tmp_path):
 
     (tmp_path / "wait").touch()
     front = begin("train out/beta=0/seed-1")
-    twice = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (twice.returncode, twice.stderr) == (
-        2,
-        "error: --out: another process is at work in out: wait for it, or end it\n",
-    )
+    with pytest.raises(UserError, match=r"^--out: another process is at work in .*out: wait for it, or end it$"):
+        sweep(options(*words))
     front.send_signal(signal.SIGTERM)
     assert "stopped: the same command continues" in front.communicate()[0]
     assert front.returncode == 128 + signal.SIGTERM
@@ -304,7 +288,9 @@ def test_the_verdict_is_that_of_compare(tmp_path, capsys):
     speeds = {"a": 0.6, "b": 2.0, "c": 0.62}
     found = []
     for name, speed in speeds.items():
-        folders = [make_run(tmp_path / f"{name}-{seed}", speed=speed + seed / 50, seed=seed) for seed in range(3)]
+        folders = [
+            make_run(tmp_path / f"{name}-{seed}", speed=speed + seed / 50, seed=seed, steps=20) for seed in range(3)
+        ]
         found.append(Setting(name, {"beta": speed}, [*enumerate(map(read_run, folders))], {}))
     write_sweep(tmp_path, found, 3, ["beta"])
     capsys.readouterr()

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from grpo_math.errors import UserError, at_once, run_cli
+from grpo_math.errors import UserError, at_once, one_line, run_cli
 from grpo_math.generation.processes import Stopped, how_ended, start, supervised
 from grpo_math.generation.vllm_server import visible_gpus
 from grpo_math.launch.layouts import Layout, read_layout
@@ -118,7 +118,8 @@ def sweep(options: argparse.Namespace) -> None:
         layout = read_layout(options.layout or "single_gpu")
         words = ["--layout", options.layout] if options.layout else []
         shares = share_gpus(find_gpus(missing[0].recipe, layout), options.parallel, layout)
-        options.out.mkdir(parents=True, exist_ok=True)
+        with one_line("--out", "give another folder", (OSError,)):
+            options.out.mkdir(parents=True, exist_ok=True)
         with only_one(options.out, "--out"):
             failed = run_all(missing, words, shares)
     found = [
