@@ -30,7 +30,7 @@ from grpo_math.launch.sweep import (
 )
 from grpo_math.recipe.file import parse_arguments
 from grpo_math.report.data import read_run
-from grpo_math.report.sweep import Setting, write_sweep
+from grpo_math.report.sweep import summarise, write_sweep
 from grpo_math.runs.checkpoints import complete_checkpoints
 
 # As much of a training as a sweep sees: it notes that it was started, and learns the faster the higher `beta`. Seed 1
@@ -291,7 +291,7 @@ def test_the_verdict_is_that_of_compare(tmp_path, capsys):
         folders = [
             make_run(tmp_path / f"{name}-{seed}", speed=speed + seed / 50, seed=seed, steps=20) for seed in range(3)
         ]
-        found.append(Setting(name, {"beta": speed}, [*enumerate(map(read_run, folders))], {}))
+        found.append(summarise(name, {"beta": speed}, dict(enumerate(map(read_run, folders))), {}))
     write_sweep(tmp_path, found, 3, ["beta"])
     capsys.readouterr()
     dispatch(["compare", "--seeds", *(str(tmp_path / f"{name}-*") for name in speeds)])

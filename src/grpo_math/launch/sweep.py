@@ -25,7 +25,7 @@ from grpo_math.recipe.file import TEXTS, StrictLoader, read_yaml
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.report.data import read_run
 from grpo_math.report.report import as_text
-from grpo_math.report.sweep import Setting, write_sweep
+from grpo_math.report.sweep import summarise, write_sweep
 from grpo_math.runs.checkpoints import differences
 from grpo_math.runs.folder import only_one, replace
 from grpo_math.trainer.config import check_machine
@@ -123,10 +123,10 @@ def sweep(options: argparse.Namespace) -> None:
         with only_one(options.out, "--out"):
             failed = run_all(missing, words, shares)
     found = [
-        Setting(
+        summarise(
             name,
             given,
-            [(trial.seed, read_run(trial.folder)) for trial in trials if trial.setting == name and trial.finished],
+            {trial.seed: read_run(trial.folder) for trial in trials if trial.setting == name and trial.finished},
             {trial.seed: reason for trial, reason in failed.items() if trial.setting == name},
         )
         for name, given in settings.items()

@@ -1,7 +1,6 @@
 """The runs of a sweep as a table, a plot and JSON: each setting over its seeds, compared with the first one."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -18,185 +17,151 @@ if TYPE_CHECKING:
 
 BANDS = 6  # curves in a panel of which the spans can be told apart
 MARKERS = "osD^vPX<>*"
-TOKENS = "num_tokens"  # TRL's: of prompts and completions, since the first step
+COLUMNS = ["setting", "seeds", "before", "after (least-most)", "tokens", "seconds"]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A setting with its finished runs by seed, and why others failed."""
+def summarise(name: str, keys: dict[str, Any], finished: dict[int, Run], failed: dict[int, str]) -> dict[str, Any]:
+    """A setting as sweep.json has it. Its `keys`, its finished runs by their seed, and why others failed, enter.
 
-    name: str
-    given: dict[str, Any]
-    runs: list[tuple[int, Run]]
-    failed: dict[int, str]
-
-    @cached_property
-    def evaluated(self) -> list[Run]:
-        return [run for _, run in self.runs if run.evaluations]
-
-    @property
-    def before(self) -> list[float]:
-        """The accuracy of each run before its first step, where it was evaluated then."""
-        firsts = [run.evaluations[0] for run in self.evaluated]
-        return [row["accuracy"] for row in firsts if row["step"] == 0]
-
-    @property
-    def after(self) -> list[float]:
-        """The accuracy of each run at its last evaluation."""
-        return [run.evaluations[-1]["accuracy"] for run in self.evaluated]
-
-    @property
-    def tokens(self) -> list[float]:
-        return [tokens_at(run, run.step) for run in self.evaluated]
-
-    @property
-    def seconds(self) -> list[float]:
-        return [run.seconds or 0.0 for run in self.evaluated]
-
-    @property
-    def curve(self) -> list[dict]:
-        """Step, mean tokens until then, and the accuracy of each run, at the steps at which all runs were evaluated."""
-        accuracies = [{row["step"]: row["accuracy"] for row in run.evaluations} for run in self.evaluated]
-        steps = sorted(set.intersection(*map(set, accuracies))) if accuracies else []
-        return [
-            {
-                "step": step,
-                "tokens": fmean(tokens_at(run, step) for run in self.evaluated),
-                "accuracy": [found[step] for found in accuracies],
-            }
-            for step in steps
-        ]
+    `before`, `after`, `tokens` (TRL's: of prompts and completions) and `seconds` have a value per seed; `curve` has the
+    steps at which all runs were evaluated, each with the mean tokens until then and the accuracies.
+    """
+    runs = {seed: run for seed, run in finished.items() if run.evaluations}
+    curves = [{row["step"]: row["accuracy"] for row in run.evaluations} for run in runs.values()]
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
+    spent = [fmean(tokens(run, step) for run in runs.values()) for step in steps]
+    return {
+        "name": name,
+        "keys": keys,
+        "seeds": [*runs],
+        "before": [curve[0] for curve in curves if 0 in curve],
+        "after": [run.evaluations[-1]["accuracy"] for run in runs.values()],
+        "tokens": [tokens(run, run.step) for run in runs.values()],
+        "seconds": [run.seconds or 0.0 for run in runs.values()],
+        "problems": [*dict.fromkeys(problems(run.evaluations[-1]) for run in runs.values())],
+        "curve": [
+            {"step": step, "tokens": at, "accuracy": [one[step] for one in curves]}
+            for step, at in zip(steps, spent, strict=True)
+        ],
+        "failed": failed,
+    }
 
 
-def tokens_at(run: Run, step: int) -> float:
-    """The tokens of prompts and completions until this step, as far as they are logged."""
-    return max((value for at, value in run.series(TOKENS) if at <= step), default=0)
+def tokens(run: Run, step: int) -> float:
+    """Of prompts and completions until this step, as far as they are logged."""
+    return max((value for at, value in run.series("num_tokens") if at <= step), default=0)
 
 
-def write_sweep(out: Path, settings: list[Setting], seeds: int, keys: list[str]) -> None:
-    """Print the table, and write OUT/sweep.json, sweep.md and sweep.png; nothing without a finished run. `seeds` is the
-    number of each setting's. With `keys` the plot has panels for the settings of each of them."""
-    if not any(one.evaluated for one in settings):
+def write_sweep(out: Path, settings: list[dict[str, Any]], seeds: int, keys: list[str]) -> None:
+    """Print the table, and write OUT/sweep.json, sweep.md and sweep.png; nothing without a finished run. `settings` are
+    those of `summarise`, the baseline first, `seeds` is the number of each one's. With `keys` the plot has panels for
+    the values of each of them."""
+    if not any(one["seeds"] for one in settings):
         print("no run is finished")
         return
     changes = compared(settings)
-    adjusted = dict(zip(changes, holm([change.p for change in changes.values()]), strict=True))
-    header, rows = table(settings, seeds, changes, adjusted)
-    notes = list(remarks(settings, changes))
+    header, rows = table(settings, seeds, changes)
+    notes = list(remarks(settings, len(changes)))
     print_table(header, rows)
     print("\n".join(notes))
-    lines = [header, ["---"] * len(header), *rows]
-    text = [*(f"| {' | '.join(line)} |" for line in lines), "", *(f"- {note}" for note in notes), ""]
-    replace("\n".join(text), out / "sweep.md")
-    write_json({"baseline": settings[0].name, "settings": [*as_rows(settings, changes, adjusted)]}, out / "sweep.json")
+    lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
+    replace("\n".join([*lines, "", *(f"- {note}" for note in notes), ""]), out / "sweep.md")
+    write_json({"baseline": settings[0]["name"], "settings": settings}, out / "sweep.json")
     draw(settings, keys, out / "sweep.png")
     print(f"{out / 'sweep.png'}, sweep.md, sweep.json")
 
 
-def compared(settings: list[Setting]) -> dict[str, Difference]:
-    """Each setting less the first, as `grpo-math compare --seeds` has it, where both have two runs or more."""
+def compared(settings: list[dict[str, Any]]) -> dict[str, Difference]:
+    """Each setting less the first, as `grpo-math compare --seeds` has it, where both have two runs or more; the
+    settings get it as `difference`."""
     first, *others = settings
-    enough = [one for one in others if min(len(one.after), len(first.after)) > 1]
-    return {one.name: over_seeds(first.after, one.after) for one in enough}
+    enough = [one for one in others if min(len(one["after"]), len(first["after"])) > 1]
+    changes = {one["name"]: over_seeds(first["after"], one["after"]) for one in enough}
+    adjusted = holm([change.p for change in changes.values()])
+    for one, change, p in zip(enough, changes.values(), adjusted, strict=True):
+        shows = change.shows if change.shows <= 1 else None
+        one["difference"] = {
+            **change.figure.named("value"),
+            **{"test": change.test, "p": change.p, "holm_p": p, "shows": shows, "verdict": change.verdict},
+        }
+    return changes
 
 
 def table(
-    settings: list[Setting], seeds: int, changes: dict[str, Difference], adjusted: dict[str, float]
+    settings: list[dict[str, Any]], seeds: int, changes: dict[str, Difference]
 ) -> tuple[list[str], list[list[str]]]:
     rows = []
     for one in settings:
-        done = len(one.evaluated)
-        row = [one.name, str(done) if done == seeds else f"{done} of {seeds}"]
-        row += [f"{fmean(one.before):.3f}" if one.before else "-", span(one.after) if done else "-"]
-        row += [f"{fmean(values):,.0f}" if done else "-" for values in (one.tokens, one.seconds)]
-        if change := changes.get(one.name):
-            row += [change.interval, f"{change.p:.2g}", f"{adjusted[one.name]:.2g}", shown(change), change.verdict]
+        done = len(one["seeds"])
+        row = [one["name"], str(done) if done == seeds else f"{done} of {seeds}"]
+        row += [f"{fmean(one['before']):.3f}" if one["before"] else "-", span(one["after"]) if done else "-"]
+        row += [f"{fmean(one[name]):,.0f}" if done else "-" for name in ("tokens", "seconds")]
+        if change := changes.get(one["name"]):
+            shows = f"{100 * change.shows:.1f} points" if change.shows <= 1 else "nothing"
+            row += [change.interval, f"{change.p:.2g}", f"{one['difference']['holm_p']:.2g}", shows, change.verdict]
         elif changes:
             row += ["baseline" if one is settings[0] else "too few runs", "", "", "", ""]
         rows.append(row)
-    header = ["setting", "seeds", "before", "after (least-most)", "tokens", "seconds"]
-    for test in {change.test for change in changes.values()}:
-        header += ["difference", test, "Holm's p", "can show", "verdict"]
-    return header, rows
+    tests = {change.test for change in changes.values()}
+    return [*COLUMNS, *(["difference", *tests, "Holm's p", "can show", "verdict"] if changes else [])], rows
 
 
-def shown(change: Difference) -> str:
-    return f"{100 * change.shows:.1f} points" if change.shows <= 1 else "nothing"
-
-
-def remarks(settings: list[Setting], changes: dict[str, Difference]) -> list[str]:
+def remarks(settings: list[dict[str, Any]], comparisons: int) -> Iterator[str]:
     """What a reader of the table has to know."""
-    evaluated = dict.fromkeys(problems(run.evaluations[-1]) for one in settings for run in one.evaluated)
-    lines = [
-        f"accuracy {' and '.join(evaluated)}: mean of the seeds; tokens (of prompts and completions) and seconds: mean "
-        "of a run"
-    ]
-    if len(evaluated) > 1:
-        lines.append("warning: not all were evaluated on the same problems, so their accuracies are not comparable")
-    if changes:
-        lines.append(
-            f"can show: the smallest difference from {settings[0].name} that so many seeds find with {POWER:.0%} "
-            "power, with the spread seen here"
+    where, first = dict.fromkeys(text for one in settings for text in one["problems"]), settings[0]["name"]
+    yield f"accuracy {' and '.join(where)}, mean of the seeds; tokens (of prompts and completions) and seconds of a run"
+    if len(where) > 1:
+        yield "warning: not all were evaluated on the same problems, so their accuracies are not comparable"
+    if comparisons:
+        yield (
+            f"can show: the smallest difference from {first} that so many seeds find with {POWER:.0%} power, with the "
+            "spread seen here"
         )
     elif len(settings) > 1:
-        lines.append(f"no comparison: it takes two finished runs of {settings[0].name}, and two of another setting")
-    if len(changes) > 1:
-        lines.append(
-            f"{len(changes)} comparisons: {LEVEL * len(changes):.2g} with p below {LEVEL} are to be expected by "
-            "chance; Holm's p accounts for their number"
+        yield f"no comparison: it takes two finished runs of {first}, and two of another setting"
+    if comparisons > 1:
+        yield (
+            f"{comparisons} comparisons: {LEVEL * comparisons:.2g} with p below {LEVEL} are to be expected by chance; "
+            "Holm's p accounts for their number"
         )
     for one in settings:
-        lines += [f"{one.name} seed {seed} failed, and is left out: {reason}" for seed, reason in one.failed.items()]
-    return lines
+        for seed, reason in one["failed"].items():
+            yield f"{one['name']} seed {seed} failed, and is left out: {reason}"
 
 
-def as_rows(settings: list[Setting], changes: dict[str, Difference], adjusted: dict[str, float]) -> list[dict]:
-    rows = []
-    for one in settings:
-        row: dict[str, Any] = {"name": one.name, "keys": one.given}
-        row["seeds"] = [seed for seed, run in one.runs if run in one.evaluated]
-        row |= {name: getattr(one, name) for name in ("before", "after", "tokens", "seconds", "curve", "failed")}
-        if change := changes.get(one.name):
-            shows = change.shows if change.shows <= 1 else None
-            row["difference"] = {
-                **change.figure.named("value"),
-                **{"test": change.test, "p": change.p, "holm_p": adjusted[one.name]},
-                **{"shows": shows, "verdict": change.verdict},
-            }
-        rows.append(row)
-    return rows
-
-
-def draw(settings: list[Setting], keys: list[str], path: Path) -> None:
+def draw(settings: list[dict[str, Any]], keys: list[str], path: Path) -> None:
     """Accuracy by step and by tokens, a line a setting: the mean of its seeds and their span, as a band or, of many
     lines, at the last step. Two panels, or two for each of the keys of which one was changed at a time."""
     from matplotlib import color_sequences, rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     first, colors = settings[0], color_sequences["petroff10"]  # told apart with colour blindness: arXiv:2107.02270
-    groups = {key: [first, *(one for one in settings if one.given[key] != first.given[key])] for key in keys}
+    groups = {key: [one for one in settings if one is first or one["keys"][key] != first["keys"][key]] for key in keys}
     groups = groups or {"": settings}
     with rc_context({"font.size": 9, "text.parse_math": False}):
-        figure = Figure(figsize=(11, max(2.6 * len(groups), 4)), layout="constrained")
+        longest = max(map(len, groups.values()))  # legend
+        figure = Figure(figsize=(11, len(groups) * max(2.6, 0.22 * longest) + 1), layout="constrained")
         panels = figure.subplots(len(groups), 2, sharey=True, squeeze=False)
         for (key, group), pair in zip(groups.items(), panels, strict=True):
-            drawn = [one for one in group if one.evaluated]
+            drawn = [one for one in group if one["seeds"]]
             for place, one in enumerate(drawn):
+                label = f"{key}={as_text(one['keys'][key])}" if key else one["name"]
                 style = {"color": colors[place % len(colors)], "marker": MARKERS[place % len(MARKERS)]}
-                label = one.name if key == "" else f"{key}={as_text(one.given[key])}"
-                style |= {"ls": ("-", "--", ":")[place // len(colors) % 3], "label": f"{label}, n={len(one.evaluated)}"}
+                style |= {"ls": ("-", "--", ":")[place // len(colors) % 3], "label": f"{label}, n={len(one['seeds'])}"}
                 for axes, along in zip(pair, ("step", "tokens"), strict=True):
-                    draw_curve(axes, one.curve, along, style, band=len(drawn) <= BANDS)
+                    draw_curve(axes, one["curve"], along, style, band=len(drawn) <= BANDS)
             pair[0].set_ylabel("held-out accuracy")
             pair[1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         for axes in panels.flat:
             axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
         panels[-1][0].set_xlabel("step")
         panels[-1][1].set_xlabel("tokens of prompts and completions")
-        evaluation = next(one.evaluated[0] for one in settings if one.evaluated).evaluations[-1]
-        figure.suptitle(f"accuracy {problems(evaluation)}: mean of n seeds, and from the least to the most")
+        where = next(one["problems"][0] for one in settings if one["problems"])
+        figure.suptitle(f"accuracy {where}: mean of n seeds, and from the least to the most")
         figure.savefig(path, dpi=110)
 
 
