@@ -36,12 +36,14 @@ from grpo_math.runs.checkpoints import complete_checkpoints
 # As much of a training as a sweep sees: it notes that it was started, and learns the faster the higher `beta`. Seed 1
 # waits where a file `wait` is, and fails where beta is 0.5 and a file `fail` is.
 FAKE = f"""#!{sys.executable}
-import json, pathlib, signal, sys, time, yaml
+import json, os, pathlib, signal, sys, time, yaml
 recipe = yaml.safe_load(open(sys.argv[sys.argv.index("--config") + 1]))
 folder = pathlib.Path(recipe["output_dir"])
 here = folder.parents[2]
 with (here / "starts").open("a") as starts:
     starts.write(" ".join([sys.argv[3], str(folder.relative_to(here))]) + "\\n")
+with (here / "gpus").open("a") as gpus:
+    gpus.write(os.environ.get("CUDA_VISIBLE_DEVICES", "none") + "\\n")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 while recipe["seed"] == 1 and (here / "wait").exists():
     time.sleep(0.02)
@@ -191,22 +193,30 @@ def test_seeds_begin_with_the_recipes_own_and_a_recipe_is_a_setting_too(options,
 @pytest.mark.parametrize(
     ("layout", "parallel", "gpus", "shares"),
     [
-        ("single_gpu", None, ["0", "1"], ["0", "1"]),
-        ("single_gpu", None, ["MIG-0h", "GPU-a"], ["MIG-0h", "GPU-a"]),
-        ("single_gpu", 1, ["4", "5"], ["4"]),
-        ("single_gpu", 3, ["4", "5"], ["4", "5", "4"]),
-        ("dual_gpu", None, ["0", "1", "2", "3"], ["0,1,2,3"]),
-        ("dual_gpu", 2, ["0", "1", "2", "3"], ["0,1", "2,3"]),
-        ("multi_gpu", 2, ["0", "1", "2"], ["0", "1"]),
+        ("single_gpu", None, ["0", "1"], [["0"], ["1"]]),
+        ("single_gpu", None, ["MIG-0h", "GPU-a"], [["MIG-0h"], ["GPU-a"]]),
+        ("single_gpu", 1, ["4", "5"], [["4"]]),
+        ("single_gpu", 3, ["4", "5"], [["4"], ["5"], ["4"]]),
+        ("dual_gpu", None, ["0", "1", "2", "3"], [["0", "1", "2", "3"]]),
+        ("dual_gpu", 2, ["0", "1", "2", "3"], [["0", "1"], ["2", "3"]]),
+        ("multi_gpu", 2, ["0", "1", "2"], [["0"], ["1"]]),
         ("single_gpu", None, None, [None]),
         ("single_gpu", 2, None, [None, None]),
     ],
-)  # fmt: skip
-def test_each_run_gets_its_share_of_the_gpus(layout, parallel, gpus, shares, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    found = share_gpus(gpus, parallel, read_layout(layout))
-    assert [share.get("CUDA_VISIBLE_DEVICES") for share in found] == shares
-    assert all(("OMP_NUM_THREADS" in share) == (len(shares) > 1) for share in found)
+)
+def test_each_run_gets_its_share_of_the_gpus(layout, parallel, gpus, shares):
+    assert share_gpus(gpus, parallel, read_layout(layout)) == shares
+
+
+def test_one_run_per_gpu(options, fake, nvidia_smi, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "executable", str(fake))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,MIG-0h")
+    sweep(options("--set", "beta=0,0.5", "--seeds", "1", "--layout", "single_gpu", use_cpu=None, bf16=True))
+    assert sorted((tmp_path / "gpus").read_text().splitlines()) == ["4", "MIG-0h"]
+    assert sorted(starts(tmp_path)) == ["launch out/beta=0.5/seed-0", "launch out/beta=0/seed-0"]
+    out = capsys.readouterr().out
+    assert "beta=0 seed 0: started on GPU 4\nbeta=0.5 seed 0: started on GPU MIG-0h\n" in out
+    assert "no comparison: it takes two finished runs of beta=0, and two of another setting" in out
 
 
 def test_a_failed_run_is_reported_and_the_others_go_on(options, fake, tmp_path, monkeypatch, capsys):

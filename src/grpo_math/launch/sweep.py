@@ -18,9 +18,10 @@ from typing import Any
 import yaml
 
 from grpo_math.errors import UserError, at_once, one_line, run_cli
-from grpo_math.generation.processes import Stopped, how_ended, start, supervised
+from grpo_math.generation.processes import Stopped, how_ended, supervised
 from grpo_math.generation.vllm_server import visible_gpus
 from grpo_math.launch.layouts import Layout, read_layout
+from grpo_math.launch.plan import Command
 from grpo_math.recipe.file import TEXTS, StrictLoader, read_yaml
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.report.data import read_run
@@ -82,13 +83,13 @@ class Trial:
                     "delete that folder"
                 )
 
-    def start(self, layout: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    def start(self, layout: str | None, gpus: list[str] | None, environment: dict[str, str]) -> subprocess.Popen:
         """Start the training, in a folder that an earlier attempt may have begun to fill."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         replace(self.recipe.dump(), self.file)
-        verb = ["launch", *layout] if layout else ["sft" if self.recipe.sft else "train"]
-        words = ["--config", str(self.file), "--resume_from_checkpoint", "auto"]
-        return start([sys.executable, "-m", "grpo_math", *verb, *words], os.environ | environment, self.log)
+        verb = ["launch", "--layout", layout] if layout else ["sft" if self.recipe.sft else "train"]
+        words = [*verb, "--config", str(self.file), "--resume_from_checkpoint", "auto"]
+        return Command("grpo-math", [sys.executable, "-m", "grpo_math"], words, {**environment}, gpus).start(self.log)
 
     def failure(self, status: int, begun: int) -> str:
         """Why the attempt whose output begins at this byte of the log has ended without results."""
@@ -116,12 +117,11 @@ def sweep(options: argparse.Namespace) -> None:
     failed: dict[Trial, str] = {}
     if missing and not options.table:
         layout = read_layout(options.layout or "single_gpu")
-        words = ["--layout", options.layout] if options.layout else []
         shares = share_gpus(find_gpus(missing[0].recipe, layout), options.parallel, layout)
         with one_line("--out", "give another folder", (OSError,)):
             options.out.mkdir(parents=True, exist_ok=True)
         with only_one(options.out, "--out"):
-            failed = run_all(missing, words, shares)
+            failed = run_all(missing, options.layout, shares)
     found = [
         summarise(
             name,
@@ -225,42 +225,37 @@ def find_gpus(recipe: Recipe, layout: Layout) -> list[str] | None:
     return gpus or None
 
 
-def share_gpus(gpus: list[str] | None, parallel: int | None, layout: Layout) -> list[dict[str, str]]:
-    """For each of the runs that train at the same time the variables with its share of the machine: one GPU each, where
-    the layout takes one, else an equal part of all; with more runs than GPUs, some share one."""
+def share_gpus(gpus: list[str] | None, parallel: int | None, layout: Layout) -> list[list[str] | None]:
+    """The GPUs of each of the runs that train at the same time, None on a CPU: one each, where the layout takes one,
+    else an equal part of all; with more runs than GPUs, some share one."""
     single = layout.single and layout.second is None
     runs = parallel or (len(gpus) if gpus and single else 1)
-    shares: list[dict[str, str]] = [{} for _ in range(runs)]
-    if gpus:
-        size = 1 if single else max(1, len(gpus) // runs)
-        order = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-        for place, share in enumerate(shares):
-            own = [gpus[(place * size + index) % len(gpus)] for index in range(size)]
-            share |= {"CUDA_DEVICE_ORDER": order, "CUDA_VISIBLE_DEVICES": ",".join(own)}
-    if runs > 1 and "OMP_NUM_THREADS" not in os.environ:
-        for share in shares:
-            share["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // runs))
-    return shares
+    if gpus is None:
+        return [None] * runs
+    size = 1 if single else max(1, len(gpus) // runs)
+    return [[gpus[(run * size + place) % len(gpus)] for place in range(size)] for run in range(runs)]
 
 
-def run_all(missing: list[Trial], layout: list[str], shares: list[dict[str, str]]) -> dict[Trial, str]:
+def run_all(missing: list[Trial], layout: str | None, shares: list[list[str] | None]) -> dict[Trial, str]:
     """Run them, as many at a time as there are shares; returns those that failed, with the reason."""
     waiting, free, failed = list(missing), list(shares), {}
-    running: dict[Trial, tuple[subprocess.Popen, int, dict[str, str]]] = {}
+    running: dict[Trial, tuple[subprocess.Popen, int, list[str] | None]] = {}
+    environment = {}
+    if len(shares) > 1 and "OMP_NUM_THREADS" not in os.environ:
+        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // len(shares)))
     try:
         while waiting or running:
             while waiting and free:
-                trial, share = waiting.pop(0), free.pop(0)
+                trial, gpus = waiting.pop(0), free.pop(0)
                 begun = trial.log.stat().st_size if trial.log.exists() else 0
-                running[trial] = trial.start(layout, share), begun, share
-                where = f" on GPU {share['CUDA_VISIBLE_DEVICES']}" if "CUDA_VISIBLE_DEVICES" in share else ""
-                print(f"{trial}: started{where}", flush=True)
+                running[trial] = trial.start(layout, gpus, environment), begun, gpus
+                print(f"{trial}: started" + (f" on GPU {', '.join(gpus)}" if gpus else ""), flush=True)
             time.sleep(POLL)
-            for trial, (process, begun, share) in list(running.items()):
+            for trial, (process, begun, gpus) in list(running.items()):
                 if process.poll() is None:
                     continue
                 del running[trial]
-                free.append(share)
+                free.append(gpus)
                 if not trial.finished:
                     failed[trial] = trial.failure(process.returncode, begun)
                 ended = f"failed, {failed[trial]}" if trial in failed else outcome(trial)
