@@ -87,6 +87,26 @@ VERBS = {
         [CONFIG, *LAYOUT, option("--dry_run", "", "print the plan and the commands, start nothing"), NO_PREFLIGHT],
         "Ctrl-C or SIGTERM finishes the step, saves a checkpoint and exits with status 0; a second one exits at once.",
     ),
+    "sweep": Verb(
+        "launch.sweep",
+        "settings of a recipe over several seeds: a table and a plot",
+        [
+            CONFIG,
+            option(
+                "--set", "KEY=A,B", "a key of the recipe and its values, YAML with commas between them; again for "
+                "further keys. The first values are the baseline", action="append",
+            ),
+            option("--seeds", "N", "runs per setting, from the recipe's seed on (3)", type=whole(1), default=3),
+            option("--out", "DIR", "the folder of the runs, the table and the plot", type=Path, required=True),
+            option("--one_at_a_time", "", "change one key at a time, instead of all combinations"),
+            option("--parallel", "N", "runs at the same time (default: one per GPU)", type=whole(1)),
+            option("--layout", "NAME", "a layout of `grpo-math launch` for each run (default: one process)"),
+            option("--table", "", "start nothing: the table and the plot of the finished runs"),
+            NO_PREFLIGHT,
+        ],
+        "Each run is a training of its own in DIR/SETTING/seed-N. The same command runs what is missing, after Ctrl-C, "
+        "kill -9 or a failed run too, which does not end the others. The exit status is 1 where a run failed.",
+    ),
     "serve": Verb(
         "launch.serve",
         "the vLLM server alone",

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from grpo_math.errors import UserError, one_line
-from grpo_math.evaluation.statistics import Difference, can_show, difference, over_seeds
+from grpo_math.evaluation.statistics import Difference, can_show, difference, over_seeds, span
 from grpo_math.evaluation.tables import print_table
 from grpo_math.runs.folder import read_table
 
@@ -172,8 +172,7 @@ def print_over_seeds(first: list[Problems], second: list[Problems], different: l
     for dataset, keys in kept.items():
         a, b = ([fmean(accuracy(run[key]) for key in keys) for run in runs] for runs in (first, second))
         change = over_seeds(a, b)
-        cells = [f"{fmean(side):.3f} ({min(side):.3f}-{max(side):.3f})" for side in (a, b)]
-        rows.append([dataset, f"{len(keys):,}", *cells, change.interval, f"{change.p:.2g}", verdict(change)])
+        rows.append([dataset, f"{len(keys):,}", span(a), span(b), change.interval, f"{change.p:.2g}", verdict(change)])
         lines.append(f"{dataset}: {can_show(f'{len(a)} and {len(b)} runs', change.shows, SPREAD)}")
     if different:
         print("not all were evaluated with the same " + ", ".join(different))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 
 from grpo_math.errors import UserError, at_once
 from grpo_math.generation.processes import start
@@ -41,8 +42,8 @@ class Command:
         settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
         return " ".join([*settings, self.name, shlex.join(self.words)])
 
-    def start(self) -> subprocess.Popen:
-        return start([*self.program, *self.words], os.environ | self.environment)
+    def start(self, log: Path | None = None) -> subprocess.Popen:
+        return start([*self.program, *self.words], os.environ | self.environment, log)
 
     @property
     def where(self) -> str:

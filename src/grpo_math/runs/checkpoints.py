@@ -211,9 +211,13 @@ def recipe_of(checkpoint: Path) -> dict:
 
 def other_settings(checkpoint: Path | None, settings: dict) -> dict[str, tuple]:
     """What differs from the recipe of this checkpoint's run: before and now, by the key with its dots."""
-    if not checkpoint or not (found := recipe_of(checkpoint)):
-        return {}
-    before, now = (dict(dotted(raw)) for raw in (found, settings))
+    found = checkpoint and recipe_of(checkpoint)
+    return differences(found, settings) if found else {}
+
+
+def differences(first: dict, second: dict) -> dict[str, tuple]:
+    """What differs between two recipes as written: both values, by the key with its dots."""
+    before, now = (dict(dotted(raw)) for raw in (first, second))
     keys = [key for key in before | now if key not in ("output_dir", "resume_from_checkpoint")]
     changed = [key for key in keys if before.get(key) != now.get(key)]
     return {key: (before.get(key, "its default"), now.get(key, "its default")) for key in changed}
