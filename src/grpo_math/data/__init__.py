@@ -20,6 +20,8 @@ from grpo_math.data.prompts import (
     to_dataset,
     to_rows,
     token_ids,
+    tokenized,
+    unanswered,
     until_stop,
 )
 from grpo_math.data.sources import FILE_TYPES
@@ -28,5 +30,5 @@ __all__ = [
     "ADAPTERS", "FILE_TYPES", "RESERVED_COLUMNS", "TEMPLATES", "TEST_PROBLEM", "TEST_WORDS", "DatasetSpec", "Overlap",
     "PassRateSpec", "Problem", "Problems", "PromptTemplate", "completion_text", "fingerprint", "load_parts",
     "load_problems", "meta_columns", "mix_parts", "prompt_ids", "prompt_lengths", "test_sets", "to_dataset", "to_rows",
-    "token_ids", "until_stop",
+    "token_ids", "tokenized", "unanswered", "until_stop",
 ]  # fmt: skip

@@ -112,8 +112,17 @@ def until_stop(text: str, stop: tuple[str, ...]) -> str:
 
 
 def completion_text(completion: str | list[dict]) -> str:
-    """The text of a completion, plain or conversational."""
-    return completion if isinstance(completion, str) else completion[0]["content"]
+    """The text of a completion that is graded: of a conversation its last message, the final answer. It is empty where
+    there is none."""
+    if isinstance(completion, str):
+        return completion
+    return "" if unanswered(completion) else completion[-1]["content"]
+
+
+def unanswered(completion: str | list[dict]) -> bool:
+    """Whether a conversation ends with a tool call or with its result, so that it has no final answer."""
+    last = {} if isinstance(completion, str) else completion[-1]
+    return last.get("role") == "tool" or bool(last.get("tool_calls"))
 
 
 def token_ids(prompt: str | list[dict], tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -8,9 +8,11 @@ from grpo_math.models.policy import load_model, policy_arguments, trains_adapter
 from grpo_math.models.reward_models import load_reward_models
 from grpo_math.models.source import ModelSource, load_arguments
 from grpo_math.models.tokenizer import end_tokens, ends_of, load_tokenizer
+from grpo_math.models.tools import Tools, load_tools
 from grpo_math.models.weights import check_finite, check_weights, without_weights
 
 __all__ = [
-    "ModelSource", "check_finite", "check_weights", "end_tokens", "ends_of", "load_arguments", "load_model",
-    "load_reward_models", "load_tokenizer", "policy_arguments", "trains_adapter", "widen", "without_weights",
+    "ModelSource", "Tools", "check_finite", "check_weights", "end_tokens", "ends_of", "load_arguments", "load_model",
+    "load_reward_models", "load_tokenizer", "load_tools", "policy_arguments", "trains_adapter", "widen",
+    "without_weights",
 ]  # fmt: skip
