@@ -73,7 +73,7 @@ def row(messages: list[dict], tokenizer, tools: list) -> dict:
     return {"input_ids": ids, "labels": labels}
 
 
-def make(recipe_file: Path, folder: Path, steps: int = 400, habit: int = 60) -> None:
+def make(recipe_file: Path, folder: Path, steps: int = 160, habit: int = 40) -> None:
     """Write the problems and the policy for a recipe with the calculator, after so many steps of each phase."""
     import torch
 
@@ -92,7 +92,7 @@ def make(recipe_file: Path, folder: Path, steps: int = 400, habit: int = 60) -> 
     tokenizer.add_tokens(["<|tool|>", "<tool_call>", "</tool_call>"])
     torch.manual_seed(0)
     policy = make_policy(tokenizer)
-    for count, size, share, rate in ((steps, 16, 1.0, 2e-3), (habit, 32, 0.2, 5e-4)):
+    for count, size, share, rate in ((steps, 16, 1.0, 2e-3), (habit, 32, 0.3, 5e-4)):
         problems = [make_problem(rng, TWO_STEP) for _ in range(count * size)]
         rows = [row(conversation(one, asked, rng.random() < share), tokenizer, tools) for one in problems]
         sft(policy, tokenizer, rows, folder, seed=0, per_device_train_batch_size=size, learning_rate=rate)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -79,8 +79,8 @@ class Completion:
     text: str
     length: int
     truncated: bool
-    ids: tuple[int, ...] = ()
-    conversation: str = ""
+    ids: tuple[int, ...] = field(default=(), compare=False)
+    conversation: str = field(default="", compare=False)
 
 
 def same_random_state() -> AbstractContextManager:

@@ -20,7 +20,7 @@ from grpo_math.data.prompts import PromptTemplate
 from grpo_math.errors import UserError, nearest, suggestion
 from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, options, takes_null, validated
-from grpo_math.recipe.entries import dataset_specs, held_out_specs, reference_types, reward_specs
+from grpo_math.recipe.entries import dataset_specs, held_out_specs, reward_specs, tool_problems
 from grpo_math.recipe.file import dotted, merge, nested, parse_arguments, read_recipe
 from grpo_math.recipe.hints import BY_TRL, LOSSES, REFUSED, SAMPLING
 from grpo_math.recipe.parts import (
@@ -340,34 +340,6 @@ def generation_problems(flat: dict, engine: dict, template: PromptTemplate | Non
             f"vllm_engine_kwargs.dtype: {engine['dtype']}, but the trainer computes in {computed} (bf16, fp16, dtype): "
             "leave it out, the engine follows the trainer"
         )
-
-
-def tool_problems(
-    ours: GrpoKeys, flat: dict, template: PromptTemplate | None, rewards: list[RewardSpec]
-) -> Iterator[str]:
-    """Tools are called in a conversation, which TRL continues with the chat template."""
-    if not (ours.tools or ours.environment):
-        if "max_tool_calling_iterations" in flat:
-            yield "max_tool_calling_iterations: without effect, there are no tools: add tools: [FILE.py:FUNCTION]"
-        return
-    found: list[str] = []
-    for place, reference in enumerate(ours.tools):
-        reference_types(reference, f"tools[{place}]", found)
-    if ours.environment:
-        reference_types(ours.environment, "environment", found)
-    yield from found
-    if template and not (template.chat and not template.prefill):
-        key = "prefill" if template.chat else "chat: false"
-        yield (
-            f"prompt_template: its {key} makes the prompt plain text, and tools are called in a conversation: use one "
-            "with chat: true and no prefill, such as boxed"
-        )
-    for spec in rewards:
-        if spec.reward_model:
-            yield (
-                f"rewards.{spec.name}.reward_model: it reads whole conversations, and its chat template need not know "
-                "tools: leave it out"
-            )
 
 
 def trainer_dtype(keys: dict) -> str:

@@ -280,8 +280,7 @@ def data_columns(
     rewards: list[Reward | str], problems: list[Problem], everything: bool = False
 ) -> tuple[set[str], str]:
     """The further columns of the data that the rewards get, and a line on those that they do not get: no table holds
-    them. These are the columns that a reward names, and all where one of your own takes `**kwargs` or `everything` is
-    wanted.
+    them. These are the columns that a reward names, and all where one of your own takes `**kwargs`, or of `everything`.
 
     Raises UserError where a reward names a column that no table holds.
     """
@@ -311,8 +310,7 @@ def call_arguments(
     state: "TrainerState | None" = None,
     lengths: list[int] | None = None,
 ) -> dict[str, Any]:
-    """What TRL would call a reward with for these completions (texts, or the messages of conversations) of the prompts
-    in their rows; nothing is logged.
+    """What TRL would call a reward with for these completions, texts or messages, of the rows; nothing is logged.
 
     `completion_ids` are the texts' own tokens and the end token, where `lengths` (in tokens) are known cut or filled to
     them: a sampled completion may have been written with other tokens. Without a tokenizer there are none.
