@@ -138,22 +138,22 @@ def check_world(recipe: Recipe, config: "GRPOConfig | SFTConfig") -> None:
 def check_turns(config: "GRPOConfig") -> None:
     """Raise UserError where all processes generate together: TRL's loop takes as many turns as the completions of each
     process need, and those with fewer would leave the others waiting."""
-    from accelerate.utils import DistributedType
-
-    state, server = config.distributed_state, config.use_vllm and config.vllm_mode == "server"
-    zero = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    sharded = not config.use_vllm and (zero or state.distributed_type == DistributedType.FSDP)
+    if config.distributed_state.num_processes == 1:
+        return
+    environment = os.environ
+    sharded = (
+        environment.get("ACCELERATE_USE_FSDP") == "true" or environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    )
     reasons = {
-        "vllm_mode: server with several processes": server and state.num_processes > 1,
-        "vllm_tensor_parallel_size above 1": config.use_vllm and not server and config.vllm_tensor_parallel_size > 1,
-        "a sharded model (FSDP, ZeRO-3) without vLLM": sharded and state.num_processes > 1,
+        "vllm_mode: server": config.use_vllm and config.vllm_mode == "server",
+        f"vllm_tensor_parallel_size: {config.vllm_tensor_parallel_size}": config.vllm_tensor_parallel_size > 1,
+        "a sharded model (FSDP, ZeRO-3) without vLLM": sharded and not config.use_vllm,
     }
-    for reason, found in reasons.items():
-        if found:
-            raise UserError(
-                f"tools: {reason} generates on all processes together, and TRL's tool loop does not: use vllm_mode: "
-                "colocate with vllm_tensor_parallel_size: 1, or one process"
-            )
+    if found := [reason for reason, true in reasons.items() if true]:
+        raise UserError(
+            f"tools: {found[0]} generates on all processes together, and conversations differ in their turns: "
+            "use vllm_mode: colocate with vllm_tensor_parallel_size: 1, or one process"
+        )
 
 
 def check_wandb() -> None:

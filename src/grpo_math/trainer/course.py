@@ -104,6 +104,8 @@ class Course:
     def noticed(self) -> Iterator[tuple[str, str]]:
         """What the last steps show, by the alarm's name."""
         longer = f"raise max_completion_length ({self.args.max_completion_length})"
+        if calls := getattr(self.args, "max_tool_calling_iterations", None):
+            longer += f" or max_tool_calling_iterations ({calls})"
         cut, accuracy = self.mean("completions/clipped_ratio"), self.mean("accuracy")
         scored = self.mean("reward_std") or 0  # None: nothing was
         alike = "reward_std" in self.logs[-1] and not scored > ROUNDING
