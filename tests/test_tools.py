@@ -211,6 +211,18 @@ def test_the_chat_template_has_to_show_tools(tool_policy, tmp_path, policy_folde
         load_tokenizer({"model_name_or_path": str(tmp_path)}, template, tools)
 
 
+def test_a_call_that_cannot_be_read_is_text(tool_policy):
+    from trl.chat_template_utils import parse_response
+
+    tokenizer = load_tokenizer(
+        {"model_name_or_path": str(tool_policy)}, PromptTemplate(), load_tools([CALCULATOR], None)
+    )
+    for written in ("[" * 3000, "[1]", '{"name": 1}', '{"name"', "3"):
+        text = f"<tool_call>{written}</tool_call>"
+        found = parse_response(tokenizer, tokenizer(text)["input_ids"], prefix=tokenizer("<|assistant|>")["input_ids"])
+        assert found == {"role": "assistant", "content": text}
+
+
 @pytest.mark.parametrize(
     ("messages", "text", "ends_without"),
     [

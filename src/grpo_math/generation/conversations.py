@@ -66,7 +66,7 @@ def hold(
     for mask, conversation, some in zip(own, messages, ids, strict=True):
         text = until_stop(completion_text(conversation), sampling.stop)
         cut = some[-1] not in sampling.ends and not text.endswith(sampling.stop)
-        told = json.dumps(conversation, ensure_ascii=False, default=str)
+        told = json.dumps(conversation, default=str)
         yield Completion(text, sum(mask), unanswered(conversation) or cut, tuple(some), told)
 
 

@@ -1,6 +1,7 @@
 """The tokenizer of a model, and the tokens that end its completions."""
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from grpo_math.data import TEMPLATES, PromptTemplate, token_ids
@@ -26,6 +27,8 @@ def load_tokenizer(keys: dict, template: PromptTemplate, tools: Tools | None = N
     if tools:
         check_tools(tools, tokenizer, model.name)
         extra["tools"] = tools.schemas
+        parse = functools.partial(readable, tokenizer.parse_response)
+        tokenizer.parse_response = parse  # type: ignore[method-assign]  # on the instance
     if extra:
         with_extra = functools.partial(tokenizer.apply_chat_template, **extra)
         tokenizer.apply_chat_template = with_extra  # type: ignore[method-assign]  # on the instance
@@ -56,6 +59,15 @@ def load_tokenizer(keys: dict, template: PromptTemplate, tools: Tools | None = N
         )
     check_vocabulary(model, tokenizer, {*prompt, tokenizer.eos_token_id, tokenizer.pad_token_id})
     return tokenizer
+
+
+def readable(parse: Callable, *arguments: Any, **named: Any) -> Any:
+    """What `parse` reads in a completion. Raises ValueError, for which TRL takes it as text, where a call is nested too
+    deeply."""
+    try:
+        return parse(*arguments, **named)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def check_vocabulary(

@@ -104,6 +104,14 @@ PATCHES = (
         until="tokenizers keep arguments of their chat template",
     ),
     Patch(
+        target="transformers.PreTrainedTokenizerBase.parse_response",
+        signature=None,
+        place="models/tokenizer.py",
+        why="a call of a thousand open brackets is a RecursionError of json, which would end the run",
+        relies_on=("trl.chat_template_utils.parse_response: except (ValueError, TypeError):",),
+        until="TRL takes every completion that it cannot read as text",
+    ),
+    Patch(
         target=f"{VLLM}.LLM",
         signature=None,
         place="generation/vllm_engine.py",
