@@ -232,6 +232,8 @@ def test_a_call_that_cannot_be_read_is_text(tool_policy):
         ([CALLING, RESULT], "", True),  # no token left for the answer
         ([CALLING, RESULT, CALLING], "", True),
         ([ANSWER | {"tool_calls": []}], "\\boxed{3}", False),
+        ([CALLING, RESULT, ANSWER | {"reasoning_content": "Hm."}], "<think>Hm.</think>\n\\boxed{3}", False),
+        ([ANSWER | {"content": "", "thinking": "\\boxed{3}"}], "<think>\\boxed{3}</think>\n", False),  # cut off
         ("\\boxed{3}", "\\boxed{3}", False),
     ],
 )
@@ -438,7 +440,7 @@ def test_the_example_learns_to_call_the_calculator(tmp_path):
     from grpo_math.train import train
 
     recipe = ROOT / "examples" / "calculator.yaml"
-    make(recipe, tmp_path / "made")
+    make(recipe, tmp_path / "made", steps=110, habit=30)
     results = train(
         load_recipe(
             ["--config", str(recipe)], tools=[CALCULATOR], model_name_or_path=tmp_path / "made" / "policy",

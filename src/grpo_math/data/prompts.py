@@ -112,11 +112,14 @@ def until_stop(text: str, stop: tuple[str, ...]) -> str:
 
 
 def completion_text(completion: str | list[dict]) -> str:
-    """The text of a completion that is graded: of a conversation its last message, the final answer. It is empty where
-    there is none."""
+    """The text of a completion that is graded: of a conversation its last message, the final answer, with the thinking
+    that was parsed out of it. It is empty where there is no answer."""
     if isinstance(completion, str):
         return completion
-    return "" if unanswered(completion) else completion[-1]["content"]
+    last = completion[-1]
+    thought = last.get("reasoning_content") or last.get("thinking")
+    text = f"<think>{thought}</think>\n{last['content']}" if thought else last["content"]
+    return "" if unanswered(completion) else text
 
 
 def unanswered(completion: str | list[dict]) -> bool:

@@ -139,10 +139,11 @@ class Trainer(GRPOTrainer):
 
     def stopped(self, completion: str | list[dict]) -> str | list[dict]:
         """The completion without the text behind a stop string."""
-        text = until_stop(completion_text(completion), self.template.stop)
-        if isinstance(completion, str) or unanswered(completion):
-            return text if isinstance(completion, str) else completion
-        return [*completion[:-1], {**completion[-1], "content": text}]
+        if isinstance(completion, str):
+            return until_stop(completion, self.template.stop)
+        *before, last = completion
+        ended = last if unanswered(completion) else {**last, "content": until_stop(last["content"], self.template.stop)}
+        return [*before, ended]
 
     def truncated(self, completions: list, completion_ids: list[list[int]]) -> list[bool]:
         """Whether neither an end token nor a stop string ends a completion, or it ends without a final answer."""
