@@ -38,6 +38,8 @@ CAUSES = [
     ({"frac_reward_zero_std": 0.75, "completions/distinct": 0.2}, "zero_std", "in 75% of the groups all completions earn the same: of 8 completions 1.6 are distinct: raise temperature, or lower learning_rate"),
     ({"completions/clipped_ratio": 0.4}, "truncated", "40% of the completions are cut off: raise max_completion_length (8)"),
     ({"grading/timeouts": 0.02}, "timeouts", "2.0% of the answers took too long to grade: raise grading: {timeout: 5.0}"),
+    ({"tools/call_frequency": 0.0, "tools/failure_frequency": 0.0}, "tools", "no completion calls a tool: ask for it in prompt_template, or SFT on conversations first"),
+    ({"tools/call_frequency": 0.2, "tools/failure_frequency": 0.75}, "tools", "75% of the calls of tools fail: read why in the completions that are kept"),
     ({"kl": 1.5}, "kl", "1.5 from the reference, above 1: lower learning_rate, or raise beta"),
     ({"sampling/importance_sampling_ratio/mean": 0.7}, "importance", "vLLM samples another policy than is trained (ratio 0.70): leave its dtype to the trainer's, or lower learning_rate and steps_per_generation"),
     ({"sampling/importance_sampling_ratio/mean": 0.4}, "importance", "vLLM samples another policy than is trained (ratio 0.40): leave its dtype to the trainer's, or lower learning_rate and steps_per_generation"),

@@ -156,7 +156,7 @@ BROKEN_KEYS = [
     ({"num_generations": 3}, "num_generations: 3 does not divide the 4 completions of a step (per_device_train_batch_size 4 x gradient_accumulation_steps 1 x processes 1): make it a divisor, or say prompts_per_step instead of these"),
     ({"model_name_or_path": "HERE/nowhere"}, "model_name_or_path: no model at 'HERE/nowhere': there is no such folder: give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"),
     ({"loss_type": "grp"}, "HERE/recipe.yaml: loss_type: no 'grp': use one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo"),
-    ({"alarms": {"stop_on": ["nam"]}}, "HERE/recipe.yaml: alarms.stop_on: no 'nam': use one of nan, reward, zero_std, truncated, entropy, kl, importance, timeouts, length, spike, composition, diverged"),
+    ({"alarms": {"stop_on": ["nam"]}}, "HERE/recipe.yaml: alarms.stop_on: no 'nam': use one of nan, reward, zero_std, truncated, entropy, kl, importance, timeouts, length, spike, composition, diverged, tools"),
     ({"alarms": {"steps": 0}}, "HERE/recipe.yaml: alarms.steps: want at least 1, got 0"),
     ({"alarms": ["nan"]}, "HERE/recipe.yaml: alarms: want a mapping such as {stop_on: [nan]}, got ['nan']"),
     ({"dtype": "float64"}, "HERE/recipe.yaml: dtype: no 'float64': use one of auto, bfloat16, float16, float32"),

@@ -43,8 +43,8 @@ BROKEN = [
     # an unknown key names the nearest known one
     ("learning_rat: 1.0", "r.yaml: learning_rat: unknown key, did you mean learning_rate?"),
     ("reward: {a: {}}", "r.yaml: reward: unknown key, did you mean rewards?"),
-    ("alarms: {stop_on: [nan, lenght]}", "r.yaml: alarms.stop_on: no 'lenght': use one of nan, reward, zero_std, truncated, entropy, kl, importance, timeouts, length, spike, composition, diverged"),
-    ("alarms: {stop_on: nan}", "r.yaml: alarms.stop_on: want a list of 'nan', 'reward', 'zero_std', 'truncated', 'entropy', 'kl', 'importance', 'timeouts', 'length', 'spike', 'composition', 'diverged', got 'nan', write [nan]"),
+    ("alarms: {stop_on: [nan, lenght]}", "r.yaml: alarms.stop_on: no 'lenght': use one of nan, reward, zero_std, truncated, entropy, kl, importance, timeouts, length, spike, composition, diverged, tools"),
+    ("alarms: {stop_on: nan}", "r.yaml: alarms.stop_on: want a list of 'nan', 'reward', 'zero_std', 'truncated', 'entropy', 'kl', 'importance', 'timeouts', 'length', 'spike', 'composition', 'diverged', 'tools', got 'nan', write [nan]"),
     ("alarms: {steps: 0, kl: -1}", "r.yaml: alarms.steps: want at least 1, got 0\nr.yaml: alarms.kl: want at least 0, got -1"),
     ("completions: {every: -1}", "r.yaml: completions.every: want at least 0, got -1"),
     ("completions: 10", "r.yaml: completions: want a mapping such as {every: 10}, got 10"),

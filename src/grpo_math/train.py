@@ -49,7 +49,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     # torch and TRL are imported from here on: the whole recipe is checked by now
     from grpo_math.checks import check_training
     from grpo_math.evaluation import load_benchmarks
-    from grpo_math.models import load_reward_models, load_tokenizer, policy_arguments
+    from grpo_math.models import load_reward_models, load_tokenizer, load_tools, policy_arguments
     from grpo_math.trainer.config import check_machine, check_world, grpo_config, vllm_engine
     from grpo_math.trainer.trainer import Trainer
 
@@ -61,12 +61,13 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
 
     with at_work(folder):
         # Problems, for training and for evaluation
-        tokenizer = load_tokenizer(recipe.keys, template)
+        tools = load_tools(recipe.tools, recipe.environment, recipe.trainer.get("max_tool_calling_iterations"))
+        tokenizer = load_tokenizer(recipe.keys, template, tools)
         group = config.num_generations
         parts = load_parts(recipe.datasets, template, tokenizer, recipe.eval_datasets, num_generations=group)
         problems = mix_parts(parts, recipe.datasets, config.seed)
         benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
-        columns, left_out = data_columns(rewards, problems)
+        columns, left_out = data_columns(rewards, problems, everything=recipe.environment is not None)
         if left_out:
             logger.info("warning: %s", left_out)
         check_training(recipe, tokenizer, parts, benchmarks, config.deepspeed_plugin)
@@ -88,8 +89,9 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
                 processing_class=tokenizer,
                 template=template,
                 baseline=recipe.baseline,
+                **(tools.for_trl() if tools else {}),
             )
-        return finish(recipe, trainer, problems, benchmarks, checkpoint, started, rewards)
+        return finish(recipe, trainer, problems, benchmarks, checkpoint, started, rewards, tools)
 
 
 def finish(
@@ -100,6 +102,7 @@ def finish(
     checkpoint: Path | None,
     started: float,
     rewards: Sequence[Reward | str] = (),
+    tools: Any = None,
 ) -> dict:
     """What a GRPO run and an SFT run share once TRL's trainer is built: train, evaluate on the `benchmarks`, save.
     Returns what results.json holds; {} where the run was stopped. `started` is a time of time.perf_counter."""
@@ -123,7 +126,7 @@ def finish(
         scoring = Scoring(recipe, benchmarks, trainer.processing_class, in_training=True)
         for line in scoring.left_out():
             logger.info("warning: %s", line)
-        evaluations = Evaluations(trainer, benchmarks, recipe.eval, recipe.eval_completion_length, scoring)
+        evaluations = Evaluations(trainer, benchmarks, recipe.eval, recipe.eval_completion_length, scoring, tools)
         graded = graded_names(recipe.rewards, rewards)
         template, tokenizer = recipe.template, trainer.processing_class
         switch = template.thinks(tokenizer) and template.can_stop_thinking(tokenizer)

@@ -9,7 +9,7 @@ from grpo_math.checks.memory import Shape, shape_of
 from grpo_math.data import Problem, Problems, load_parts, mix_parts, prompt_lengths
 from grpo_math.errors import UserError
 from grpo_math.evaluation import Benchmark, load_benchmarks
-from grpo_math.models import ModelSource, load_tokenizer
+from grpo_math.models import ModelSource, Tools, load_tokenizer, load_tools
 from grpo_math.recipe.batch import world_size
 from grpo_math.recipe.entries import NO_DATASET
 from grpo_math.recipe.recipe import Recipe
@@ -57,7 +57,12 @@ class Subject:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        return load_tokenizer(self.recipe.keys, self.recipe.template)
+        return load_tokenizer(self.recipe.keys, self.recipe.template, self.tools)
+
+    @cached_property
+    def tools(self) -> Tools | None:
+        recipe = self.recipe
+        return load_tools(recipe.tools, recipe.environment, recipe.trainer.get("max_tool_calling_iterations"))
 
     @cached_property
     def state(self) -> "TrainerState":
@@ -87,7 +92,7 @@ class Subject:
     @cached_property
     def columns(self) -> tuple[set[str], str]:
         """The data's columns that the rewards get, and a line on those that they do not get."""
-        return data_columns(self.rewards, self.problems)
+        return data_columns(self.rewards, self.problems, everything=self.recipe.environment is not None)
 
     @cached_property
     def lengths(self) -> list[int]:

@@ -35,6 +35,11 @@ def audit(subject: Subject) -> Iterator[Finding]:
         yield note(f"{', '.join(learned)}: a reward model, not tried here")
     problems = subject.problems[:: max(1, len(subject.problems) // PROBLEMS)][:PROBLEMS]  # of every dataset
     rows = to_rows(problems, recipe.template, subject.tokenizer, subject.columns[0])
+    if recipe.environment:
+        acting = [spec.name for spec, one in pairs if "environments" in parameters(one.function)]
+        pairs = [(spec, one) for spec, one in pairs if spec.name not in acting]
+        if acting:
+            yield note(f"{', '.join(acting)}: reads the environments of completions, not tried here")
     missing = list(missing_columns(pairs, rows[0].keys() | meta_columns(subject.problems)))
     yield from missing
     if missing or not pairs:

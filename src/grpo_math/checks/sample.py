@@ -16,7 +16,8 @@ def sample(subject: Subject) -> Iterator[Finding]:
     template, given = recipe.template, recipe.trainer
     spec = EvalSpec(temperature=given.get("temperature", 1.0), top_p=given.get("top_p", 1.0))
     ends = end_tokens(ModelSource.of(recipe.keys), tokenizer)
-    setup = setup_of(spec, template, tokenizer, ends, recipe.max_completion_length, given.get("seed", 42))
+    length, seed = recipe.max_completion_length, given.get("seed", 42)
+    setup = setup_of(spec, template, tokenizer, ends, length, seed, subject.tools)
     engine = TransformersEngine(load_model(recipe.keys), tokenizer, recipe.eval.batch_size)
     solved = solve(engine, benchmark, setup)
     rows = grade_rows([row for rows in solved for row in rows], template)

@@ -21,6 +21,8 @@ from grpo_math.data.prompts import (
     to_dataset,
     to_rows,
     token_ids,
+    tokenized,
+    unanswered,
     until_stop,
 )
 from grpo_math.data.sources import FILE_TYPES
@@ -29,5 +31,5 @@ __all__ = [
     "ADAPTERS", "FILE_TYPES", "NO_THINKING", "RESERVED_COLUMNS", "TEMPLATES", "TEST_PROBLEM", "TEST_WORDS",
     "DatasetSpec", "Overlap", "PassRateSpec", "Problem", "Problems", "PromptTemplate", "completion_text", "fingerprint",
     "load_parts", "load_problems", "meta_columns", "mix_parts", "prompt_ids", "prompt_lengths", "test_sets", "titles",
-    "to_dataset", "to_rows", "token_ids", "until_stop",
+    "to_dataset", "to_rows", "token_ids", "tokenized", "unanswered", "until_stop",
 ]  # fmt: skip

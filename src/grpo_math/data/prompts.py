@@ -140,8 +140,20 @@ def until_stop(text: str, stop: tuple[str, ...]) -> str:
 
 
 def completion_text(completion: str | list[dict]) -> str:
-    """The text of a completion, plain or conversational."""
-    return completion if isinstance(completion, str) else completion[0]["content"]
+    """The text of a completion that is graded: of a conversation its last message, the final answer, with the thinking
+    that was parsed out of it. It is empty where there is no answer."""
+    if isinstance(completion, str):
+        return completion
+    last = completion[-1]
+    thought = last.get("reasoning_content") or last.get("thinking")
+    text = f"<think>{thought}</think>\n{last['content']}" if thought else last["content"]
+    return "" if unanswered(completion) else text
+
+
+def unanswered(completion: str | list[dict]) -> bool:
+    """Whether a conversation ends with a tool call or with its result, so that it has no final answer."""
+    last = {} if isinstance(completion, str) else completion[-1]
+    return last.get("role") == "tool" or bool(last.get("tool_calls"))
 
 
 def token_ids(prompt: str | list[dict], tokenizer: "PreTrainedTokenizerBase") -> list[int]:

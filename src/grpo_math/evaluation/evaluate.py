@@ -25,7 +25,7 @@ from grpo_math.evaluation.summary import metrics_of, summarise_each
 from grpo_math.evaluation.tables import print_tables, tracked
 from grpo_math.generation import Stopped, engine_arguments, longest_sequence, supervised
 from grpo_math.grading import configure
-from grpo_math.models import ModelSource, end_tokens, load_tokenizer
+from grpo_math.models import ModelSource, end_tokens, load_tokenizer, load_tools
 from grpo_math.recipe.batch import world_size
 from grpo_math.recipe.file import read_yaml
 from grpo_math.recipe.recipe import Recipe, load_recipe
@@ -105,11 +105,14 @@ def run_evaluation(recipe: Recipe, out: str | None) -> dict:
     configure(recipe.grading)
     quiet_progress_bars()
     keys, spec, template, length = recipe.keys, recipe.eval, recipe.template, recipe.eval_completion_length
-    tokenizer = load_tokenizer(keys, template)
+    tools = load_tools(recipe.tools, recipe.environment, keys.get("max_tool_calling_iterations"))
+    if not tools and trained_with_tools(keys["model_name_or_path"]):
+        print("warning: trained with tools, evaluated without: name its recipe with --config", file=sys.stderr)
+    tokenizer = load_tokenizer(keys, template, tools)
     benchmarks = load_benchmarks(recipe.eval_datasets)
     scoring = Scoring(recipe, benchmarks, tokenizer, in_training=False)
     ends = end_tokens(ModelSource.of(keys), tokenizer)
-    setup = setup_of(spec, template, tokenizer, ends, length, keys.get("seed", 42))
+    setup = setup_of(spec, template, tokenizer, ends, length, keys.get("seed", 42), tools)
     settings = settings_of(recipe, benchmarks, setup)
     label = "-".join(Path(settings["model"]).parts[-2:]).strip("/-")
     folder = Path(out) if out else recipe.output_dir / "evaluate" / f"{label}-{digest(settings)[:8]}"
@@ -177,7 +180,17 @@ def settings_of(recipe: Recipe, benchmarks: list[Benchmark], setup: Setup) -> di
         },
         "prompts": digest([prompts_of(one, setup.template, setup.tokenizer) for one in benchmarks]),
     }
+    if setup.tools:
+        named = [*recipe.tools, *filter(None, [recipe.environment])]
+        settings["tools"] = {"named": named, "schemas": setup.tools.schemas, "max_calls": setup.tools.max_calls}
     return json.loads(json.dumps(settings, default=sorted))  # sets as sorted lists
+
+
+def trained_with_tools(model: str) -> bool:
+    """Whether the model is one of a run whose recipe names tools."""
+    recipe = Path(model).resolve().parent / "recipe.yaml"
+    written = read_yaml(recipe) if recipe.is_file() else {}
+    return bool(written.get("tools") or written.get("environment"))
 
 
 def digest(content: Any) -> str:

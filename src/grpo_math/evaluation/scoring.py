@@ -1,5 +1,6 @@
 """A recipe's rewards on the completions of an evaluation."""
 
+import json
 import random
 from collections.abc import Iterator
 from operator import itemgetter
@@ -80,11 +81,11 @@ class Scoring:
             return batch
         problems = [self.problems[title][row["problem"]] for row in batch]
         given = call_arguments(
-            [row["completion"] for row in batch],
+            [json.loads(row["conversation"]) if row.get("conversation") else row["completion"] for row in batch],
             to_rows(problems, self.template, self.tokenizer, self.columns[title]),
             self.tokenizer,
             state,
-            [row["length"] for row in batch],
+            [row.get("tokens") or row["length"] for row in batch],
         )
         given["grades"] = [Grade(row["answer"], row["correct"], row["how"]) for row in batch]
         scores = {f"rewards/{name}": one(**given) for name, one in wanted.items() if isinstance(one, Reward)}

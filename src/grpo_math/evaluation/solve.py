@@ -10,10 +10,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from grpo_math.data import DatasetSpec, Problem, PromptTemplate, load_problems, prompt_ids, titles
+from grpo_math.data import DatasetSpec, Problem, PromptTemplate, load_problems, prompt_ids, titles, to_rows
 from grpo_math.errors import UserError
-from grpo_math.generation import Completion, Engine, Sampling
+from grpo_math.generation import Completion, Engine, Sampling, converse
 from grpo_math.grading import grade_batch, well_formed
+from grpo_math.models import Tools
 from grpo_math.recipe.parts import EvalSpec
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Setup:
-    """How problems are posed and completions sampled; the seed of each follows from `seed` and its place."""
+    """How problems are posed and completions sampled, with which tools; the seed of each completion follows from `seed`
+    and its place."""
 
     template: PromptTemplate
     tokenizer: "PreTrainedTokenizerBase"
     sampling: Sampling
     seed: int = 42
+    tools: Tools | None = None
 
 
 def setup_of(
@@ -49,10 +52,11 @@ def setup_of(
     ends: set[int],
     longest: int,
     seed: int,
+    tools: Tools | None = None,
 ) -> Setup:
     """As a recipe's `eval:` asks; `ends` are the end tokens, `longest` is the longest completion in tokens."""
     sampling = Sampling(longest, spec.samples, spec.temperature, spec.top_p, template.stop, frozenset(ends))
-    return Setup(template, tokenizer, sampling, seed)
+    return Setup(template, tokenizer, sampling, seed, tools)
 
 
 def load_benchmarks(specs: list[DatasetSpec]) -> list[Benchmark]:
@@ -78,13 +82,18 @@ def solve(
     default) without those that are `done`.
 
     A row is one completion: dataset, problem (its index), sample, question, gold, the group columns there are,
-    completion, length, truncated.
+    completion, length, truncated; of one with tools also conversation, and tokens, its length with the tool results.
     """
     places = range(len(benchmark.problems)) if places is None else places
-    prompts = prompts_of(benchmark, setup.template, setup.tokenizer)
-    opening = setup.template.opening(setup.tokenizer)
-    seeds = [zlib.crc32(f"{setup.seed} {benchmark.title} {place}".encode()) >> 1 for place in places]
-    for finished in engine.generate([prompts[place] for place in places], seeds, setup.sampling, done):
+    opening = "" if setup.tools else setup.template.opening(setup.tokenizer)  # a conversation holds its own
+    if setup.tools:
+        rows = to_rows([benchmark.problems[place] for place in places], setup.template, setup.tokenizer)
+        answered = converse(engine, rows, setup.sampling, setup.seed, setup.tokenizer, setup.tools, done)
+    else:
+        prompts = prompts_of(benchmark, setup.template, setup.tokenizer)
+        seeds = [zlib.crc32(f"{setup.seed} {benchmark.title} {place}".encode()) >> 1 for place in places]
+        answered = engine.generate([prompts[place] for place in places], seeds, setup.sampling, done)
+    for finished in answered:
         yield [row for index, found in finished.items() for row in rows_of(benchmark, places[index], found, opening)]
 
 
@@ -99,7 +108,9 @@ def rows_of(benchmark: Benchmark, place: int, completions: list[Completion], ope
     known = {"dataset": benchmark.title, "problem": place, "question": problem.question, "gold": problem.answer}
     known |= {column: str(problem.meta[column]) for column in GROUPS if problem.meta.get(column) is not None}
     return [
-        known | {"sample": sample, "completion": opening + one.text, "length": one.length, "truncated": one.truncated}
+        known
+        | {"sample": sample, "completion": opening + one.text, "length": one.length, "truncated": one.truncated}
+        | ({"conversation": one.conversation, "tokens": len(one.ids)} if one.conversation else {})
         for sample, one in enumerate(completions)
     ]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -70,11 +70,17 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """`length` is in tokens, the end token included; `truncated` if it reached the maximal length."""
+    """`length` is in tokens, the end token included; `truncated` if it reached the maximal length; `ids` its tokens.
+
+    Of a conversation with tools `text` is the final answer, `length` without the tool results, `truncated` also where
+    there is no answer, `ids` with the results, and `conversation` its messages as JSON.
+    """
 
     text: str
     length: int
     truncated: bool
+    ids: tuple[int, ...] = field(default=(), compare=False)
+    conversation: str = field(default="", compare=False)
 
 
 def same_random_state() -> AbstractContextManager:
@@ -109,6 +115,7 @@ class TransformersEngine:
     def __init__(self, model: "PreTrainedModel | PeftModel", tokenizer: "PreTrainedTokenizerBase", batch_size: int):
         self.model: Any = model
         self.tokenizer, self.batch_size = tokenizer, batch_size
+        self.window = getattr(self.model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
 
     def generate(
         self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done: AbstractSet[int] = frozenset()
@@ -126,8 +133,7 @@ class TransformersEngine:
 
         tokenizer, model = self.tokenizer, self.model
         inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
-        window = getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
-        room = window - inputs["input_ids"].shape[1]
+        room = self.window - inputs["input_ids"].shape[1]
         new = min(sampling.max_new_tokens, room) if room > 0 else sampling.max_new_tokens  # TRL generates beyond it too
         settings = self.settings(sampling, new)
         was_training = model.training
@@ -162,8 +168,8 @@ class TransformersEngine:
         end = next((i for i, token in enumerate(row) if token in ends), len(row))
         text = until_stop(str(self.tokenizer.decode(row[:end], skip_special_tokens=True)), sampling.stop)
         if text.endswith(sampling.stop):
-            return Completion(text, end, False)
-        return Completion(text, min(end + 1, len(row)), end == len(row))
+            return Completion(text, end, False, tuple(row[:end]))
+        return Completion(text, min(end + 1, len(row)), end == len(row), tuple(row[: end + 1]))
 
 
 def from_vllm(
@@ -171,7 +177,7 @@ def from_vllm(
 ) -> Completion:
     kept = ids[:-1] if ids and ids[-1] in sampling.ends else ids
     text = until_stop(str(tokenizer.decode(kept, skip_special_tokens=True)), sampling.stop)
-    return Completion(text, len(ids), finish_reason == "length")
+    return Completion(text, len(ids), finish_reason == "length", tuple(ids))
 
 
 class VllmEngine:
@@ -179,6 +185,7 @@ class VllmEngine:
 
     def __init__(self, llm: "LLM", tokenizer: "PreTrainedTokenizerBase"):
         self.llm, self.tokenizer = llm, tokenizer
+        self.window = llm.llm_engine.model_config.max_model_len
 
     def generate(
         self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done: AbstractSet[int] = frozenset()
@@ -186,9 +193,8 @@ class VllmEngine:
         from vllm import SamplingParams
 
         engine, first = self.llm.llm_engine, self.llm.request_counter.counter
-        window = engine.model_config.max_model_len
         wanted = [index for index in range(len(prompts)) if index not in done]
-        settings = [SamplingParams(**sampling.for_vllm(seeds[i], window - len(prompts[i]))) for i in wanted]
+        settings = [SamplingParams(**sampling.for_vllm(seeds[i], self.window - len(prompts[i]))) for i in wanted]
         running = {str(first + place): index for place, index in enumerate(wanted)}
         found: list[tuple[int, list[Completion]]] = []
         with same_random_state():

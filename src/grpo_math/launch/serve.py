@@ -22,7 +22,8 @@ def main(options: argparse.Namespace) -> None:
 def needed_window(recipe: Recipe) -> int:
     """The context the recipe's problems need, in tokens: all of them are tokenised."""
     subject = Subject(recipe)
-    tokenizer, generated = subject.tokenizer, [(subject.problems, recipe.max_completion_length)]
+    turns = 2 if subject.tools else 1  # TRL asks for as much again after each tool result
+    tokenizer, generated = subject.tokenizer, [(subject.problems, turns * recipe.max_completion_length)]
     if recipe.eval.wanted:
         generated += [(one.problems, recipe.eval_completion_length) for one in subject.benchmarks]
     longest = longest_sequence(generated, recipe.template, tokenizer)

@@ -1,26 +1,35 @@
 """The tokenizer of a model, and the tokens that end its completions."""
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from grpo_math.data import TEMPLATES, PromptTemplate, token_ids
 from grpo_math.errors import UserError, raised
 from grpo_math.models.source import ModelSource
+from grpo_math.models.tools import Tools, check_tools
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 
-def load_tokenizer(keys: dict, template: PromptTemplate) -> "PreTrainedTokenizerBase":
-    """The tokenizer of the model that the TRL keys name, padding on the left as generation needs.
+def load_tokenizer(keys: dict, template: PromptTemplate, tools: Tools | None = None) -> "PreTrainedTokenizerBase":
+    """The tokenizer of the model that the TRL keys name, padding on the left as generation needs; its chat template
+    renders the `tools`.
 
-    Raises UserError when there is none, when it has no chat template and the prompt template needs one, or when the
-    model may not be loaded.
+    Raises UserError when there is none, when it has no chat template and the prompt template or the tools need one, or
+    when the model may not be loaded.
     """
     model = ModelSource.of(keys)
     model.check()
     tokenizer = plain_tokenizer(model, padding_side="left")
-    if extra := keys.get("chat_template_kwargs"):  # TRL renders with them, so counts and evaluation do too
+    extra = dict(keys.get("chat_template_kwargs") or {})  # TRL renders with them, so counts and evaluation do too
+    if tools:
+        check_tools(tools, tokenizer, model.name)
+        extra["tools"] = tools.schemas
+        parse = functools.partial(readable, tokenizer.parse_response)
+        tokenizer.parse_response = parse  # type: ignore[method-assign]  # on the instance
+    if extra:
         with_extra = functools.partial(tokenizer.apply_chat_template, **extra)
         tokenizer.apply_chat_template = with_extra  # type: ignore[method-assign]  # on the instance
     if template.chat and not tokenizer.chat_template:
@@ -50,6 +59,15 @@ def load_tokenizer(keys: dict, template: PromptTemplate) -> "PreTrainedTokenizer
         )
     check_vocabulary(model, tokenizer, {*prompt, tokenizer.eos_token_id, tokenizer.pad_token_id})
     return tokenizer
+
+
+def readable(parse: Callable, *arguments: Any, **named: Any) -> Any:
+    """What `parse` reads in a completion. Raises ValueError, for which TRL takes it as text, where a call is nested too
+    deeply."""
+    try:
+        return parse(*arguments, **named)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def check_vocabulary(

@@ -1,4 +1,4 @@
-"""Datasets and rewards of a recipe. Which keys an entry takes depends on the dataset or function that it names."""
+"""Datasets, rewards and tools of a recipe. Which keys an entry takes depends on the dataset or function it names."""
 
 import inspect
 import os
@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from grpo_math.data.adapters import ADAPTERS, EVALUATION
 from grpo_math.data.functions import source_file, split_reference
 from grpo_math.data.problem import DatasetSpec
-from grpo_math.data.prompts import RESERVED_COLUMNS
+from grpo_math.data.prompts import RESERVED_COLUMNS, PromptTemplate
 from grpo_math.errors import UserError, nearest, suggestion
 from grpo_math.recipe.checking import Part, validated
-from grpo_math.recipe.parts import EvalSpec, looks_local
+from grpo_math.recipe.parts import EvalSpec, GrpoKeys, looks_local
 from grpo_math.recipe.trl import assigns, function_types
 from grpo_math.rewards.library import LIMITS
 from grpo_math.rewards.reward import REWARDS, RewardSpec, settings
@@ -262,3 +262,31 @@ def check_gate(spec: RewardSpec, by_name: dict[str, RewardSpec], problems: list[
             f"rewards.{spec.name}.gate: a gate holds back what is earned, and with a negative weight or scale that is "
             "what is taken: turn the signs of the settings instead"
         )
+
+
+def tool_problems(
+    ours: GrpoKeys, flat: dict, template: PromptTemplate | None, rewards: list[RewardSpec]
+) -> Iterator[str]:
+    """Tools are called in a conversation, which TRL continues with the chat template."""
+    if not (ours.tools or ours.environment):
+        if "max_tool_calling_iterations" in flat:
+            yield "max_tool_calling_iterations: without effect, there are no tools: add tools: [FILE.py:FUNCTION]"
+        return
+    found: list[str] = []
+    for place, reference in enumerate(ours.tools):
+        reference_types(reference, f"tools[{place}]", found)
+    if ours.environment:
+        reference_types(ours.environment, "environment", found)
+    yield from found
+    if template and not (template.chat and not template.prefill):
+        key = "prefill" if template.chat else "chat: false"
+        yield (
+            f"prompt_template: its {key} makes the prompt plain text, and tools are called in a conversation: use one "
+            "with chat: true and no prefill, such as boxed"
+        )
+    for spec in rewards:
+        if spec.reward_model:
+            yield (
+                f"rewards.{spec.name}.reward_model: it reads whole conversations, and its chat template need not know "
+                "tools: leave it out"
+            )

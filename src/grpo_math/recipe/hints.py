@@ -72,7 +72,6 @@ WITHOUT_EFFECT = {  # TRL's keys that would have none here, or the wrong one, by
     ),
     "leave it out: the command names what is done": "do_train do_predict",
     "leave it out: accelerate launch sets it": "local_rank",
-    "leave it out: no tools are called": "max_tool_calling_iterations",
     "leave it out: the problems are text": "log_multimodal",
     "leave it out: the final model alone is pushed, at the end": "hub_always_push",
     "set HF_TOKEN in the environment, so that no file keeps it": "hub_token",

@@ -14,7 +14,7 @@ from grpo_math.recipe.hints import RENAMED, RENAMED_IN_EVAL
 
 Alarm = Literal[
     "nan", "reward", "zero_std", "truncated", "entropy", "kl", "importance", "timeouts", "length", "spike",
-    "composition", "diverged",
+    "composition", "diverged", "tools",
 ]  # fmt: skip
 
 
@@ -136,6 +136,10 @@ class GrpoKeys(Ours):
     )
     vllm_engine_kwargs: dict[str, Any] = Field(default={}, description="further arguments of vLLM's engine")
     completions: CompletionsSpec = Field(default=CompletionsSpec(), description="which completions are kept in files")
+    tools: list[str] = Field(default=[], description="functions the model may call, FILE.py:FUNCTION each")
+    environment: str | None = Field(
+        default=None, description="a class whose methods the model may call, FILE.py:CLASS; one instance per completion"
+    )
     on_reward_error: Literal["stop", "skip"] = Field(
         default="stop", description="skip: leave out the completions it fails on"
     )

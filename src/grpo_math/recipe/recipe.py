@@ -20,7 +20,7 @@ from grpo_math.data.prompts import PromptTemplate
 from grpo_math.errors import UserError, nearest, suggestion
 from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, options, takes_null, validated
-from grpo_math.recipe.entries import dataset_specs, held_out_specs, reward_specs
+from grpo_math.recipe.entries import dataset_specs, held_out_specs, reward_specs, tool_problems
 from grpo_math.recipe.file import dotted, merge, nested, parse_arguments, read_recipe
 from grpo_math.recipe.hints import BY_TRL, LOSSES, REFUSED, SAMPLING
 from grpo_math.recipe.parts import (
@@ -62,7 +62,7 @@ SECRET = re.compile(  # names of keys; eos_token and pad_token are none
 class Recipe:
     """A checked recipe. `trainer` holds GRPOConfig's (or SFTConfig's) keys and `model` ModelConfig's, as given; `raw`
     is the whole mapping they came from. `sft` is None in a GRPO recipe, and `rewards` is empty in one for SFT.
-    `engine` are arguments for vLLM's engine."""
+    `engine` are arguments for vLLM's engine. `tools` and `environment` name functions and a class of people's own."""
 
     source: Path
     datasets: list[DatasetSpec]
@@ -78,6 +78,8 @@ class Recipe:
     alarms: AlarmSpec
     completions: CompletionsSpec
     on_reward_error: str
+    tools: list[str]
+    environment: str | None
     preflight: bool
     trainer: dict
     model: dict
@@ -189,6 +191,7 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
     grpo = keys if isinstance(keys, GrpoKeys) else GrpoKeys()
     problems += [*baseline_problems(grpo.baseline, flat), *engine_problems(grpo.vllm_engine_kwargs)]
     problems += generation_problems(flat, grpo.vllm_engine_kwargs, template)
+    problems += tool_problems(grpo, flat, template, rewards)
     trainer, model = trl_keys(found)
     recipe = Recipe(
         source=path,
@@ -205,6 +208,8 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
         alarms=keys.alarms,
         completions=grpo.completions,
         on_reward_error=grpo.on_reward_error,
+        tools=grpo.tools,
+        environment=grpo.environment,
         preflight=keys.preflight,
         trainer={key: value for key, value in flat.items() if key in trainer},
         model={key: value for key, value in flat.items() if key in model},

@@ -35,7 +35,7 @@ LIMITS: tuple[tuple[dict[str, Any], str], ...] = (  # what TRL would meet only a
     ({"ge": 1}, "num_iterations steps_per_generation generation_batch_size per_device_train_batch_size lora_r"),
     ({"ge": 1}, "gradient_accumulation_steps max_completion_length save_total_limit ref_model_sync_steps ddp_timeout"),
     ({"ge": 1}, "vllm_max_model_length vllm_tensor_parallel_size dataloader_prefetch_factor torch_empty_cache_steps"),
-    ({"ge": 1}, "pad_to_multiple_of lora_alpha"),
+    ({"ge": 1}, "pad_to_multiple_of lora_alpha max_tool_calling_iterations"),
     ({"gt": 0}, "sapo_temperature_neg sapo_temperature_pos off_policy_mask_threshold"),
     ({"gt": 0}, "vespo_k_pos vespo_k_neg vespo_lambda_pos vespo_lambda_neg"),
     ({"ge": 2}, "num_generations"),
@@ -142,9 +142,13 @@ def own_type(annotation: ast.expr | None) -> Any:
 
 
 def assigns(path: Path, name: str) -> bool:
-    """Whether something in the file is given that name, as an instance is."""
-    names = (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Name))
-    return any(node.id == name and isinstance(node.ctx, ast.Store) for node in names)
+    """Whether something in the file is given that name, as an instance or a class is."""
+    return any(
+        node.id == name and isinstance(node.ctx, ast.Store)
+        if isinstance(node, ast.Name)
+        else isinstance(node, ast.ClassDef) and node.name == name
+        for node in ast.walk(parsed(path))
+    )
 
 
 def parsed(path: Path) -> ast.Module:

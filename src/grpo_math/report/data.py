@@ -182,6 +182,9 @@ def read_completions(file: Path) -> list[dict]:
     except UserError:
         return []
     texts = ("prompt", "completion")
+    for row in rows:
+        if row.get("conversation"):  # an evaluation's, of which the completion is the final answer
+            row["completion"] = json.loads(row["conversation"])
     return [
         row | {name: as_text(row[name]) for name in texts if name in row}
         for row in rows
@@ -193,9 +196,23 @@ def as_text(messages: str | list[dict]) -> str:
     """A prompt or completion as people read it; TRL writes those of a chat as messages."""
     if isinstance(messages, str):
         return messages
-    if len(messages) == 1 and messages[0]["role"] == "assistant":
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    told = [parts_of(message) for message in messages]
+    if len(told) == 1 and messages[0]["role"] == "assistant":
+        return told[0]
+    return "\n\n".join(f"{message['role']}: {text}" for message, text in zip(messages, told, strict=True))
+
+
+def parts_of(message: dict) -> str:
+    """All that a message holds: its content, and each other part under its name."""
+    calls = message.get("tool_calls") or []
+    calls = [one["function"] for one in (json.loads(calls) if isinstance(calls, str) else calls)]
+    others = [
+        f"[{name}] {value}"
+        for name, value in message.items()
+        if value and name not in ("role", "name", "content", "tool_calls")
+    ]
+    called = [f"[call] {one['name']}({json.dumps(one['arguments'], ensure_ascii=False)})" for one in calls]
+    return "\n".join([*others, *filter(None, [message["content"]]), *called])
 
 
 def changed(first: Path, second: Path) -> Difference | None:

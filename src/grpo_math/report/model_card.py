@@ -69,6 +69,7 @@ def write_card(recipe: Recipe, folder: Path, results: dict, environment: dict) -
             for spec in recipe.rewards
         ],
         template=template,
+        tools=", ".join(public([*recipe.tools, *filter(None, [recipe.environment])])),
         prompt=repr(prompt_of(template)),
         prefill=repr(template.prefill),
         chat_arguments="".join(f", {key}={value!r}" for key, value in chat.items()),

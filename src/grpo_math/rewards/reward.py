@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerState
 
 GIVEN = {  # to every reward function that names them, by TRL and by us
-    "prompts", "completions", "completion_ids", "log_metric", "log_extra", "environments", "template", "grades",
+    "prompts", "completions", "completion_ids", "log_metric", "log_extra", "template", "grades",
     "max_completion_length",
 }  # fmt: skip
 TELLING = {"prompts", "question", "solution", "worked", "grades"}  # parameters that may tell what is right
@@ -276,9 +276,11 @@ def graded_names(specs: Sequence[RewardSpec], rewards: Sequence[Reward | str]) -
     return [spec.name for spec, reward in pairs if isinstance(reward, str) or reward.graded]
 
 
-def data_columns(rewards: list[Reward | str], problems: list[Problem]) -> tuple[set[str], str]:
+def data_columns(
+    rewards: list[Reward | str], problems: list[Problem], everything: bool = False
+) -> tuple[set[str], str]:
     """The further columns of the data that the rewards get, and a line on those that they do not get: no table holds
-    them. These are the columns that a reward names, and all where one of your own takes `**kwargs`.
+    them. These are the columns that a reward names, and all where one of your own takes `**kwargs`, or of `everything`.
 
     Raises UserError where a reward names a column that no table holds.
     """
@@ -287,7 +289,7 @@ def data_columns(rewards: list[Reward | str], problems: list[Problem]) -> tuple[
     ours = [reward for reward in rewards if isinstance(reward, Reward)]
     there = meta_columns(problems)
     named = {name for reward in ours for name in parameters(reward.function) if name not in reward.params}
-    if not any(reward.spec.path and takes_everything(reward.function) for reward in ours):
+    if not everything and not any(reward.spec.path and takes_everything(reward.function) for reward in ours):
         there &= named
     odd = []
     for name in sorted(there):
@@ -302,19 +304,19 @@ def data_columns(rewards: list[Reward | str], problems: list[Problem]) -> tuple[
 
 
 def call_arguments(
-    texts: list[str],
+    completions: Sequence[str | list[dict]],
     rows: list[dict],
     tokenizer: "PreTrainedTokenizerBase | None",
     state: "TrainerState | None" = None,
     lengths: list[int] | None = None,
 ) -> dict[str, Any]:
-    """What TRL would call a reward with for these texts as the completions of the prompts in their rows; nothing is
-    logged.
+    """What TRL would call a reward with for these completions, texts or messages, of the rows; nothing is logged.
 
     `completion_ids` are the texts' own tokens and the end token, where `lengths` (in tokens) are known cut or filled to
     them: a sampled completion may have been written with other tokens. Without a tokenizer there are none.
     """
-    chat = isinstance(rows[0]["prompt"], list)
+    chat, texts = isinstance(rows[0]["prompt"], list), [completion_text(one) for one in completions]
+    told = [[{"role": "assistant", "content": one}] if isinstance(one, str) else one for one in completions]
     columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
     if tokenizer:
         ids, end = tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id
@@ -322,7 +324,7 @@ def call_arguments(
         columns["completion_ids"] = [(some + [end] * most)[:most] for some, most in zip(ids, lengths, strict=True)]
     return {
         "prompts": [row["prompt"] for row in rows],
-        "completions": [[{"role": "assistant", "content": text}] for text in texts] if chat else texts,
+        "completions": told if chat else texts,
         "trainer_state": state,
         "log_metric": log_nothing,
         "log_extra": log_nothing,

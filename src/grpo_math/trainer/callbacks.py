@@ -23,7 +23,7 @@ from grpo_math.evaluation import (
     summarise_each,
 )
 from grpo_math.generation import training_engine
-from grpo_math.models import ends_of
+from grpo_math.models import Tools, ends_of
 from grpo_math.recipe.parts import EvalSpec
 from grpo_math.runs.folder import (
     append_rows,
@@ -115,10 +115,18 @@ class Evaluations(TrainerCallback):
     `eval.patience` the step of an evaluation becomes the last one of the run.
     """
 
-    def __init__(self, trainer: Trainer, benchmarks: list[Benchmark], spec: EvalSpec, longest: int, scoring: Scoring):
+    def __init__(
+        self,
+        trainer: Trainer,
+        benchmarks: list[Benchmark],
+        spec: EvalSpec,
+        longest: int,
+        scoring: Scoring,
+        tools: Tools | None = None,
+    ):
         self.stopped: Callable[[], bool] = lambda: False
         self.trainer, self.benchmarks = trainer, benchmarks
-        self.spec, self.longest, self.scoring = spec, longest, scoring
+        self.spec, self.longest, self.scoring, self.tools = spec, longest, scoring, tools
         self.folder = Path(trainer.args.output_dir or "")
         self.file = self.folder / "eval.jsonl"
         self.before: dict | None = None
@@ -186,7 +194,7 @@ class Evaluations(TrainerCallback):
         started, spec = time.perf_counter(), self.spec
         tokenizer: Any = self.trainer.processing_class
         ends = ends_of(model.generation_config, tokenizer)
-        setup = setup_of(spec, self.scoring.template, tokenizer, ends, self.longest, self.trainer.args.seed)
+        setup = setup_of(spec, self.scoring.template, tokenizer, ends, self.longest, self.trainer.args.seed, self.tools)
         vllm = getattr(self.trainer, "vllm_generation", None)
         size = vllm.tensor_parallel_size if vllm and vllm.mode == "colocate" else 1
         rows: list[dict] = []

@@ -38,6 +38,22 @@ PATCHES = (
         until="TRL passes a seed to vLLM and cuts completions at stop strings",
     ),
     Patch(
+        target=f"{GRPO}._tool_call_loop",
+        signature="(self, prompts, prompt_ids, completion_ids, completions, logprobs, images, multimodal_fields)",
+        place="trainer/trainer.py",
+        why="time/tools, and the lengths without tool results; evaluations run TRL's loop on their own engine "
+        "(evaluation/conversations.py)",
+        relies_on=(
+            f"{GRPO}._tool_call_loop: return tool_mask, completions, completion_ids, logprobs, tool_call_count,",
+            f"{GRPO}._tool_call_loop: config = self.model.config.text_config if self._is_vlm else self.model.config",
+            f"{GRPO}._tool_call_loop: suffix_ids = self._get_tool_suffix_ids(tool_messages)",
+            f"{GRPO}._tool_call_loop: while idxs_with_tool and iteration_num < self.max_tool_calling_iterations:",
+            f"{GRPO}._tool_call_loop: per_prompt_tools = [self.tools] * len(idxs_with_tool)",
+            f"{GRPO}._generate_and_score_completions: observation = environment.reset(**reset_kwargs)",
+        ),
+        until="TRL's tool loop is a function that takes a generate function",
+    ),
+    Patch(
         target="transformers.GenerationMixin.generate",
         signature=None,
         place="trainer/trainer.py",
@@ -86,6 +102,14 @@ PATCHES = (
         why="chat_template_kwargs count for prompt lengths, SFT and evaluation too, and not in TRL's GRPOTrainer alone",
         relies_on=(f"{GRPO}.__init__: self.chat_template_kwargs = args.chat_template_kwargs or {{}}",),  # :788
         until="tokenizers keep arguments of their chat template",
+    ),
+    Patch(
+        target="transformers.PreTrainedTokenizerBase.parse_response",
+        signature=None,
+        place="models/tokenizer.py",
+        why="a call of a thousand open brackets is a RecursionError of json, which would end the run",
+        relies_on=("trl.chat_template_utils.parse_response: except (ValueError, TypeError):",),
+        until="TRL takes every completion that it cannot read as text",
     ),
     Patch(
         target=f"{VLLM}.LLM",

@@ -2,7 +2,7 @@
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from grpo_math.data import ADAPTERS, Problem
 from grpo_math.data.sources import hub_answers, in_hub_cache
@@ -128,9 +128,32 @@ def check_world(recipe: Recipe, config: "GRPOConfig | SFTConfig") -> None:
                 f"beta: {beta} with FSDP measures against a reference model that was never loaded on all processes but "
                 "the first: set fsdp_cpu_ram_efficient_loading: false in the accelerate config"
             )
+    if recipe.tools or recipe.environment:
+        check_turns(cast("GRPOConfig", config))
     quantised = recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit")
     if quantised and environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
         raise UserError("load_in_4bit, load_in_8bit: ZeRO-3 cannot shard rounded weights: use zero2 or multi_gpu")
+
+
+def check_turns(config: "GRPOConfig") -> None:
+    """Raise UserError where all processes generate together: TRL's loop takes as many turns as the completions of each
+    process need, and those with fewer would leave the others waiting."""
+    if config.distributed_state.num_processes == 1:
+        return
+    environment = os.environ
+    sharded = (
+        environment.get("ACCELERATE_USE_FSDP") == "true" or environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    )
+    reasons = {
+        "vllm_mode: server": config.use_vllm and config.vllm_mode == "server",
+        f"vllm_tensor_parallel_size: {config.vllm_tensor_parallel_size}": config.vllm_tensor_parallel_size > 1,
+        "a sharded model (FSDP, ZeRO-3) without vLLM": sharded and not config.use_vllm,
+    }
+    if found := [reason for reason, true in reasons.items() if true]:
+        raise UserError(
+            f"tools: {found[0]} generates on all processes together, and conversations differ in their turns: "
+            "use vllm_mode: colocate with vllm_tensor_parallel_size: 1, or one process"
+        )
 
 
 def check_wandb() -> None:
@@ -160,7 +183,10 @@ def vllm_engine(
     ends = end_tokens(ModelSource.of(recipe.keys), tokenizer)  # vLLM knows those of its own model
     given = config.generation_kwargs if isinstance(config.generation_kwargs, dict) else {}
     config.generation_kwargs = {"stop_token_ids": sorted(ends)} | given
-    generated = [(problems, recipe.max_completion_length)]
+    room = recipe.max_completion_length
+    if config.vllm_mode == "server" and (recipe.tools or recipe.environment):
+        room *= 2  # TRL asks for as much again after each tool result, and a server refuses what may not fit
+    generated = [(problems, room)]
     generated += [(benchmark.problems, recipe.eval_completion_length) for benchmark in benchmarks]
     longest = longest_sequence(generated, recipe.template, tokenizer)
     if config.vllm_mode == "server":

@@ -18,7 +18,7 @@ from grpo_math.recipe.trl import changed_sampling
 from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.trainer.progress import is_step
 
-MOST = {"zero_std": 0.7, "truncated": 0.3, "timeouts": 0.01}  # shares
+MOST = {"zero_std": 0.7, "truncated": 0.3, "timeouts": 0.01, "failed": 0.5}  # shares
 EARLY = 0.05  # accuracy, below which a format is learned before right answers
 RARE = 0.044  # accuracy at which 0.7 of the groups of eight are all wrong or all right
 SOLVED = 0.9  # accuracy of the training's completions
@@ -113,6 +113,8 @@ class Course:
     def noticed(self) -> Iterator[tuple[str, str]]:
         """What the last steps show, by the alarm's name."""
         longer = f"raise max_completion_length ({self.args.max_completion_length})"
+        if calls := getattr(self.args, "max_tool_calling_iterations", None):
+            longer += f" or max_tool_calling_iterations ({calls})"
         longer += f", or set {NO_THINKING}" if self.switch else ""
         cut, accuracy = self.mean("completions/clipped_ratio"), self.mean("accuracy")
         scored = self.mean("reward_std") or 0  # None: nothing was
@@ -130,6 +132,15 @@ class Course:
             yield "truncated", f"{cut:.0%} of the completions are cut off: {longer}"
         if late := self.above("grading/timeouts", MOST["timeouts"]):
             yield "timeouts", f"{late:.1%} of the answers took too long to grade: raise grading: {{timeout: 5.0}}"
+        if (calls := self.mean("tools/call_frequency")) is not None:
+            failed = self.above("tools/failure_frequency", MOST["failed"])
+            if not calls:
+                yield (
+                    "tools",
+                    "no completion calls a tool: ask for it in prompt_template, or SFT on conversations first",
+                )
+            elif failed:
+                yield "tools", f"{failed:.0%} of the calls of tools fail: read why in the completions that are kept"
         if kl := self.above("kl", self.spec.kl):
             yield "kl", f"{kl:.3g} from the reference, above {self.spec.kl:g}: lower learning_rate, or raise beta"
         ratio = self.mean("sampling/importance_sampling_ratio/mean")

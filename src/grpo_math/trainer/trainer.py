@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import math
 import time
 import zlib
@@ -14,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer, SFTTrainer
 
-from grpo_math.data import PromptTemplate, completion_text, until_stop
+from grpo_math.data import PromptTemplate, completion_text, unanswered, until_stop
 from grpo_math.generation import generating
 from grpo_math.rewards import grades_of
 
@@ -38,6 +39,8 @@ class Trainer(GRPOTrainer):
     `baseline`: `group` is GRPO's advantage, the reward less its group's mean; with `none` the advantage is the reward
     itself (Williams 1992, REINFORCE), and TRL's `scale_rewards` has to be `none` too.
 
+    Tools: a conversation without a final answer counts as truncated, and lengths are of the policy's own tokens.
+
     Logs with every step `time/generate`, `time/rewards` and `time/train`, in seconds per step, which add up to TRL's
     `step_time`, and `tokens_per_second`, of prompts and completions; of the groups, as shares, `completions/distinct`,
     `frac_tokens_zero_std` (tokens of completions without an advantage) and, of several rewards,
@@ -54,6 +57,8 @@ class Trainer(GRPOTrainer):
         self.opening = template.opening(self.tokenizer)
         self.seconds: dict[str, float] = defaultdict(float)  # since the last log
         self.tokens: int | None = None  # seen at the last log
+        self.turn = 0  # of the conversations with tools
+        self.own: dict[tuple[int, ...], int] = {}  # the policy's own tokens of completions with tool results
         if self.stop:
             policy = self.accelerator.unwrap_model(self.model)
             policy.generate = functools.partial(policy.generate, tokenizer=self.tokenizer)
@@ -72,7 +77,16 @@ class Trainer(GRPOTrainer):
             self.tokens = self.state.num_input_tokens_seen
         with self.timed("generate"), self.step_seed(), generating(self):
             completion_ids, logprobs = super()._generate_single_turn(*arguments, **keywords)
+        self.turn += bool(self.tools)
         return [self.sampled(ids) for ids in completion_ids] if self.stop else completion_ids, logprobs
+
+    def _tool_call_loop(self, *arguments):
+        started, generated = time.perf_counter(), self.seconds["generate"]
+        found = super()._tool_call_loop(*arguments)
+        self.seconds["tools"] += time.perf_counter() - started - (self.seconds["generate"] - generated)
+        self.own |= {tuple(ids): sum(mask) for ids, mask in zip(found[2], found[0], strict=True)}
+        self.turn = 0
+        return found
 
     @contextlib.contextmanager
     def step_seed(self) -> Iterator[None]:
@@ -83,7 +97,9 @@ class Trainer(GRPOTrainer):
             return
         engine = self.accelerator.process_index // self.vllm_tensor_parallel_size
         on_gpu = self.accelerator.device.type == "cuda"
-        seed, drawn = zlib.crc32(f"{self.args.seed} {self.state.global_step} {engine}".encode()), np.random.get_state()
+        turn = f" turn {self.turn}" if self.turn else ""
+        key = f"{self.args.seed} {self.state.global_step} {engine}{turn}"
+        seed, drawn = zlib.crc32(key.encode()), np.random.get_state()
         with torch.random.fork_rng([self.accelerator.device] if on_gpu else []):
             torch.manual_seed(seed)
             np.random.seed(seed)
@@ -105,16 +121,19 @@ class Trainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         with self.timed("rewards"):
-            drawn = [(hash(tuple(ids)), len(ids)) for ids in completion_ids_list]
+            drawn = [(hash(tuple(ids)), self.length(ids)) for ids in completion_ids_list]
             self.drawn = self.accelerator.gather(torch.tensor(drawn, device=self.accelerator.device))
             if not self.tools:
                 completions[:] = map(self.as_text, completions, completion_ids_list)
-            if self.template.stop:
+            if self.template.stop or self.tools:
                 completions[:] = [self.stopped(completion) for completion in completions]
                 self.log_lengths(self.truncated(completions, completion_ids_list))
             self.rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             if self.keep_completions:
                 self.describe_completions(inputs, completions, completion_ids_list)
+            if self.tools:
+                completions[:] = [[for_logs(message) for message in completion] for completion in completions]
+                self.own.clear()
         return self.rewards_per_func  # of all processes
 
     def as_text(self, completion: str | list[dict], ids: list[int]) -> str | list[dict]:
@@ -123,15 +142,27 @@ class Trainer(GRPOTrainer):
         text = self.opening + str(self.tokenizer.decode(ids, skip_special_tokens=True))
         return text if isinstance(completion, str) else [{"role": "assistant", "content": text}]
 
+    def length(self, ids: list[int]) -> int:
+        """In tokens, without those of tool results, as TRL counts."""
+        return self.own.get(tuple(ids), len(ids))
+
     def stopped(self, completion: str | list[dict]) -> str | list[dict]:
         """The completion without the text behind a stop string."""
-        text = until_stop(completion_text(completion), self.template.stop)
-        return text if isinstance(completion, str) else [{**completion[0], "content": text}, *completion[1:]]
+        if isinstance(completion, str):
+            return until_stop(completion, self.template.stop)
+        *before, last = completion
+        ended = last if unanswered(completion) else {**last, "content": until_stop(last["content"], self.template.stop)}
+        return [*before, ended]
 
     def truncated(self, completions: list, completion_ids: list[list[int]]) -> list[bool]:
-        """Whether neither an end token nor a stop string ends a completion."""
+        """Whether neither an end token nor a stop string ends a completion, or it ends without a final answer."""
         return [
-            bool(ids) and ids[-1] not in self.eos_token_ids and not completion_text(one).endswith(self.template.stop)
+            unanswered(one)
+            or (
+                bool(ids)
+                and ids[-1] not in self.eos_token_ids
+                and not completion_text(one).endswith(self.template.stop)
+            )
             for one, ids in zip(completions, completion_ids, strict=True)
         ]
 
@@ -152,7 +183,7 @@ class Trainer(GRPOTrainer):
             "question": [row["question"] for row in inputs],
             "solution": golds,
             **{name: [getattr(grade, name) for grade in grades] for name in ("answer", "correct", "how")},
-            "length": [len(ids) for ids in completion_ids],
+            "length": [self.length(ids) for ids in completion_ids],
             "truncated": self.truncated(completions, completion_ids),
             "reward": self.mine(self.weighted_rewards()).tolist(),
         }
@@ -222,9 +253,17 @@ class Trainer(GRPOTrainer):
         steps = self._metrics["train"]["step_time"]
         if "loss" in logs and steps:
             seen = self.state.num_input_tokens_seen
-            known = {f"time/{part}": self.seconds[part] / len(steps) for part in ("generate", "rewards")}
+            parts = ("generate", "rewards", *(["tools"] if self.tools else []))
+            known = {f"time/{part}": self.seconds[part] / len(steps) for part in parts}
             logs |= known | {"time/train": sum(steps) / len(steps) - sum(known.values())}
             logs["tokens_per_second"] = (seen - (self.tokens or 0)) / sum(steps)
             self.seconds.clear()
             self.tokens = seen
         super().log(logs, start_time)
+
+
+def for_logs(message: dict) -> dict:
+    """The message with its tool calls as JSON: the arguments of different calls have no common type in a table."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in message.items()
+    }
