@@ -10,7 +10,7 @@ from grpo_math.trainer.trainer import Trainer
 
 def fixed(self, prompt_ids, images, fields, num_generations, *_):
     rollouts = []
-    for place, ids in enumerate(prompt_ids):
+    for place, ids in enumerate(prompt_ids, start=self.accelerator.process_index * len(prompt_ids)):
         noise = torch.Generator().manual_seed(sum(ids) * 100 + place % num_generations)
         rollouts.append(
             torch.randint(5, len(self._tokenizer), (3 + place % num_generations,), generator=noise).tolist()

@@ -54,6 +54,14 @@ class CompletionsSpec(Part):
     )
 
 
+class DynamicSamplingSpec(Part):
+    """The `dynamic_sampling:` part."""
+
+    example: ClassVar = "{rounds: 3}"
+
+    rounds: int = Field(default=3, ge=2, description="rounds of generation per batch at most, the first included")
+
+
 class GradingSpec(Part):
     """The `grading:` part."""
 
@@ -121,6 +129,10 @@ class GrpoKeys(Ours):
     baseline: Literal["group", "none"] = Field(default="group", description="group: GRPO; none: plain REINFORCE")
     prompts_per_step: int | None = Field(
         default=None, ge=1, description="prompts per optimizer step, on all processes together"
+    )
+    dynamic_sampling: DynamicSamplingSpec | None = Field(
+        default=None,
+        description="replace groups of equal rewards by groups of further prompts (DAPO); null: train without them",
     )
     vllm_engine_kwargs: dict[str, Any] = Field(default={}, description="further arguments of vLLM's engine")
     completions: CompletionsSpec = Field(default=CompletionsSpec(), description="which completions are kept in files")

@@ -62,7 +62,7 @@ SECRET = re.compile(  # names of keys; eos_token and pad_token are none
 class Recipe:
     """A checked recipe. `trainer` holds GRPOConfig's (or SFTConfig's) keys and `model` ModelConfig's, as given; `raw`
     is the whole mapping they came from. `sft` is None in a GRPO recipe, and `rewards` is empty in one for SFT.
-    `engine` are arguments for vLLM's engine."""
+    `engine` are arguments for vLLM's engine. `rounds` are those of dynamic sampling, 1 without it."""
 
     source: Path
     datasets: list[DatasetSpec]
@@ -74,6 +74,7 @@ class Recipe:
     grading: PoolSettings
     baseline: str
     prompts_per_step: int | None
+    rounds: int
     engine: dict
     alarms: AlarmSpec
     completions: CompletionsSpec
@@ -187,7 +188,7 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
     eval_datasets = held_out_specs(keys.eval, datasets, not evaluation, problems)
     problems += eval_problems(keys.eval)
     grpo = keys if isinstance(keys, GrpoKeys) else GrpoKeys()
-    problems += [*baseline_problems(grpo.baseline, flat), *engine_problems(grpo.vllm_engine_kwargs)]
+    problems += [*baseline_problems(grpo, flat), *engine_problems(grpo.vllm_engine_kwargs)]
     problems += generation_problems(flat, grpo.vllm_engine_kwargs, template)
     trainer, model = trl_keys(found)
     recipe = Recipe(
@@ -201,6 +202,7 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
         grading=PoolSettings(**keys.grading.model_dump()),
         baseline=grpo.baseline,
         prompts_per_step=grpo.prompts_per_step,
+        rounds=grpo.dynamic_sampling.rounds if grpo.dynamic_sampling else 1,
         engine=grpo.vllm_engine_kwargs,
         alarms=keys.alarms,
         completions=grpo.completions,
@@ -285,10 +287,17 @@ def eval_problems(spec: EvalSpec) -> Iterator[str]:
             yield f"eval.k: pass@{k} wants {k} samples or more, and there are {spec.samples}: raise samples"
 
 
-def baseline_problems(baseline: str, flat: dict) -> Iterator[str]:
+def baseline_problems(keys: GrpoKeys, flat: dict) -> Iterator[str]:
     """`none` is plain REINFORCE, which nothing must normalise afterwards; its keys are set in `flat`."""
+    if keys.baseline != "none":
+        return
+    if keys.dynamic_sampling:
+        yield (
+            "dynamic_sampling: it leaves out groups whose completions all earn the same, which teach with baseline: "
+            "none: leave it out"
+        )
     wanted = {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}
-    for key, value in wanted.items() if baseline == "none" else ():
+    for key, value in wanted.items():
         if flat.setdefault(key, value) != value:
             yield f"{key}: {flat[key]} normalises by a mean, which baseline: none does without: leave it out"
 

@@ -1,7 +1,9 @@
 """TRL's GRPOTrainer and SFTTrainer where their public settings do not reach; compat.py lists every override."""
 
 import contextlib
+import copy
 import functools
+import itertools
 import math
 import time
 import zlib
@@ -11,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer, SFTTrainer
+from trl.trainer.utils import nanstd
 
 from grpo_math.data import PromptTemplate, completion_text, until_stop
 from grpo_math.generation import generating
 from grpo_math.rewards import grades_of
+from grpo_math.trainer.dynamic_sampling import is_column, replaced, unseen
 
 ROUNDING = 1e-6  # of equal rewards, summed in float32
 
@@ -29,7 +34,8 @@ class SupervisedTrainer(SFTTrainer):
 
 
 class Trainer(GRPOTrainer):
-    """Handles the template's stop strings, REINFORCE without a baseline, and groups of equal rewards; resumes exactly.
+    """Handles the template's stop strings, REINFORCE without a baseline, groups of equal rewards, and dynamic sampling;
+    resumes exactly.
 
     Stop strings: TRL 1.16 gives transformers' `generate` no tokenizer, without which it refuses stop strings, and takes
     the padding after a stopped completion for sampled tokens, in the loss too. vLLM handles them itself. With both, TRL
@@ -38,6 +44,11 @@ class Trainer(GRPOTrainer):
     `baseline`: `group` is GRPO's advantage, the reward less its group's mean; with `none` the advantage is the reward
     itself (Williams 1992, REINFORCE), and TRL's `scale_rewards` has to be `none` too.
 
+    `rounds` above 1 is dynamic sampling (DAPO, arXiv:2503.14476, section 3.2): groups of equal rewards are replaced by
+    groups of further prompts, generated in at most `rounds` rounds, the first included. All metrics of rewards and
+    completions then describe the first round, which is what they describe without it, and
+    `dynamic_sampling/generated_groups`, `/used_groups` (those with signal in the batch) and `/rounds` are added.
+
     Logs with every step `time/generate`, `time/rewards` and `time/train`, in seconds per step, which add up to TRL's
     `step_time`, and `tokens_per_second`, of prompts and completions; of the groups, as shares, `completions/distinct`,
     `frac_tokens_zero_std` (tokens of completions without an advantage) and, of several rewards,
@@ -45,9 +56,9 @@ class Trainer(GRPOTrainer):
     length (in tokens), truncated, reward and rewards/NAME.
     """
 
-    def __init__(self, *, template: PromptTemplate, baseline: str = "group", **arguments: Any):
+    def __init__(self, *, template: PromptTemplate, baseline: str = "group", rounds: int = 1, **arguments: Any):
         super().__init__(**arguments)
-        self.template, self.baseline = template, baseline
+        self.template, self.baseline, self.rounds, self.round = template, baseline, rounds, 1
         self.keep_completions = False  # CompletionLogs: whether those of the next generation may be logged
         self.stop = () if self.use_vllm else template.stop
         self.tokenizer: PreTrainedTokenizerBase = arguments["processing_class"]
@@ -76,13 +87,14 @@ class Trainer(GRPOTrainer):
     @contextlib.contextmanager
     def step_seed(self) -> Iterator[None]:
         """A colocated vLLM draws from torch's generators and, for each request's seed, NumPy's (model runner V2): seed
-        them by the step, alike on all ranks of an engine."""
+        them by the step and the round, alike on all ranks of an engine."""
         if not self.use_vllm or self.vllm_mode != "colocate":
             yield
             return
         engine = self.accelerator.process_index // self.vllm_tensor_parallel_size
         on_gpu = self.accelerator.device.type == "cuda"
-        seed, drawn = zlib.crc32(f"{self.args.seed} {self.state.global_step} {engine}".encode()), np.random.get_state()
+        key = [self.args.seed, self.state.global_step, engine, *([self.round] if self.round > 1 else [])]
+        seed, drawn = zlib.crc32(" ".join(map(str, key)).encode()), np.random.get_state()
         with torch.random.fork_rng([self.accelerator.device] if on_gpu else []):
             torch.manual_seed(seed)
             np.random.seed(seed)
@@ -103,16 +115,89 @@ class Trainer(GRPOTrainer):
         return ids[:end]
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        if self.rounds == 1:
+            self.score(inputs, prompts, completions, completion_ids_list)
+            self.trained = self.rewards_per_func
+        if self.keep_completions:
+            with self.timed("rewards"):
+                self.describe_completions(inputs, completions, completion_ids_list)
+        return self.trained  # of all processes
+
+    def score(self, inputs: list[dict], prompts: list, completions: list, completion_ids: list[list[int]]) -> None:
+        """Set what all processes have `drawn`, a hash and a length in tokens per completion, and `rewards_per_func`;
+        end the completions at stop strings."""
         with self.timed("rewards"):
-            drawn = [(hash(tuple(ids)), len(ids)) for ids in completion_ids_list]
+            drawn = [(hash(tuple(ids)), len(ids)) for ids in completion_ids]
             self.drawn = self.accelerator.gather(torch.tensor(drawn, device=self.accelerator.device))
             if self.template.stop:
                 completions[:] = [self.stopped(completion) for completion in completions]
-                self.log_lengths(self.truncated(completions, completion_ids_list))
-            self.rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-            if self.keep_completions:
-                self.describe_completions(inputs, completions, completion_ids_list)
-        return self.rewards_per_func  # of all processes
+                self.log_lengths(self.truncated(completions, completion_ids))
+            self.rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+
+    def _generate(self, prompts):
+        generated = super()._generate(prompts)
+        return generated if self.rounds == 1 else self.with_signal(prompts, generated)
+
+    def with_signal(self, prompts: list, generated: tuple) -> tuple:
+        """What TRL has generated for the prompts, scored, with the groups of equal rewards replaced by groups of
+        further prompts as far as the rounds and the dataset go; `prompts` and `self.inputs` are changed to theirs.
+
+        Each further round generates as many groups as are still missing, rounded up so that all processes generate
+        equally many completions.
+        """
+        size: Any = self.num_generations
+        first = self.scored(self.inputs, prompts, generated)
+        rewards, drawn = self.rewards_per_func, self.drawn
+        level = self.level_groups(rewards).tolist()
+        seen = {*gather_object([*{*map(str, prompts)}])}
+        more = unseen(self.train_dataset, seen, (self.args.seed, self.state.global_step))
+        together = self.accelerator.num_processes // math.gcd(self.accelerator.num_processes, size)
+        fresh: list[tuple] = []  # completions of further groups with signal, of all processes
+        scores, groups = [rewards[:0]], len(level) // size
+        with self.first_round_logged():
+            while self.round < self.rounds and (missing := (sum(level) - len(fresh)) // size) > 0:
+                rows = list(itertools.islice(more, math.ceil(missing / together) * together))
+                rows = rows[: len(rows) // together * together]
+                if not rows:
+                    break
+                self.round, groups = self.round + 1, groups + len(rows)
+                inputs = self.mine([dict(row) for row in rows for _ in range(size)])
+                further = [row["prompt"] for row in inputs]
+                found = self.scored(inputs, further, super()._generate(further))
+                useful = ~self.level_groups(self.rewards_per_func)
+                fresh += gather_object([*itertools.compress(found, self.mine(useful).tolist())])
+                scores.append(self.rewards_per_func[useful])
+        self.rewards_per_func, self.drawn = rewards, drawn
+        self.trained = torch.stack(replaced([*rewards], level, [*torch.cat(scores)]))
+        before = sum(level[: self.accelerator.process_index * len(first)])
+        batch = replaced(first, self.mine(level), fresh[before:])
+        used = (~self.level_groups(self.trained)).sum().item() // size
+        for name, value in (("rounds", self.round), ("generated_groups", groups), ("used_groups", used)):
+            self._metrics["train"][f"dynamic_sampling/{name}"].append(value)
+        self.inputs[:], prompts[:], *parts, logged = map(list, zip(*batch, strict=True))
+        for column in {column for row in logged for column in row}:
+            self._pending_extra_logs[column] = [row.get(column) for row in logged]
+        return tuple(new if is_column(old, len(first)) else old for old, new in zip(generated, parts, strict=True))
+
+    def scored(self, inputs: list[dict], prompts: list, generated: tuple) -> list[tuple]:
+        """This process's completions, scored: for each its input, its prompt, its part of all that TRL has generated,
+        and its columns of the completion logs."""
+        self.score(inputs, prompts, generated[3], generated[1])
+        parts = [part if is_column(part, len(prompts)) else itertools.repeat(part) for part in generated]
+        logged = [
+            {name: values[place] for name, values in self._pending_extra_logs.items() if place < len(values)}
+            for place in range(len(prompts))
+        ]
+        self._pending_extra_logs.clear()
+        return list(zip(inputs, prompts, *parts, logged, strict=False))
+
+    @contextlib.contextmanager
+    def first_round_logged(self) -> Iterator[None]:
+        """Leaves the metrics as they are, but for the number of tokens."""
+        metrics, pending = copy.deepcopy((self._metrics["train"], self._pending_metrics))
+        yield
+        self._metrics["train"], self._pending_metrics = metrics, pending
+        metrics["num_tokens"] = [self.state.num_input_tokens_seen]
 
     def stopped(self, completion: str | list[dict]) -> str | list[dict]:
         """The completion without the text behind a stop string."""
@@ -145,25 +230,43 @@ class Trainer(GRPOTrainer):
             **{name: [getattr(grade, name) for grade in grades] for name in ("answer", "correct", "how")},
             "length": [len(ids) for ids in completion_ids],
             "truncated": self.truncated(completions, completion_ids),
-            "reward": self.mine(self.weighted_rewards()).tolist(),
+            "reward": self.mine(self.weighted_rewards(self.trained)).tolist(),
         }
-        for name, scores in zip(self.reward_func_names, self.mine(self.rewards_per_func).T.tolist(), strict=True):
+        for name, scores in zip(self.reward_func_names, self.mine(self.trained).T.tolist(), strict=True):
             columns[f"rewards/{name}"] = [None if math.isnan(score) else score for score in scores]
         for column, values in columns.items():
             self._log_completion_extra(column, values)
 
     def _generate_and_score_completions(self, inputs):
+        self.inputs, self.round = inputs, 1
         batch = super()._generate_and_score_completions(inputs)
         self.log_groups()
+        self.log_first_round()
         if self.baseline == "none":
-            everyone = self.weighted_rewards()
+            everyone = self.weighted_rewards(self.trained)
         else:  # of all processes
-            level, lengths = self.level_groups(), self.drawn[:, 1].float()
-            self._metrics["train"]["frac_tokens_zero_std"].append((lengths[level].sum() / lengths.sum()).item())
-            everyone = batch["advantages"].new_tensor(self._logs["advantages"]).masked_fill(level, 0.0)
+            everyone = batch["advantages"].new_tensor(self._logs["advantages"])
+            everyone = everyone.masked_fill(self.level_groups(self.trained), 0.0)
         self._logs["advantages"] = deque(everyone.tolist(), maxlen=len(everyone))
         batch["advantages"] = self.mine(everyone)
         return batch
+
+    def log_first_round(self) -> None:
+        """How many groups and tokens are without signal; with several rounds also the rewards, in place of TRL's, which
+        are of the groups that are trained on."""
+        metrics, scores = self._metrics["train"], self.rewards_per_func
+        if self.rounds > 1:
+            summed = self.weighted_rewards(scores).masked_fill(scores.isnan().all(dim=1), torch.nan)
+            names = [("reward", "reward_std")]
+            names += [(f"rewards/{name}/mean", f"rewards/{name}/std") for name in self.reward_func_names]
+            for (mean, deviation), values in zip(names, [summed, *scores.T], strict=True):
+                metrics[mean][-1], metrics[deviation][-1] = values.nanmean().item(), nanstd(values).item()
+            metrics["frac_reward_zero_std"][-1] = 0.0
+        if self.baseline == "group":
+            level, lengths = self.level_groups(scores), self.drawn[:, 1].float()
+            metrics["frac_tokens_zero_std"].append((lengths[level].sum() / lengths.sum()).item())
+            logged = metrics["frac_reward_zero_std"]
+            logged[-1] = max(logged[-1], level.float().mean().item())
 
     def log_groups(self) -> None:
         """How many of a group's completions are distinct, and which rewards tell them apart: reward k has the share
@@ -181,31 +284,29 @@ class Trainer(GRPOTrainer):
             for name, share in zip(self.reward_func_names, shares, strict=True):
                 metrics[f"rewards/{name}/variance_share"].append(share)
 
-    def level_groups(self) -> torch.Tensor:
+    def level_groups(self, rewards: torch.Tensor) -> torch.Tensor:
         """Whether each completion, of all processes, is in a group whose scorable completions all earn the same: by
         every reward where TRL normalizes each, else in sum.
 
         TRL subtracts a mean rounded to float32: eight rewards of 0.2 get advantages of 1.5e-4, which Adam turns into
         steps, and no such group counts as one of zero deviation.
         """
-        scores = self.rewards_per_func[:, self.reward_weights.to(self.rewards_per_func.device) != 0]
+        scores = rewards[:, self.reward_weights.to(rewards.device) != 0]
         if self.multi_objective_aggregation == "sum_then_normalize":
-            unscorable = self.rewards_per_func.isnan().all(dim=1)
-            scores = self.weighted_rewards().masked_fill(unscorable, torch.nan).unsqueeze(1)
+            unscorable = rewards.isnan().all(dim=1)
+            scores = self.weighted_rewards(rewards).masked_fill(unscorable, torch.nan).unsqueeze(1)
         groups = scores.unflatten(0, (-1, self.num_generations))
         low = groups.masked_fill(groups.isnan(), torch.inf).amin(dim=1)
         high = groups.masked_fill(groups.isnan(), -torch.inf).amax(dim=1)
         level = (high - low <= ROUNDING * torch.maximum(high.abs(), low.abs())).all(dim=1)
-        logged = self._metrics["train"]["frac_reward_zero_std"]
-        logged[-1] = max(logged[-1], level.float().mean().item())
         return level.repeat_interleave(self.num_generations)
 
-    def weighted_rewards(self) -> torch.Tensor:
-        """Of all processes; an unscorable completion's is 0, as in TRL."""
-        return (self.rewards_per_func * self.reward_weights.to(self.rewards_per_func.device)).nansum(dim=1)
+    def weighted_rewards(self, rewards: torch.Tensor) -> torch.Tensor:
+        """In sum; an unscorable completion's is 0, as in TRL."""
+        return (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
 
-    def mine(self, values: torch.Tensor) -> torch.Tensor:
-        """This process's rows of a tensor of all processes."""
+    def mine(self, values: Any) -> Any:
+        """This process's rows of a tensor or list of all processes."""
         count = len(values) // self.accelerator.num_processes
         return values[self.accelerator.process_index * count :][:count]
 
