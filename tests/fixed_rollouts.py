@@ -23,3 +23,9 @@ Trainer._generate_single_turn = fixed
 
 def reward(completions, completion_ids, **_):
     return [sum(ids) % 11 / 11 for ids in completion_ids]
+
+
+def rare(completion_ids, question, log_extra, **_):
+    """Tells the completions apart for the problems with "gets 1 more" alone: a third of them."""
+    log_extra("first", [ids[0] for ids in completion_ids])
+    return [sum(ids) % 11 / 11 if " gets 1 " in one else 0.0 for ids, one in zip(completion_ids, question, strict=True)]

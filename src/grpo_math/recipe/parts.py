@@ -1,6 +1,7 @@
 """The keys of a recipe that are ours, part by part."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -145,6 +146,21 @@ class SftKeys(Ours):
     """Our keys of an SFT recipe."""
 
     sft: SftSpec = Field(default=SftSpec(), description="makes the recipe one for SFT")
+
+
+def baseline_problems(keys: GrpoKeys, flat: dict) -> Iterator[str]:
+    """`none` is plain REINFORCE, which nothing must normalise afterwards; its keys are set in `flat`."""
+    if keys.baseline != "none":
+        return
+    if keys.dynamic_sampling:
+        yield (
+            "dynamic_sampling: it leaves out groups whose completions all earn the same, which teach with baseline: "
+            "none: leave it out"
+        )
+    wanted = {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}
+    for key, value in wanted.items():
+        if flat.setdefault(key, value) != value:
+            yield f"{key}: {flat[key]} normalises by a mean, which baseline: none does without: leave it out"
 
 
 def prompt_template(given: Any, problems: list[str]) -> PromptTemplate | None:

@@ -31,6 +31,7 @@ from grpo_math.recipe.parts import (
     Ours,
     SftKeys,
     SftSpec,
+    baseline_problems,
     model_folder,
     prompt_template,
 )
@@ -285,21 +286,6 @@ def eval_problems(spec: EvalSpec) -> Iterator[str]:
     for k in spec.k or []:
         if not 1 <= k <= spec.samples:
             yield f"eval.k: pass@{k} wants {k} samples or more, and there are {spec.samples}: raise samples"
-
-
-def baseline_problems(keys: GrpoKeys, flat: dict) -> Iterator[str]:
-    """`none` is plain REINFORCE, which nothing must normalise afterwards; its keys are set in `flat`."""
-    if keys.baseline != "none":
-        return
-    if keys.dynamic_sampling:
-        yield (
-            "dynamic_sampling: it leaves out groups whose completions all earn the same, which teach with baseline: "
-            "none: leave it out"
-        )
-    wanted = {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}
-    for key, value in wanted.items():
-        if flat.setdefault(key, value) != value:
-            yield f"{key}: {flat[key]} normalises by a mean, which baseline: none does without: leave it out"
 
 
 def engine_problems(given: dict) -> Iterator[str]:

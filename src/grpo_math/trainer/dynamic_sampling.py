@@ -22,8 +22,3 @@ def replaced(rows: list, level: list[bool], fresh: list) -> list:
     places = [place for place, one in enumerate(level) if one]
     found = dict(zip(places, fresh, strict=False))
     return [found.get(place, row) for place, row in enumerate(rows)]
-
-
-def is_column(part: Any, count: int) -> bool:
-    """Whether this part of what was generated is a list with one value per completion."""
-    return isinstance(part, list) and len(part) == count

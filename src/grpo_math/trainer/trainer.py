@@ -20,8 +20,8 @@ from trl.trainer.utils import nanstd
 
 from grpo_math.data import PromptTemplate, completion_text, until_stop
 from grpo_math.generation import generating
-from grpo_math.rewards import grades_of
-from grpo_math.trainer.dynamic_sampling import is_column, replaced, unseen
+from grpo_math.rewards import grades_of, is_column
+from grpo_math.trainer.dynamic_sampling import replaced, unseen
 
 ROUNDING = 1e-6  # of equal rewards, summed in float32
 
