@@ -9,7 +9,7 @@ import time
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -140,44 +140,51 @@ class Trainer(GRPOTrainer):
 
     def with_signal(self, prompts: list, generated: tuple) -> tuple:
         """What TRL has generated for the prompts, scored, with the groups of equal rewards replaced by groups of
-        further prompts as far as the rounds and the dataset go; `prompts` and `self.inputs` are changed to theirs.
-
-        Each further round generates as many groups as are still missing, rounded up so that all processes generate
-        equally many completions.
-        """
-        size: Any = self.num_generations
-        first = self.scored(self.inputs, prompts, generated)
+        further prompts as far as there are any; `prompts` and `self.inputs` are changed to theirs."""
+        first, size = self.scored(self.inputs, prompts, generated), cast(int, self.num_generations)
         rewards, drawn = self.rewards_per_func, self.drawn
         level = self.level_groups(rewards).tolist()
-        seen = {*gather_object([*{*map(str, prompts)}])}
-        more = unseen(self.train_dataset, seen, (self.args.seed, self.state.global_step))
-        together = self.accelerator.num_processes // math.gcd(self.accelerator.num_processes, size)
-        fresh: list[tuple] = []  # completions of further groups with signal, of all processes
-        scores, groups = [rewards[:0]], len(level) // size
         with self.first_round_logged():
-            while self.round < self.rounds and (missing := (sum(level) - len(fresh)) // size) > 0:
-                rows = list(itertools.islice(more, math.ceil(missing / together) * together))
-                rows = rows[: len(rows) // together * together]
-                if not rows:
-                    break
-                self.round, groups = self.round + 1, groups + len(rows)
-                inputs = self.mine([dict(row) for row in rows for _ in range(size)])
-                further = [row["prompt"] for row in inputs]
-                found = self.scored(inputs, further, super()._generate(further))
-                useful = ~self.level_groups(self.rewards_per_func)
-                fresh += gather_object([*itertools.compress(found, self.mine(useful).tolist())])
-                scores.append(self.rewards_per_func[useful])
+            fresh, scores, groups = self.further_groups(prompts, sum(level) // size)
         self.rewards_per_func, self.drawn = rewards, drawn
-        self.trained = torch.stack(replaced([*rewards], level, [*torch.cat(scores)]))
+        self.trained = torch.stack(replaced([*rewards], level, scores))
         before = sum(level[: self.accelerator.process_index * len(first)])
         batch = replaced(first, self.mine(level), fresh[before:])
         used = (~self.level_groups(self.trained)).sum().item() // size
-        for name, value in (("rounds", self.round), ("generated_groups", groups), ("used_groups", used)):
+        known = {"rounds": self.round, "generated_groups": len(level) // size + groups, "used_groups": used}
+        for name, value in known.items():
             self._metrics["train"][f"dynamic_sampling/{name}"].append(value)
         self.inputs[:], prompts[:], *parts, logged = map(list, zip(*batch, strict=True))
         for column in {column for row in logged for column in row}:
             self._pending_extra_logs[column] = [row.get(column) for row in logged]
         return tuple(new if is_column(old, len(first)) else old for old, new in zip(generated, parts, strict=True))
+
+    def further_groups(self, prompts: list, missing: int) -> tuple[list[tuple], list[torch.Tensor], int]:
+        """Groups with signal, of prompts that are not among these: their completions, of all processes, with their
+        rewards, and how many groups were generated for them.
+
+        Each round generates as many groups as are still missing, rounded up so that all processes generate equally many
+        completions, until none is missing, or the rounds or the prompts are used up.
+        """
+        size, processes = cast(int, self.num_generations), self.accelerator.num_processes
+        seen, multiple = {*gather_object([*{*map(str, prompts)}])}, processes // math.gcd(processes, size)
+        more = unseen(self.train_dataset, seen, (self.args.seed, self.state.global_step))
+        fresh: list[tuple] = []
+        scores: list[torch.Tensor] = []
+        groups = 0
+        while self.round < self.rounds and (wanted := missing - len(fresh) // size) > 0:
+            rows = list(itertools.islice(more, math.ceil(wanted / multiple) * multiple))
+            rows = rows[: len(rows) // multiple * multiple]
+            if not rows:
+                break
+            self.round, groups = self.round + 1, groups + len(rows)
+            inputs = self.mine([dict(row) for row in rows for _ in range(size)])
+            further = [row["prompt"] for row in inputs]
+            found = self.scored(inputs, further, super()._generate(further))
+            useful = ~self.level_groups(self.rewards_per_func)
+            fresh += gather_object([*itertools.compress(found, self.mine(useful).tolist())])
+            scores += [*self.rewards_per_func[useful]]
+        return fresh, scores, groups
 
     def scored(self, inputs: list[dict], prompts: list, generated: tuple) -> list[tuple]:
         """This process's completions, scored: for each its input, its prompt, its part of all that TRL has generated,
