@@ -60,14 +60,17 @@ def own(completions, completion_ids, question, log_extra, log_metric, **_):
 
 @pytest.fixture
 def rounds(monkeypatch):
-    """The questions, one per group, of every round of generation; completions are as long as their place in a call."""
+    """Of every round of generation the step, for each group what its question gets, and the tokens; completions have one
+    to three."""
     seen = []
 
     def fixed(self, prompt_ids, images, fields, num_generations, *_):
         with self.timed("generate"):
             texts = self.processing_class.batch_decode(prompt_ids[::num_generations])
-            seen.append((self.state.global_step, [text.partition(" more.")[0][-1] for text in texts]))
-            return [[7] * (1 + place % 3) for place in range(len(prompt_ids))], None
+            completions = [[7] * (1 + place % 3) for place in range(len(prompt_ids))]
+            tokens = sum(map(len, prompt_ids + completions))
+            seen.append((self.state.global_step, [text.partition(" more.")[0][-1] for text in texts], tokens))
+            return completions, None
 
     monkeypatch.setattr(Trainer, "_generate_single_turn", fixed)
     return seen
@@ -85,10 +88,10 @@ def test_level_groups_are_replaced_and_the_metrics_describe_the_first_round(writ
         preflight=False,
     )
     train(load_recipe(["--config", str(recipe)]))
-    tokens, used_by_step = 0, []
+    used_by_step = []
     logs = read_rows(tmp_path / "run" / "metrics.jsonl")
     for step, log in enumerate(logs):
-        first, *further = [groups for at, groups in rounds if at == step]
+        first, *further = [groups for at, groups, _ in rounds if at == step]
         expected, missing = list(first), 4 - first.count("1")
         for groups in further:  # as many as are missing
             assert len(groups) == 4 - expected.count("1")
@@ -117,8 +120,7 @@ def test_level_groups_are_replaced_and_the_metrics_describe_the_first_round(writ
         assert log["frac_reward_zero_std"] == missing / 4
         assert log["luck"] == 1 - missing / 4
         assert log["completions/mean_length"] == (1 + 2 + 3 + 1 + 2 + 3 + 1 + 2) / 8
-        assert log["num_tokens"] > tokens + 2 * SIZE * generated  # prompts are longer
-        tokens = log["num_tokens"]
+        assert log["num_tokens"] == sum(tokens for at, _, tokens in rounds if at <= step)
         used_by_step.append(used)
     assert {log["dynamic_sampling/rounds"] for log in logs} == {2, 3}
     assert max(used_by_step) == 4 > min(used_by_step)
@@ -136,7 +138,7 @@ def test_a_dataset_that_is_used_up_ends_the_rounds(write_recipe, tmp_path, round
     )
     train(load_recipe(["--config", str(recipe)]))
     (log,) = read_rows(tmp_path / "run" / "metrics.jsonl")
-    assert [len(groups) for _, groups in rounds] == [6, 6, 4]
+    assert [len(groups) for _, groups, _ in rounds] == [6, 6, 4]
     assert (log["dynamic_sampling/generated_groups"], log["dynamic_sampling/used_groups"]) == (16, 0)
 
 
