@@ -5,5 +5,5 @@ from cpu_store import use_in_trainer
 use_in_trainer()
 
 
-def length(completions, completion_ids, **_):
-    return [sum(ids) % 7 / 7 for ids in completion_ids]
+def rare(completions, completion_ids, **_):
+    return [float(sum(ids) % 7 == 0) for ids in completion_ids]

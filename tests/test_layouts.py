@@ -18,6 +18,7 @@ from grpo_math.generation.vllm_engine import free_port
 from grpo_math.launch.layouts import read_layout
 from grpo_math.models import ModelSource
 from grpo_math.recipe.recipe import load_recipe
+from grpo_math.runs.folder import read_rows, read_table
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +83,37 @@ def test_the_same_recipe_is_the_same_optimisation_in_every_layout(write_recipe, 
         results = json.loads((tmp_path / layout / "results.json").read_text())
         assert results["after"]["problems"] == 3
         assert (tmp_path / layout / "final" / "model.safetensors").exists()
+
+
+def test_dynamic_sampling_is_the_same_on_two_processes(write_recipe, tmp_path):
+    """Fixed rollouts, three groups of four: the second one is on both processes, and so is a single further group."""
+    rewards = {"rare": {"path": str(ROOT / "tests" / "fixed_rollouts.py") + ":rare"}}
+    changes = {"prompts_per_step": 3, "per_device_train_batch_size": 6, "max_steps": 4, "completions": {"every": 1}}
+    recipe = write_recipe(rewards=rewards, dynamic_sampling={"rounds": 3}, **STEP | changes)
+
+    def run(layout):
+        arguments = ["--layout", layout, "--config", str(recipe), "--output_dir", str(tmp_path / layout)]
+        if layout == "cpu":
+            arguments += ["--per_device_train_batch_size", "12"]
+        finish(launch(*arguments))
+        folder = tmp_path / layout
+        steps = [row for row in read_rows(folder / "metrics.jsonl") if "loss" in row]
+        return steps, [read_table(file) for file in sorted((folder / "completions").glob("*.parquet"))]
+
+    with ThreadPoolExecutor(2) as pool:
+        (alone, kept), (shared, also_kept) = pool.map(run, ["cpu", "multi_gpu"])
+    counts = [f"dynamic_sampling/{name}" for name in ("rounds", "generated_groups", "used_groups")]
+    assert any(step["dynamic_sampling/generated_groups"] % 2 for step in alone)  # a group on both
+    assert any(0 < step["dynamic_sampling/used_groups"] < 3 for step in alone)
+    for step, other in zip(alone, shared, strict=True):
+        assert [step[name] for name in counts] == [other[name] for name in counts]
+        for name in (*SHARED, "num_tokens", "frac_reward_zero_std", "completions/mean_length"):
+            assert step[name] == pytest.approx(other[name], rel=1e-5, abs=1e-6), name
+    assert len(kept) == len(also_kept) == 4
+    for table, other in zip(kept, also_kept, strict=True):
+        for row, same in zip(table, other, strict=True):
+            assert row | {"advantage": 0} == same | {"advantage": 0}
+            assert row["advantage"] == pytest.approx(same["advantage"], abs=1e-5)
 
 
 def test_each_strategy_holds_what_the_memory_estimate_has(write_recipe, tokenizer, tmp_path):

@@ -337,7 +337,7 @@ def test_which_reward_tells_the_completions_of_a_group_apart(unscorable, shares)
     scores = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
     scores[3] = torch.nan if unscorable else scores[3]
     trainer = SimpleNamespace(
-        _metrics={"train": defaultdict(list)}, num_generations=2, rewards_per_func=scores,
+        _metrics={"train": defaultdict(list)}, size=2, rewards_per_func=scores,
         drawn=torch.tensor([[7, 1], [7, 1], [7, 1], [8, 5]]), reward_weights=torch.tensor([1.0, 0.2]),
         reward_func_names=["correctness", "format"], multi_objective_aggregation="sum_then_normalize",
     )  # fmt: skip

@@ -39,6 +39,7 @@ TINY = {
     "per_device_train_batch_size": None, "learning_rate": 5e-2, "max_completion_length": 12,
     "rewards": {"length": {"path": f"{TESTS}/cpu_rewards.py:length"}}, "preflight": False,
 }  # fmt: skip
+RARE = {"dynamic_sampling": {"rounds": 3}, "rewards": {"rare": {"path": f"{TESTS}/cpu_rewards.py:rare"}}}
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +144,16 @@ def test_an_adapter_is_evaluated_on_a_server_like_in_transformers(probes, proble
 
 
 def test_two_processes_with_an_engine_each(write_recipe, policy, tmp_path):
-    recipe = write_recipe(**TINY | {"model_name_or_path": policy})
+    recipe = write_recipe(**TINY | RARE | {"model_name_or_path": policy, "max_steps": 4})
     command = [sys.executable, "-m", "grpo_math", "launch", "--layout", "multi_gpu", "--config", str(recipe)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | QUICK, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "= 2 processes x 1 pass x 4" in done.stdout
-    assert "step 2/2" in done.stdout
+    assert "step 4/4" in done.stdout
+    rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
+    assert max(row["dynamic_sampling/rounds"] for row in rows) > 1
+    ratios = [row["sampling/importance_sampling_ratio/mean"] for row in rows]
+    assert ratios == pytest.approx([1.0] * 4, abs=1e-3)  # vLLM's log-probabilities moved with their completions
 
 
 # The dual layout, for real: `vllm serve`, TRL over HTTP, and weights that reach the server.
@@ -170,8 +175,8 @@ def server_world(tmp_path_factory) -> dict:
 SERVED = {
     "vllm_engine_kwargs": ENGINE | {"weight_transfer_config": {"backend": "cpu_store"}},
     "vllm_gpu_memory_utilization": 0.4,  # on a CPU a share of the memory, where others run too
-    "rewards": {"length": {"path": f"{TESTS}/cpu_trainer.py:length"}}, "preflight": False,
-    "use_vllm": None, "max_steps": 1000, "save_steps": 1000, "learning_rate": 1e-4,
+    "dynamic_sampling": {"rounds": 3}, "rewards": {"rare": {"path": f"{TESTS}/cpu_trainer.py:rare"}},
+    "preflight": False, "use_vllm": None, "max_steps": 1000, "save_steps": 1000, "learning_rate": 1e-4,
     "eval": {"every": 2, "samples": 2, "temperature": 1.0, "max_samples": 3},
 }  # fmt: skip
 
@@ -268,15 +273,14 @@ def test_what_the_engine_would_do_silently_is_an_error(write_recipe, policy):
 
 
 def test_a_resumed_run_samples_what_it_would_have_sampled(write_recipe, policy, tmp_path):
-    keys = TINY | {"model_name_or_path": policy, "max_steps": 4, "save_steps": 2}
+    keys = TINY | RARE | {"model_name_or_path": policy, "max_steps": 4, "save_steps": 2}
     probe(write_recipe(**keys, output_dir=str(tmp_path / "whole")))
     killed = tmp_path / "killed"  # after its second step
     shutil.copytree(tmp_path / "whole", killed, ignore=shutil.ignore_patterns("checkpoint-4", "final", "results.json"))
     probe(write_recipe(**keys, output_dir=str(killed), resume_from_checkpoint="auto"))
     weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (tmp_path / "whole", killed)]
     assert weights[0] == weights[1]
-    lengths = [
-        [row["completions/mean_length"] for row in read_rows(folder / "metrics.jsonl")]
-        for folder in (tmp_path / "whole", killed)
-    ]
-    assert lengths[0] == lengths[1]
+    whole, resumed = (read_rows(folder / "metrics.jsonl") for folder in (tmp_path / "whole", killed))
+    for name in ("completions/mean_length", "num_tokens", "dynamic_sampling/rounds"):
+        assert [row[name] for row in whole] == [row[name] for row in resumed]
+    assert max(row["dynamic_sampling/rounds"] for row in whole) > 1

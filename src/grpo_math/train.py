@@ -71,7 +71,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
         if left_out:
             logger.info("warning: %s", left_out)
         check_training(recipe, tokenizer, parts, benchmarks, config.deepspeed_plugin)
-        logger.info("%s", describe_batch(config, world_size(), len(problems)))
+        logger.info("%s", describe_batch(config, world_size(), len(problems), recipe.rounds))
 
         # Rewards, model and trainer
         engine = vllm_engine(recipe, config, tokenizer, problems, benchmarks)
@@ -89,6 +89,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
                 processing_class=tokenizer,
                 template=template,
                 baseline=recipe.baseline,
+                rounds=recipe.rounds,
                 **(tools.for_trl() if tools else {}),
             )
         return finish(recipe, trainer, problems, benchmarks, checkpoint, started, rewards, tools)

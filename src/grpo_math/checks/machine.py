@@ -31,9 +31,17 @@ def batch(subject: Subject) -> Iterator[Finding]:
             "processes",
             f"generation_batch_size: {each_pass * math.ceil(generated / each_pass)}, or leave it out",
         )
-    yield note(describe_batch(config, processes, len(subject.problems)))
-    prompts = sum(subject.lengths) * config.num_generations
-    completions = len(subject.problems) * config.num_generations * recipe.max_completion_length
+    yield note(describe_batch(config, processes, len(subject.problems), recipe.rounds))
+    step = config.per_device_train_batch_size * processes * config.steps_per_generation // config.num_generations
+    if len(subject.problems) < step * recipe.rounds:
+        most = len(subject.problems) // step
+        yield warning(
+            f"dynamic_sampling: {recipe.rounds} rounds of {step} prompts are {recipe.rounds * step} different ones, "
+            f"and there are {len(subject.problems):,}: a step may run out of them",
+            f"dynamic_sampling: {{rounds: {most}}}" if most > 1 else "dynamic_sampling: null",
+        )
+    prompts = sum(subject.lengths) * config.num_generations * recipe.rounds
+    completions = len(subject.problems) * config.num_generations * recipe.rounds * recipe.max_completion_length
     yield note(f"an epoch: {prompts:,} tokens of prompts, at most {completions:,} of completions")
     if recipe.eval.wanted:
         yield evaluation_cost(subject, config)

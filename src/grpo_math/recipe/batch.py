@@ -80,9 +80,10 @@ def check_groups(device: int, passes: int, processes: int, generations: int, giv
         )
 
 
-def describe_batch(config: "GRPOConfig | SimpleNamespace", processes: int, problems: int) -> str:
-    """A table of what a step takes, and how many make an epoch. `config` has the keys of a GRPOConfig. Raises
-    UserError where the problems do not fill one generation batch: TRL drops an incomplete one, and would make no step.
+def describe_batch(config: "GRPOConfig | SimpleNamespace", processes: int, problems: int, rounds: int = 1) -> str:
+    """A table of what a step takes, and how many make an epoch. `config` has the keys of a GRPOConfig, `rounds` are
+    those of dynamic sampling. Raises UserError where the problems do not fill one generation batch: TRL drops an
+    incomplete one, and would make no step.
     """
     device, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
     generations, per_generation = config.num_generations, config.steps_per_generation
@@ -110,4 +111,7 @@ def describe_batch(config: "GRPOConfig | SimpleNamespace", processes: int, probl
         ("optimizer steps per generation", steps, f"batch of {generated:,} completions"),
         ("steps per epoch", math.ceil(problems // prompts * steps), f"of {problems:,} problems"),
     ]
+    if rounds > 1:
+        again = ("groups per generation, at most", prompts * rounds, f"in {rounds} rounds (dynamic_sampling)")
+        rows.insert(3, again)
     return "\n".join(f"{name:<30}{value:>6,g}  {why}" for name, value, why in rows)

@@ -277,6 +277,8 @@ def tool_problems(
         reference_types(reference, f"tools[{place}]", found)
     if ours.environment:
         reference_types(ours.environment, "environment", found)
+        if ours.dynamic_sampling:
+            found.append("dynamic_sampling: TRL resets the environments for a batch's own prompts alone: leave it out")
     yield from found
     if template and not (template.chat and not template.prefill):
         key = "prefill" if template.chat else "chat: false"

@@ -1,6 +1,7 @@
 """The keys of a recipe that are ours, part by part."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -52,6 +53,14 @@ class CompletionsSpec(Part):
         ge=0,
         description="steps between two that are kept; 0: none; null: about 100 steps of the run are kept",
     )
+
+
+class DynamicSamplingSpec(Part):
+    """The `dynamic_sampling:` part."""
+
+    example: ClassVar = "{rounds: 3}"
+
+    rounds: int = Field(default=3, ge=2, description="rounds of generation per batch at most, the first included")
 
 
 class GradingSpec(Part):
@@ -134,6 +143,10 @@ class GrpoKeys(Ours):
     prompts_per_step: int | None = Field(
         default=None, ge=1, description="prompts per optimizer step, on all processes together"
     )
+    dynamic_sampling: DynamicSamplingSpec | None = Field(
+        default=None,
+        description="replace groups of equal rewards by groups of further prompts (DAPO); null: train without them",
+    )
     vllm_engine_kwargs: dict[str, Any] = Field(default={}, description="further arguments of vLLM's engine")
     completions: CompletionsSpec = Field(default=CompletionsSpec(), description="which completions are kept in files")
     tools: list[str] = Field(default=[], description="functions the model may call, FILE.py:FUNCTION each")
@@ -149,6 +162,21 @@ class SftKeys(Ours):
     """Our keys of an SFT recipe."""
 
     sft: SftSpec = Field(default=SftSpec(), description="makes the recipe one for SFT")
+
+
+def baseline_problems(keys: GrpoKeys, flat: dict) -> Iterator[str]:
+    """`none` is plain REINFORCE, which nothing must normalise afterwards; its keys are set in `flat`."""
+    if keys.baseline != "none":
+        return
+    if keys.dynamic_sampling:
+        yield (
+            "dynamic_sampling: it leaves out groups whose completions all earn the same, which teach with baseline: "
+            "none: leave it out"
+        )
+    wanted = {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}
+    for key, value in wanted.items():
+        if flat.setdefault(key, value) != value:
+            yield f"{key}: {flat[key]} normalises by a mean, which baseline: none does without: leave it out"
 
 
 def prompt_template(given: Any, problems: list[str]) -> PromptTemplate | None:

@@ -31,6 +31,7 @@ from grpo_math.recipe.parts import (
     Ours,
     SftKeys,
     SftSpec,
+    baseline_problems,
     model_folder,
     prompt_template,
 )
@@ -62,7 +63,8 @@ SECRET = re.compile(  # names of keys; eos_token and pad_token are none
 class Recipe:
     """A checked recipe. `trainer` holds GRPOConfig's (or SFTConfig's) keys and `model` ModelConfig's, as given; `raw`
     is the whole mapping they came from. `sft` is None in a GRPO recipe, and `rewards` is empty in one for SFT.
-    `engine` are arguments for vLLM's engine. `tools` and `environment` name functions and a class of people's own."""
+    `engine` are arguments for vLLM's engine, `rounds` those of dynamic sampling (1 without it). `tools` and
+    `environment` name functions and a class of people's own."""
 
     source: Path
     datasets: list[DatasetSpec]
@@ -74,6 +76,7 @@ class Recipe:
     grading: PoolSettings
     baseline: str
     prompts_per_step: int | None
+    rounds: int
     engine: dict
     alarms: AlarmSpec
     completions: CompletionsSpec
@@ -189,7 +192,7 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
     eval_datasets = held_out_specs(keys.eval, datasets, not evaluation, problems)
     problems += eval_problems(keys.eval)
     grpo = keys if isinstance(keys, GrpoKeys) else GrpoKeys()
-    problems += [*baseline_problems(grpo.baseline, flat), *engine_problems(grpo.vllm_engine_kwargs)]
+    problems += [*baseline_problems(grpo, flat), *engine_problems(grpo.vllm_engine_kwargs)]
     problems += generation_problems(flat, grpo.vllm_engine_kwargs, template)
     problems += tool_problems(grpo, flat, template, rewards)
     trainer, model = trl_keys(found)
@@ -204,6 +207,7 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
         grading=PoolSettings(**keys.grading.model_dump()),
         baseline=grpo.baseline,
         prompts_per_step=grpo.prompts_per_step,
+        rounds=grpo.dynamic_sampling.rounds if grpo.dynamic_sampling else 1,
         engine=grpo.vllm_engine_kwargs,
         alarms=keys.alarms,
         completions=grpo.completions,
@@ -291,14 +295,6 @@ def eval_problems(spec: EvalSpec) -> Iterator[str]:
     for k in spec.k or []:
         if not 1 <= k <= spec.samples:
             yield f"eval.k: pass@{k} wants {k} samples or more, and there are {spec.samples}: raise samples"
-
-
-def baseline_problems(baseline: str, flat: dict) -> Iterator[str]:
-    """`none` is plain REINFORCE, which nothing must normalise afterwards; its keys are set in `flat`."""
-    wanted = {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}
-    for key, value in wanted.items() if baseline == "none" else ():
-        if flat.setdefault(key, value) != value:
-            yield f"{key}: {flat[key]} normalises by a mean, which baseline: none does without: leave it out"
 
 
 def engine_problems(given: dict) -> Iterator[str]:

@@ -38,6 +38,10 @@ CHARTS = {  # title: pattern of the metrics, how to read them
         "frac_reward_zero_std",
         "share of groups whose completions all get the same reward: with a baseline they teach nothing",
     ),
+    "dynamic sampling": (
+        "dynamic_sampling/*_groups",
+        "groups generated per batch, and groups with different rewards that are trained on",
+    ),
     "distinct": ("completions/distinct", "share of a group's completions that are distinct"),
     "rewards": ("rewards/*/mean", "each reward function, before its weight"),
     "composition": (

@@ -14,10 +14,11 @@ from grpo_math.rewards.reward import (
     for_trl,
     graded_names,
     grades_of,
+    is_column,
     settings,
 )
 
 __all__ = [
     "LIMITS", "REWARDS", "Reward", "RewardSpec", "build_rewards", "call_arguments", "data_columns", "for_trl",
-    "graded_names", "grades_of", "settings",
+    "graded_names", "grades_of", "is_column", "settings",
 ]  # fmt: skip

@@ -209,6 +209,7 @@ def is_finite_number(score: Any) -> bool:
 
 
 def is_column(values: Any, count: int) -> bool:
+    """Whether this is a list with one value per completion."""
     return isinstance(values, list) and len(values) == count
 
 

@@ -81,6 +81,23 @@ PATCHES = (
         until="TRL times its rewards, has a hook for all completions of a step, and knows stop strings",
     ),
     Patch(
+        target=f"{GRPO}._generate",
+        signature="(self, prompts: list)",
+        place="trainer/trainer.py",
+        why="dynamic sampling: groups of equal rewards are replaced before any log-probability is computed",
+        relies_on=(
+            f"{GRPO}._generate: return prompt_ids, completion_ids, tool_mask, completions, logprobs, extra_fields, "
+            "images, tool_images",  # :2322
+            f"{GRPO}._generate: self.state.num_input_tokens_seen +=",
+            f"{GRPO}._generate_and_score_completions: ) = self._generate(prompts)",
+            f'{GRPO}._generate_and_score_completions: self._logs["prompt"].extend(gather_object(prompts))',
+            f"{GRPO}._generate_and_score_completions: for name in sorted(set(gather_object(list("
+            "self._pending_metrics)))):",
+            f'{GRPO}._generate_and_score_completions: self._metrics[mode][f"rewards/{{reward_func_name}}/std"].append(',
+        ),
+        until="TRL samples dynamically",
+    ),
+    Patch(
         target=f"{GRPO}._generate_and_score_completions",
         signature="(self, inputs: list[dict[str, torch.Tensor | typing.Any]]) -> dict[str, torch.Tensor | typing.Any]",
         place="trainer/trainer.py",

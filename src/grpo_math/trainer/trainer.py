@@ -1,25 +1,28 @@
 """TRL's GRPOTrainer and SFTTrainer where their public settings do not reach; compat.py lists every override."""
 
 import contextlib
+import copy
 import functools
+import itertools
 import json
 import math
 import time
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer, SFTTrainer
+from trl.trainer.utils import nanstd
 
 from grpo_math.data import PromptTemplate, completion_text, unanswered, until_stop
 from grpo_math.generation import generating
-from grpo_math.rewards import grades_of
-
-ROUNDING = 1e-6  # of equal rewards, summed in float32
+from grpo_math.rewards import grades_of, is_column
+from grpo_math.trainer import groups
 
 
 class SupervisedTrainer(SFTTrainer):
@@ -30,7 +33,8 @@ class SupervisedTrainer(SFTTrainer):
 
 
 class Trainer(GRPOTrainer):
-    """Handles the template's stop strings, REINFORCE without a baseline, and groups of equal rewards; resumes exactly.
+    """Handles the template's stop strings, REINFORCE without a baseline, groups of equal rewards, and dynamic sampling;
+    resumes exactly.
 
     Stop strings: TRL 1.16 gives transformers' `generate` no tokenizer, without which it refuses stop strings, and takes
     the padding after a stopped completion for sampled tokens, in the loss too. vLLM handles them itself. With both, TRL
@@ -38,6 +42,11 @@ class Trainer(GRPOTrainer):
 
     `baseline`: `group` is GRPO's advantage, the reward less its group's mean; with `none` the advantage is the reward
     itself (Williams 1992, REINFORCE), and TRL's `scale_rewards` has to be `none` too.
+
+    `rounds` above 1 is dynamic sampling (DAPO, arXiv:2503.14476, section 3.2): groups of equal rewards are replaced by
+    groups of further prompts, generated in at most `rounds` rounds, the first included. All metrics of rewards and
+    completions then describe the first round, which is what they describe without it, and
+    `dynamic_sampling/generated_groups`, `/used_groups` (those with signal in the batch) and `/rounds` are added.
 
     Tools: a conversation without a final answer counts as truncated, and lengths are of the policy's own tokens.
 
@@ -48,9 +57,10 @@ class Trainer(GRPOTrainer):
     length (in tokens), truncated, reward and rewards/NAME.
     """
 
-    def __init__(self, *, template: PromptTemplate, baseline: str = "group", **arguments: Any):
+    def __init__(self, *, template: PromptTemplate, baseline: str = "group", rounds: int = 1, **arguments: Any):
         super().__init__(**arguments)
-        self.template, self.baseline = template, baseline
+        self.template, self.baseline, self.rounds, self.round = template, baseline, rounds, 1
+        self.size = cast(int, self.num_generations)  # completions per group
         self.keep_completions = False  # CompletionLogs: whether those of the next generation may be logged
         self.stop = () if self.use_vllm else template.stop
         self.tokenizer: PreTrainedTokenizerBase = arguments["processing_class"]
@@ -91,15 +101,15 @@ class Trainer(GRPOTrainer):
     @contextlib.contextmanager
     def step_seed(self) -> Iterator[None]:
         """A colocated vLLM draws from torch's generators and, for each request's seed, NumPy's (model runner V2): seed
-        them by the step, alike on all ranks of an engine."""
+        them by the step and the round, alike on all ranks of an engine."""
         if not self.use_vllm or self.vllm_mode != "colocate":
             yield
             return
         engine = self.accelerator.process_index // self.vllm_tensor_parallel_size
         on_gpu = self.accelerator.device.type == "cuda"
-        turn = f" turn {self.turn}" if self.turn else ""
-        key = f"{self.args.seed} {self.state.global_step} {engine}{turn}"
-        seed, drawn = zlib.crc32(key.encode()), np.random.get_state()
+        key = [self.args.seed, self.state.global_step, engine]
+        key += [f"round {self.round}"] * (self.round > 1) + [f"turn {self.turn}"] * (self.turn > 0)
+        seed, drawn = zlib.crc32(" ".join(map(str, key)).encode()), np.random.get_state()
         with torch.random.fork_rng([self.accelerator.device] if on_gpu else []):
             torch.manual_seed(seed)
             np.random.seed(seed)
@@ -120,21 +130,101 @@ class Trainer(GRPOTrainer):
         return ids[:end]
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        if self.rounds == 1:
+            self.score(inputs, prompts, completions, completion_ids_list)
+            self.trained = self.rewards_per_func
+        if self.keep_completions:
+            with self.timed("rewards"):
+                self.describe_completions(inputs, completions, completion_ids_list)
+        if self.tools:
+            completions[:] = [[for_logs(message) for message in completion] for completion in completions]
+            self.own.clear()
+        return self.trained  # of all processes
+
+    def score(self, inputs: list[dict], prompts: list, completions: list, completion_ids: list[list[int]]) -> None:
+        """Set what all processes have `drawn`, a hash and a length in tokens per completion, and `rewards_per_func`;
+        end the completions at stop strings."""
         with self.timed("rewards"):
-            drawn = [(hash(tuple(ids)), self.length(ids)) for ids in completion_ids_list]
+            drawn = [(hash(tuple(ids)), self.length(ids)) for ids in completion_ids]
             self.drawn = self.accelerator.gather(torch.tensor(drawn, device=self.accelerator.device))
             if not self.tools:
-                completions[:] = map(self.as_text, completions, completion_ids_list)
+                completions[:] = map(self.as_text, completions, completion_ids)
             if self.template.stop or self.tools:
                 completions[:] = [self.stopped(completion) for completion in completions]
-                self.log_lengths(self.truncated(completions, completion_ids_list))
-            self.rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-            if self.keep_completions:
-                self.describe_completions(inputs, completions, completion_ids_list)
-            if self.tools:
-                completions[:] = [[for_logs(message) for message in completion] for completion in completions]
-                self.own.clear()
-        return self.rewards_per_func  # of all processes
+                self.log_lengths(self.truncated(completions, completion_ids))
+            self.rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+
+    def _generate(self, prompts):
+        generated = super()._generate(prompts)
+        return generated if self.rounds == 1 else self.with_signal(prompts, generated)
+
+    def with_signal(self, prompts: list, generated: tuple) -> tuple:
+        """What TRL has generated for the prompts, scored, with the groups of equal rewards replaced by groups of
+        further prompts as far as there are any; `prompts` and `self.inputs` are changed to theirs."""
+        first, size = self.scored(self.inputs, prompts, generated), self.size
+        rewards, drawn = self.rewards_per_func, self.drawn
+        level = self.level(rewards).tolist()
+        with self.first_round_logged():
+            fresh, scores, further = self.further_groups(prompts, sum(level) // size)
+        self.rewards_per_func, self.drawn = rewards, drawn
+        self.trained = torch.stack(groups.replaced([*rewards], level, scores))
+        before = sum(level[: self.accelerator.process_index * len(first)])
+        batch = groups.replaced(first, self.mine(level), fresh[before:])
+        used = (~self.level(self.trained)).sum().item() // size
+        known = {"rounds": self.round, "generated_groups": len(level) // size + further, "used_groups": used}
+        for name, value in known.items():
+            self._metrics["train"][f"dynamic_sampling/{name}"].append(value)
+        self.inputs[:], prompts[:], *parts, logged = map(list, zip(*batch, strict=True))
+        for column in {column for row in logged for column in row}:
+            self._pending_extra_logs[column] = [row.get(column) for row in logged]
+        return tuple(new if is_column(old, len(first)) else old for old, new in zip(generated, parts, strict=True))
+
+    def further_groups(self, prompts: list, missing: int) -> tuple[list[tuple], list[torch.Tensor], int]:
+        """Groups with signal, of prompts that are not among these: their completions, of all processes, with their
+        rewards, and how many groups were generated for them.
+
+        Each round generates as many groups as are still missing, rounded up so that all processes generate equally many
+        completions, until none is missing, or the rounds or the prompts are used up.
+        """
+        size, processes = self.size, self.accelerator.num_processes
+        seen, multiple = {*gather_object([*{*map(str, prompts)}])}, processes // math.gcd(processes, size)
+        more = groups.unseen(self.train_dataset, seen, (self.args.seed, self.state.global_step))
+        fresh: list[tuple] = []
+        scores: list[torch.Tensor] = []
+        count = 0
+        while self.round < self.rounds and (wanted := missing - len(fresh) // size) > 0:
+            rows = list(itertools.islice(more, math.ceil(wanted / multiple) * multiple))
+            rows = rows[: len(rows) // multiple * multiple]
+            if not rows:
+                break
+            self.round, count = self.round + 1, count + len(rows)
+            inputs = self.mine([dict(row) for row in rows for _ in range(size)])
+            further = [row["prompt"] for row in inputs]
+            found = self.scored(inputs, further, super()._generate(further))
+            useful = ~self.level(self.rewards_per_func)
+            fresh += gather_object([*itertools.compress(found, self.mine(useful).tolist())])
+            scores += [*self.rewards_per_func[useful]]
+        return fresh, scores, count
+
+    def scored(self, inputs: list[dict], prompts: list, generated: tuple) -> list[tuple]:
+        """This process's completions, scored: for each its input, its prompt, its part of all that TRL has generated,
+        and its columns of the completion logs."""
+        self.score(inputs, prompts, generated[3], generated[1])
+        parts = [part if is_column(part, len(prompts)) else itertools.repeat(part) for part in generated]
+        logged = [
+            {name: values[place] for name, values in self._pending_extra_logs.items() if place < len(values)}
+            for place in range(len(prompts))
+        ]
+        self._pending_extra_logs.clear()
+        return list(zip(inputs, prompts, *parts, logged, strict=False))
+
+    @contextlib.contextmanager
+    def first_round_logged(self) -> Iterator[None]:
+        """Leaves the metrics as they are, but for the number of tokens."""
+        metrics, pending = copy.deepcopy((self._metrics["train"], self._pending_metrics))
+        yield
+        self._metrics["train"], self._pending_metrics = metrics, pending
+        metrics["num_tokens"] = [self.state.num_input_tokens_seen]
 
     def as_text(self, completion: str | list[dict], ids: list[int]) -> str | list[dict]:
         """The completion as an evaluation has it: with the `<think>` that the chat template opened, and in one piece,
@@ -156,14 +246,10 @@ class Trainer(GRPOTrainer):
 
     def truncated(self, completions: list, completion_ids: list[list[int]]) -> list[bool]:
         """Whether neither an end token nor a stop string ends a completion, or it ends without a final answer."""
+        ended = [not ids or ids[-1] in self.eos_token_ids for ids in completion_ids]
         return [
-            unanswered(one)
-            or (
-                bool(ids)
-                and ids[-1] not in self.eos_token_ids
-                and not completion_text(one).endswith(self.template.stop)
-            )
-            for one, ids in zip(completions, completion_ids, strict=True)
+            unanswered(one) or not (end or completion_text(one).endswith(self.template.stop))
+            for one, end in zip(completions, ended, strict=True)
         ]
 
     def log_lengths(self, truncated: list[bool]) -> None:
@@ -185,67 +271,60 @@ class Trainer(GRPOTrainer):
             **{name: [getattr(grade, name) for grade in grades] for name in ("answer", "correct", "how")},
             "length": [self.length(ids) for ids in completion_ids],
             "truncated": self.truncated(completions, completion_ids),
-            "reward": self.mine(self.weighted_rewards()).tolist(),
+            "reward": self.mine(groups.weighted(self.trained, self.reward_weights)).tolist(),
         }
-        for name, scores in zip(self.reward_func_names, self.mine(self.rewards_per_func).T.tolist(), strict=True):
+        for name, scores in zip(self.reward_func_names, self.mine(self.trained).T.tolist(), strict=True):
             columns[f"rewards/{name}"] = [None if math.isnan(score) else score for score in scores]
         for column, values in columns.items():
             self._log_completion_extra(column, values)
 
     def _generate_and_score_completions(self, inputs):
+        self.inputs, self.round = inputs, 1
         batch = super()._generate_and_score_completions(inputs)
         self.log_groups()
+        self.log_first_round()
         if self.baseline == "none":
-            everyone = self.weighted_rewards()
+            everyone = groups.weighted(self.trained, self.reward_weights)
         else:  # of all processes
-            level, lengths = self.level_groups(), self.drawn[:, 1].float()
-            self._metrics["train"]["frac_tokens_zero_std"].append((lengths[level].sum() / lengths.sum()).item())
-            everyone = batch["advantages"].new_tensor(self._logs["advantages"]).masked_fill(level, 0.0)
+            everyone = batch["advantages"].new_tensor(self._logs["advantages"])
+            everyone = everyone.masked_fill(self.level(self.trained), 0.0)
         self._logs["advantages"] = deque(everyone.tolist(), maxlen=len(everyone))
         batch["advantages"] = self.mine(everyone)
         return batch
 
+    def log_first_round(self) -> None:
+        """How many groups and tokens are without signal; with several rounds also the rewards, in place of TRL's, which
+        are of the groups that are trained on."""
+        metrics, scores = self._metrics["train"], self.rewards_per_func
+        if self.rounds > 1:
+            summed = groups.weighted(scores, self.reward_weights).masked_fill(scores.isnan().all(dim=1), torch.nan)
+            names = [("reward", "reward_std")]
+            names += [(f"rewards/{name}/mean", f"rewards/{name}/std") for name in self.reward_func_names]
+            for (mean, deviation), values in zip(names, [summed, *scores.T], strict=True):
+                metrics[mean][-1], metrics[deviation][-1] = values.nanmean().item(), nanstd(values).item()
+            metrics["frac_reward_zero_std"][-1] = 0.0
+        if self.baseline == "group":
+            level, lengths = self.level(scores), self.drawn[:, 1].float()
+            metrics["frac_tokens_zero_std"].append((lengths[level].sum() / lengths.sum()).item())
+            logged = metrics["frac_reward_zero_std"]
+            logged[-1] = max(logged[-1], level.float().mean().item())
+
     def log_groups(self) -> None:
-        """How many of a group's completions are distinct, and which rewards tell them apart: reward k has the share
-        cov(w_k r_k, R) / var(R) of the variance of R = sum of w_k r_k within the groups; all shares add up to 1."""
-        metrics, groups = self._metrics["train"], self.drawn[:, 0].unflatten(0, (-1, self.num_generations))
-        metrics["completions/distinct"].append(sum(len(group.unique()) for group in groups) / groups.numel())
-        scores = self.rewards_per_func * self.reward_weights.to(self.rewards_per_func.device)
-        scores = scores.nan_to_num().masked_fill(scores.isnan().all(dim=1, keepdim=True), torch.nan)
-        scores = scores.unflatten(0, (-1, self.num_generations))
-        apart = (scores - scores.nanmean(dim=1, keepdim=True)).nan_to_num()
-        total = apart.sum(dim=2, keepdim=True)
-        summed = self.multi_objective_aggregation == "sum_then_normalize" and len(self.reward_func_names) > 1
-        if summed and (variance := total.square().sum()) > ROUNDING:
-            shares = ((apart * total).sum(dim=(0, 1)) / variance).tolist()
-            for name, share in zip(self.reward_func_names, shares, strict=True):
+        """How many of a group's completions are distinct, and which rewards tell them apart."""
+        metrics, drawn = self._metrics["train"], self.drawn[:, 0].unflatten(0, (-1, self.size))
+        metrics["completions/distinct"].append(sum(len(group.unique()) for group in drawn) / drawn.numel())
+        if self.multi_objective_aggregation == "sum_then_normalize" and len(self.reward_func_names) > 1:
+            shares = groups.variance_shares(self.rewards_per_func, self.reward_weights, self.size)
+            for name, share in zip(self.reward_func_names, shares, strict=False):
                 metrics[f"rewards/{name}/variance_share"].append(share)
 
-    def level_groups(self) -> torch.Tensor:
-        """Whether each completion, of all processes, is in a group whose scorable completions all earn the same: by
-        every reward where TRL normalizes each, else in sum.
+    def level(self, rewards: torch.Tensor) -> torch.Tensor:
+        """Whether each completion, of all processes, is in a group without signal."""
+        summed = self.multi_objective_aggregation == "sum_then_normalize"
+        return groups.level(rewards, self.reward_weights, self.size, summed)
 
-        TRL subtracts a mean rounded to float32: eight rewards of 0.2 get advantages of 1.5e-4, which Adam turns into
-        steps, and no such group counts as one of zero deviation.
-        """
-        scores = self.rewards_per_func[:, self.reward_weights.to(self.rewards_per_func.device) != 0]
-        if self.multi_objective_aggregation == "sum_then_normalize":
-            unscorable = self.rewards_per_func.isnan().all(dim=1)
-            scores = self.weighted_rewards().masked_fill(unscorable, torch.nan).unsqueeze(1)
-        groups = scores.unflatten(0, (-1, self.num_generations))
-        low = groups.masked_fill(groups.isnan(), torch.inf).amin(dim=1)
-        high = groups.masked_fill(groups.isnan(), -torch.inf).amax(dim=1)
-        level = (high - low <= ROUNDING * torch.maximum(high.abs(), low.abs())).all(dim=1)
-        logged = self._metrics["train"]["frac_reward_zero_std"]
-        logged[-1] = max(logged[-1], level.float().mean().item())
-        return level.repeat_interleave(self.num_generations)
-
-    def weighted_rewards(self) -> torch.Tensor:
-        """Of all processes; an unscorable completion's is 0, as in TRL."""
-        return (self.rewards_per_func * self.reward_weights.to(self.rewards_per_func.device)).nansum(dim=1)
-
-    def mine(self, values: torch.Tensor) -> torch.Tensor:
-        """This process's rows of a tensor of all processes."""
+    def mine(self, values: Any) -> Any:
+        """This process's rows of a tensor or list of all processes."""
         count = len(values) // self.accelerator.num_processes
         return values[self.accelerator.process_index * count :][:count]
 
