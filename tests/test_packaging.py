@@ -47,5 +47,5 @@ def test_a_shipped_recipe_is_found_by_its_name_in_any_folder(tmp_path, monkeypat
     assert problems == []
     assert recipe.model["model_name_or_path"].startswith("Qwen/Qwen2.5-0.5B")
     assert recipe.output_dir.name == "gsm8k_qwen2.5_0.5b"
-    with pytest.raises(UserError, match="nothing_like_it: no such recipe: give a file, or one of gsm8k_"):
+    with pytest.raises(UserError, match="nothing_like_it: no such recipe: give a file, or one of cispo, dapo, "):
         resolve(["--config", "nothing_like_it"])
