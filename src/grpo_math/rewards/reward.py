@@ -277,11 +277,9 @@ def graded_names(specs: Sequence[RewardSpec], rewards: Sequence[Reward | str]) -
     return [spec.name for spec, reward in pairs if isinstance(reward, str) or reward.graded]
 
 
-def data_columns(
-    rewards: list[Reward | str], problems: list[Problem], everything: bool = False
-) -> tuple[set[str], str]:
+def data_columns(rewards: list[Reward | str], problems: list[Problem], every: bool = False) -> tuple[set[str], str]:
     """The further columns of the data that the rewards get, and a line on those that they do not get: no table holds
-    them. These are the columns that a reward names, and all where one of your own takes `**kwargs`, or of `everything`.
+    them. These are the columns that a reward names, and all where one of your own takes `**kwargs`, or with `every`.
 
     Raises UserError where a reward names a column that no table holds.
     """
@@ -290,7 +288,7 @@ def data_columns(
     ours = [reward for reward in rewards if isinstance(reward, Reward)]
     there = meta_columns(problems)
     named = {name for reward in ours for name in parameters(reward.function) if name not in reward.params}
-    if not everything and not any(reward.spec.path and takes_everything(reward.function) for reward in ours):
+    if not every and not any(reward.spec.path and takes_everything(reward.function) for reward in ours):
         there &= named
     odd = []
     for name in sorted(there):
