@@ -67,7 +67,7 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
         parts = load_parts(recipe.datasets, template, tokenizer, recipe.eval_datasets, num_generations=group)
         problems = mix_parts(parts, recipe.datasets, config.seed)
         benchmarks = load_benchmarks(recipe.eval_datasets) if recipe.eval.wanted else []
-        columns, left_out = data_columns(rewards, problems, everything=recipe.environment is not None)
+        columns, left_out = data_columns(rewards, problems, every=recipe.environment is not None)
         if left_out:
             logger.info("warning: %s", left_out)
         check_training(recipe, tokenizer, parts, benchmarks, config.deepspeed_plugin)

@@ -92,7 +92,7 @@ class Subject:
     @cached_property
     def columns(self) -> tuple[set[str], str]:
         """The data's columns that the rewards get, and a line on those that they do not get."""
-        return data_columns(self.rewards, self.problems, everything=self.recipe.environment is not None)
+        return data_columns(self.rewards, self.problems, every=self.recipe.environment is not None)
 
     @cached_property
     def lengths(self) -> list[int]:
