@@ -34,6 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         word = words[1] if len(words) > 1 else ""
         asked[question] += 1
         if word in ALWAYS:
+            time.sleep(0.3)  # the other requests are answered first
             return self.reply(*ALWAYS[word])
         if asked[question] == 1:
             if word in FIRST:

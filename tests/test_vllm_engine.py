@@ -122,7 +122,7 @@ def test_a_step_is_drawn_alike_on_all_ranks_of_an_engine():
 
     def drawn(process: int, step: int) -> tuple[int, float]:
         accelerator = SimpleNamespace(process_index=process, device=torch.device("cpu"))
-        trainer = SimpleNamespace(use_vllm=True, vllm_mode="colocate", vllm_tensor_parallel_size=2)
+        trainer = SimpleNamespace(use_vllm=True, vllm_mode="colocate", vllm_tensor_parallel_size=2, round=1, turn=0)
         trainer.accelerator, trainer.args = accelerator, SimpleNamespace(seed=42)
         trainer.state = SimpleNamespace(global_step=step)
         with Trainer.step_seed(trainer):
