@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -106,6 +107,14 @@ def nvidia_smi(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     return program
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    """Fails where the condition is not true by then."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def pytest_collection_finish():

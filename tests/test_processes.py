@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from conftest import wait_for
 
 # A supervisor with a child that makes a daemon in a session of its own and then ignores SIGTERM, as a vLLM server may.
 STUBBORN = """
@@ -45,13 +46,6 @@ def family(mark: str) -> list[psutil.Process]:
     return found
 
 
-def wait_for(condition, seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
-
-
 @pytest.fixture
 def launch(request, tmp_path):
     mark = f"mark-{os.getpid()}-{request.node.name}"
@@ -69,7 +63,7 @@ def launch(request, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_all_even_who_ignores_it(launch, number):
     front, mark = launch()
-    assert wait_for(lambda: len(family(mark)) == 4)  # front, supervisor, child, daemon
+    wait_for(lambda: len(family(mark)) == 4)  # front, supervisor, child, daemon
     front.send_signal(number)
     assert front.wait(20) == 128 + signal.SIGTERM
     assert family(mark) == []
@@ -101,7 +95,7 @@ sys.exit(processes.supervised(work))
 
 def test_a_signal_during_the_clean_up_changes_nothing(launch):
     front, mark = launch()
-    assert wait_for(lambda: len(family(mark)) == 4)
+    wait_for(lambda: len(family(mark)) == 4)
     sorted(family(mark), key=lambda process: process.create_time())[1].kill()
     time.sleep(0.3)
     front.send_signal(signal.SIGTERM)
@@ -119,13 +113,13 @@ def test_what_nobody_expected_shows_its_traceback():
 @pytest.mark.parametrize("victim", [0, 1, 2, 3], ids=["front", "supervisor", "child", "daemon"])
 def test_kill_9_of_anyone_leaves_nobody(launch, victim):
     front, mark = launch()
-    assert wait_for(lambda: len(family(mark)) == 4)
+    wait_for(lambda: len(family(mark)) == 4)
     by_age = sorted(family(mark), key=lambda process: process.create_time())
     by_age[victim].kill()
     if victim == 3:  # nobody's end but its own
-        assert wait_for(lambda: len(family(mark)) == 3)
+        wait_for(lambda: len(family(mark)) == 3)
         front.send_signal(signal.SIGTERM)
-    assert wait_for(lambda: family(mark) == [])
+    wait_for(lambda: family(mark) == [])
     front.wait(20)
 
 

@@ -13,13 +13,10 @@ from grpo_math.recipe.recipe import load_recipe
 from grpo_math.report.data import read_run
 from grpo_math.report.list_runs import row
 from grpo_math.report.summary import state
+from grpo_math.runs.folder import read_rows
 from grpo_math.sft import sft
 from grpo_math.train import train
 from grpo_math.trainer.callbacks import why_end
-
-
-def rows(file) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def evaluations(*accuracies: float) -> list[dict]:
@@ -59,10 +56,10 @@ def test_a_run_without_patience_left_is_finished(write_recipe, tmp_path, capsys)
     def check_end(results: dict, step: int, patience: int) -> None:
         assert results["steps"] == step
         assert results["stopped"] == f"eval.patience {patience} at step {step}"
-        made = rows(folder / "eval.jsonl")
+        made = read_rows(folder / "eval.jsonl")
         assert [row["step"] for row in made] == [*range(step + 1)]
         assert (results["before"], results["after"], results["best"]) == (made[0], made[-1], made[0])
-        assert [row["step"] for row in rows(folder / "metrics.jsonl") if "loss" in row] == [*range(1, step + 1)]
+        assert [row["step"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row] == [*range(1, step + 1)]
         assert (folder / f"checkpoint-{step}").exists()
         assert (folder / "final" / "model.safetensors").exists()
 

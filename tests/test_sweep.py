@@ -4,12 +4,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_run import make_run
@@ -82,13 +81,6 @@ def options(write_recipe, tmp_path):
 
 def starts(folder: Path) -> list[str]:
     return (folder / "starts").read_text().splitlines()
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import time
 
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, wait_for
 
 from grpo_math.errors import UserError
 from grpo_math.evaluation.watch import chosen, log_to_wandb, newest
@@ -166,13 +166,6 @@ def start(request):
 
 def evaluated(run) -> list[tuple[int, str]]:
     return [(row["step"], row["weights"]) for row in read_rows(run / "eval.jsonl") if "weights" in row]
-
-
-def wait_for(condition, seconds: float = 90):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert condition()
 
 
 def family(process: subprocess.Popen) -> list[psutil.Process]:

@@ -90,7 +90,8 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
                 template=template,
                 baseline=recipe.baseline,
                 rounds=recipe.rounds,
-                **(tools.for_trl() if tools else {}),
+                tools=tools and tools.functions,
+                environment_factory=tools and tools.environment,
             )
         return finish(recipe, trainer, problems, benchmarks, checkpoint, started, rewards, tools)
 

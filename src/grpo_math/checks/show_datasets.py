@@ -35,15 +35,9 @@ def rows() -> list[list[str]]:
             name,
             ", ".join(adapter.uses),
             ", ".join(f"{split}{'*' * (split == adapter.test)} {count:,}" for split, count in adapter.splits.items()),
-            " ".join(
-                filter(
-                    None,
-                    (
-                        adapter.hub,
-                        adapter.configs[0] if len(adapter.configs) == 1 else f"{len(adapter.configs)} configs",
-                    ),
-                )
-            ),
+            f"{adapter.hub} {adapter.configs[0] or ''}".strip()
+            if len(adapter.configs) == 1
+            else f"{adapter.hub} {len(adapter.configs)} configs",
             ", ".join(adapter.columns),
             adapter.answers,
             adapter.licence,

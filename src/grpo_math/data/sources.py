@@ -37,7 +37,7 @@ def stream(path: Path) -> Any:
     return pyarrow.input_stream(str(path), compression=COMPRESSED.get(path.suffix.lower()))
 
 
-def rows_of_file(path: Path, skip: Collection[str] = ()) -> Iterable[dict]:
+def rows_of_file(path: Path, skip: Collection[str]) -> Iterable[dict]:
     """The rows of one file, by its ending; raises UserError for what cannot be read as rows. `skip` are columns that
     files which are stored by column need not read."""
     number = 0
@@ -108,9 +108,7 @@ def integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= 4_300 else digits
 
 
-def local_files(
-    path: Path, split: str, config: str | None = None, configs: Iterable[str | None] = ("main",)
-) -> list[Path]:
+def local_files(path: Path, split: str, config: str | None, configs: Iterable[str | None]) -> list[Path]:
     """The files of a split below a folder (or the one file given).
 
     Understood are SPLIT.jsonl, SPLIT-00000-of-00001.parquet, SPLIT/**/*.json, and each of them inside a folder
@@ -191,7 +189,7 @@ def in_hub_cache(kind: str, name: str) -> bool:
     return any(folder.is_dir() for folder in folders)
 
 
-def hub_rows(path: str, configs: Iterable[str | None], split: str, skip: Collection[str] = ()) -> Iterable[dict]:
+def hub_rows(path: str, configs: Iterable[str | None], split: str, skip: Collection[str]) -> Iterable[dict]:
     from datasets import load_dataset
 
     hub_answers()

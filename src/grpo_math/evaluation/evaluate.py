@@ -29,6 +29,7 @@ from grpo_math.models import ModelSource, end_tokens, load_tokenizer, load_tools
 from grpo_math.recipe.batch import world_size
 from grpo_math.recipe.file import read_yaml
 from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.runs.checkpoints import recipe_of
 from grpo_math.runs.folder import (
     append_rows,
     only_one,
@@ -188,9 +189,8 @@ def settings_of(recipe: Recipe, benchmarks: list[Benchmark], setup: Setup) -> di
 
 def trained_with_tools(model: str) -> bool:
     """Whether the model is one of a run whose recipe names tools."""
-    recipe = Path(model).resolve().parent / "recipe.yaml"
-    written = read_yaml(recipe) if recipe.is_file() else {}
-    return bool(written.get("tools") or written.get("environment"))
+    recipe = recipe_of(Path(model).resolve())
+    return bool(recipe.get("tools") or recipe.get("environment"))
 
 
 def digest(content: Any) -> str:

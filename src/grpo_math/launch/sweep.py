@@ -200,20 +200,19 @@ def make_trials(options: argparse.Namespace, varied: dict[str, list]) -> tuple[d
     """The settings by name, and all their runs, a seed of all settings before the next. Raises UserError with every
     problem of every recipe."""
     settings = combinations(varied, options.one_at_a_time)
-    found: list[tuple[int, Trial]] = []
+    found: dict[str, list[Trial]] = {name: [] for name in settings}
 
     def add(name: str, given: dict[str, Any]) -> None:
         words = [*options.words, *words_of(given)]
         first = load_recipe(words).trainer.get("seed", 42)  # TRL's default
-        for place in range(options.seeds):
-            seed = first + place
+        for seed in range(first, first + options.seeds):
             own = {"seed": seed, "output_dir": str(options.out / name / f"seed-{seed}")}
             trial = Trial(name, seed, load_recipe([*words, *words_of(own)]))
             trial.check()
-            found.append((place, trial))
+            found[name].append(trial)
 
     at_once(*(partial(add, *one) for one in settings.items()))
-    return settings, [trial for _, trial in sorted(found, key=lambda pair: pair[0])]
+    return settings, [trial for runs in zip(*found.values(), strict=True) for trial in runs]
 
 
 def find_gpus(recipe: Recipe, layout: Layout) -> list[str] | None:

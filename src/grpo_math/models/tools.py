@@ -39,10 +39,6 @@ class Tools:
         names = [name for name, _ in members if name not in ("reset", "get_reward") and not name.startswith("_")]
         return [getattr(environment, name) for name in names]
 
-    def for_trl(self) -> dict:
-        """The arguments of TRL's GRPOTrainer."""
-        return {"tools": self.functions, "environment_factory": self.environment}
-
 
 def load_tools(references: list[str], environment: str | None, max_calls: int | None = None) -> Tools | None:
     """The tools that a recipe names as `file.py:function` and `file.py:Class`; None where it names none.
@@ -106,12 +102,8 @@ def check_tools(tools: Tools, tokenizer: "PreTrainedTokenizerBase", name: str) -
 
     fix = "use a model that was trained with tools, such as Qwen2.5, Qwen3, Llama 3.2"
     question = [{"role": "user", "content": "1+1?"}]
-    shown = (
-        str(tokenizer.apply_chat_template(question, tools=tools.schemas, tokenize=False))
-        if tokenizer.chat_template
-        else ""
-    )
-    absent = [one["function"]["name"] for one in tools.schemas if one["function"]["name"] not in shown]
+    shown = tokenizer.chat_template and tokenizer.apply_chat_template(question, tools=tools.schemas, tokenize=False)
+    absent = [one["function"]["name"] for one in tools.schemas if one["function"]["name"] not in str(shown or "")]
     if absent or not supports_tool_calling(tokenizer):
         what = f"the tool {absent[0]}" if absent else "calls and their results"
         raise UserError(f"tools: the chat template of {name} does not show {what}: {fix}")

@@ -80,10 +80,8 @@ def compared(settings: list[dict[str, Any]]) -> dict[str, Difference]:
     adjusted = holm([change.p for change in changes.values()])
     for one, change, p in zip(enough, changes.values(), adjusted, strict=True):
         shows = change.shows if change.shows <= 1 else None
-        one["difference"] = {
-            **change.figure.named("value"),
-            **{"test": change.test, "p": change.p, "holm_p": p, "shows": shows, "verdict": change.verdict},
-        }
+        known = {"test": change.test, "p": change.p, "holm_p": p, "shows": shows, "verdict": change.verdict}
+        one["difference"] = change.figure.named("value") | known
     return changes
 
 

@@ -42,7 +42,7 @@ PATCHES = (
         signature="(self, prompts, prompt_ids, completion_ids, completions, logprobs, images, multimodal_fields)",
         place="trainer/trainer.py",
         why="time/tools, and the lengths without tool results; evaluations run TRL's loop on their own engine "
-        "(evaluation/conversations.py)",
+        "(generation/conversations.py)",
         relies_on=(
             f"{GRPO}._tool_call_loop: return tool_mask, completions, completion_ids, logprobs, tool_call_count,",
             f"{GRPO}._tool_call_loop: config = self.model.config.text_config if self._is_vlm else self.model.config",

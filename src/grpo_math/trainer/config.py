@@ -140,10 +140,8 @@ def check_turns(config: "GRPOConfig") -> None:
     process need, and those with fewer would leave the others waiting."""
     if config.distributed_state.num_processes == 1:
         return
-    environment = os.environ
-    sharded = (
-        environment.get("ACCELERATE_USE_FSDP") == "true" or environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    )
+    zero3 = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    sharded = zero3 or os.environ.get("ACCELERATE_USE_FSDP") == "true"
     reasons = {
         "vllm_mode: server": config.use_vllm and config.vllm_mode == "server",
         f"vllm_tensor_parallel_size: {config.vllm_tensor_parallel_size}": config.vllm_tensor_parallel_size > 1,

@@ -60,6 +60,5 @@ def unseen(dataset: Any, seen: set[str], key: Sequence[int]) -> Iterator[dict]:
 def replaced(rows: list, level: list[bool], fresh: list) -> list:
     """The rows, those that are level replaced by the fresh ones, in order, as far as these go. Groups are whole and
     adjacent in both, so that a group replaces a group."""
-    places = [place for place, one in enumerate(level) if one]
-    found = dict(zip(places, fresh, strict=False))
-    return [found.get(place, row) for place, row in enumerate(rows)]
+    further = iter(fresh)
+    return [next(further, row) if one else row for row, one in zip(rows, level, strict=True)]
