@@ -195,6 +195,7 @@ BROKEN = [
     ("eval: {before_after: true, split: train}", "r.yaml: eval.split: train is what the training reads: name another split"),
     ("eval: {datasets: {name: gsm8k, split: train}}", "r.yaml: eval.datasets: these are the training problems: name others, or another split"),
     ("eval: {every_steps: 5}", "r.yaml: eval.every_steps: unknown key, use eval.every"),
+    ("eval: {datasets: {name: gsm8k, max_prompt_tokens: 9}}", "r.yaml: eval.datasets.max_prompt_tokens: filters training problems only: leave it out"),
     ("eval: {dataset: {name: gsm8k}}", "r.yaml: eval.dataset: unknown key, use eval.datasets"),
     ("eval: {every: 5, samples: 4}", "r.yaml: eval.samples: 4 greedy completions of a problem are one and the same: set temperature: 0.7, or samples: 1"),
     ("eval: {every: 5, samples: 4, temperature: 1, k: [1, 8]}", "r.yaml: eval.k: pass@8 wants 8 samples or more, and there are 4: raise samples"),

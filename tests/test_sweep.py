@@ -141,6 +141,13 @@ def test_any_values_reach_the_recipe_as_they_are(values):
     assert len({*names}) == len(values)
 
 
+def test_a_mapping_is_named_by_its_dotted_keys():
+    assert name_of({"dynamic_sampling": {"rounds": 3}, "beta": 0}) == "dynamic_sampling.rounds=3,beta=0"
+    assert name_of({"rewards": {"format": {"weight": 0.1}, "steps": {}}}).startswith(
+        "rewards.format.weight=0.1,rewards.s"
+    )
+
+
 def test_settings_are_all_combinations_or_one_change_at_a_time():
     varied = {"beta": [0, 0.04], "learning_rate": [1e-6, 3e-6, 1e-5]}
     every = combinations(varied, one_at_a_time=False)

@@ -9,7 +9,7 @@ import pytest
 from stand_ins import config_of, save_stand_in
 
 from grpo_math.checks import Subject
-from grpo_math.checks.setup import thinking
+from grpo_math.checks.setup import template, thinking
 from grpo_math.data import TEMPLATES, Problem, PromptTemplate, token_ids
 from grpo_math.evaluation import Benchmark, setup_of, solve
 from grpo_math.evaluation.solve import grade_rows
@@ -86,8 +86,8 @@ def test_plain_text_thinks_where_its_prefill_does(thinker):
 
 
 def test_with_the_switch_off_a_prompt_ends_with_an_empty_thought(thinker):
-    for template in ("switch", "qwen3"):
-        tokenizer = loaded(thinker(template), variables=OFF)
+    for chat in ("switch", "qwen3"):
+        tokenizer = loaded(thinker(chat), variables=OFF)
         prompt = tokenizer.decode(token_ids(BOXED.prompt("q", tokenizer), tokenizer))
         assert prompt.rstrip().endswith("<think>\n\n</think>")
 
@@ -220,6 +220,15 @@ def test_a_budget_without_room_for_the_shortest_answer_is_an_error(said, thinker
     )
     assert ("error", says, "max_completion_length: 4096") in said(chat, least - 1, large=False, **keys)
     assert not [one for one in said(chat, least, large=False, **keys) if one[0] == "error"]
+
+
+def test_a_variable_that_the_chat_template_lacks_is_warned_of(thinker, write_recipe):
+    variables = {"enable_thinkin": False, "enable_thinking": False}
+    recipe = write_recipe(model_name_or_path=str(thinker("qwen3")), chat_template_kwargs=variables)
+    found = template(Subject(load_recipe(["--config", str(recipe)])))
+    assert [one.says.partition(":")[0] for one in found if one.level == "warning" and "kwargs" in one.says] == [
+        "chat_template_kwargs.enable_thinkin"
+    ]
 
 
 def test_a_tokenizer_that_hides_the_end_of_the_thinking_is_an_error(said, thinker):

@@ -1,6 +1,7 @@
 """Checks of the recipe itself: TRL's rules, values known to hurt, and the prompt as the model sees it."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -137,6 +138,12 @@ def template(subject: Subject) -> Iterator[Finding]:
     rendered = str(tokenizer.decode(token_ids(prompt, tokenizer)))
     ends = "".join(f", or {stop!r}" for stop in recipe.template.stop)
     yield note(f"{rendered}\n(ends with {tokenizer.eos_token!r}{ends}; padding {tokenizer.pad_token!r})")
+    for key in recipe.trainer.get("chat_template_kwargs") or {}:
+        if recipe.template.chat and not re.search(rf"\b{re.escape(key)}\b", str(tokenizer.chat_template)):
+            yield warning(
+                f"chat_template_kwargs.{key}: the chat template has no variable of that name, it changes nothing",
+                "leave it out, or correct the name",
+            )
     if recipe.sft is None:
         yield from window(subject)
         yield from thinking(subject)

@@ -73,5 +73,8 @@ def window_for(source: ModelSource, longest_prompt: int, longest_completion: int
     window = longest_prompt + longest_completion
     room = getattr(source.config().get_text_config(), "max_position_embeddings", window)
     if longest_prompt >= room:
-        raise UserError(f"eval.datasets: the longest prompt has {longest_prompt} tokens, the model has room for {room}")
+        raise UserError(
+            f"eval.datasets: the longest prompt has {longest_prompt} tokens, the model has room for {room}: leave out "
+            "the dataset with it, or take a model with a longer context"
+        )
     return min(window, room)

@@ -181,11 +181,20 @@ def combinations(varied: dict[str, list], one_at_a_time: bool) -> dict[str, dict
 
 def name_of(given: dict[str, Any]) -> str:
     """learning_rate=1e-06,beta=0.04, as the name of a folder."""
-    text = ",".join(f"{key}={as_text(value)}" for key, value in given.items())
+    text = ",".join(f"{key}={as_text(value)}" for key, value in flat(given).items())
     name = re.sub(r"[^\w.,=+-]+", "-", text) or "baseline"
     if not given or (name == text and len(name) <= LONGEST):
         return name
     return f"{name[:LONGEST]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def flat(given: dict[str, Any]) -> dict[str, Any]:
+    """Mappings as dotted keys: {"a": {"b": 1}} as {"a.b": 1}; an empty mapping stays a value."""
+    pairs: dict[str, Any] = {}
+    for key, value in given.items():
+        inside = {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {}
+        pairs |= flat(inside) if inside else {key: value}
+    return pairs
 
 
 def words_of(given: dict[str, Any]) -> list[str]:

@@ -174,6 +174,9 @@ def held_out_specs(spec: EvalSpec, datasets: list[DatasetSpec], trains: bool, pr
     return []
 
 
+FILTERS = ("max_prompt_tokens", "decontaminate", "pass_rate")  # of training problems: a benchmark is evaluated whole
+
+
 def named_specs(given: Any, asked: dict, problems: list[str]) -> list[DatasetSpec]:
     """`eval.datasets`: one dataset or a list, each a name (`gsm8k`) or a mapping as in `dataset:`."""
     found = []
@@ -183,6 +186,9 @@ def named_specs(given: Any, asked: dict, problems: list[str]) -> list[DatasetSpe
         if isinstance(entry, dict):
             split = evaluation_split(entry.get("name"), asked["split"])
             entry = asked | {"split": split} | {key: value for key, value in entry.items() if value is not None}
+            problems += [
+                f"{where}{key}: filters training problems only: leave it out" for key in FILTERS if entry.get(key)
+            ]
         found += dataset_spec(entry, where, problems)
     return found
 
