@@ -274,6 +274,7 @@ def test_a_good_recipe_has_no_errors_and_no_warnings(findings):
 UNEQUAL = "rewards: {correctness: {weight: 1.0}} would tell them apart"
 RIGHT = "rewards: {correctness: {correct: 1.0, wrong: 0.0, no_answer: 0.0}}"
 HURTS = [
+    ({"eval": {"every": 1, "max_completion_length": 512}}, "error", "the longest prompt of gsm8k test (74 tokens) and max_completion_length 512 are 586 tokens, the model has room for 256: eval: {max_completion_length: 182}"),
     ({"num_generations": 2}, "warning", "num_generations: 2 completions per group: most groups have equal rewards, and the mean is noisy: num_generations: 8"),
     ({"temperature": 0.1}, "warning", "temperature: 0.1: the completions of a group will hardly differ: temperature: 1.0"),
     ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "warning", "rewards: form alone is worth 2 (a wrong completion against none), being right 1 more: raise the weight of correctness"),
