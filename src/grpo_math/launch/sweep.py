@@ -36,6 +36,7 @@ OWN = {  # keys that a sweep sets itself
     "output_dir": "give --out",
     "resume_from_checkpoint": "the runs are resumed by themselves",
 }
+PLAIN = (*TEXTS, "config")  # keys whose values are no YAML on the command line
 LONGEST = 100  # characters of a folder's name
 POLL = 0.2  # seconds between two looks at the running trainings
 
@@ -158,11 +159,16 @@ def parse_setting(given: str) -> tuple[str, list]:
     key, _, text = given.partition("=")
     try:
         values = yaml.load(f"[{text}]", StrictLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"--set: {given}: its values are not YAML: quote one with brackets, braces or colons") from None
-    if not key or not isinstance(values, list) or not values:
+        texts = [json.dumps(value, sort_keys=True) for value in values]
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError):
+        raise UserError(
+            f"--set: {given}: its values are not YAML of text, numbers, lists and mappings: quote a date, or text with "
+            "brackets, braces or colons"
+        ) from None
+    if not key or not values:
         raise UserError(f"--set: {given}: want KEY=VALUE,VALUE, as learning_rate=1e-6,3e-6")
-    texts = [json.dumps(value, sort_keys=True) for value in values]
+    if key in PLAIN and not all(isinstance(value, str) for value in values):
+        raise UserError(f"--set: {given}: want text: quote a value that YAML takes for something else")
     if twice := [value for place, value in enumerate(texts) if value in texts[:place]]:
         raise UserError(f"--set: {key}: {', '.join(twice)} is given twice: name each value once")
     return key, values
@@ -190,9 +196,8 @@ def name_of(given: dict[str, Any]) -> str:
 
 def words_of(given: dict[str, Any]) -> list[str]:
     """The settings as words of a command line."""
-    plain = (*TEXTS, "config")
     return [
-        f"--{key}={value if key in plain else json.dumps(value, ensure_ascii=False)}" for key, value in given.items()
+        f"--{key}={value if key in PLAIN else json.dumps(value, ensure_ascii=False)}" for key, value in given.items()
     ]
 
 
