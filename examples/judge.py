@@ -33,7 +33,7 @@ SYSTEM = (
     "Then write a last line, `Verdict: yes` or `Verdict: no`, and nothing after it."
 )
 VERDICT = re.compile(r"Verdict: (yes|no)\.?")  # the whole last line
-SPECIAL = re.compile(r"<(?=[|｜/\w])|\[(?=/?[A-Z_]+\])")  # how <|im_end|>, <end_of_turn>, </s> and [/INST] begin
+SPECIAL = re.compile(r"<(?=[|\uff5c/\w])|\[(?=/?[A-Z_]+\])")  # how <|im_end|>, <end_of_turn>, </s> and [/INST] begin
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses of a server that may answer later
 LONGEST = 60.0  # seconds between two attempts
 FAST = "PRAGMA synchronous = OFF"  # a killed process loses nothing, a machine without power may

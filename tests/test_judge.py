@@ -50,7 +50,21 @@ def ask(server, tmp_path):
 
 
 def test_what_fails_is_asked_again_and_what_is_known_is_not(ask, server):
-    questions = ["", "busy", "broken", "garbage", "empty", "slow", "unsound", "chatty", "silent", "cut", "", "parts", "drip"]
+    questions = [
+        "",
+        "busy",
+        "broken",
+        "garbage",
+        "empty",
+        "slow",
+        "unsound",
+        "chatty",
+        "silent",
+        "cut",
+        "",
+        "parts",
+        "drip",
+    ]
     expected = [1, 1, 1, 1, 1, 1, 0, None, None, 1, 1, 1, 1]
     scores, logged = ask(questions)
     assert scores == expected
