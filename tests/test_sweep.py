@@ -305,6 +305,9 @@ def test_the_verdict_is_that_of_compare(tmp_path, capsys):
         folders = [
             make_run(tmp_path / f"{name}-{seed}", speed=speed + seed / 50, seed=seed, steps=20) for seed in range(3)
         ]
+        for accuracy in ("NaN", '"0.9"', "null"):  # a row that someone has changed does not count
+            with (folders[0] / "eval.jsonl").open("a") as rows:
+                rows.write(f'{{"step": 20, "accuracy": {accuracy}, "accuracy_low": 0, "accuracy_high": 1}}\n')
         found.append(summarise(name, {"beta": speed}, dict(enumerate(map(read_run, folders))), {}))
     write_sweep(tmp_path, found, 3, ["beta"])
     capsys.readouterr()
