@@ -149,8 +149,9 @@ def test_any_values_reach_the_recipe_as_they_are(values):
     for value in found:
         assert parse_arguments(words_of({key: value})) == (None, {"completions": {"x": value}})
     names = [name_of({key: value}) for value in values]
-    assert all("/" not in name and len(name) <= 120 for name in names)
-    assert len({*names}) == len(values)
+    names.append(name_of({"prompt_template.user": "\N{CJK UNIFIED IDEOGRAPH-95EE}" * 120}))
+    assert all("/" not in name and len(name.encode()) <= 120 for name in names)
+    assert len({*names}) == len(names)
 
 
 def test_settings_are_all_combinations_or_one_change_at_a_time():

@@ -188,7 +188,7 @@ def combinations(varied: dict[str, list], one_at_a_time: bool) -> dict[str, dict
 def name_of(given: dict[str, Any]) -> str:
     """learning_rate=1e-06,beta=0.04, as the name of a folder."""
     text = ",".join(f"{key}={as_text(value)}" for key, value in given.items())
-    name = re.sub(r"[^\w.,=+-]+", "-", text) or "baseline"
+    name = re.sub(r"[^\w.,=+-]+", "-", text, flags=re.ASCII) or "baseline"  # a character is a byte
     if not given or (name == text and len(name) <= LONGEST):
         return name
     return f"{name[:LONGEST]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
