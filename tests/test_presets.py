@@ -181,9 +181,9 @@ THINGS = "apples books coins pens stamps tickets shells cards".split()
 @pytest.fixture(scope="module")
 def shelf(tokenizer, policy_folder, tmp_path_factory):
     """A stand-in for every model and dataset that a recipe names: models of 10 million parameters in their
-    architectures, the tiny policy in place of the quickstart's, and 400 problems in the form of GSM8K and of MATH."""
+    architectures, the tiny policy in place of the quickstart's, and 500 problems in the form of GSM8K and of MATH."""
     folder = tmp_path_factory.mktemp("shelf")
-    for split, numbers_ in (("train", range(2, 302)), ("test", range(302, 402))):
+    for split, numbers_ in (("train", range(2, 402)), ("test", range(402, 502))):
         gsm8k, math = [], []
         for n in numbers_:
             name, thing, more = NAMES[n % 7], THINGS[n % 8], n % 5 + 2
