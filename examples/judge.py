@@ -33,6 +33,7 @@ SYSTEM = (
     "Then write a last line, `Verdict: yes` or `Verdict: no`, and nothing after it."
 )
 VERDICT = re.compile(r"Verdict: (yes|no)\.?")  # the whole last line
+SPECIAL = re.compile(r"<(?=[|\uff5c/\w])|\[(?=/?[A-Z_]+\])")  # how <|im_end|>, <end_of_turn>, </s> and [/INST] begin
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses of a server that may answer later
 LONGEST = 60.0  # seconds between two attempts
 FAST = "PRAGMA synchronous = OFF"  # a killed process loses nothing, a machine without power may
@@ -75,10 +76,11 @@ async def judge(
         for place, grade in enumerate(grades)
         if grade.correct or not right_only
     }
-    keys = {place: key_of(body) for place, body in bodies.items()}
+    server = {} if model else {"url": url}  # which serves one model, under any name
+    keys = {place: key_of(body | server) for place, body in bodies.items()}
     headers = {"Authorization": f"Bearer {os.environ['JUDGE_API_KEY']}"} if os.environ.get("JUDGE_API_KEY") else {}
     slots = asyncio.Semaphore(concurrency)
-    with contextlib.closing(sqlite3.connect(cache, timeout=60, isolation_level=None)) as store:
+    with contextlib.closing(sqlite3.connect(Path(cache).expanduser(), timeout=60, isolation_level=None)) as store:
         for setting in (FAST, TABLE, INDEX):
             store.execute(setting)
         known = {key: text for key in {*keys.values()} if (text := recall(store, key)) is not None}
@@ -90,7 +92,7 @@ async def judge(
                 reply, retries = await ask(client, f"{url.rstrip('/')}/chat/completions", body, attempts, backoff)
             choice, used = reply["choices"][0], reply.get("usage") or {}
             tokens_in, tokens_out = used.get("prompt_tokens") or 0, used.get("completion_tokens") or 0
-            known[key] = choice["message"]["content"] or ""
+            known[key] = choice["message"].get("content") or ""
             row = (key, known[key], choice.get("finish_reason") == "stop", tokens_in, tokens_out)
             store.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", row)
             return retries, tokens_in, tokens_out
@@ -114,7 +116,9 @@ async def judge(
 
 
 def request(model: str, max_tokens: int, question: str, text: str) -> dict:
-    """The body of a request. The tag follows from the text, which therefore cannot hold it."""
+    """The body of a request. The tag follows from the text, which therefore cannot hold it, nor a special token of the
+    judge's tokenizer, which its server would take for the end of the turn."""
+    text = SPECIAL.sub(r"\g<0> ", text)
     tag = f"<solution-{hashlib.sha256(text.encode()).hexdigest()[:16]}>"
     asked = f"Question:\n{question}\n\n{tag}\n{text}\n{tag}"
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": asked}]
@@ -138,19 +142,20 @@ async def ask(client: httpx.AsyncClient, url: str, body: dict, attempts: int, ba
     for tried in range(attempts):
         pause = backoff * 2**tried * random.uniform(0.5, 1.0)
         try:
-            response = await client.post(url, json=body)
+            response = await asyncio.wait_for(client.post(url, json=body), client.timeout.read)  # httpx's is per part
             if response.is_success:
                 reply = response.json()
-                if isinstance(reply["choices"][0]["message"], dict):
+                if isinstance(reply["choices"][0]["message"].get("content"), str | None):
                     return reply, tried
+                raise TypeError
             problem = f"HTTP {response.status_code}: {' '.join(response.text.split()):.200}"
             if response.status_code not in AGAIN:
                 raise ValueError(f"{url} refuses the request ({problem})")
             with contextlib.suppress(KeyError, ValueError):
                 pause = max(pause, float(response.headers["Retry-After"]))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             problem = str(error) or type(error).__name__
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, IndexError, TypeError):
+        except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
             problem = f"no chat completion: {response.text:.100}"
         if tried + 1 < attempts:
             await asyncio.sleep(min(pause, LONGEST))

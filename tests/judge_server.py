@@ -13,6 +13,7 @@ FIRST = {  # status, headers, body
     "broken": (500, {}, b"out of memory"),
     "garbage": (200, {}, b"<html>hello</html>"),
     "empty": (200, {}, b'{"choices": []}'),
+    "parts": (200, {}, b'{"choices": [{"message": {"content": [{"type": "text", "text": "Verdict: yes"}]}}]}'),
 }
 ALWAYS = {"down": (503, {}, b"loading"), "refused": (400, {}, b'{"error": "no model of that name"}')}
 TEXTS = {"unsound": "Step 2 is wrong.\nVerdict: no", "chatty": "Verdict: yes, I think", "silent": None}
@@ -41,6 +42,8 @@ class Handler(BaseHTTPRequestHandler):
                 return self.reply(*FIRST[word])
             if word == "slow":
                 time.sleep(3)
+            if word == "drip":  # a byte at a time, each in time
+                return self.reply(200, {}, *[b" "] * 9)
         text = TEXTS.get(word, "All sound.\n\nVerdict: yes\n")
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         if word == "cut":
@@ -48,12 +51,14 @@ class Handler(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": 100, "completion_tokens": 10}
         self.reply(200, {}, json.dumps({"choices": [choice], "usage": usage}).encode())
 
-    def reply(self, status, headers, body):
+    def reply(self, status, headers, *parts):
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        for name, value in {"Content-Length": str(sum(map(len, parts))), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        for place, part in enumerate(parts):
+            time.sleep(0.4 * (place > 0))
+            self.wfile.write(part)
 
     def log_message(self, *_):
         pass

@@ -36,6 +36,7 @@ def test_the_package_loads_nothing_before_a_name_is_used():
 
 
 def test_every_public_name_is_a_documented_function():
+    assert {*grpo_math.__all__} <= {*dir(grpo_math)}  # what a notebook completes
     for name in grpo_math.__all__:
         assert callable(getattr(grpo_math, name))
         assert getattr(grpo_math, name).__doc__

@@ -258,11 +258,12 @@ def test_decontamination_compares_with_the_evaluation_sets_that_it_names(tmp_pat
 
     assert dropped(*tests, decontaminate=True) == dropped(*tests, decontaminate=["aime25"]) == 2
     assert dropped(tests[0], decontaminate=True) == 1
-    with pytest.raises(
-        UserError,
-        match=r"^dataset.decontaminate: aime25: neither on this machine nor to be read from the Hub.*name: aime25, path: FOLDER",
-    ):
-        dropped(tests[0], decontaminate=["aime25"])
+    for there in (tests[:1], []):
+        with pytest.raises(
+            UserError,
+            match=r"^dataset.decontaminate: aime25: neither on this machine nor to be read from the Hub.*name: aime25, path: FOLDER",
+        ):
+            dropped(*there, decontaminate=["aime25"])
 
 
 def test_the_table_is_printed_for_pipes_and_for_narrow_terminals(capsys, monkeypatch):

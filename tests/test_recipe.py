@@ -382,8 +382,10 @@ def test_extends_changes_only_what_it_names(tmp_path):
     assert (recipe.datasets[0].name, recipe.datasets[0].max_samples) == ("gsm8k", 5)
 
 
-def test_of_a_list_the_own_keys_of_further_files_are_laid_over_the_first(tmp_path):
+def test_of_a_list_the_own_keys_of_further_files_are_laid_over_the_first(tmp_path, monkeypatch):
     (tmp_path / "base.yaml").write_text(GOOD + "seed: 1\nbeta: 0.1\nepsilon: 0.1\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dr_grpo").write_text("of the working directory, and not meant\n")
     (tmp_path / "other.yaml").write_text("extends: nowhere.yaml\nbeta: 0.2\nepsilon: 0.2\nrewards: {format: {}}\n")
     recipe = load(tmp_path, "extends: [base.yaml, other.yaml, dr_grpo]\nbeta: 0.3\n")
     found = {key: recipe.trainer[key] for key in ("seed", "beta", "epsilon", "loss_type")}

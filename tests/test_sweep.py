@@ -109,6 +109,10 @@ def test_values_are_yaml_with_commas_between_them(text, key, values):
         ("beta=0,,1", "not YAML"),
         ("beta=[0,1", "not YAML"),
         ("beta=0],[1", "not YAML"),
+        ("dataset.split=2020-01-01,train", "quote a date"),
+        ("chat_template_kwargs={1: 2, b: 3}", "not YAML"),
+        ("prompt_template.system=null,Be brief.", "want text"),
+        ("config=null", "want text"),
         ("beta=0,0.04,0", "beta: 0 is given twice"),
         ("seed=1,2", "seed: give the number of --seeds"),
         ("output_dir=a", "output_dir: give --out"),
@@ -137,8 +141,9 @@ def test_any_values_reach_the_recipe_as_they_are(values):
     for value in found:
         assert parse_arguments(words_of({key: value})) == (None, {"completions": {"x": value}})
     names = [name_of({key: value}) for value in values]
-    assert all("/" not in name and len(name) <= 120 for name in names)
-    assert len({*names}) == len(values)
+    names.append(name_of({"prompt_template.user": "\N{CJK UNIFIED IDEOGRAPH-95EE}" * 120}))
+    assert all("/" not in name and len(name.encode()) <= 120 for name in names)
+    assert len({*names}) == len(names)
 
 
 def test_a_mapping_is_named_by_its_dotted_keys():
@@ -300,6 +305,9 @@ def test_the_verdict_is_that_of_compare(tmp_path, capsys):
         folders = [
             make_run(tmp_path / f"{name}-{seed}", speed=speed + seed / 50, seed=seed, steps=20) for seed in range(3)
         ]
+        for accuracy in ("NaN", '"0.9"', "null"):  # a row that someone has changed does not count
+            with (folders[0] / "eval.jsonl").open("a") as rows:
+                rows.write(f'{{"step": 20, "accuracy": {accuracy}, "accuracy_low": 0, "accuracy_high": 1}}\n')
         found.append(summarise(name, {"beta": speed}, dict(enumerate(map(read_run, folders))), {}))
     write_sweep(tmp_path, found, 3, ["beta"])
     capsys.readouterr()

@@ -47,5 +47,8 @@ class Package(ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"grpo_math.{HOMES[name]}"), name)
 
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *HOMES]
+
 
 sys.modules[__name__].__class__ = Package

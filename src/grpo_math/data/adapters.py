@@ -165,9 +165,10 @@ def find_column(cells: dict, role: str, fields: dict) -> str:
         names = [fields[role]] if role in fields else [name for group in COLUMN_NAMES[role] for name in group]
         if any(cells.get(name.partition(".")[0], "") is None for name in names):
             raise Unusable("without an answer" if role == "answer" else f"without a {role}")
+        without = ", or give fields without it" if role == "worked" else ""
         raise UserError(
             f"fields: no column {column!r} for the {role} (the columns are {', '.join(cells)}): name it, "
-            f"{{{role}: COLUMN}}"
+            f"{{{role}: COLUMN}}{without}"
         )
     return column
 

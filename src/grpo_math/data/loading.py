@@ -85,13 +85,13 @@ def overlap_with_tests(spec: DatasetSpec, specs: list[DatasetSpec], tests: Seque
     """The filter of `decontaminate`: true for all test sets there are, a list for those that it names."""
     where, named = f"{spec.where}decontaminate", spec.decontaminate
     found, missing = test_sets(specs, tests, named if isinstance(named, list) else None)
-    if not found:
-        raise UserError(f"{where}: there is no test set to compare with: name one, eval: {{datasets: ...}}")
     if missing and isinstance(named, list):
         raise UserError(
             f"{where}: {', '.join(missing)}: neither on this machine nor to be read from the Hub: leave it out, or "
             f"name its folder, eval: {{datasets: [{{name: {missing[0]}, path: FOLDER}}]}}"
         )
+    if not found:
+        raise UserError(f"{where}: there is no test set to compare with: name one, eval: {{datasets: ...}}")
     logger.info("%s: compared with %s", where, ", ".join(test.title for test in found))
     return Overlap([problem for test in found for problem in test.problems])
 

@@ -22,7 +22,7 @@ from grpo_math.generation.processes import Stopped, how_ended, supervised
 from grpo_math.generation.vllm_server import visible_gpus
 from grpo_math.launch.layouts import Layout, read_layout
 from grpo_math.launch.plan import Command
-from grpo_math.recipe.file import TEXTS, StrictLoader, read_yaml
+from grpo_math.recipe.file import TEXTS, StrictLoader, dotted, read_yaml
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.report.data import read_run
 from grpo_math.report.report import as_text
@@ -36,6 +36,7 @@ OWN = {  # keys that a sweep sets itself
     "output_dir": "give --out",
     "resume_from_checkpoint": "the runs are resumed by themselves",
 }
+PLAIN = (*TEXTS, "config")  # keys whose values are no YAML on the command line
 LONGEST = 100  # characters of a folder's name
 POLL = 0.2  # seconds between two looks at the running trainings
 
@@ -158,11 +159,16 @@ def parse_setting(given: str) -> tuple[str, list]:
     key, _, text = given.partition("=")
     try:
         values = yaml.load(f"[{text}]", StrictLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"--set: {given}: its values are not YAML: quote one with brackets, braces or colons") from None
-    if not key or not isinstance(values, list) or not values:
+        texts = [json.dumps(value, sort_keys=True) for value in values]
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError):
+        raise UserError(
+            f"--set: {given}: its values are not YAML of text, numbers, lists and mappings: quote a date, or text with "
+            "brackets, braces or colons"
+        ) from None
+    if not key or not values:
         raise UserError(f"--set: {given}: want KEY=VALUE,VALUE, as learning_rate=1e-6,3e-6")
-    texts = [json.dumps(value, sort_keys=True) for value in values]
+    if key in PLAIN and not all(isinstance(value, str) for value in values):
+        raise UserError(f"--set: {given}: want text: quote a value that YAML takes for something else")
     if twice := [value for place, value in enumerate(texts) if value in texts[:place]]:
         raise UserError(f"--set: {key}: {', '.join(twice)} is given twice: name each value once")
     return key, values
@@ -181,27 +187,17 @@ def combinations(varied: dict[str, list], one_at_a_time: bool) -> dict[str, dict
 
 def name_of(given: dict[str, Any]) -> str:
     """learning_rate=1e-06,beta=0.04, as the name of a folder."""
-    text = ",".join(f"{key}={as_text(value)}" for key, value in flat(given).items())
-    name = re.sub(r"[^\w.,=+-]+", "-", text) or "baseline"
+    text = ",".join(f"{key}={as_text(value)}" for key, value in dotted(given))
+    name = re.sub(r"[^\w.,=+-]+", "-", text, flags=re.ASCII) or "baseline"  # a character is a byte
     if not given or (name == text and len(name) <= LONGEST):
         return name
     return f"{name[:LONGEST]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
-def flat(given: dict[str, Any]) -> dict[str, Any]:
-    """Mappings as dotted keys: {"a": {"b": 1}} as {"a.b": 1}; an empty mapping stays a value."""
-    pairs: dict[str, Any] = {}
-    for key, value in given.items():
-        inside = {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {}
-        pairs |= flat(inside) if inside else {key: value}
-    return pairs
-
-
 def words_of(given: dict[str, Any]) -> list[str]:
     """The settings as words of a command line."""
-    plain = (*TEXTS, "config")
     return [
-        f"--{key}={value if key in plain else json.dumps(value, ensure_ascii=False)}" for key, value in given.items()
+        f"--{key}={value if key in PLAIN else json.dumps(value, ensure_ascii=False)}" for key, value in given.items()
     ]
 
 

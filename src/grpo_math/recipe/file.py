@@ -89,7 +89,7 @@ def extended(path: Path, name: str) -> Path:
     """The file that a recipe extends: a path from its folder, or the name of a shipped recipe."""
     if "/" not in name and not name.endswith((".yaml", ".yml")):
         try:
-            return recipe_path(name)
+            return shipped_recipe(name)  # not a file of that name in the working directory
         except UserError as error:
             raise UserError(f"{path}: extends: {error}") from None
     if not (path.parent / name).is_file():
@@ -145,8 +145,10 @@ def nested(name: str, value: object) -> dict:
 def recipe_path(name: str) -> Path:
     """A recipe file; the name of a shipped recipe, without folder and ending, means that one."""
     path = Path(name)
-    if path.is_file() or "/" in name or name.endswith((".yaml", ".yml")):
-        return path
+    return path if path.is_file() or "/" in name or name.endswith((".yaml", ".yml")) else shipped_recipe(name)
+
+
+def shipped_recipe(name: str) -> Path:
     if (shipped("recipes") / f"{name}.yaml").exists():
         return shipped("recipes") / f"{name}.yaml"
     known = sorted(file.stem for file in shipped("recipes").glob("*.yaml"))

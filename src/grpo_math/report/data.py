@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 
 from grpo_math.errors import UserError
@@ -170,9 +171,13 @@ def that_count(rows: list[dict]) -> list[dict]:
     the training evaluated itself, the rows of `evaluate --watch` (with `weights`) do not count."""
     found = {}
     for row in sorted(rows, key=lambda row: "weights" not in row):
-        if all(row.get(name) is not None for name in ("step", "accuracy", "accuracy_low", "accuracy_high")):
+        if all(is_number(row.get(name)) for name in ("step", "accuracy", "accuracy_low", "accuracy_high")):
             found[row["step"]] = row
     return [found[step] for step in sorted(found)]
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and isfinite(value)
 
 
 def read_completions(file: Path) -> list[dict]:
