@@ -77,7 +77,7 @@ PRESETS = {
     "r1_zero_reinforce_with_baseline": ON_POLICY | {"baseline": "group", "scale_rewards": "group"},
     "r1_zero_no_baseline": ON_POLICY | {"baseline": "none", "scale_rewards": "none"},
     "r1_zero_grpo_clip": STUDY | {"max_steps": 4 * 200, "prompts": 128, "num_iterations": 4, "epsilon": 0.2, "eval_every": 4 * 5, "save_steps": 4 * 10},
-    "dapo": PAPER | {"num_generations": 16, "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.0, "loss_type": "dapo", "mask_truncated_completions": True, "generation_batch_size": 16 * 8 * 16, "correctness": {"correct": 1.0, "wrong": -1.0} | PLAIN, "overlong": {"cache_tokens": 102} | PLAIN, "format": None},
+    "dapo": PAPER | {"num_generations": 16, "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.0, "loss_type": "dapo", "mask_truncated_completions": False, "generation_batch_size": 16 * 8 * 16, "correctness": {"correct": 1.0, "wrong": -1.0} | PLAIN, "overlong": {"cache_tokens": 102} | PLAIN, "format": None},
     "dr_grpo": PAPER | {"loss_type": "dr_grpo", "scale_rewards": "none", "beta": 0.0},
     "gspo": PAPER | {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4, "beta": 0.0, "generation_batch_size": 4 * 8 * 8},
     "cispo": PAPER | {"loss_type": "cispo", "epsilon_high": 5.0, "beta": 0.0, "generation_batch_size": 4 * 8 * 8},
