@@ -99,6 +99,8 @@ GRADED = [  # chat template, prompt template, completion as generated, its answe
     ("always", BOXED, r"maybe \boxed{3}</think> \boxed{4}", "4", True),
     ("always", BOXED, r"\boxed{4}</think> That is it.", None, False),
     ("always", BOXED, r"</think>\boxed{4}", "4", True),
+    ("always", BOXED, r"<think>\boxed{3}</think>\boxed{4}", "4", True),  # it opens another thought itself
+    ("always", BOXED, r"<think>\boxed{4}", None, False),
     ("always", LAST, "The answer is 4.", None, False),
     ("always", LAST, "The answer is 3.</think>It is 4.", "4", True),
     ("always", TAGS, "2+2=4</think> <answer>4</answer>", "4", True),
