@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from stand_ins import config_of, save_stand_in
+from transformers import GenerationConfig
 
 from grpo_math.checks import Subject
 from grpo_math.checks.setup import template, thinking
@@ -246,3 +247,26 @@ def test_a_tokenizer_that_hides_the_end_of_the_thinking_is_an_error(said, thinke
     thinker.cache_clear()
     assert says.startswith("model_name_or_path: </think> is a special token of the tokenizer, which completions lose")
     assert fix == 'set "special": false for it in tokenizer_config.json and tokenizer.json'
+
+
+def test_a_stop_string_that_completions_lose_is_an_error(thinker, write_recipe, tmp_path):
+    """The fix makes it an end token, as one that the model has is."""
+    folder = Path(shutil.copytree(thinker("qwen2_5"), tmp_path / "model"))
+    tokenizer = loaded(str(folder))
+    number = tokenizer.convert_tokens_to_ids("<|user|>")
+
+    def errors(*stop: str) -> list[tuple[str, str]]:
+        asked = {"user": "{question}", "answer_style": "boxed", "stop": list(stop)}
+        recipe = load_recipe(["--config", str(write_recipe(model_name_or_path=str(folder), prompt_template=asked))])
+        return [(one.says.partition(",")[0], one.fix) for one in template(Subject(recipe)) if one.level == "error"]
+
+    assert errors(tokenizer.eos_token, "</answer>", "<|user") == []
+    assert errors("<|user|>") == [
+        (
+            "prompt_template.stop: <|user|> is a special token of the tokenizer",
+            f"leave it out, and add {number} to eos_token_id in generation_config.json",
+        )
+    ]
+    ends = GenerationConfig(eos_token_id=[tokenizer.eos_token_id, number])
+    ends.save_pretrained(folder)
+    assert errors("<|user|>") == []

@@ -10,7 +10,7 @@ from grpo_math.checks.findings import LONG, Finding, Subject, error, note, warni
 from grpo_math.checks.losses import corrected, losses, with_defaults
 from grpo_math.data import NO_THINKING, prompt_lengths, token_ids
 from grpo_math.errors import suggestion
-from grpo_math.models import ModelSource, check_weights, trains_adapter
+from grpo_math.models import ModelSource, check_weights, end_tokens, trains_adapter
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.trl import UNCHANGED, changed_sampling
 from grpo_math.trainer.config import grpo_config, sft_config
@@ -139,6 +139,14 @@ def template(subject: Subject) -> Iterator[Finding]:
     rendered = str(tokenizer.decode(token_ids(prompt, tokenizer)))
     ends = "".join(f", or {stop!r}" for stop in recipe.template.stop)
     yield note(f"{rendered}\n(ends with {tokenizer.eos_token!r}{ends}; padding {tokenizer.pad_token!r})")
+    special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for token in recipe.template.stop:
+        if token in special and special[token] not in end_tokens(ModelSource.of(recipe.keys), tokenizer):
+            yield error(
+                f"prompt_template.stop: {token} is a special token of the tokenizer, which completions lose: what ends "
+                "with it would count as cut off, and vLLM would not stop at it",
+                f"leave it out, and add {special[token]} to eos_token_id in generation_config.json",
+            )
     for key in recipe.trainer.get("chat_template_kwargs") or {}:
         if recipe.template.chat and not re.search(rf"\b{re.escape(key)}\b", str(tokenizer.chat_template)):
             yield warning(
