@@ -99,8 +99,6 @@ def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
         if rank == 0:
             print("interrupted (a training run continues with --resume_from_checkpoint auto)", file=sys.stderr)
         return 130
-    finally:
-        gc.freeze()  # Python's exit would look through all of torch's objects, a second too
     return 0
 
 
