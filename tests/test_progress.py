@@ -16,12 +16,11 @@ PLAIN = "step 1/3  reward 0.5  accuracy 0.25  length 14  812 tokens/s  71% gener
 # The callback alone, driven as a training would, and the silent one of a second process, on a terminal or in a pipe; how
 # it ends is the first word. Each case is a process forked from one that has imported torch, which takes longer than all.
 CASES = r"""
-import gc, json, logging, os, sys, time, types
+import json, logging, os, sys, time, types
 from pathlib import Path
 from grpo_math.runs import folder as run_folder
 from grpo_math.trainer.progress import Progress
 
-gc.freeze()
 for line in sys.stdin:
     how, folder, output, streams, environment = json.loads(line)
     descriptor = os.open(output, os.O_RDWR)
