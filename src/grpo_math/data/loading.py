@@ -46,13 +46,16 @@ def load_parts(
     is needed where a spec has `max_prompt_tokens`.
     """
     parts = []
+    overlaps: dict[str, Overlap] = {}  # the test sets are read once for all datasets that name the same
     for spec, title in zip(specs, titles(specs), strict=True):
         filters: list[Filter] = []
         rates = read_pass_rates(spec.pass_rate.file, spec.where) if spec.pass_rate else {}
         if spec.pass_rate:
             filters.append(outside_pass_rates(spec.pass_rate, rates))
         if spec.decontaminate:
-            filters.append(overlap_with_tests(spec, specs, tests))
+            if (against := str(spec.decontaminate)) not in overlaps:
+                overlaps[against] = overlap_with_tests(spec, specs, tests)
+            filters.append(overlaps[against])
         if tokenizer is not None and spec.max_prompt_tokens is not None:
             filters.append(too_long(template, tokenizer, spec.max_prompt_tokens))
         if keep_too:
