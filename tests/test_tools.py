@@ -13,7 +13,7 @@ from grpo_math.errors import UserError
 from grpo_math.generation import Completion, Sampling, converse
 from grpo_math.models import Tools, load_tokenizer, load_tools
 from grpo_math.recipe.recipe import load_recipe, resolve
-from grpo_math.report.data import as_text, read_completions
+from grpo_math.report.data import messages_text, read_completions
 from grpo_math.runs.folder import read_rows, read_table
 from grpo_math.trainer.config import check_turns
 
@@ -244,9 +244,12 @@ def test_the_final_answer_is_graded(messages, text, ends_without):
 def test_a_conversation_is_shown_whole():
     thought = {"role": "assistant", "reasoning_content": "Hm.", "content": "", "tool_calls": json.dumps([CALL, CALL])}
     call = '[call] calculator({"expression": "1+2"})'
-    assert as_text([CALLING, RESULT, ANSWER]) == f"assistant: Let me see.\n{call}\n\ntool: 3\n\nassistant: \\boxed{{3}}"
-    assert as_text([thought]) == f"[reasoning_content] Hm.\n{call}\n{call}"
-    assert as_text([ANSWER]) == "\\boxed{3}"
+    assert (
+        messages_text([CALLING, RESULT, ANSWER])
+        == f"assistant: Let me see.\n{call}\n\ntool: 3\n\nassistant: \\boxed{{3}}"
+    )
+    assert messages_text([thought]) == f"[reasoning_content] Hm.\n{call}\n{call}"
+    assert messages_text([ANSWER]) == "\\boxed{3}"
 
 
 def asked_for(text: str) -> str:

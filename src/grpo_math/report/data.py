@@ -191,13 +191,13 @@ def read_completions(file: Path) -> list[dict]:
         if row.get("conversation"):  # an evaluation's, of which the completion is the final answer
             row["completion"] = json.loads(row["conversation"])
     return [
-        row | {name: as_text(row[name]) for name in texts if name in row}
+        row | {name: messages_text(row[name]) for name in texts if name in row}
         for row in rows
         if {"question", "completion", "correct"} <= row.keys()
     ]
 
 
-def as_text(messages: str | list[dict]) -> str:
+def messages_text(messages: str | list[dict]) -> str:
     """A prompt or completion as people read it; TRL writes those of a chat as messages."""
     if isinstance(messages, str):
         return messages

@@ -65,6 +65,8 @@ class Trainer(GRPOTrainer):
         self.stop = () if self.use_vllm else template.stop
         self.tokenizer: PreTrainedTokenizerBase = arguments["processing_class"]
         self.opening = template.opening(self.tokenizer)
+        schemas = (getattr(self.tokenizer, name, None) for name in ("response_template", "response_schema"))
+        self.parsed = any(schema is not None for schema in schemas)  # TRL gives thinking a field of its own then
         self.seconds: dict[str, float] = defaultdict(float)  # since the last log
         self.tokens: int | None = None  # seen at the last log
         self.turn = 0  # of the conversations with tools
@@ -147,8 +149,8 @@ class Trainer(GRPOTrainer):
         with self.timed("rewards"):
             drawn = [(hash(tuple(ids)), self.length(ids)) for ids in completion_ids]
             self.drawn = self.accelerator.gather(torch.tensor(drawn, device=self.accelerator.device))
-            if not self.tools:
-                completions[:] = map(self.as_text, completions, completion_ids)
+            if (self.opening or self.parsed) and not self.tools:
+                completions[:] = map(self.whole_text, completions, completion_ids)
             if self.template.stop or self.tools:
                 completions[:] = [self.stopped(completion) for completion in completions]
                 self.log_lengths(self.truncated(completions, completion_ids))
@@ -164,7 +166,7 @@ class Trainer(GRPOTrainer):
         first, size = self.scored(self.inputs, prompts, generated), self.size
         rewards, drawn = self.rewards_per_func, self.drawn
         level = self.level(rewards).tolist()
-        with self.first_round_logged():
+        with self.metrics_kept():
             fresh, scores, further = self.further_groups(prompts, sum(level) // size)
         self.rewards_per_func, self.drawn = rewards, drawn
         self.trained = torch.stack(groups.replaced([*rewards], level, scores))
@@ -219,16 +221,15 @@ class Trainer(GRPOTrainer):
         return list(zip(inputs, prompts, *parts, logged, strict=False))
 
     @contextlib.contextmanager
-    def first_round_logged(self) -> Iterator[None]:
+    def metrics_kept(self) -> Iterator[None]:
         """Leaves the metrics as they are, but for the number of tokens."""
         metrics, pending = copy.deepcopy((self._metrics["train"], self._pending_metrics))
         yield
         self._metrics["train"], self._pending_metrics = metrics, pending
         metrics["num_tokens"] = [self.state.num_input_tokens_seen]
 
-    def as_text(self, completion: str | list[dict], ids: list[int]) -> str | list[dict]:
-        """The completion as an evaluation has it: with the `<think>` that the chat template opened, and in one piece,
-        where TRL gives thinking a field of its own (for a tokenizer with a response schema)."""
+    def whole_text(self, completion: str | list[dict], ids: list[int]) -> str | list[dict]:
+        """The completion as an evaluation has it: in one piece, with the `<think>` that the chat template opened."""
         text = self.opening + str(self.tokenizer.decode(ids, skip_special_tokens=True))
         return text if isinstance(completion, str) else [{"role": "assistant", "content": text}]
 
