@@ -85,11 +85,12 @@ def solve(
     completion, length, truncated; of one with tools also conversation, and tokens, its length with the tool results.
     """
     places = range(len(benchmark.problems)) if places is None else places
-    opening = "" if setup.tools else setup.template.opening(setup.tokenizer)  # a conversation holds its own
-    if setup.tools:
+    opening = ""
+    if setup.tools:  # a conversation holds its own thinking
         rows = to_rows([benchmark.problems[place] for place in places], setup.template, setup.tokenizer)
         answered = converse(engine, rows, setup.sampling, setup.seed, setup.tokenizer, setup.tools, done)
     else:
+        opening = setup.template.opening(setup.tokenizer)
         prompts = prompts_of(benchmark, setup.template, setup.tokenizer)
         seeds = [zlib.crc32(f"{setup.seed} {benchmark.title} {place}".encode()) >> 1 for place in places]
         answered = engine.generate([prompts[place] for place in places], seeds, setup.sampling, done)

@@ -34,77 +34,59 @@ def converse(
 
     The portions follow from all rows, done or not, so that an interrupted evaluation samples the same completions.
     """
-    size = max(1, PORTION // sampling.samples)
+    trainer, size = StandIn(engine, sampling, seed, tokenizer, tools), max(1, PORTION // sampling.samples)
     for start in range(0, len(rows), size):
         places = range(start, min(start + size, len(rows)))
         if done >= set(places):
             continue
-        asked = [rows[place] for place in places for _ in range(sampling.samples)]
-        ended = iter(hold(engine, asked, replace(sampling, samples=1), seed, tokenizer, tools))
+        ended = trainer.hold([rows[place] for place in places for _ in range(sampling.samples)])
         found = {place: [next(ended) for _ in range(sampling.samples)] for place in places}
         yield {place: completions for place, completions in found.items() if place not in done}
 
 
-def hold(
-    engine: Engine, rows: list[dict], sampling: Sampling, seed: int, tokenizer: "PreTrainedTokenizerBase", tools: Tools
-) -> Iterator[Completion]:
-    """One conversation per row, of at most `sampling.max_new_tokens` tokens, those of tool results included."""
-    from trl import GRPOTrainer
-    from trl.chat_template_utils import parse_response
-
-    trl: Any = GRPOTrainer
-    environments = tools.environments(len(rows))
-    prompts = [begun(row, environment) for row, environment in zip(rows, environments, strict=True)]
-    prompt_ids = tokenized(prompts, tokenizer)
-    trainer = StandIn(engine, sampling, seed, tokenizer, tools, environments)
-    ids, _ = trainer._generate_single_turn(prompt_ids)
-    messages = [
-        [parse_response(tokenizer, some, prefix=prompt, tools=tools.schemas)]
-        for some, prompt in zip(ids, prompt_ids, strict=True)
-    ]
-    own, messages, ids, *_ = trl._tool_call_loop(trainer, prompts, prompt_ids, ids, messages, None, None, {})
-    for mask, conversation, some in zip(own, messages, ids, strict=True):
-        text = until_stop(completion_text(conversation), sampling.stop)
-        cut = some[-1] not in sampling.ends and not text.endswith(sampling.stop)
-        told = json.dumps(conversation, default=str)
-        yield Completion(text, sum(mask), unanswered(conversation) or cut, tuple(some), told)
-
-
-def begun(row: dict, environment: Any) -> list[dict]:
-    """The prompt of a row, with what its environment shows first, as in TRL."""
-    shown = environment.reset(**row) if environment is not None else None
-    *before, last = row["prompt"]
-    return [*before, {**last, "content": last["content"] + shown}] if shown else [*before, last]
-
-
 class StandIn:
-    """What TRL's tool loop takes from its trainer, for conversations on an engine of ours."""
+    """Holds conversations on an engine of ours, as what TRL's tool loop takes for its trainer."""
 
     use_vllm = _is_vlm = False
     environment_factories = None
 
     def __init__(
-        self,
-        engine: Engine,
-        sampling: Sampling,
-        seed: int,
-        tokenizer: "PreTrainedTokenizerBase",
-        tools: Tools,
-        environments: list[Any],
+        self, engine: Engine, sampling: Sampling, seed: int, tokenizer: "PreTrainedTokenizerBase", tools: Tools
     ):
         from trl import GRPOTrainer
 
-        self.engine, self.sampling, self.seed, self.tools = engine, sampling, seed, tools.schemas
+        self.engine, self.sampling, self.seed, self.given = engine, replace(sampling, samples=1), seed, tools
+        self.tools = tools.schemas
         self._tokenizer = self.processing_class = tokenizer
         self.chat_template = continuing_template(tokenizer)
         self.chat_template_kwargs: dict = {}  # the tokenizer has them
         self.max_completion_length = sampling.max_new_tokens
         self.max_tool_calling_iterations = tools.max_calls or sys.maxsize
         self.model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=engine.window))
-        own = [tools.functions + tools.methods(environment) for environment in environments]
+        self._get_tool_suffix_ids = MethodType(GRPOTrainer._get_tool_suffix_ids, self)
+        self._tool_call_loop = MethodType(GRPOTrainer._tool_call_loop, self)
+
+    def hold(self, rows: list[dict]) -> Iterator[Completion]:
+        """One conversation per row, of at most `sampling.max_new_tokens` tokens, those of tool results included."""
+        from trl.chat_template_utils import parse_response
+
+        environments = self.given.environments(len(rows))
+        own = [self.given.functions + self.given.methods(environment) for environment in environments]
         self._sync_tool_dicts = [{tool.__name__: awaited(tool) for tool in each} for each in own]
         self._async_tool_dicts: list[dict] = [{} for _ in own]
-        self._get_tool_suffix_ids = MethodType(GRPOTrainer._get_tool_suffix_ids, self)
+        prompts = [begun(row, environment) for row, environment in zip(rows, environments, strict=True)]
+        prompt_ids = tokenized(prompts, self._tokenizer)
+        ids, _ = self._generate_single_turn(prompt_ids)
+        messages = [
+            [parse_response(self._tokenizer, some, prefix=prompt, tools=self.tools)]
+            for some, prompt in zip(ids, prompt_ids, strict=True)
+        ]
+        masks, messages, ids, *_ = self._tool_call_loop(prompts, prompt_ids, ids, messages, None, None, {})
+        for mask, conversation, some in zip(masks, messages, ids, strict=True):
+            text = until_stop(completion_text(conversation), self.sampling.stop)
+            cut = some[-1] not in self.sampling.ends and not text.endswith(self.sampling.stop)
+            told = json.dumps(conversation, default=str)
+            yield Completion(text, sum(mask), unanswered(conversation) or cut, tuple(some), told)
 
     def _generate_single_turn(self, prompts: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         """The completions of one turn. Their seeds follow from the conversation so far: no place is known here."""
@@ -116,6 +98,13 @@ class StandIn:
         for some in self.engine.generate(prompts, seeds, self.sampling):
             found |= some
         return [list(found[place][0].ids) for place in range(len(prompts))], None
+
+
+def begun(row: dict, environment: Any) -> list[dict]:
+    """The prompt of a row, with what its environment shows first, as in TRL."""
+    shown = environment.reset(**row) if environment is not None else None
+    *before, last = row["prompt"]
+    return [*before, {**last, "content": last["content"] + shown}] if shown else [*before, last]
 
 
 def awaited(tool: Callable) -> Callable:
