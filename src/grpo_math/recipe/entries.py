@@ -4,7 +4,7 @@ import inspect
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,7 @@ def dataset_spec(entry: Any, where: str, problems: list[str]) -> list[DatasetSpe
         adapter = ADAPTERS[name]
         own = parameter_types(adapter.generate or adapter.parse, "row", "split", "config")
     else:
-        near = nearest(name, ADAPTERS) if name else None
-        wrong = f"no dataset {name!r}" + (f", the nearest is {near}" if near else "") if name else "missing"
+        wrong = f"no dataset {name!r}{closest(name, ADAPTERS)}" if name else "missing"
         problems.append(
             f"{where}name: {wrong}: grpo-math datasets lists the names (your own: {{name: json, path: FILE, FOLDER or "
             "HUB_ID}, or only path: my_data.py:load)"
@@ -128,9 +127,13 @@ def name_problems(spec: DatasetSpec) -> Iterator[str]:
             yield f"{spec.where}split: no split {part!r} of {spec.name}: use {' or '.join(there)}"
     for name in spec.decontaminate if isinstance(spec.decontaminate, list) else ():
         if name not in EVALUATION:
-            near = nearest(name, EVALUATION)
-            known = f", the nearest is {near}" if near else ""
-            yield f"{spec.where}decontaminate: no evaluation set {name!r}{known}: grpo-math datasets lists them"
+            wrong = f"no evaluation set {name!r}{closest(name, EVALUATION)}"
+            yield f"{spec.where}decontaminate: {wrong}: grpo-math datasets lists them"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known)
+    return f", the nearest is {near}" if near else ""
 
 
 def evaluation_split(name: str | None, asked: str) -> str:
