@@ -116,8 +116,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
         environment |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}  # no run resumes on its "cpu:0"
     if gpus is not None:
         environment["GRPO_MATH_GPUS"] = str(processes + len(others or ()))  # for the cost of the run
-    if layout.offloads and "OMP_NUM_THREADS" not in os.environ:  # launchers or a colocated vLLM would set one thread
-        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local))
+    if layout.offloads:  # launchers or a colocated vLLM would set one thread
+        environment |= threads_of_each(local)
     accelerate = [sys.executable, "-m", "grpo_math.launch.accelerated"]
     trainer = Command("accelerate launch", accelerate, words, environment, training)
     plan = Plan(recipe, layout.name, processes, batch, trainer)
@@ -129,6 +129,13 @@ def make_plan(options: argparse.Namespace) -> Plan:
         if "WANDB_MODE" not in os.environ:
             trainer.environment["WANDB_MODE"] = "shared"  # two processes write to one run
     return plan
+
+
+def threads_of_each(processes: int) -> dict[str, str]:
+    """An equal part of this machine's cores for each of the processes, where the environment does not say."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes))}
 
 
 def keys_with_watcher(recipe: Recipe) -> list[str]:

@@ -5,7 +5,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from grpo_math.errors import UserError, at_once, one_line, run_cli
 from grpo_math.generation.processes import Stopped, how_ended, supervised
 from grpo_math.generation.vllm_server import visible_gpus
 from grpo_math.launch.layouts import Layout, read_layout
-from grpo_math.launch.plan import Command
+from grpo_math.launch.plan import Command, threads_of_each
 from grpo_math.recipe.file import TEXTS, StrictLoader, dotted, read_yaml
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.report.data import read_run
@@ -244,9 +243,7 @@ def run_all(missing: list[Trial], layout: str | None, shares: list[list[str] | N
     """Run them, as many at a time as there are shares; returns those that failed, with the reason."""
     waiting, free, failed = list(missing), list(shares), {}
     running: dict[Trial, tuple[subprocess.Popen, int, list[str] | None]] = {}
-    environment = {}
-    if len(shares) > 1 and "OMP_NUM_THREADS" not in os.environ:
-        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // len(shares)))
+    environment = threads_of_each(len(shares)) if len(shares) > 1 else {}
     try:
         while waiting or running:
             while waiting and free:
