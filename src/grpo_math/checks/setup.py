@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ from grpo_math.checks.findings import LONG, Finding, Subject, error, note, warni
 from grpo_math.checks.losses import corrected, losses, with_defaults
 from grpo_math.data import NO_THINKING, prompt_lengths, token_ids
 from grpo_math.errors import suggestion
-from grpo_math.models import ModelSource, check_weights, end_tokens, trains_adapter
+from grpo_math.models import ModelSource, check_weights, context_of, end_tokens, trains_adapter
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.trl import UNCHANGED, changed_sampling
 from grpo_math.trainer.config import grpo_config, sft_config
@@ -201,25 +200,25 @@ def shortest_answer(subject: Subject) -> int:
 def window(subject: Subject) -> Iterator[Finding]:
     """The longest prompt and completion must fit into the model's context, in the training and in its evaluations."""
     recipe, longest, length = subject.recipe, subject.longest, subject.recipe.max_completion_length
-    room: int = getattr(subject.model_config.get_text_config(), "max_position_embeddings", 0) or sys.maxsize
+    room = context_of(subject.model_config)
     if longest + length > room:
         shorter = room - min(longest, length, room // 2)
         yield error(
-            too_long("", longest, length, room),
+            no_room("", longest, length, room),
             f"max_completion_length: {shorter}" if length > longest else f"dataset: {{max_prompt_tokens: {shorter}}}",
         )
     for one in subject.benchmarks if recipe.eval.wanted else ():
         longest = max(prompt_lengths(one.problems, recipe.template, subject.tokenizer))
         if longest + recipe.eval_completion_length > room:
             yield error(
-                too_long(f" of {one.title}", longest, recipe.eval_completion_length, room),
+                no_room(f" of {one.title}", longest, recipe.eval_completion_length, room),
                 f"eval: {{max_completion_length: {room - longest}}}"
                 if longest < room
                 else "leave it out of eval.datasets, or take a model with a longer context",
             )
 
 
-def too_long(of: str, longest: int, length: int, room: int) -> str:
+def no_room(of: str, longest: int, length: int, room: int) -> str:
     return (
         f"the longest prompt{of} ({longest} tokens) and max_completion_length {length} are {longest + length} tokens, "
         f"the model has room for {room}"

@@ -11,7 +11,7 @@ from grpo_math.generation import Engine, ServerEngine, TransformersEngine, engin
 from grpo_math.generation.processes import end_children
 from grpo_math.generation.vllm_engine import free_port, vllm_runs_here
 from grpo_math.generation.vllm_server import LOOPBACK
-from grpo_math.models import ModelSource, load_model
+from grpo_math.models import ModelSource, context_of, load_model
 from grpo_math.models.export import export
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def copies_of(keys: dict) -> int | None:
 
 def window_for(source: ModelSource, longest_prompt: int, longest_completion: int) -> int:
     """vLLM's context in tokens, as far as the model has room for both."""
-    window = longest_prompt + longest_completion
-    room = getattr(source.config().get_text_config(), "max_position_embeddings", window)
+    window, room = longest_prompt + longest_completion, context_of(source.config())
     if longest_prompt >= room:
         raise UserError(
             f"eval.datasets: the longest prompt has {longest_prompt} tokens, the model has room for {room}: leave out "

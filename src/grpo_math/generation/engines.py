@@ -5,7 +5,6 @@ number per prompt, and the indexes in `done` are skipped. It yields `{index: com
 or several at a time, with `sampling.samples` completions each. No engine changes the random state of a training.
 """
 
-import sys
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from grpo_math.data import until_stop
 from grpo_math.errors import UserError
 from grpo_math.generation.vllm_server import ask, server_url
+from grpo_math.models import context_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -115,7 +115,7 @@ class TransformersEngine:
     def __init__(self, model: "PreTrainedModel | PeftModel", tokenizer: "PreTrainedTokenizerBase", batch_size: int):
         self.model: Any = model
         self.tokenizer, self.batch_size = tokenizer, batch_size
-        self.window = getattr(self.model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
+        self.window = context_of(self.model.config)
 
     def generate(
         self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, done: AbstractSet[int] = frozenset()

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -52,6 +53,11 @@ def copy_processor(model: Any, folder: Path) -> None:
         with suppress(OSError):  # few models have all three
             source = cached_file(config.name_or_path, name, revision=getattr(config, "_commit_hash", None))
             shutil.copyfile(str(source), folder / name)
+
+
+def context_of(config: "PretrainedConfig") -> int:
+    """How many tokens a model of this config has room for; sys.maxsize where it names no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
 @dataclass(frozen=True)
