@@ -5,9 +5,10 @@ import os
 import sys
 
 from grpo_math.checks import Subject
-from grpo_math.generation import check_vllm, fit_window, longest_sequence
+from grpo_math.generation import check_vllm, fit_window
 from grpo_math.generation.vllm_server import ENVIRONMENT, PROGRAM, check_port, ready_by, server_words, start_up
 from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.trainer.config import longest_generated
 
 
 def main(options: argparse.Namespace) -> None:
@@ -22,9 +23,6 @@ def main(options: argparse.Namespace) -> None:
 def needed_window(recipe: Recipe) -> int:
     """The context the recipe's problems need, in tokens: all of them are tokenised."""
     subject = Subject(recipe)
-    turns = 2 if subject.tools else 1  # TRL asks for as much again after each tool result
-    tokenizer, generated = subject.tokenizer, [(subject.problems, turns * recipe.max_completion_length)]
-    if recipe.eval.wanted:
-        generated += [(one.problems, recipe.eval_completion_length) for one in subject.benchmarks]
-    longest = longest_sequence(generated, recipe.template, tokenizer)
+    benchmarks = subject.benchmarks if recipe.eval.wanted else []
+    longest = longest_generated(recipe, subject.tokenizer, subject.problems, benchmarks, server=True)
     return fit_window(recipe.trainer.get("vllm_max_model_length"), *longest)

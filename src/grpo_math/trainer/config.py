@@ -165,6 +165,22 @@ def check_wandb() -> None:
             raise UserError(f"report_to: W&B knows no API key: {fix}")
 
 
+def longest_generated(
+    recipe: Recipe,
+    tokenizer: "PreTrainedTokenizerBase",
+    problems: list[Problem],
+    benchmarks: list[Benchmark],
+    server: bool,
+) -> tuple[int, int]:
+    """The longest prompt and completion, in tokens, of a training and its evaluations on vLLM's `server`, or on a
+    colocated engine."""
+    again = server and (recipe.tools or recipe.environment)
+    turns = 2 if again else 1  # TRL asks for as much again after each tool result, a server refuses what may not fit
+    generated = [(problems, turns * recipe.max_completion_length)]
+    generated += [(benchmark.problems, recipe.eval_completion_length) for benchmark in benchmarks]
+    return longest_sequence(generated, recipe.template, tokenizer)
+
+
 def vllm_engine(
     recipe: Recipe,
     config: "GRPOConfig",
@@ -181,13 +197,9 @@ def vllm_engine(
     ends = end_tokens(ModelSource.of(recipe.keys), tokenizer)  # vLLM knows those of its own model
     given = config.generation_kwargs if isinstance(config.generation_kwargs, dict) else {}
     config.generation_kwargs = {"stop_token_ids": sorted(ends)} | given
-    room = recipe.max_completion_length
-    if config.vllm_mode == "server" and (recipe.tools or recipe.environment):
-        room *= 2  # TRL asks for as much again after each tool result, and a server refuses what may not fit
-    generated = [(problems, room)]
-    generated += [(benchmark.problems, recipe.eval_completion_length) for benchmark in benchmarks]
-    longest = longest_sequence(generated, recipe.template, tokenizer)
-    if config.vllm_mode == "server":
+    server = config.vllm_mode == "server"
+    longest = longest_generated(recipe, tokenizer, problems, benchmarks, server)
+    if server:
         config.vllm_server_timeout = start_up(recipe.keys)
         check_server(recipe.keys, recipe.engine, config, *longest)
         return nullcontext()
