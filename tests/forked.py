@@ -1,7 +1,6 @@
 """Only for tests: `grpo-math WORDS` in a process of its own, forked from one that has imported torch and TRL, which
 takes longer than most of these commands. For tests of what a command does, not of how its process starts."""
 
-import atexit
 import functools
 import gc
 import json
@@ -20,12 +19,26 @@ def parent() -> subprocess.Popen:
     return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+class Command:
+    """A command that runs in this folder; `pid` is its process."""
+
+    def __init__(self, words: list[str], folder: Path, **environment: str) -> None:
+        self.output = folder / "output.txt"
+        ONE_AT_A_TIME.acquire()
+        print(json.dumps([words, str(folder), environment, str(self.output)]), file=parent().stdin, flush=True)
+        self.pid = int(parent().stdout.readline())
+
+    def wait(self) -> tuple[int, str]:
+        """Its exit status and its output."""
+        try:
+            return int(parent().stdout.readline()), self.output.read_text()
+        finally:
+            ONE_AT_A_TIME.release()
+
+
 def grpo_math(words: list[str], folder: Path, **environment: str) -> tuple[int, str]:
     """The exit status and the output of a command that is run in this folder."""
-    output = folder / "output.txt"
-    with ONE_AT_A_TIME:
-        print(json.dumps([words, str(folder), environment, str(output)]), file=parent().stdin, flush=True)
-        return int(parent().stdout.readline()), output.read_text()
+    return Command(words, folder, **environment).wait()
 
 
 def main() -> None:
@@ -42,10 +55,10 @@ def main() -> None:
         words, folder, environment, output = json.loads(line)
         if not (child := os.fork()):
             break
+        print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     else:
         return
-    atexit._clear()  # a temporary folder of W&B is the parent's to remove
     os.chdir(folder)
     os.environ.update(environment)
     written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -53,7 +66,10 @@ def main() -> None:
         os.dup2(written, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = ["grpo-math", *words]
-    sys.exit(command())
+    status = command()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # an interpreter that ends would finalise what is the parent's
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A run that is killed, told to stop, or has no room left, and what is lost: real processes and real files."""
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, wait_for
+from forked import Command, grpo_math
 from safetensors.torch import save_file
 
 from grpo_math.errors import UserError
@@ -93,9 +95,8 @@ def assert_same_run(whole: Path, killed: Path) -> None:
         assert same_states(whole / "checkpoint-40" / name, killed / "checkpoint-40" / name)
 
 
-def train_in_background(recipe: Path, *arguments: str, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "grpo_math.train", "--config", str(recipe), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+def train_in_background(recipe: Path, folder: Path) -> Command:
+    return Command(["train", "--config", str(recipe)], folder)
 
 
 def wait_for_step(folder: Path, step: int, seconds: float = 120) -> None:
@@ -107,7 +108,8 @@ def wait_for_step(folder: Path, step: int, seconds: float = 120) -> None:
 
 def test_a_signal_ends_the_step_saves_it_and_prints_the_command_that_goes_on(write_recipe, tmp_path):
     recipe = write_recipe(max_steps=10_000, preflight=False)
-    training = train_in_background(recipe)
+    command = [sys.executable, "-m", "grpo_math.train", "--config", str(recipe)]
+    training = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for_step(tmp_path / "run", 2)
     training.send_signal(signal.SIGTERM)
     said, _ = training.communicate(timeout=60)
@@ -117,23 +119,23 @@ def test_a_signal_ends_the_step_saves_it_and_prints_the_command_that_goes_on(wri
     line = said.splitlines()[-1]
     command = f"python -m grpo_math.train --config {recipe} --resume_from_checkpoint auto"
     assert line == f"stopped after step {last}, all of it is saved. Continue with: {command}"
-    words = [sys.executable, *shlex.split(line.partition("Continue with: python ")[2])]
-    again = subprocess.run([*words, "--max_steps", str(last + 1)], capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0, again.stderr
+    words = shlex.split(line.partition("Continue with: python -m grpo_math.")[2])
+    status, said = grpo_math([*words, "--max_steps", str(last + 1)], tmp_path)
+    assert status == 0, said
     assert read_rows(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == last + 1
 
 
 def test_two_trainings_do_not_share_a_folder(write_recipe, tmp_path):
     recipe = write_recipe(max_steps=10_000, preflight=False, save_steps=1, save_total_limit=2)
-    training = train_in_background(recipe)
+    training = train_in_background(recipe, tmp_path)
     try:
         wait_for_step(tmp_path / "run", 2)
         assert is_running(tmp_path / "run")
         with pytest.raises(UserError, match=r"output_dir: a training is at work in .*/run: wait for it"):
             train(load_recipe(["--config", str(recipe), "--resume_from_checkpoint", "auto"]))
     finally:
-        training.kill()
-        training.communicate(timeout=60)
+        os.kill(training.pid, signal.SIGKILL)
+        training.wait()
     assert not is_running(tmp_path / "run")
 
 
@@ -167,16 +169,16 @@ def test_a_full_disk_is_one_line_with_the_last_good_checkpoint(write_recipe, sma
     assert [row["step"] for row in read_rows(folder / "metrics.jsonl")] == list(range(1, good + 3))
 
 
-def test_a_disk_that_turns_read_only_is_one_line(write_recipe, small_disk):
+def test_a_disk_that_turns_read_only_is_one_line(write_recipe, small_disk, tmp_path):
     folder = small_disk / "run"
     recipe = write_recipe(max_steps=10_000, save_steps=10_000, output_dir=str(folder), preflight=False)
-    training = train_in_background(recipe)
+    training = train_in_background(recipe, tmp_path)
     wait_for_step(folder, 2)
     subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
     subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
-    said, _ = training.communicate(timeout=60)
+    status, said = training.wait()
     subprocess.run(["umount", "-l", str(folder)], check=True)
-    assert training.returncode == 2
+    assert status == 2
     assert said.splitlines()[-1] == (
         f"error: {folder}: cannot write the run (Read-only file system): when that is fixed, start again, "
         "no checkpoint yet"
@@ -185,12 +187,12 @@ def test_a_disk_that_turns_read_only_is_one_line(write_recipe, small_disk):
 
 def test_a_deleted_run_folder_is_one_line(write_recipe, tmp_path):
     folder = tmp_path / "run"
-    training = train_in_background(write_recipe(max_steps=10_000, preflight=False))
+    training = train_in_background(write_recipe(max_steps=10_000, preflight=False), tmp_path)
     wait_for_step(folder, 2)
     while folder.exists():  # the training writes to it meanwhile
         shutil.rmtree(folder, ignore_errors=True)
-    said, _ = training.communicate(timeout=60)
-    assert training.returncode == 2
+    status, said = training.wait()
+    assert status == 2
     assert said.splitlines()[-1] == f"error: {folder} is gone: nothing of this run is left to continue from"
 
 
@@ -249,13 +251,11 @@ def test_an_abandoned_save_is_cleared_away_and_a_replaced_best_comes_back(tmp_pa
 
 def test_a_signal_between_two_logs_loses_no_metric(write_recipe, tmp_path):
     keys = {"logging_steps": 10_000, "save_only_model": True, "preflight": False}  # the last one is whole even so
-    training = train_in_background(write_recipe(max_steps=10_000, **keys))
-    while not list(tmp_path.glob("run/metrics.jsonl")):
-        assert training.poll() is None
-        time.sleep(0.05)
-    training.send_signal(signal.SIGINT)
-    said, _ = training.communicate(timeout=60)
-    assert training.returncode == 0
+    training = train_in_background(write_recipe(max_steps=10_000, **keys), tmp_path)
+    wait_for((tmp_path / "run" / "metrics.jsonl").exists)
+    os.kill(training.pid, signal.SIGINT)
+    status, said = training.wait()
+    assert status == 0
     assert "stopping: the step is finished and saved first (a second signal stops at once)" in said
     ((last, checkpoint),) = complete_checkpoints(tmp_path / "run").items()
     assert fault_of(checkpoint) == ""
