@@ -4,7 +4,7 @@ import argparse
 import json
 import textwrap
 from collections.abc import Iterator
-from typing import Any, TypeGuard
+from typing import Any
 
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from grpo_math.data.adapters import ADAPTERS
 from grpo_math.data.problem import DatasetSpec
 from grpo_math.data.prompts import TEMPLATES
-from grpo_math.recipe.checking import Part, describe
+from grpo_math.recipe.checking import Part, describe, options
 from grpo_math.recipe.entries import entry_model, parameter_types
 from grpo_math.recipe.hints import REFUSED
 from grpo_math.recipe.parts import TemplateKeys
@@ -71,17 +71,22 @@ def dataset_keys() -> type[Part]:
 
 def key_help(kind: str) -> str:
     """One line for every key of a recipe, as it is given on the command line."""
+    return "\n".join(
+        f"\n{title}:\n" + "\n".join(key_line(name, field) for name, field in found)
+        for title, found in key_sections(kind).items()
+    )
+
+
+def key_sections(kind: str) -> dict[str, list[tuple[str, FieldInfo]]]:
+    """Every key of a recipe of this kind by its dotted name: ours, the trainer's and the model's."""
     trainer, model = trl_keys(kind)
     fields = recipe_keys(kind).model_fields
     ours = {name: field for name, field in fields.items() if name not in trainer.keys() | model.keys()}
-    sections = {
+    return {
         "keys of grpo-math": [*nested_fields(ours)],
         f"keys of TRL's {kind}Config": [(name, fields[name]) for name in trainer if name not in REFUSED],
         "keys of TRL's ModelConfig": [(name, fields[name]) for name in model],
     }
-    return "\n".join(
-        f"\n{title}:\n" + "\n".join(key_line(name, field) for name, field in found) for title, found in sections.items()
-    )
 
 
 def nested_fields(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -89,15 +94,12 @@ def nested_fields(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tu
     reward = entry_model(RewardSpec, {}, "name", "params")
     named: dict[str, Any] = {"dataset": dataset_keys(), "prompt_template": TemplateKeys, "rewards": reward}
     for name, field in fields.items():
-        part = named.get(name, field.annotation)
-        if name in named or not is_part(part):
+        kinds = [named.get(name), *options(field.annotation)]
+        part = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if name in named or part is not field.annotation:
             yield f"{prefix}{name}", field
-        if is_part(part):
+        if part:
             yield from nested_fields(part.model_fields, f"{prefix}{name}.{'NAME.' if name == 'rewards' else ''}")
-
-
-def is_part(kind: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def key_line(name: str, field: FieldInfo) -> str:
