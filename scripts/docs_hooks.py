@@ -20,9 +20,10 @@ from grpo_math.rewards.reward import REWARDS, settings
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\]\((\.\./[^)#\s]+)")
-GUIDES = {
-    "dataset": "datasets", "prompt_template": "recipe", "rewards": "rewards", "eval": "evaluation", "grading": "grading",
-    "alarms": "preflight", "dynamic_sampling": "dynamic_sampling", "completions": "runs", "sft": "tutorials/sft_then_grpo",
+GUIDES = {  # the parts of a recipe, in the order of the page, and where they are explained
+    "dataset": "datasets", "prompt_template": "recipe", "rewards": "rewards", "eval": "evaluation",
+    "grading": "grading", "alarms": "preflight", "dynamic_sampling": "dynamic_sampling", "completions": "runs",
+    "sft": "tutorials/sft_then_grpo",
 }  # fmt: skip
 logger = logging.getLogger("mkdocs.hooks.docs")
 

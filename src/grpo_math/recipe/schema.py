@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
-from grpo_math.data.adapters import ADAPTERS
+from grpo_math.data.adapters import ADAPTERS, PARAMETERS
 from grpo_math.data.problem import DatasetSpec
 from grpo_math.data.prompts import TEMPLATES
 from grpo_math.recipe.checking import Part, describe, options
@@ -63,9 +63,10 @@ def untitled(model: type[BaseModel]) -> dict[str, Any]:
 def dataset_keys() -> type[Part]:
     """The keys of a dataset, with the own ones of every shipped dataset."""
     own: dict[str, Any] = {}
-    for name, adapter in ADAPTERS.items():
-        for key, (kind, _) in parameter_types(adapter.generate or adapter.parse, "row", "split", "config").items():
-            own.setdefault(key, (kind, Field(None, description=f"of the dataset {name}")))
+    for adapter in ADAPTERS.values():
+        named = parameter_types(adapter.generate or adapter.parse, "row", "split", "config")
+        for key, (kind, default) in named.items():
+            own[key] = (kind, Field(None if default is ... else default, description=PARAMETERS[key]))
     return entry_model(DatasetSpec, own, "params", "where")
 
 
@@ -103,6 +104,6 @@ def nested_fields(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tu
 
 
 def key_line(name: str, field: FieldInfo) -> str:
-    default = "" if field.default is None else f", default {json.dumps(field.default, default=list)}"
+    default = "" if field.is_required() or field.default is None else f", default {json.dumps(field.default, default=list)}"
     text = f"{describe(field.annotation)}{default}: {field.description or ''}"
     return f"  --{name:<36} {textwrap.shorten(text, WIDTH - 41, placeholder=' ...')}"
