@@ -59,13 +59,13 @@ class DatasetSpec(BaseModel):
 
     name: str | None = Field(default=None, description="a shipped dataset; null: `path` names a function of your own")
     path: str | None = Field(default=None, description="a file, a folder, a Hub id, or FILE.py:FUNCTION")
-    split: str = Field(default="train", description="the split")
+    split: str = Field(default="train", description="the split to read")
     config: str | dict[str, Any] | None = Field(
         default=None, description="the Hub dataset's config, or the task's settings"
     )
     max_samples: int | None = Field(default=None, ge=1, description="use the first so many problems; null: all")
     shuffle_seed: int | None = Field(default=None, description="shuffle before max_samples; null: do not")
-    max_prompt_tokens: int | None = Field(default=None, ge=1, description="drop longer prompts; null: none")
+    max_prompt_tokens: int | None = Field(default=None, ge=1, description="drop problems with longer prompts")
     weight: float | None = Field(default=None, description="the share of a mixture; null: use all problems")
     decontaminate: bool | list[str] = Field(
         default=False,

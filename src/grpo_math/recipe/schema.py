@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticUndefined
 
 from grpo_math.data.adapters import ADAPTERS, PARAMETERS
 from grpo_math.data.problem import DatasetSpec
@@ -83,27 +84,32 @@ def key_sections(kind: str) -> dict[str, list[tuple[str, FieldInfo]]]:
     trainer, model = trl_keys(kind)
     fields = recipe_keys(kind).model_fields
     ours = {name: field for name, field in fields.items() if name not in trainer.keys() | model.keys()}
+    reward = entry_model(RewardSpec, {}, "name", "params")
+    named = {"dataset": dataset_keys(), "prompt_template": TemplateKeys, "rewards": reward}
     return {
-        "keys of grpo-math": [*nested_fields(ours)],
+        "keys of grpo-math": [*nested_fields(ours, named)],
         f"keys of TRL's {kind}Config": [(name, fields[name]) for name in trainer if name not in REFUSED],
         "keys of TRL's ModelConfig": [(name, fields[name]) for name in model],
     }
 
 
-def nested_fields(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """The keys with their parts: `eval.every`."""
-    reward = entry_model(RewardSpec, {}, "name", "params")
-    named: dict[str, Any] = {"dataset": dataset_keys(), "prompt_template": TemplateKeys, "rewards": reward}
+def nested_fields(
+    fields: dict[str, FieldInfo], named: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo]]:
+    """The keys with their parts: `eval.every`. Those of the parts in `named` are not checked by their type."""
     for name, field in fields.items():
-        kinds = [named.get(name), *options(field.annotation)]
+        kinds = options(named.get(name, field.annotation))
         part = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-        if name in named or part is not field.annotation:
+        if part is not field.annotation:
             yield f"{prefix}{name}", field
         if part:
-            yield from nested_fields(part.model_fields, f"{prefix}{name}.{'NAME.' if name == 'rewards' else ''}")
+            inner = f"{prefix}{name}.{'NAME.' if name == 'rewards' else ''}"
+            yield from nested_fields(part.model_fields, {}, inner)
 
 
 def key_line(name: str, field: FieldInfo) -> str:
-    default = "" if field.is_required() or field.default is None else f", default {json.dumps(field.default, default=list)}"
+    default = (
+        "" if field.default in (None, PydanticUndefined) else f", default {json.dumps(field.default, default=list)}"
+    )
     text = f"{describe(field.annotation)}{default}: {field.description or ''}"
     return f"  --{name:<36} {textwrap.shorten(text, WIDTH - 41, placeholder=' ...')}"
