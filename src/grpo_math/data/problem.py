@@ -13,8 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 @dataclass(frozen=True)
 class Problem:
-    """The one normal form: `answer` is the final reference answer, or a JSON list of texts of which each is right;
-    `worked` a written-out solution and `system` the row's own system message, if there is one."""
+    """The normal form of a problem, which a dataset function may yield.
+
+    Attributes:
+        question: The text of the question.
+        answer: The final reference answer, or a JSON list of texts of which each is right.
+        worked: The worked solution, for SFT and for rewards that read it.
+        meta: Further columns, which reward functions get by name.
+        system: The problem's own system message.
+    """
 
     question: str
     answer: str
