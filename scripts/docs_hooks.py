@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import re
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from grpo_math.rewards.reward import REWARDS, settings
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\]\((\.\./[^)#\s]+)")
+OPTION = re.compile(r"(?<![`\w])--[a-z][\w.]*\w")
 GUIDES = {  # the parts of a recipe, in the order of the page, and where they are explained
     "dataset": "datasets", "prompt_template": "recipe", "rewards": "rewards", "eval": "evaluation",
     "grading": "grading", "alarms": "preflight", "dynamic_sampling": "dynamic_sampling", "completions": "runs",
@@ -64,7 +66,7 @@ def key_table(keys: Iterable[tuple]) -> str:
     for name, field in keys:
         default = "required" if field.is_required() else f"`{json.dumps(field.default, default=list)}`"
         bounded = any(hasattr(one, limit) for one in field.metadata for limit in ("ge", "gt", "le", "lt"))
-        kind = describe(field.annotation) + (f": {limits(field)}" if bounded else "")
+        kind = describe(field.annotation) + (f", {limits(field).removeprefix('a number ')}" if bounded else "")
         rows.append([f"`{name}`", kind, default, field.description or ""])
     return table(["key", "type and range", "default", "meaning"], rows)
 
@@ -112,15 +114,20 @@ def commands() -> str:
     (verbs,) = (one for one in command_line()._actions if isinstance(one, argparse._SubParsersAction))
     text = ""
     for name, parser in verbs.choices.items():
-        usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
+        usage = textwrap.fill(" ".join(parser.format_usage().split()[1:]), 88, subsequent_indent="    ")
         rows = []
         for one in parser._actions[1:]:  # without --help
             names = one.option_strings or [one.metavar or one.dest]
             shown = " ".join(filter(None, [", ".join(names), one.option_strings and one.nargs != 0 and one.metavar]))
-            rows.append([f"`{shown}`", one.help or ""])
-        text += f"## {name}\n\n{parser.description}\n\n```text\n{usage}\n```\n\n"
+            rows.append([f"`{shown}`", flagged(one.help)])
+        text += f"## {name}\n\n{flagged(parser.description)}\n\n```text\n{usage}\n```\n\n"
         text += f"{table(['option', 'meaning'], rows)}\n" if rows else ""
     return text
+
+
+def flagged(text: str | None) -> str:
+    """The text with its options as code."""
+    return OPTION.sub(r"`\g<0>`", text or "")
 
 
 def sentence(text: str) -> str:

@@ -332,9 +332,9 @@ ADAPTERS = {
     ),
 }  # fmt: skip
 PARAMETERS = {  # of `parse` and `generate`, as keys of a dataset
-    "fields": "the columns of question, answer and worked, {question: COLUMN, ...}; datasets in json_rows' form only",
-    "drop": "drop rows by a regular expression per column, {COLUMN: PATTERN}; datasets in json_rows' form only",
-    "task": "the name of a reasoning_gym task; reasoning_gym only",
+    "fields": "the names of the columns, {question: COLUMN, answer: COLUMN, worked: COLUMN}",
+    "drop": "drop rows in whose column a regular expression is found, {COLUMN: PATTERN}",
+    "task": "the name of the task; reasoning_gym only, and required there",
     "size": "the number of problems to generate; reasoning_gym only",
     "seed": "the seed of the generated problems; reasoning_gym only",
     "levels": "levels to keep, from 1 to 5; null: all; math and math500 only",
