@@ -21,7 +21,7 @@ from grpo_math.rewards.reward import REWARDS, settings
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\]\((\.\./[^)#\s]+)")
-OPTION = re.compile(r"(?<![`\w])--[a-z][\w.]*\w")
+OPTION = re.compile(r"`[^`]*`|--[a-z][\w.]*\w")
 GUIDES = {  # the parts of a recipe, in the order of the page, and where they are explained
     "dataset": "datasets", "prompt_template": "recipe", "rewards": "rewards", "eval": "evaluation",
     "grading": "grading", "alarms": "preflight", "dynamic_sampling": "dynamic_sampling", "completions": "runs",
@@ -127,7 +127,7 @@ def commands() -> str:
 
 def flagged(text: str | None) -> str:
     """The text with its options as code."""
-    return OPTION.sub(r"`\g<0>`", text or "")
+    return OPTION.sub(lambda found: f"`{found[0].strip('`')}`", text or "")
 
 
 def sentence(text: str) -> str:
