@@ -20,6 +20,7 @@ from grpo_math.recipe.schema import key_sections
 from grpo_math.rewards.reward import REWARDS, settings
 
 ROOT = Path(__file__).parents[1]
+ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
 LINK = re.compile(r"\]\((\.\./[^)#\s]+)")
 OPTION = re.compile(r"`[^`]*`|--[a-z][\w.]*\w")
 GUIDES = {  # the parts of a recipe, in the order of the page, and where they are explained
@@ -45,14 +46,16 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
             logger.warning("%s: a link to %s, which is not there", page.file.src_uri, link[1])
         return f"]({config.extra['repository']}/{path.relative_to(ROOT)}"
 
-    return LINK.sub(in_repository, markdown)
+    markdown = LINK.sub(in_repository, markdown)
+    # GitHub wants a pipe escaped in code in a table, and Python-Markdown would show the backslash
+    return ROW.sub(lambda row: re.sub(r"`[^`]*`", lambda code: code[0].replace(r"\|", "|"), row[0]), markdown)
 
 
-def on_post_build(config) -> None:
-    """The pages load nothing from elsewhere, so that they can be read without a network."""
-    for path in Path(config.site_dir).rglob("*.html"):
-        if found := re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?(?:https?:)?//[^\s\">]+", path.read_text()):
-            logger.warning("%s loads %s", path, found[0])
+def on_post_page(output: str, page, config) -> str:
+    """Report a page that loads something from elsewhere: the site has to open without a network."""
+    for address in re.findall(r"<(?:script|link|img)\b[^>]+?\b(?:src|href)=\"?((?:https?:)?//[^\s\">]+)", output):
+        logger.warning("%s loads %s", page.file.src_uri, address)
+    return output
 
 
 def table(head: list[str], rows: Iterable[Iterable[str]]) -> str:
