@@ -17,6 +17,7 @@ from grpo_math.__main__ import command_line
 from grpo_math.recipe.checking import describe, limits
 from grpo_math.recipe.recipe import recipe_keys
 from grpo_math.recipe.schema import key_sections
+from grpo_math.recipe.trl import DEFAULTS
 from grpo_math.rewards.reward import REWARDS, settings
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +110,8 @@ def trl_keys() -> str:
         "Keys of both": [key for key in grpo if key[0] in same],
         "Keys of ModelConfig": model,
     }
-    return "\n".join(f"### {title}\n\n{key_table(keys)}" for title, keys in sections.items())
+    text = f"Defaults of grpo-math that differ from TRL's: {', '.join(f'`{name}`' for name in DEFAULTS)}.\n\n"
+    return text + "\n".join(f"### {title}\n\n{key_table(keys)}" for title, keys in sections.items())
 
 
 def commands() -> str:

@@ -93,7 +93,7 @@ class EvalSpec(Part):
         description="stop when the last so many evaluations are no better in mean than as many before them",
     )
     datasets: list | dict | str | None = Field(
-        default=None, description="names, or mappings as in dataset:; null: the training dataset at `split`"
+        default=None, description="held-out datasets: names, or mappings as in `dataset`; null: the training one at `split`"
     )
     split: str = Field(default="test", description="the split of datasets that name none")
     max_samples: int | None = Field(default=None, ge=1, description="problems per dataset; null: all")
@@ -105,7 +105,9 @@ class EvalSpec(Part):
     batch_size: int = Field(
         default=32, ge=1, description="completions per batch without vLLM, and per call of a reward function"
     )
-    max_completion_length: int | None = Field(default=None, ge=1, description="in tokens; null: that of the training")
+    max_completion_length: int | None = Field(
+        default=None, ge=1, description="the longest completion, in tokens; null: that of the training"
+    )
 
     @property
     def wanted(self) -> bool:
