@@ -93,7 +93,7 @@ class EvalSpec(Part):
         description="stop when the last so many evaluations are no better in mean than as many before them",
     )
     datasets: list | dict | str | None = Field(
-        default=None, description="held-out datasets: names, or mappings as in `dataset`; null: the training one at `split`"
+        default=None, description="held-out datasets, named or as in `dataset`; null: the training one at `split`"
     )
     split: str = Field(default="test", description="the split of datasets that name none")
     max_samples: int | None = Field(default=None, ge=1, description="problems per dataset; null: all")
