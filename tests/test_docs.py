@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
+import grpo_math
 from grpo_math.__main__ import VERBS
 from grpo_math.recipe.hints import REFUSED
 from grpo_math.recipe.recipe import recipe_keys
@@ -40,6 +41,8 @@ def test_the_reference_pages_have_every_key_and_command(monkeypatch):
     assert keys <= named
     assert "[recipes/schema.json](https://host/repository/recipes/schema.json)" in pages["recipe"]
     assert [verb for verb in VERBS if f"\n## {verb}\n" not in pages["commands"]] == []
+    api = (ROOT / "docs" / "reference" / "api.md").read_text()
+    assert [name for name in grpo_math.__all__ if f"heading: grpo_math.{name}," not in api] == []
     assert not re.search(r"\| *\|$", pages["recipe"], re.MULTILINE)  # a key without a description
 
 
