@@ -29,7 +29,7 @@ class Finding:
         level: `error`, `warning` or `note`.
         says: What was found, with its numbers.
         fix: The line of the recipe to change, if there is one.
-        check: The name of the check, a key of CHECKS.
+        check: The name of the check, such as `golds`.
     """
 
     level: str

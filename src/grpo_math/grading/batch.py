@@ -41,8 +41,8 @@ def grade(completion: str, gold: str, style: str = "boxed") -> Grade:
     Args:
         completion: The text of the completion.
         gold: The final reference answer, or a JSON list of texts, `["1/2", "0.5"]`, of which each is right.
-        style: Where the answer is: `boxed`, `hash` (`#### 72`), `answer_tag` (`<answer>72</answer>`) or `fallback`: the
-            first of these that is found, and otherwise the last number.
+        style: Where the answer is: `boxed`, `hash` (`#### 72`), `answer_tag` (`<answer>72</answer>`) or `fallback`:
+            a box, else `####`, else "the answer is", else the last expression.
 
     Returns:
         The verdict.
