@@ -21,10 +21,18 @@ def main(options: argparse.Namespace) -> None:
 
 
 def check(recipe: Recipe | str | Path, layout: str = "none", **overrides: Any) -> list[Finding]:
-    """Run all checks of `grpo-math check` and return their findings: errors, warnings and notes.
+    """Run all checks of `grpo-math check`. No model is loaded.
 
-    `overrides` replace keys of a recipe file. `layout` is a shipped layout, the path of an accelerate config, or none:
-    one process on this machine. Raises UserError if there is no such recipe or layout.
+    Args:
+        recipe: The path of a recipe, the name of a shipped one, or a checked recipe.
+        layout: A shipped layout, the path of an accelerate config, or `none`: one process on this machine.
+        **overrides: Keys of the recipe to replace. Only with a path or a name.
+
+    Returns:
+        The findings, in the order of the checks. An empty list means that nothing was found.
+
+    Raises:
+        UserError: If there is no such recipe or layout.
     """
     if isinstance(recipe, Recipe):
         if overrides or layout != "none":

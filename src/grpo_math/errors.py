@@ -15,7 +15,7 @@ from pickle import UnpicklingError
 
 
 class UserError(Exception):
-    """What was wrong, the rule, and the fix; one line per problem."""
+    """A mistake that the user can correct: what was wrong, the rule and the fix, one line per problem."""
 
 
 class RewardError(UserError):

@@ -29,8 +29,18 @@ def main(options: argparse.Namespace) -> None:
 
 
 def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
-    """Train a model on worked answers and return what results.json holds: steps, before, after, best, seconds; {} where
-    the run was stopped. `overrides` replace keys of a recipe file. Raises UserError for mistakes in the recipe."""
+    """Train a model on worked solutions, the warm start of a GRPO run, as `grpo-math sft` does.
+
+    Args:
+        recipe: The path of a recipe with `sft:`, the name of a shipped one, or a checked recipe.
+        **overrides: Keys of the recipe to replace. Only with a path or a name.
+
+    Returns:
+        The content of `results.json`, as `train` returns it. An empty dict if a signal stopped the training.
+
+    Raises:
+        UserError: For everything that is wrong with the recipe, the data, the model or the machine, one line each.
+    """
     started = time.perf_counter()
 
     # The recipe

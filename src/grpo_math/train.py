@@ -34,9 +34,21 @@ def main(options: argparse.Namespace) -> None:
 
 
 def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
-    """Train a policy with GRPO and return what results.json holds: steps, before, after, best, stopped (where an
-    evaluation ended it), seconds; {} where a signal did. `overrides` replace keys of a recipe file. Raises UserError
-    for mistakes in the recipe."""
+    """Train a policy with GRPO, as `grpo-math train` does, and save it in the recipe's `output_dir`.
+
+    Args:
+        recipe: The path of a recipe, the name of a shipped one, or a checked recipe.
+        **overrides: Keys of the recipe to replace, such as `learning_rate=2e-6` or `dataset={"max_samples": 100}`;
+            mappings are merged key by key. Only with a path or a name.
+
+    Returns:
+        The content of `results.json`: `steps`, `seconds`, and where there was an evaluation `before`, `after` and
+            `best`, each with `accuracy` in [0, 1] and its 95 % interval; `stopped`, if an evaluation ended the
+            training. An empty dict if a signal stopped it.
+
+    Raises:
+        UserError: For everything that is wrong with the recipe, the data, the model or the machine, one line each.
+    """
     started = time.perf_counter()
 
     # The recipe

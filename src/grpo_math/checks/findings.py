@@ -23,8 +23,14 @@ LONG = 50  # questions with the most characters, among which the one with the mo
 
 @dataclass(frozen=True)
 class Finding:
-    """`level` is error, warning or note; `says` what was found, with its numbers; `fix` the recipe line to change;
-    `check` the name of the check (a key of CHECKS)."""
+    """What a check found.
+
+    Attributes:
+        level: `error`, `warning` or `note`.
+        says: What was found, with its numbers.
+        fix: The line of the recipe to change, if there is one.
+        check: The name of the check, such as `golds`.
+    """
 
     level: str
     says: str

@@ -331,5 +331,14 @@ ADAPTERS = {
         source="arXiv:2504.11456",
     ),
 }  # fmt: skip
+PARAMETERS = {  # of `parse` and `generate`, as keys of a dataset
+    "fields": "the names of the columns, {question: COLUMN, answer: COLUMN, worked: COLUMN}",
+    "drop": "drop rows in whose column a regular expression is found, {COLUMN: PATTERN}",
+    "task": "the name of the task; reasoning_gym only, and required there",
+    "size": "the number of problems to generate; reasoning_gym only",
+    "seed": "the seed of the generated problems; reasoning_gym only",
+    "levels": "levels to keep, from 1 to 5; null: all; math and math500 only",
+    "subjects": "subjects to keep, such as Algebra; null: all; math and math500 only",
+}
 OWN = Adapter(own_row)
 EVALUATION = [name for name, adapter in ADAPTERS.items() if "evaluation" in adapter.uses]

@@ -25,8 +25,13 @@ SPREAD = "with the spread seen here"  # what the stated power is for
 
 @dataclass(frozen=True)
 class Comparison:
-    """B compared with A on one dataset: the rows of each problem that both have, A's and B's, and how many problems
-    only one of them has."""
+    """B, the second evaluation, compared with A, the first, on one dataset.
+
+    Attributes:
+        dataset: The title of the dataset.
+        problems: A's rows and B's rows of each problem that both have; a row has the columns of `completions.jsonl`.
+        unpaired: The number of problems that only one of them has.
+    """
 
     dataset: str
     problems: list[tuple[Rows, Rows]]
@@ -65,8 +70,18 @@ def main(options: argparse.Namespace) -> None:
 
 
 def compare(first: str | Path, second: str | Path) -> list[Comparison]:
-    """The second evaluation compared with the first, dataset by dataset. Raises UserError where one is missing or
-    unfinished, and where they have no problem in common."""
+    """Compare the second evaluation with the first, problem by problem, as `grpo-math compare` does.
+
+    Args:
+        first: A folder of `grpo-math evaluate`, its `completions.jsonl`, or a run, of which the last evaluation counts.
+        second: Another one, on the same datasets.
+
+    Returns:
+        One comparison per dataset.
+
+    Raises:
+        UserError: If one is missing or unfinished, or if they have no problem in common.
+    """
     return paired(read_evaluation(Path(first)), read_evaluation(Path(second)))
 
 

@@ -66,11 +66,23 @@ def main(options: argparse.Namespace) -> None:
 
 
 def evaluate(model_or_recipe: str | Path, out: str | None = None, **overrides: Any) -> dict:
-    """Evaluate a model (a run, a checkpoint, an adapter, a folder or a Hub id) or the model of a recipe (a .yaml file).
+    """Evaluate a model on held-out problems, as `grpo-math evaluate` does.
 
-    The overrides are the options of `grpo-math evaluate` and keys of a recipe: `evaluate("runs/x", dataset="gsm8k",
-    samples=4, temperature=0.7)`. Returns what results.json holds: settings, versions, evaluations, metrics, right.
-    Raises UserError for every mistake in the settings.
+    Args:
+        model_or_recipe: A run, a checkpoint, an adapter, a folder or a Hub id; or a recipe (a .yaml file), whose model,
+            data and prompt template are used.
+        out: The folder of `results.json` and `completions.jsonl`. By default one below the recipe's `output_dir`, or
+            in `runs/evaluate`. An unfinished evaluation with the same settings is continued.
+        **overrides: Options of `grpo-math evaluate` and keys of a recipe:
+            `evaluate("runs/x", dataset="gsm8k", samples=4, temperature=0.7)`.
+
+    Returns:
+        The content of `results.json`: `settings` and `versions`; `evaluations`, one mapping per dataset with accuracy,
+            pass@k and maj@k in [0, 1] and their 95 % intervals; `metrics`, the same with one name each; `right`, the
+            number of right completions of each problem, by dataset.
+
+    Raises:
+        UserError: For everything that is wrong with the settings, the data or the model, one line each.
     """
     named = "config" if str(model_or_recipe).endswith((".yaml", ".yml")) else "model"
     given = {key: value if isinstance(value, str) else json.dumps(value) for key, value in overrides.items()}

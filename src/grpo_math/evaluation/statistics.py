@@ -97,11 +97,18 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """B less A, with the p of `test`. The interval includes 0 wherever p is not below 0.05.
+    """The accuracy of B less that of A. The interval includes 0 wherever p is not below 0.05.
 
-    `won` and `lost` count the questions on which B does better and worse. `error` is the standard error of the value,
-    infinite where nothing can be shown, and `freedom` its degrees of freedom; `questions` is their number where each
-    has one sample. `few` names what there is too little of for a p below 0.05.
+    Attributes:
+        figure: The difference, in [-1, 1], with the ends of its 95 % interval.
+        p: The p of the test.
+        test: The name of the test.
+        error: The standard error of the difference, infinite where nothing can be shown.
+        freedom: The degrees of freedom of the standard error.
+        questions: The number of questions, where each has one sample; else 0.
+        won: The number of questions on which B does better.
+        lost: The number of questions on which B does worse.
+        few: What there is too little of for a p below 0.05; empty if there is enough.
     """
 
     figure: Figure

@@ -21,9 +21,14 @@ known: dict[tuple[str, str], Verdict] = {}  # the workers' verdicts, the oldest 
 
 @dataclass(frozen=True)
 class Grade:
-    """One verdict. `answer` is what was extracted. `correct` is None when the gold cannot be read. `how` names what
-    decided: a tier (exact, number, algebra, structure, text, math_verify: see equal.py), or no_answer, too_long,
-    timeout, crashed, unparsable_gold."""
+    """The verdict on one completion.
+
+    Attributes:
+        answer: The extracted answer, None if there is none.
+        correct: Whether the answer equals the gold. None if the gold cannot be read.
+        how: What decided: the method of comparison (`exact`, `number`, `algebra`, `structure`, `text`, `math_verify`),
+            or `no_answer`, `too_long`, `timeout`, `crashed`, `unparsable_gold`.
+    """
 
     answer: str | None
     correct: bool | None
@@ -31,15 +36,36 @@ class Grade:
 
 
 def grade(completion: str, gold: str, style: str = "boxed") -> Grade:
-    """Grade one completion against the gold (see `accepted`), looking for the answer where `style` puts it (a key of
-    `STYLES`)."""
+    """Grade one completion.
+
+    Args:
+        completion: The text of the completion.
+        gold: The final reference answer, or a JSON list of texts, `["1/2", "0.5"]`, of which each is right.
+        style: Where the answer is: `boxed`, `hash` (`#### 72`), `answer_tag` (`<answer>72</answer>`) or `fallback`:
+            a box, else `####`, else "the answer is", else the last expression.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        ValueError: For an unknown style, and unless both are strings.
+    """
     return grade_batch([completion], [gold], style)[0]
 
 
 def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") -> list[Grade]:
-    """One `Grade` per completion, in order. An exception while one is graded gives `crashed`, and the batch continues.
+    """Grade a batch of completions. Worker processes compare what is hard to compare, with a time limit per answer.
 
-    Raises ValueError for an unknown style, and unless there are as many golds as completions, all of them strings.
+    Args:
+        completions: The texts of the completions.
+        golds: One gold per completion, as for `grade`.
+        style: Where the answer is, as for `grade`.
+
+    Returns:
+        One verdict per completion, in order. An exception while one is graded gives `crashed`, and the batch continues.
+
+    Raises:
+        ValueError: For an unknown style, and unless there are as many golds as completions, all of them strings.
     """
     if style not in STYLES:
         raise ValueError(f"no answer style {style!r}: use one of {', '.join(STYLES)}")

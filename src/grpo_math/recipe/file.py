@@ -11,6 +11,11 @@ from grpo_math.data.adapters import flat
 from grpo_math.errors import UserError, nearest, reason_of
 
 TEXTS = ("prompt_template.user", "prompt_template.system", "prompt_template.prefill")  # "Q: {question}" is no YAML here
+SECRET = re.compile(  # names of keys; eos_token and pad_token are none
+    r"token|(.*[_-])?((api|access|private|secret)[_-]?keys?|passw(or)?ds?|passphrase|secrets?|credentials?|authorization"
+    r"|(api|auth|access|bearer|hf|hub|wandb|openai|github)[_-]?tokens?)",
+    re.IGNORECASE,
+)
 BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
 
 
@@ -161,3 +166,22 @@ def shipped(name: Literal["recipes", "accelerate_configs"]) -> Path:
     """The folder `recipes` or `accelerate_configs`: of the installed package, or of the repository it is run from."""
     package = Path(__file__).parents[1]
     return package / name if (package / name).is_dir() else package.parents[1] / name
+
+
+def without_secrets(content: Any, where: str, found: list[str]) -> Any:
+    """The content without the keys that have a value and the name of a secret; `found` gets their dotted names.
+
+    So no later message repeats a secret. true and false are none: `model_init_kwargs: {token: true}` is a login's.
+    """
+    if isinstance(content, list):
+        return [without_secrets(value, f"{where}[{place}]", found) for place, value in enumerate(content)]
+    if not isinstance(content, dict):
+        return content
+    kept = {}
+    for key, value in content.items():
+        name = f"{where}.{key}" if where else str(key)
+        if value is None or isinstance(value, bool) or not SECRET.fullmatch(str(key)):
+            kept[key] = without_secrets(value, name, found)
+        else:
+            found.append(name)
+    return kept

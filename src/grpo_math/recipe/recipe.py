@@ -21,7 +21,7 @@ from grpo_math.errors import UserError, nearest, suggestion
 from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, options, takes_null, validated
 from grpo_math.recipe.entries import dataset_specs, held_out_specs, reward_specs, tool_problems
-from grpo_math.recipe.file import dotted, merge, nested, parse_arguments, read_recipe
+from grpo_math.recipe.file import dotted, merge, nested, parse_arguments, read_recipe, without_secrets
 from grpo_math.recipe.hints import BY_TRL, LOSSES, REFUSED, SAMPLING
 from grpo_math.recipe.parts import (
     AlarmSpec,
@@ -52,19 +52,21 @@ CHOICES = {  # which TRL names only in the help, and looks at only after the fir
 }
 FILES = ("accelerator_config", "deepspeed", "fsdp_config")  # mappings that may be the path of a JSON file
 NO_RECIPE = {"output_dir": "runs", "dtype": "auto", "bf16": False}  # an evaluation's: the model as it is
-SECRET = re.compile(  # names of keys; eos_token and pad_token are none
-    r"token|(.*[_-])?((api|access|private|secret)[_-]?keys?|passw(or)?ds?|passphrase|secrets?|credentials?|authorization"
-    r"|(api|auth|access|bearer|hf|hub|wandb|openai|github)[_-]?tokens?)",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. `trainer` holds GRPOConfig's (or SFTConfig's) keys and `model` ModelConfig's, as given; `raw`
-    is the whole mapping they came from. `sft` is None in a GRPO recipe, and `rewards` is empty in one for SFT.
-    `engine` are arguments for vLLM's engine, `rounds` those of dynamic sampling (1 without it). `tools` and
-    `environment` name functions and a class of people's own."""
+    """A checked recipe. Its attributes are the parts of the recipe of that name, and these:
+
+    Attributes:
+        trainer: The keys of GRPOConfig or SFTConfig, as given.
+        model: The keys of ModelConfig, as given.
+        raw: The whole mapping that was read, with the overrides.
+        sft: The part `sft`, None in a GRPO recipe.
+        rewards: One entry per reward; empty in an SFT recipe.
+        engine: Further arguments of vLLM's engine.
+        rounds: The rounds of dynamic sampling, 1 without it.
+    """
 
     source: Path
     datasets: list[DatasetSpec]
@@ -143,10 +145,18 @@ def trl_field(name: str, key: Key) -> tuple[Any, Any]:
 def load_recipe(config: Recipe | str | Path | list[str], kind: str | None = None, **overrides: Any) -> Recipe:
     """Read and check a recipe: `load_recipe("recipes/x.yaml", learning_rate=2e-6, dataset={"max_samples": 100})`.
 
-    `config` is the path of a recipe, the name of a shipped one, or the words of a command line (`--config FILE --key
-    value ...`). `overrides` replace its keys; mappings are merged key by key. `kind` is GRPO or SFT where only such a
-    recipe will do; an `evaluation` needs no training problems, no rewards and no recipe file. Raises UserError with
-    every problem, one per line. A `Recipe` is returned unchanged.
+    Args:
+        config: The path of a recipe, the name of a shipped one, or the words of a command line (`--config FILE --key
+            value ...`). A `Recipe` is returned unchanged.
+        kind: `GRPO` or `SFT`, if only such a recipe is accepted. An `evaluation` needs no training problems, no rewards
+            and no recipe file.
+        **overrides: Keys of the recipe to replace; mappings are merged key by key.
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        UserError: With every problem of the recipe, one per line.
     """
     if isinstance(config, Recipe):
         if overrides:
@@ -260,25 +270,6 @@ def check_keys(raw: dict, kind: str, problems: list[str]) -> tuple[Any, dict]:
     else:
         flat["model_name_or_path"] = model_folder(flat["model_name_or_path"])
     return keys, flat
-
-
-def without_secrets(content: Any, where: str, found: list[str]) -> Any:
-    """The content without the keys that have a value and the name of a secret; `found` gets their dotted names.
-
-    So no later message repeats a secret. true and false are none: `model_init_kwargs: {token: true}` is a login's.
-    """
-    if isinstance(content, list):
-        return [without_secrets(value, f"{where}[{place}]", found) for place, value in enumerate(content)]
-    if not isinstance(content, dict):
-        return content
-    kept = {}
-    for key, value in content.items():
-        name = f"{where}.{key}" if where else str(key)
-        if value is None or isinstance(value, bool) or not SECRET.fullmatch(str(key)):
-            kept[key] = without_secrets(value, name, found)
-        else:
-            found.append(name)
-    return kept
 
 
 def eval_problems(spec: EvalSpec) -> Iterator[str]:
