@@ -1,5 +1,6 @@
 """A run in a few sentences, the result first: for the terminal and for the page."""
 
+import shlex
 from collections.abc import Iterator
 from statistics import fmean
 
@@ -7,6 +8,12 @@ from grpo_math.evaluation.statistics import Difference, Figure
 from grpo_math.report.data import Run
 
 NOT_EVALUATED = "no held-out evaluation: eval: {before_after: true} in the recipe makes one before and one after"
+MEANS = (  # of training logs, their name in an evaluation, and in a headline
+    ("reward", "reward", "reward"),
+    ("completions/mean_length", "length", "tokens per completion"),
+    ("mean_token_accuracy", "token accuracy", "token accuracy"),
+)
+LOSS = (("loss", "loss", "loss"),)
 
 
 def sentences(run: Run) -> Iterator[str]:
@@ -52,20 +59,36 @@ def verdict(change: Difference | None) -> str:
     return f"{change.verdict}: {change.won:,} problems won and {change.lost:,} lost, {change}"
 
 
+def moment(run: Run, evaluation: dict) -> str:
+    """Of an evaluation: before training, after 45 steps"""
+    return f"after {evaluation['step']:,} steps" if evaluation["step"] else "before training"
+
+
+def commands(run: Run) -> Iterator[tuple[str, str]]:
+    """What started the run and, of an unfinished one, what resumes it, each with its title."""
+    words = [str(word) for word in run.environment.get("command") or []]
+    if words:
+        yield "Started by", shlex.join(words)
+    if run.state != "finished":
+        if "--config" not in words:  # quickstart, or the Python API
+            words = ["grpo-math", "sft" if "sft" in run.recipe else "train", "--config", str(run.folder / "recipe.yaml")]
+        yield "Resume with", shlex.join([*words, "--resume_from_checkpoint", "auto"])
+
+
 def movements(run: Run) -> Iterator[tuple[str, float, float, str]]:
-    """The metrics of a headline: the first and the last value, and of what they are. Held-out ones where there are two
-    evaluations, else means of the first and the last logs of the training, which do not overlap."""
-    names = {"reward": "reward", "completions/mean_length": "length", "mean_token_accuracy": "token accuracy"}
-    for metric, name in (names if run.series("reward") else names | {"loss": "loss"}).items():
-        held_out = [row[name] for row in run.ends if isinstance(row.get(name), int | float)]
+    """The means of a headline: the first and the last value, and over what. Of held-out problems where there are two
+    evaluations, else of the first and the last training logs, which do not overlap."""
+    for metric, key, name in MEANS if run.series("reward") else MEANS + LOSS:
+        held_out = [row[key] for row in run.ends if isinstance(row.get(key), int | float)]
         if len(held_out) == 2:
-            yield name, held_out[0], held_out[1], "held-out, first and last evaluation"
+            count = run.ends[-1].get("problems", 0)
+            yield name, held_out[0], held_out[1], f"mean over {count:,} held-out problems, first and last evaluation"
         elif values := run.series(metric):
             window = max(1, min(run.window, len(values) // 2))
             first, last = values[:window], values[-window:]
             start, end = (fmean(value for _, value in part) for part in (first, last))
             steps = [f"{part[0][0]}-{part[-1][0]}" for part in (first, last)]
-            yield name, start, end, f"training, means of steps {steps[0]} and {steps[1]}"
+            yield name, start, end, f"training, mean of {window} logs: steps {steps[0]} and {steps[1]}"
 
 
 def without_signal(run: Run) -> str:
