@@ -86,7 +86,7 @@ def write_page(runs: list[Run], out: Path | None, live: bool = False) -> Path:
         "reload": POLL if live else 0,
     }
     replace(render(runs, content), out)
-    draw(shown, runs, out)
+    draw(shown, runs, summary.headline(runs, names), summary.footer(runs), out)
     return out
 
 

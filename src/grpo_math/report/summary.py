@@ -59,7 +59,32 @@ def verdict(change: Difference | None) -> str:
     return f"{change.verdict}: {change.won:,} problems won and {change.lost:,} lost, {change}"
 
 
-def moment(run: Run, evaluation: dict) -> str:
+def headline(runs: list[Run], names: list[str]) -> tuple[str, str]:
+    """The title of a slide: the runs and their accuracies; and in small the model and what it was measured on."""
+    values = [" → ".join(f"{row['accuracy']:.3f}" for row in run.ends) or "not evaluated" for run in runs]
+    evaluated = [run.ends[-1] for run in runs if run.ends]
+    measured = f"held-out accuracy {problems(evaluated[0])}" if evaluated else "no held-out evaluation"
+    if len(runs) > 1:
+        return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)), measured
+    intervals = " and ".join(f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}" for row in runs[0].ends)
+    measured += f", 95 % interval{'s' * (len(runs[0].ends) > 1)} {intervals}" if intervals else ""
+    return f"{names[0]}: accuracy {values[0]}" if intervals else names[0], f"{runs[0].model}, {measured}"
+
+
+def footer(runs: list[Run]) -> str:
+    """The command, the hardware and the time of the first run, with TRL's version."""
+    run = runs[0]
+    versions = run.environment.get("packages") or {}
+    parts = [
+        next((line for title, line in commands(run) if title == "Started by"), ""),
+        run.hardware,
+        clock(run.seconds) if run.seconds is not None else "",
+        *(f"{name} {versions[name]}" for name in ("grpo-math", "trl") if name in versions),
+    ]
+    return "  ·  ".join(filter(None, parts if len(runs) == 1 else parts[1:2] + parts[3:]))
+
+
+def moment(evaluation: dict) -> str:
     """Of an evaluation: before training, after 45 steps"""
     return f"after {evaluation['step']:,} steps" if evaluation["step"] else "before training"
 
@@ -82,7 +107,7 @@ def movements(run: Run) -> Iterator[tuple[str, float, float, str]]:
         held_out = [row[key] for row in run.ends if isinstance(row.get(key), int | float)]
         if len(held_out) == 2:
             count = run.ends[-1].get("problems", 0)
-            yield name, held_out[0], held_out[1], f"mean over {count:,} held-out problems, first and last evaluation"
+            yield name, held_out[0], held_out[1], f"mean over {count:,} held-out problems"
         elif values := run.series(metric):
             window = max(1, min(run.window, len(values) // 2))
             first, last = values[:window], values[-window:]

@@ -198,10 +198,11 @@ function moved(run, direction) {
   if (evaluations.length < 2) return [];
   const [first, last] = [evaluations[0], evaluations.at(-1)];
   const share = (rows) => rows.filter((row) => row.correct === true).length / rows.length;
-  return groups([...first.rows, ...last.rows], (row) => JSON.stringify([row.dataset, row.problem, row.question])).filter((rows) => {
+  const found = groups([...first.rows, ...last.rows], (row) => JSON.stringify([row.dataset, row.problem, row.question])).filter((rows) => {
     const [before, after] = [first, last].map((one) => rows.filter((row) => row.at === one));
     return before.length && after.length && (share(after) - share(before)) * direction > 0;
   });
+  return found.map((rows) => Object.assign(rows, { direction }));
 }
 
 // The cards that the controls ask for, as lists of rows.
@@ -223,7 +224,15 @@ function showCards() {
   const count = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
   const unpaid = $("filter").value === "paid" && !rows.length ? ": evaluations have no rewards, choose a training step" : "";
   $("count").textContent = `${count(rows.length, "completion")} of ${count(new Set(rows.map((row) => row.question)).size, "question")}${unpaid}`;
-  $("cards").replaceChildren(...cards.slice(0, most).map((one) => card(one, true)));
+  const shown = new Map(cards.slice(0, most).map((one) => [one, card(one, true)]));
+  const nodes = [...shown.values()];
+  for (const direction of $("filter").value === "changed" ? MOVES.changed : []) {
+    const moves = cards.filter((one) => one.direction === direction);
+    const text = `${moves.length.toLocaleString("en")} ${direction > 0 ? "wrong → right" : "right → wrong"}`;
+    const first = nodes.indexOf(shown.get(moves[0]));
+    if (first >= 0) nodes.splice(first, 0, make("h3", { textContent: text }));
+  }
+  $("cards").replaceChildren(...nodes);
   $("more").hidden = cards.length <= most;
 }
 
