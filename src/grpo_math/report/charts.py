@@ -1,4 +1,4 @@
-"""The curves of runs: as plotly figures for the page, and the first four as PNG and SVG by matplotlib.
+"""The curves of runs: as plotly figures for the page, and the first four on a slide by matplotlib, as PNG and SVG.
 
 Logged values are faint, their running means bold. One run has one colour per metric, several runs one colour per run.
 To add a chart, add a line to CHARTS.
@@ -57,11 +57,18 @@ CHARTS = {  # title: pattern of the metrics, how to read them
         "grading/*",
         "share of completions without an answer, graded too slowly or not at all, or with an unreadable gold",
     ),
+    "tools": ("tools/*", "calls per completion, and the share of calls that failed"),
     STACKED: ("time/*", "seconds for generating, scoring and updating: running means, stacked"),
     "step time": ("step_time", "seconds per step"),
     "throughput": ("tokens_per_second", "tokens of prompts and completions per second of a step"),
     "loss": ("loss", "falls in SFT; in GRPO it stays near 0 and says little"),
     "gradient norm": ("grad_norm", "before clipping"),
+}
+AXES = {  # of charts whose title has no unit
+    "accuracy": "accuracy (share of correct answers)",
+    "reward": "mean reward",
+    "completion length": "tokens per completion",
+    "zero-std": "share of groups without signal",
 }
 
 
@@ -110,9 +117,11 @@ def panels(runs: list[Run], names: list[str]) -> list[Panel]:
         dots = [one for one in known if one[0]]
         wanted = {title: [(runs[0], short(metric, title), metric) for metric in metrics]}
         if len(runs) > 1:
-            aid = "" if "*" in pattern else aid
-            groups = {metric: [(*pair, metric) for pair in zip(runs, names, strict=True)] for metric in metrics}
-            wanted = groups if "*" in pattern else {title: groups[metrics[0]] if metrics else []}
+            headings = {f"{title}: {short(metric, title)}" if "*" in pattern else title: metric for metric in metrics}
+            wanted = {
+                heading: [(*pair, metric) for pair in zip(runs, names, strict=True)]
+                for heading, metric in (headings or {title: ""}).items()
+            }
         for heading, lines in wanted.items():
             curves = [curve(*line, color_of(place)) for place, line in enumerate(lines)]
             curves = [one for one in curves if one.steps]
@@ -133,7 +142,7 @@ def color_of(place: int) -> str:
 def short(metric: str, title: str) -> str:
     """rewards/format/mean in the panel `rewards`: format"""
     if "*" in CHARTS[title][0]:
-        return re.sub("^[a-z]+/|/(mean|failed|variance_share)$", "", metric)
+        return re.sub("^[a-z_]+/|/(mean|failed|variance_share)$", "", metric)
     return "training" if title in EVALUATED else title
 
 
@@ -151,7 +160,7 @@ def curve(run: Run, name: str, metric: str, color: str) -> Curve:
 def plotly_figure(panel: Panel, runs: list[Run], last_step: int) -> dict:
     """Data and layout; the page adds the colours of its theme."""
     lines, labels = alarm_marks(runs)
-    legend = len(runs) == 1 and len(panel.curves) + len(panel.dots) > 1
+    legend = len(panel.curves) + len(panel.dots) > 1 if len(runs) == 1 else len(runs) <= MAIN  # else only above all charts
     layout = {
         "xaxis": {
             "range": [-0.02 * last_step, 1.02 * last_step],
@@ -181,10 +190,11 @@ def traces(panel: Panel) -> Iterator[dict]:
         yield means | thin | {"y": significant(one.values), "opacity": 0.45, "showlegend": False}
         yield means | bold | {"hovertemplate": "%{y:.4g} (mean)"}
     for found, color in panel.dots:
-        yield from dots(list(found), list(found.values()), color)
+        in_legend = len(panel.dots) == 1 or not panel.curves
+        yield from dots(list(found), list(found.values()), color, in_legend)
 
 
-def dots(steps: list[int], figures: list[Figure], color: str) -> Iterator[dict]:
+def dots(steps: list[int], figures: list[Figure], color: str, in_legend: bool) -> Iterator[dict]:
     """Evaluations with their intervals, joined and shaded from three on: two alone show no course in between."""
     if len(steps) > 2:
         band = [one.high for one in figures] + [one.low for one in reversed(figures)]
@@ -200,6 +210,7 @@ def dots(steps: list[int], figures: list[Figure], color: str) -> Iterator[dict]:
         "customdata": [str(one) for one in figures],
         "hovertemplate": "%{customdata}",
         "name": "held-out",
+        "showlegend": in_legend,
         "line": {"color": color, "width": 1.5, "dash": "dot"},
         "marker": {"size": 7, "color": color},
     }
@@ -229,41 +240,54 @@ def significant(values: list[float]) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
-def draw(shown: list[Panel], runs: list[Run], out: Path) -> None:
-    """Write the first panels, two per row, as OUT.png and OUT.svg."""
+def draw(shown: list[Panel], runs: list[Run], title: tuple[str, str], footer: str, out: Path) -> None:
+    """Write the first panels, two per row, as a slide of 16:9: OUT.png and OUT.svg. `title` is a line and a smaller one."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Drawing
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     shown = [panel for panel in shown if panel.title != STACKED][:MAIN]
     rows = max(1, -(-len(shown) // 2))
-    with rc_context({"font.size": 9, "axes.titlesize": 10, "svg.hashsalt": "", "text.parse_math": False}):
-        figure = Drawing(figsize=(9, 2.6 * rows), layout="constrained")
-        for axes, panel in zip(figure.subplots(rows, 2, squeeze=False).flat, shown, strict=False):
+    with rc_context({"font.size": 13, "svg.hashsalt": "", "text.parse_math": False}):
+        figure = Drawing(figsize=(12.8, 7.2), layout=ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.08))
+        heading, body, foot = figure.subfigures(3, 1, height_ratios=(1.1, 5.7, 0.4))
+        large, small = (textwrap.shorten(line, 110, placeholder=" …") for line in title)
+        heading.text(0.015, 0.9, large, size=fitting(large, 24), weight="bold", va="top")
+        heading.text(0.015, 0.2, small, size=fitting(small, 15), color="#50565f")
+        foot.text(0.015, 0.4, textwrap.shorten(footer, 150, placeholder=" …"), size=11, color="#50565f")
+        for axes, panel in zip(body.subplots(rows, 2, squeeze=False).flat, shown, strict=False):
             draw_panel(axes, panel, "held-out" if len(runs) == 1 else "")
             if len(axes.get_legend_handles_labels()[1]) > 1 and (len(runs) == 1 or panel is shown[0]):
-                axes.legend(frameon=False, fontsize=8)
+                axes.legend(frameon=False, fontsize=12)
             for place, run in enumerate(runs):
                 for row in run.alarms:
-                    axes.axvline(row["step"], color=ALARM if len(runs) == 1 else color_of(place), lw=0.8, ls="--")
-        for axes in figure.axes[len(shown) :]:
+                    axes.axvline(row["step"], color=ALARM if len(runs) == 1 else color_of(place), lw=1, ls="--")
+        for axes in body.axes[len(shown) :]:
             axes.set_axis_off()
-        figure.savefig(out.with_suffix(".png"), dpi=150)
+        figure.savefig(out.with_suffix(".png"), dpi=125)
         figure.savefig(out.with_suffix(".svg"), metadata={"Date": None})
+
+
+def fitting(text: str, size: float) -> float:
+    """The font size at which a bold line is not wider than the slide."""
+    return min(size, 1_450 / max(1, len(text)))
 
 
 def draw_panel(axes: "Axes", panel: Panel, evaluation: str) -> None:
     for one in panel.curves:
-        axes.plot(one.steps, one.values, color=one.color, lw=0.8, alpha=0.35)
-        axes.plot(one.steps, one.means, color=one.color, lw=1.8, label=one.name)
+        axes.plot(one.steps, one.values, color=one.color, lw=1, alpha=0.35)
+        axes.plot(one.steps, one.means, color=one.color, lw=2.6, label=one.name)
     for found, color in panel.dots:
         steps = list(found)
         values, lows, highs = ([getattr(one, end) for one in found.values()] for end in ("value", "low", "high"))
         if len(steps) > 2:  # as in `dots`
             axes.fill_between(steps, lows, highs, color=color, alpha=0.15, lw=0)
             axes.plot(steps, values, ":", color=color, lw=1.2)
-        axes.vlines(steps, lows, highs, color=color, lw=1)
-        axes.plot(steps, values, "o", color=color, ms=4, label=evaluation)
-    axes.set_title(panel.title, loc="left")
-    axes.set_xlabel("step")
+        axes.vlines(steps, lows, highs, color=color, lw=1.8)
+        axes.plot(steps, values, "o", color=color, ms=7, label=evaluation)
+    axes.set_ylabel(textwrap.fill(AXES.get(panel.title, panel.title), 24))
+    axes.set_xlabel("training step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(axis="y", alpha=0.25)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.spines[["top", "right"]].set_visible(False)

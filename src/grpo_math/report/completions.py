@@ -78,4 +78,4 @@ def compressed(content: Any) -> str:
 
 
 def encoded(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode("ascii")

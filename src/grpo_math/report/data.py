@@ -38,6 +38,12 @@ class Run:
         return self.folder.resolve().name
 
     @property
+    def model(self) -> str:
+        """A Hub id or a relative path; of an absolute one the name."""
+        name = str(self.recipe.get("model_name_or_path", "unknown model"))
+        return Path(name).name if Path(name).is_absolute() else name
+
+    @property
     def step(self) -> int:
         return self.steps[-1]["step"] if self.steps else 0
 

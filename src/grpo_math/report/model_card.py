@@ -11,7 +11,7 @@ from grpo_math.data import ADAPTERS, DatasetSpec, PromptTemplate, titles
 from grpo_math.errors import one_line
 from grpo_math.evaluation.statistics import Figure
 from grpo_math.recipe.parts import is_hub_id
-from grpo_math.recipe.recipe import Recipe
+from grpo_math.recipe.recipe import Recipe, trainer_dtype
 from grpo_math.runs.folder import read_rows
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def write_card(recipe: Recipe, folder: Path, results: dict, environment: dict) -
         str(TEMPLATE),
         name=name,
         adapter=adapter,
+        dtype=trainer_dtype(recipe.keys),
+        reference=(folder / "ref").is_dir(),
         method=method,
         origin=f"[{base}](https://huggingface.co/{base})"
         if base

@@ -22,7 +22,7 @@ from grpo_math.report.data import Run, changed, goes_on, read_run
 from grpo_math.runs.folder import replace
 
 TEMPLATES = Path(__file__).parent / "templates"
-LIMIT = 4_900_000  # bytes of a page
+LIMIT = 2_950_000  # bytes of a page
 POLL = 10  # seconds between two looks at a running training
 
 
@@ -75,6 +75,7 @@ def write_page(runs: list[Run], out: Path | None, live: bool = False) -> Path:
     content = {
         "runs": runs,
         "names": names,
+        "title": names[0] if len(runs) == 1 else f"{len(runs)} runs: {' · '.join(names)}",
         "summary": summary,
         "colors": [color_of(place) for place in range(len(runs))],
         "panels": shown,
@@ -85,7 +86,7 @@ def write_page(runs: list[Run], out: Path | None, live: bool = False) -> Path:
         "reload": POLL if live else 0,
     }
     replace(render(runs, content), out)
-    draw(shown, runs, out)
+    draw(shown, runs, summary.headline(runs, names), summary.footer(runs), out)
     return out
 
 
@@ -102,11 +103,12 @@ def render(runs: list[Run], content: dict) -> str:
     )
     environment.globals |= {
         "plotly": encoded(get_plotlyjs().encode()),
+        "temml": encoded((TEMPLATES / "temml.min.js").read_bytes()),
         "written": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}",
     }
     template = environment.get_template("report.html.j2")
     empty = template.render(content, steps=[], seen=[])
-    steps, seen = pack(runs, LIMIT - len(empty.encode()))
+    steps, seen = pack(runs, LIMIT - len(empty.encode()) - len(environment.globals["temml"]))
     return template.render(content, steps=steps, seen=seen)
 
 

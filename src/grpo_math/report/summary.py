@@ -1,5 +1,6 @@
 """A run in a few sentences, the result first: for the terminal and for the page."""
 
+import shlex
 from collections.abc import Iterator
 from statistics import fmean
 
@@ -7,6 +8,12 @@ from grpo_math.evaluation.statistics import Difference, Figure
 from grpo_math.report.data import Run
 
 NOT_EVALUATED = "no held-out evaluation: eval: {before_after: true} in the recipe makes one before and one after"
+MEANS = (  # of training logs, their name in an evaluation, and in a headline
+    ("reward", "reward", "reward"),
+    ("completions/mean_length", "length", "tokens per completion"),
+    ("mean_token_accuracy", "token accuracy", "token accuracy"),
+)
+LOSS = (("loss", "loss", "loss"),)
 
 
 def sentences(run: Run) -> Iterator[str]:
@@ -52,20 +59,61 @@ def verdict(change: Difference | None) -> str:
     return f"{change.verdict}: {change.won:,} problems won and {change.lost:,} lost, {change}"
 
 
+def headline(runs: list[Run], names: list[str]) -> tuple[str, str]:
+    """The title of a slide: the runs and their accuracies; and in small the model and what it was measured on."""
+    values = [" → ".join(f"{row['accuracy']:.3f}" for row in run.ends) or "not evaluated" for run in runs]
+    evaluated = [run.ends[-1] for run in runs if run.ends]
+    measured = f"held-out accuracy {problems(evaluated[0])}" if evaluated else "no held-out evaluation"
+    if len(runs) > 1:
+        return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)), measured
+    intervals = " and ".join(f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}" for row in runs[0].ends)
+    measured += f", 95 % interval{'s' * (len(runs[0].ends) > 1)} {intervals}" if intervals else ""
+    return f"{names[0]}: accuracy {values[0]}" if intervals else names[0], f"{runs[0].model}, {measured}"
+
+
+def footer(runs: list[Run]) -> str:
+    """The command, the hardware and the time of the first run, with TRL's version."""
+    run = runs[0]
+    versions = run.environment.get("packages") or {}
+    parts = [
+        next((line for title, line in commands(run) if title == "Started by"), ""),
+        run.hardware,
+        clock(run.seconds) if run.seconds is not None else "",
+        *(f"{name} {versions[name]}" for name in ("grpo-math", "trl") if name in versions),
+    ]
+    return "  ·  ".join(filter(None, parts if len(runs) == 1 else parts[1:2] + parts[3:]))
+
+
+def moment(evaluation: dict) -> str:
+    """Of an evaluation: before training, after 45 steps"""
+    return f"after {evaluation['step']:,} steps" if evaluation["step"] else "before training"
+
+
+def commands(run: Run) -> Iterator[tuple[str, str]]:
+    """What started the run and, of an unfinished one, what resumes it, each with its title."""
+    words = [str(word) for word in run.environment.get("command") or []]
+    if words:
+        yield "Started by", shlex.join(words)
+    if run.state != "finished":
+        if "--config" not in words:  # quickstart, or the Python API
+            words = ["grpo-math", "sft" if "sft" in run.recipe else "train", "--config", str(run.folder / "recipe.yaml")]
+        yield "Resume with", shlex.join([*words, "--resume_from_checkpoint", "auto"])
+
+
 def movements(run: Run) -> Iterator[tuple[str, float, float, str]]:
-    """The metrics of a headline: the first and the last value, and of what they are. Held-out ones where there are two
-    evaluations, else means of the first and the last logs of the training, which do not overlap."""
-    names = {"reward": "reward", "completions/mean_length": "length", "mean_token_accuracy": "token accuracy"}
-    for metric, name in (names if run.series("reward") else names | {"loss": "loss"}).items():
-        held_out = [row[name] for row in run.ends if isinstance(row.get(name), int | float)]
+    """The means of a headline: the first and the last value, and over what. Of held-out problems where there are two
+    evaluations, else of the first and the last training logs, which do not overlap."""
+    for metric, key, name in MEANS if run.series("reward") else MEANS + LOSS:
+        held_out = [row[key] for row in run.ends if isinstance(row.get(key), int | float)]
         if len(held_out) == 2:
-            yield name, held_out[0], held_out[1], "held-out, first and last evaluation"
+            count = run.ends[-1].get("problems", 0)
+            yield name, held_out[0], held_out[1], f"mean over {count:,} held-out problems"
         elif values := run.series(metric):
             window = max(1, min(run.window, len(values) // 2))
             first, last = values[:window], values[-window:]
             start, end = (fmean(value for _, value in part) for part in (first, last))
             steps = [f"{part[0][0]}-{part[-1][0]}" for part in (first, last)]
-            yield name, start, end, f"training, means of steps {steps[0]} and {steps[1]}"
+            yield name, start, end, f"training, mean of {window} logs: steps {steps[0]} and {steps[1]}"
 
 
 def without_signal(run: Run) -> str:

@@ -31,6 +31,74 @@ function recall(store, name) {
   }
 }
 
+// The text of a button's element to the clipboard; file:// may have no navigator.clipboard.
+async function copy(button) {
+  const text = $(button.dataset.copy).textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = make("textarea", { value: text, className: "aside" });
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  const before = button.textContent;
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = before), 1500);
+}
+for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
+
+// Mathematics: Temml makes MathML of what stands between delimiters, of bare \boxed{...} and of environments. As in
+// Pandoc a dollar opens before and closes behind a letter or sign, and no digit follows: "$5 and $7" stays an amount.
+const INNER = String.raw`(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*`;
+const FORMULA = new RegExp([
+  String.raw`\\\[(?<bracket>[^]+?)\\\]`,
+  String.raw`\\\((?<round>[^]+?)\\\)`,
+  String.raw`(?<!\\)\$\$(?<display>[^$]+)\$\$`,
+  String.raw`(?<![\\\w$])\$(?<dollar>(?![\s$])(?:\\[^]|[^$\\\n]|\n(?!\s*\n))+?(?<!\s))\$(?![\d$])`,
+  String.raw`(?<whole>\\begin\{(?<name>(?:align|aligned|gather|equation|cases|[pbv]?matrix)\*?)\}[^]+?\\end\{\k<name>\}|\\boxed\{${INNER}\})`,
+].join("|"), "g");
+const TEMML = { throwOnError: true, trust: false, maxSize: [20, 200], maxExpand: 200 };
+const known = new Map(); // formula: its MathML, or null where it cannot be read
+
+function formula(source, displayMode = false) {
+  const key = (displayMode ? "d" : "i") + source;
+  if (!known.has(key)) {
+    const math = make("span", { className: "math" });
+    try {
+      temml.render(source, math, { ...TEMML, displayMode });
+      known.set(key, math);
+    } catch {
+      known.set(key, null);
+    }
+  }
+  const math = known.get(key)?.cloneNode(true);
+  if (math) math.title = source;
+  return math;
+}
+
+// A text as nodes: its formulas as MathML, all else, and what Temml refuses, as text.
+function written(text) {
+  if (!$("rendered")?.checked) return [text];
+  const nodes = [];
+  let end = 0;
+  for (const found of text.matchAll(FORMULA)) {
+    const { bracket, round, display, dollar, whole } = found.groups;
+    const math = formula(bracket ?? round ?? display ?? dollar ?? whole, (bracket ?? display) !== undefined);
+    if (!math) continue;
+    nodes.push(text.slice(end, found.index), math);
+    end = found.index + found[0].length;
+  }
+  return [...nodes, text.slice(end)];
+}
+
+// A gold or an answer: a formula without delimiters where it has LaTeX's signs.
+function value(text) {
+  const math = $("rendered")?.checked && /[\\^_]/.test(text) && !text.includes("$") ? formula(text) : null;
+  return math ? [math] : written(text);
+}
+
 // Theme: the system's, until somebody chooses.
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 function setTheme(theme) {
@@ -56,9 +124,12 @@ function colors() {
   };
 }
 
+async function load(library) {
+  document.head.append(make("script", { textContent: await inflate($(library)) }));
+}
+
 async function drawCharts() {
-  const script = make("script", { textContent: await inflate($("plotly")) });
-  document.head.append(script);
+  await load("plotly");
   const figures = JSON.parse(await inflate($("figures")));
   const charts = [...document.querySelectorAll(".chart")];
   const touch = matchMedia("(pointer: coarse)").matches; // there, a drag scrolls the page
@@ -97,6 +168,7 @@ const filters = {
   "no-answer": (row) => row.answer === undefined,
   paid: (row) => row.correct === false && row.reward !== undefined,
 };
+const MOVES = { changed: [1, -1], gained: [1], lost: [-1] };
 
 async function readSteps() {
   for (const element of document.querySelectorAll("script.step")) {
@@ -126,10 +198,11 @@ function moved(run, direction) {
   if (evaluations.length < 2) return [];
   const [first, last] = [evaluations[0], evaluations.at(-1)];
   const share = (rows) => rows.filter((row) => row.correct === true).length / rows.length;
-  return groups([...first.rows, ...last.rows], (row) => JSON.stringify([row.dataset, row.problem, row.question])).filter((rows) => {
+  const found = groups([...first.rows, ...last.rows], (row) => JSON.stringify([row.dataset, row.problem, row.question])).filter((rows) => {
     const [before, after] = [first, last].map((one) => rows.filter((row) => row.at === one));
     return before.length && after.length && (share(after) - share(before)) * direction > 0;
   });
+  return found.map((rows) => Object.assign(rows, { direction }));
 }
 
 // The cards that the controls ask for, as lists of rows.
@@ -138,7 +211,8 @@ function chosen() {
   const filter = $("filter").value;
   const words = $("search").value.toLowerCase();
   const found = (row) => [row.question, row.completion, row.answer, row.gold, row.solution].some((text) => String(text ?? "").toLowerCase().includes(words));
-  if (filter === "gained" || filter === "lost") return moved((one ?? steps[0]).run, filter === "gained" ? 1 : -1).filter((rows) => rows.some(found));
+  const run = (one ?? steps[0]).run;
+  if (filter in MOVES) return MOVES[filter].flatMap((direction) => moved(run, direction)).filter((rows) => rows.some(found));
   const rows = (one ? one.rows : [...byQuestion.values()].flat()).filter(filters[filter]).filter(found);
   return filter === "paid" ? rows.sort((a, b) => b.reward - a.reward).map((row) => [row]) : groups(rows);
 }
@@ -150,7 +224,15 @@ function showCards() {
   const count = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
   const unpaid = $("filter").value === "paid" && !rows.length ? ": evaluations have no rewards, choose a training step" : "";
   $("count").textContent = `${count(rows.length, "completion")} of ${count(new Set(rows.map((row) => row.question)).size, "question")}${unpaid}`;
-  $("cards").replaceChildren(...cards.slice(0, most).map((one) => card(one, true)));
+  const shown = new Map(cards.slice(0, most).map((one) => [one, card(one, true)]));
+  const nodes = [...shown.values()];
+  for (const direction of $("filter").value === "changed" ? MOVES.changed : []) {
+    const moves = cards.filter((one) => one.direction === direction);
+    const text = `${moves.length.toLocaleString("en")} ${direction > 0 ? "wrong → right" : "right → wrong"}`;
+    const first = nodes.indexOf(shown.get(moves[0]));
+    if (first >= 0) nodes.splice(first, 0, make("h3", { textContent: text }));
+  }
+  $("cards").replaceChildren(...nodes);
   $("more").hidden = cards.length <= most;
 }
 
@@ -160,30 +242,33 @@ function card(rows, withMore) {
   const right = rows.filter((row) => row.correct === true).length;
   const more = withMore && everywhere.length > rows.length;
   const across = $("step").value === "all" || rows.some((row) => row.at !== rows[0].at); // say which step
-  const meta = make("div", { className: "meta" }, make("span", {}, "gold ", make("b", { textContent: gold ?? solution ?? "" })),
+  const meta = make("div", { className: "meta" }, make("span", {}, "gold ", make("b", {}, ...value(gold ?? solution ?? ""))),
     rows.length > 1 ? make("span", { textContent: `${right} of ${rows.length} right` }) : null,
     more ? make("button", { type: "button", className: "link open", textContent: `this question at all steps (${everywhere.length})`, onclick: () => showQuestion(question) }) : null,
     prompt ? make("details", {}, make("summary", { textContent: "prompt" }), make("pre", { textContent: prompt })) : null);
-  const attempts = make("div", { className: "attempts" }, ...rows.map((row) => attempt(row, across)));
-  return make("article", { className: "card" }, make("p", { textContent: question }), meta, attempts);
+  const same = groups(rows, (row) => JSON.stringify([steps.indexOf(row.at), row.completion, row.correct, row.answer, row.reward]));
+  const attempts = make("div", { className: "attempts" }, ...same.map((rows) => attempt(rows[0], across, rows.length)));
+  return make("article", { className: "card" }, make("p", {}, ...written(question)), meta, attempts);
 }
 
-function attempt(row, withStep) {
+// A completion, and how many are like it.
+function attempt(row, withStep, count) {
   const verdict = { true: "✓ right", false: "✗ wrong" }[row.correct] ?? "? not graded";
   const number = (value) => String(Number(value.toPrecision(4)));
   const rewards = Object.keys(row).filter((key) => key.startsWith("rewards/")).map((key) => `${key.slice(8)} ${row[key]}`);
   const facts = [
     withStep && row.at.label,
-    row.answer === undefined ? "no answer" : `answer ${row.answer}`,
-    row.how && row.answer !== undefined && `by ${row.how}`,
+    ...(row.answer === undefined ? ["no answer"] : [["answer ", ...value(row.answer)], row.how && `by ${row.how}`]),
     row.reward !== undefined && `reward ${number(row.reward)}` + (rewards.length ? ` (${rewards.join(", ")})` : ""),
     row.advantage !== undefined && `advantage ${row.advantage > 0 ? "+" : ""}${number(row.advantage)}`,
     row.length !== undefined && `${row.length} tokens`,
     row.truncated && "truncated",
   ];
-  const header = make("header", {}, make("b", { textContent: verdict }), ` · ${facts.filter(Boolean).join(" · ")}`);
+  const times = count > 1 ? make("b", { className: "times", textContent: ` × ${count}`, title: `${count} identical completions` }) : null;
+  const header = make("header", {}, make("b", { textContent: verdict }), times, ...facts.filter(Boolean).flatMap((fact) => [" · ", fact].flat()));
   const kind = { true: "right", false: "wrong" }[row.correct] ?? "";
-  return make("div", { className: `attempt ${kind}` }, header, make("div", { className: "completion", tabIndex: 0, textContent: row.completion }));
+  const text = make("div", { className: "completion", tabIndex: 0 }, ...written(row.completion));
+  return make("div", { className: `attempt ${kind}` }, header, text);
 }
 
 function showQuestion(question) {
@@ -198,7 +283,17 @@ function fillControls() {
   const all = make("option", { value: "all", textContent: "all steps, by question" });
   $("step").replaceChildren(...steps.map(option).reverse(), all);
   const again = () => { most = PAGE; showCards(); };
-  for (const id of ["step", "filter", "search"]) $(id).addEventListener("input", again);
+  for (const id of ["filter", "search"]) $(id).addEventListener("input", again);
+  $("step").addEventListener("input", () => {
+    if ($("filter").value in MOVES) $("filter").value = "all"; // what changed is of no single step
+    again();
+  });
+  $("rendered").checked = recall(localStorage, "mathematics") !== "source";
+  $("rendered").addEventListener("input", () => {
+    remember(localStorage, "mathematics", $("rendered").checked ? "rendered" : "source");
+    showCards();
+  });
+  $("filter").value = MOVES.changed.some((direction) => moved(steps.at(-1).run, direction).length) ? "changed" : "all";
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   $("more").addEventListener("click", () => { most += PAGE; showCards(); });
 }
@@ -232,6 +327,7 @@ async function start() {
   await drawCharts();
   await readSteps();
   if (steps.length) {
+    await load("temml");
     fillControls();
     showCards();
   }
