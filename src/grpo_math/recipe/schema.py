@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, Field
-from pydantic.fields import FieldInfo
+from pydantic.fields import FieldInfo, PydanticUndefined
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import PydanticUndefined
 
 from grpo_math.data.adapters import ADAPTERS, PARAMETERS
 from grpo_math.data.problem import DatasetSpec
