@@ -6,7 +6,7 @@
 
 Settings go into the recipe's entry, the key of a hosted server into the environment: JUDGE_API_KEY. Every complete
 answer is kept in `cache`, for other processes and other runs too, and is asked for once. How to use it, and what a
-policy learns to exploit: docs/rewards.md, "A judge".
+policy learns to exploit: docs/rewards.md, "Use an LLM as a judge".
 """
 
 import argparse
