@@ -20,6 +20,7 @@ from grpo_math.errors import UserError, run_cli, suggestion
 from grpo_math.grading import STYLES, PoolSettings
 
 DASHED = re.compile(r"--\w[\w.-]*(=|$)")
+MODEL = "Qwen/Qwen2.5-1.5B-Instruct"  # of a new recipe
 KEYS = "Every key of the recipe can be given as --key value, nested ones with dots: --eval.every 10."
 
 
@@ -68,6 +69,23 @@ LAYOUT = [
 VERBS = {
     "train": Verb("train", "one GRPO run from a recipe", TRAINING, kind="GRPO"),
     "sft": Verb("sft", "one SFT run, the warm start of a GRPO run", TRAINING, kind="SFT"),
+    "init": Verb(
+        "checks.init",
+        "write a commented recipe for your own problems",
+        [
+            option(
+                "source", "PROBLEMS", "a .jsonl, .json, .csv or .parquet file, a folder of such files, a Hub id, or a "
+                "dataset that `grpo-math datasets` lists",
+            ),
+            option("--out", "FILE.yaml", "the recipe (default: recipe.yaml)", type=Path, default="recipe.yaml"),
+            option("--model", "M", "a folder or Hub id (default: Qwen/Qwen2.5-1.5B-Instruct)", default=MODEL),
+            option("--question", "COLUMN", "the column of the question (default: recognized by its name)"),
+            option("--answer", "COLUMN", "the column of the final answer (default: recognized by its name)"),
+            option("--worked", "COLUMN", "the column of the worked solution, if there is one"),
+        ],
+        "Existing files are never overwritten. Where the problems have no test split, one tenth of them is held out.",
+        keys=False,
+    ),
     "check": Verb(
         "check",
         "check a recipe in seconds, before a model is loaded",
