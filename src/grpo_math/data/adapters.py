@@ -331,5 +331,14 @@ ADAPTERS = {
         source="arXiv:2504.11456",
     ),
 }  # fmt: skip
+PARAMETERS = {  # of `parse` and `generate`, as keys of a dataset
+    "fields": "the columns of question, answer and worked, {question: COLUMN, ...}; datasets in json_rows' form only",
+    "drop": "drop rows by a regular expression per column, {COLUMN: PATTERN}; datasets in json_rows' form only",
+    "task": "the name of a reasoning_gym task; reasoning_gym only",
+    "size": "the number of problems to generate; reasoning_gym only",
+    "seed": "the seed of the generated problems; reasoning_gym only",
+    "levels": "levels to keep, from 1 to 5; null: all; math and math500 only",
+    "subjects": "subjects to keep, such as Algebra; null: all; math and math500 only",
+}
 OWN = Adapter(own_row)
 EVALUATION = [name for name, adapter in ADAPTERS.items() if "evaluation" in adapter.uses]

@@ -39,7 +39,7 @@ class PassRateSpec(BaseModel):
     file: str = Field(min_length=1, description="the folder of grpo-math evaluate --split train --samples 8")
     min: float = Field(default=0.0, ge=0, le=1, description="the lowest pass rate to keep")
     max: float = Field(default=1.0, ge=0, le=1, description="the highest pass rate to keep")
-    require: float = Field(default=0.0, ge=0, le=1, description="the least share of groups with right and wrong ones")
+    require: float = Field(default=0.0, ge=0, le=1, description="the least expected share of groups with an advantage")
 
     @model_validator(mode="after")
     def check_order(self) -> "PassRateSpec":
@@ -57,20 +57,21 @@ class DatasetSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str | None = Field(default=None, description="a shipped dataset; null: a function of yours")
+    name: str | None = Field(default=None, description="a shipped dataset; null: `path` names a function of your own")
     path: str | None = Field(default=None, description="a file, a folder, a Hub id, or FILE.py:FUNCTION")
-    split: str = Field(default="train", description="the split")
-    config: str | dict[str, Any] | None = Field(default=None, description="of the Hub dataset, or reasoning_gym's task")
-    max_samples: int | None = Field(default=None, ge=1, description="problems")
-    shuffle_seed: int | None = Field(default=None, description="shuffle before max_samples; null: no shuffling")
-    max_prompt_tokens: int | None = Field(default=None, ge=1, description="drop longer prompts")
-    weight: float | None = Field(default=None, description="share of a mixture")
+    split: str = Field(default="train", description="the split to read")
+    config: str | dict[str, Any] | None = Field(
+        default=None, description="the Hub dataset's config, or the task's settings"
+    )
+    max_samples: int | None = Field(default=None, ge=1, description="use the first so many problems; null: all")
+    shuffle_seed: int | None = Field(default=None, description="shuffle before max_samples; null: do not")
+    max_prompt_tokens: int | None = Field(default=None, ge=1, description="drop problems with longer prompts")
+    weight: float | None = Field(default=None, description="the share of a mixture; null: use all problems")
     decontaminate: bool | list[str] = Field(
-        default=False, description="drop problems that overlap with test problems; a list: of these evaluation sets"
+        default=False,
+        description="drop problems that overlap with evaluation sets; a list: with those of eval: and these",
     )
-    pass_rate: PassRateSpec | None = Field(
-        default=None, description="keep problems by pass rate: {file, min, max, require}"
-    )
+    pass_rate: PassRateSpec | None = Field(default=None, description="keep problems by their pass rate; null: keep all")
     params: dict[str, Any] = {}
     where: str = Field(default="dataset.", exclude=True)
 

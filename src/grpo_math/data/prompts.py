@@ -39,7 +39,7 @@ class PromptTemplate(BaseModel):
         default="boxed", description="how the final answer is marked"
     )
     stop: tuple[str, ...] = Field(default=(), strict=False, description="strings that end a completion")
-    prefill: str = Field(default="", description="the beginning of every completion")
+    prefill: str = Field(default="", description="text with which every completion begins")
     chat: bool = Field(
         default=True, description="use the tokenizer's chat template; false: plain text, for base models"
     )

@@ -128,7 +128,7 @@ def limits(field: FieldInfo) -> str:
     found = {name: limit for name, limit in known if limit is not None}
     low, high = found.get("ge", found.get("gt")), found.get("le", found.get("lt"))
     if "lt" in found:
-        return f"a number from {low:g} to below {high:.10g}"
+        return f"a number {'from' if 'ge' in found else 'above'} {low:g} to below {high:.10g}"
     if high is None:
         return f"at least {low:g}" if "ge" in found else f"more than {low:g}"
     return f"a number from {low:g} to {high:g}" if "ge" in found else f"a number above {low:g} and up to {high:g}"

@@ -39,8 +39,8 @@ class OpenEntry(Entry):
 
 def entry_model(spec: type[BaseModel], own: Mapping[str, Any] | None, *left_out: str) -> type[Entry]:
     """The keys of an entry: those of its spec, and the parameters `own` of what it names (None: any)."""
-    fields: dict[str, Any] = {name: kind for name, kind in (own or {}).items() if not name.startswith("_")}
-    fields |= {name: (field.annotation, field) for name, field in spec.model_fields.items() if name not in left_out}
+    kept = {name: (field.annotation, field) for name, field in spec.model_fields.items() if name not in left_out}
+    fields: dict[str, Any] = kept | {k: kind for k, kind in (own or {}).items() if not k.startswith("_")} | kept
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a parameter may be called like a method of pydantic's
         return create_model(spec.__name__, __base__=OpenEntry if own is None else Entry, **fields)

@@ -25,7 +25,7 @@ class SftSpec(Part):
     example: ClassVar = "{target: worked}"
 
     target: Literal["worked", "answer"] = Field(
-        default="worked", description="the worked solution, or the answer alone"
+        default="worked", description="what the model learns to write: the worked solution, or the answer alone"
     )
 
     @property
@@ -39,7 +39,7 @@ class AlarmSpec(Part):
     example: ClassVar = "{stop_on: [nan]}"
 
     stop_on: tuple[Alarm, ...] = Field(default=("nan",), strict=False, description="the alarms that stop the training")
-    steps: int = Field(default=10, ge=1, description="steps that each alarm but nan looks back on")
+    steps: int = Field(default=10, ge=1, description="steps that each alarm except nan looks back on")
     kl: float = Field(default=1.0, ge=0, description="the KL divergence from the reference model that is too much")
 
 
@@ -51,7 +51,7 @@ class CompletionsSpec(Part):
     every: int | None = Field(
         default=None,
         ge=0,
-        description="steps between two that are kept; 0: none; null: about 100 steps of the run are kept",
+        description="keep the completions of every so many steps; 0: of none; null: of about 100 steps of the run",
     )
 
 
@@ -60,7 +60,7 @@ class DynamicSamplingSpec(Part):
 
     example: ClassVar = "{rounds: 3}"
 
-    rounds: int = Field(default=3, ge=2, description="rounds of generation per batch at most, the first included")
+    rounds: int = Field(default=3, ge=2, description="the maximum of generation rounds per batch, the first included")
 
 
 class GradingSpec(Part):
@@ -68,9 +68,11 @@ class GradingSpec(Part):
 
     example: ClassVar = "{timeout: 2.0}"
 
-    timeout: float = Field(default=PoolSettings.timeout, ge=0.1, description="seconds per answer")
-    memory_gib: float = Field(default=PoolSettings.memory_gib, ge=0.5, description="GiB of address space per worker")
-    workers: int | None = Field(default=None, ge=1, description="processes; null: one per core")
+    timeout: float = Field(default=PoolSettings.timeout, ge=0.1, description="the time limit of one answer, in seconds")
+    memory_gib: float = Field(
+        default=PoolSettings.memory_gib, ge=0.5, description="address space of a grading process, in GiB"
+    )
+    workers: int | None = Field(default=None, ge=1, description="grading processes; null: one per core")
 
 
 class EvalSpec(Part):
@@ -79,31 +81,31 @@ class EvalSpec(Part):
     example: ClassVar = "{before_after: true}"
     renamed: ClassVar = RENAMED_IN_EVAL
 
-    before_after: bool = Field(default=False, description="evaluate before the first and after the last step")
-    every: int | None = Field(default=None, ge=1, description="evaluate every so many steps")
-    best: bool = Field(default=False, description="keep the model with the highest lower end of accuracy's interval")
+    before_after: bool = Field(default=False, description="evaluate before the first step and after the last")
+    every: int | None = Field(default=None, ge=1, description="evaluate every so many steps; null: do not")
+    best: bool = Field(default=False, description="keep the model whose accuracy interval has the highest lower end")
     stop_at: float | None = Field(
-        default=None, gt=0, lt=1, description="end the training when the lower end of accuracy's interval reaches this"
+        default=None, gt=0, lt=1, description="stop when the lower end of the accuracy interval reaches this accuracy"
     )
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="end the training when the last so many evaluations are no better, in mean, than as many before",
+        description="stop when the last so many evaluations are no better in mean than as many before them",
     )
     datasets: list | dict | str | None = Field(
-        default=None, description="datasets as in dataset:, or names; null: the training dataset at `split`"
+        default=None, description="names, or mappings as in dataset:; null: the training dataset at `split`"
     )
-    split: str = Field(default="test", description="the split of a dataset that names none")
+    split: str = Field(default="test", description="the split of datasets that name none")
     max_samples: int | None = Field(default=None, ge=1, description="problems per dataset; null: all")
     samples: int = Field(default=1, ge=1, description="completions per problem")
-    temperature: float = Field(default=0.0, ge=0, description="0: greedy")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="the nucleus that is sampled from")
-    k: list[int] | None = Field(default=None, description="the k of pass@k to print")
+    temperature: float = Field(default=0.0, ge=0, description="the sampling temperature; 0: greedy decoding")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="the probability mass of nucleus sampling")
+    k: list[int] | None = Field(default=None, description="the values of k for pass@k; null: the powers of two")
     rewards: bool = Field(default=True, description="score the completions with the recipe's rewards too")
     batch_size: int = Field(
-        default=32, ge=1, description="completions generated together, without vLLM, and scored by a call of a reward"
+        default=32, ge=1, description="completions per batch without vLLM, and per call of a reward function"
     )
-    max_completion_length: int | None = Field(default=None, ge=1, description="tokens; null: the training's")
+    max_completion_length: int | None = Field(default=None, ge=1, description="in tokens; null: that of the training")
 
     @property
     def wanted(self) -> bool:
@@ -122,16 +124,16 @@ class Ours(Part):
 
     extends: str | list[str] | None = Field(
         default=None,
-        description="another recipe to start from, a file in this folder or a shipped one's name; of a list the first, "
-        "with the own keys of the others over it",
+        description="the recipe to start from: a file, or the name of a shipped recipe; of a list the first, with the "
+        "keys that the others set themselves",
     )
     dataset: Any = Field(default=None, description="the training problems: one dataset, or a list of them")
     prompt_template: Any = Field(
-        default="boxed", description=f"{', '.join(TEMPLATES)}, or a mapping with user: and answer_style:"
+        default="boxed", description=f"how a question is asked: {', '.join(TEMPLATES)}, or a mapping of your own"
     )
     eval: EvalSpec = Field(default=EvalSpec(), description="evaluation on held-out problems")
-    grading: GradingSpec = Field(default=GradingSpec(), description="the grader's processes")
-    alarms: AlarmSpec = Field(default=AlarmSpec(), description="what is watched, and what stops the training")
+    grading: GradingSpec = Field(default=GradingSpec(), description="limits of the grading processes")
+    alarms: AlarmSpec = Field(default=AlarmSpec(), description="what is watched during the training, and what stops it")
     preflight: bool = Field(default=True, description="check data, golds and rewards before the model is loaded")
 
 
@@ -139,22 +141,24 @@ class GrpoKeys(Ours):
     """Our keys of a GRPO recipe."""
 
     rewards: Any = Field(default=None, description="reward functions by name, each with its weight and settings")
-    baseline: Literal["group", "none"] = Field(default="group", description="group: GRPO; none: plain REINFORCE")
+    baseline: Literal["group", "none"] = Field(
+        default="group", description="subtract a group's mean (GRPO), or nothing (REINFORCE)"
+    )
     prompts_per_step: int | None = Field(
-        default=None, ge=1, description="prompts per optimizer step, on all processes together"
+        default=None, ge=1, description="prompts per optimizer step over all processes; null: set by TRL's batch keys"
     )
     dynamic_sampling: DynamicSamplingSpec | None = Field(
         default=None,
-        description="replace groups of equal rewards by groups of further prompts (DAPO); null: train without them",
+        description="replace zero-std groups by groups of further prompts (DAPO); null: do not",
     )
     vllm_engine_kwargs: dict[str, Any] = Field(default={}, description="further arguments of vLLM's engine")
     completions: CompletionsSpec = Field(default=CompletionsSpec(), description="which completions are kept in files")
-    tools: list[str] = Field(default=[], description="functions the model may call, FILE.py:FUNCTION each")
+    tools: list[str] = Field(default=[], description="functions that the model may call, each FILE.py:FUNCTION")
     environment: str | None = Field(
         default=None, description="a class whose methods the model may call, FILE.py:CLASS; one instance per completion"
     )
     on_reward_error: Literal["stop", "skip"] = Field(
-        default="stop", description="skip: leave out the completions it fails on"
+        default="stop", description="where a reward function fails: stop, or skip the completions"
     )
 
 

@@ -4,16 +4,17 @@ import argparse
 import json
 import textwrap
 from collections.abc import Iterator
-from typing import Any, TypeGuard
+from typing import Any
 
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticUndefined
 
-from grpo_math.data.adapters import ADAPTERS
+from grpo_math.data.adapters import ADAPTERS, PARAMETERS
 from grpo_math.data.problem import DatasetSpec
 from grpo_math.data.prompts import TEMPLATES
-from grpo_math.recipe.checking import Part, describe
+from grpo_math.recipe.checking import Part, describe, options
 from grpo_math.recipe.entries import entry_model, parameter_types
 from grpo_math.recipe.hints import REFUSED
 from grpo_math.recipe.parts import TemplateKeys
@@ -63,44 +64,52 @@ def untitled(model: type[BaseModel]) -> dict[str, Any]:
 def dataset_keys() -> type[Part]:
     """The keys of a dataset, with the own ones of every shipped dataset."""
     own: dict[str, Any] = {}
-    for name, adapter in ADAPTERS.items():
-        for key, (kind, _) in parameter_types(adapter.generate or adapter.parse, "row", "split", "config").items():
-            own.setdefault(key, (kind, Field(None, description=f"of the dataset {name}")))
+    for adapter in ADAPTERS.values():
+        named = parameter_types(adapter.generate or adapter.parse, "row", "split", "config")
+        for key, (kind, default) in named.items():
+            own[key] = (kind, Field(None if default is ... else default, description=PARAMETERS[key]))
     return entry_model(DatasetSpec, own, "params", "where")
 
 
 def key_help(kind: str) -> str:
     """One line for every key of a recipe, as it is given on the command line."""
-    trainer, model = trl_keys(kind)
-    fields = recipe_keys(kind).model_fields
-    ours = {name: field for name, field in fields.items() if name not in trainer.keys() | model.keys()}
-    sections = {
-        "keys of grpo-math": [*nested_fields(ours)],
-        f"keys of TRL's {kind}Config": [(name, fields[name]) for name in trainer if name not in REFUSED],
-        "keys of TRL's ModelConfig": [(name, fields[name]) for name in model],
-    }
     return "\n".join(
-        f"\n{title}:\n" + "\n".join(key_line(name, field) for name, field in found) for title, found in sections.items()
+        f"\n{title}:\n" + "\n".join(key_line(name, field) for name, field in found)
+        for title, found in key_sections(kind).items()
     )
 
 
-def nested_fields(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """The keys with their parts: `eval.every`."""
+def key_sections(kind: str) -> dict[str, list[tuple[str, FieldInfo]]]:
+    """Every key of a recipe of this kind by its dotted name: ours, the trainer's and the model's."""
+    trainer, model = trl_keys(kind)
+    fields = recipe_keys(kind).model_fields
+    ours = {name: field for name, field in fields.items() if name not in trainer.keys() | model.keys()}
     reward = entry_model(RewardSpec, {}, "name", "params")
-    named: dict[str, Any] = {"dataset": dataset_keys(), "prompt_template": TemplateKeys, "rewards": reward}
+    named = {"dataset": dataset_keys(), "prompt_template": TemplateKeys, "rewards": reward}
+    return {
+        "keys of grpo-math": [*nested_fields(ours, named)],
+        f"keys of TRL's {kind}Config": [(name, fields[name]) for name in trainer if name not in REFUSED],
+        "keys of TRL's ModelConfig": [(name, fields[name]) for name in model],
+    }
+
+
+def nested_fields(
+    fields: dict[str, FieldInfo], named: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo]]:
+    """The keys with their parts: `eval.every`. Those of the parts in `named` are not checked by their type."""
     for name, field in fields.items():
-        part = named.get(name, field.annotation)
-        if name in named or not is_part(part):
+        kinds = options(named.get(name, field.annotation))
+        part = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if part is not field.annotation:
             yield f"{prefix}{name}", field
-        if is_part(part):
-            yield from nested_fields(part.model_fields, f"{prefix}{name}.{'NAME.' if name == 'rewards' else ''}")
-
-
-def is_part(kind: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+        if part:
+            inner = f"{prefix}{name}.{'NAME.' if name == 'rewards' else ''}"
+            yield from nested_fields(part.model_fields, {}, inner)
 
 
 def key_line(name: str, field: FieldInfo) -> str:
-    default = "" if field.default is None else f", default {json.dumps(field.default, default=list)}"
+    default = (
+        "" if field.default in (None, PydanticUndefined) else f", default {json.dumps(field.default, default=list)}"
+    )
     text = f"{describe(field.annotation)}{default}: {field.description or ''}"
     return f"  --{name:<36} {textwrap.shorten(text, WIDTH - 41, placeholder=' ...')}"

@@ -108,7 +108,7 @@ def field_key(node: ast.AnnAssign) -> Key:
     told = {constant(key): constant(value) for key, value in entries}
     if kind is str and told.get("choices"):
         kind = Literal[tuple(told["choices"])]
-    first = re.split(r"(?<=[a-z`)][.:]) ", " ".join((told.get("help") or "").replace("%%", "%").split()))[0]
+    first = re.split(r"(?<=[a-z`)][.]) ", " ".join((told.get("help") or "").replace("%%", "%").split()))[0]
     return Key(kind, constant(given.get("default")), first)
 
 

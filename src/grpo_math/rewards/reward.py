@@ -51,13 +51,13 @@ class RewardSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
-    path: str | None = Field(default=None, description="a function of yours, FILE.py:FUNCTION")
+    path: str | None = Field(default=None, description="a function of your own, FILE.py:FUNCTION")
     reward_model: str | None = Field(default=None, description="a reward model, by folder or Hub id")
-    weight: float = Field(default=1.0, description="of this reward in the sum: weight * (scale * score + bias)")
+    weight: float = Field(default=1.0, description="the reward is weight * (scale * score + bias)")
     scale: float = Field(default=1.0, description="multiplies the score")
-    bias: float = Field(default=0.0, description="is added to the scaled score")
+    bias: float = Field(default=0.0, description="added to the scaled score")
     gate: str | None = Field(default=None, description="the entry that must score above 0 for this to earn anything")
-    timeout: float | None = Field(default=None, gt=0, description="seconds per call")
+    timeout: float | None = Field(default=None, gt=0, description="the time limit of one call, in seconds; null: none")
     params: dict[str, Any] = {}
 
 
