@@ -775,17 +775,6 @@ def test_check_prints_its_findings_and_ends_with_1_on_errors(write_recipe, capsy
     assert cli("check", "--config", str(path), "--sample", "no") == 2
 
 
-def test_a_dry_run_checks_and_leaves_nothing(write_recipe, tmp_path, capsys):
-    assert cli("train", "--config", str(write_recipe(use_vllm=False)), "--dry_run") == 0
-    assert "10. contamination" in capsys.readouterr().out
-    assert not (tmp_path / "run").exists()
-    sft = write_recipe(
-        "sft.yaml", rewards=None, num_generations=None, max_completion_length=None, sft={"target": "worked"}
-    )
-    assert cli("sft", "--config", str(sft), "--dry-run") == 0
-    assert not (tmp_path / "run").exists()
-
-
 def test_no_preflight_goes_on_all_the_same(write_recipe, tmp_path):
     (tmp_path / "mine.py").write_text("def picky(completions, **_):\n    assert '\\\\boxed' not in completions[0][0]['content']\n    return [0.0] * len(completions)\n")  # fmt: skip
     path = str(write_recipe(use_vllm=False, rewards={"picky": {"path": f"{tmp_path}/mine.py:picky"}}))

@@ -106,9 +106,11 @@ def underscored(word: str) -> str:
 
 
 def dispatch(argv: list[str]) -> None:
-    """Run the command line: import the verb's module, and give it the options."""
+    """Run the command line: import the verb's module, and give it the options. The plan of a training is launch's."""
     options = parse(argv)
-    importlib.import_module(f"grpo_math.{VERBS[options.verb].module}").main(options)
+    verb = VERBS[options.verb]
+    module = VERBS["launch"].module if verb.kind and options.dry_run else verb.module
+    importlib.import_module(f"grpo_math.{module}").main(options)
 
 
 def run(verb: str) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from grpo_math.checks import dry_run
 from grpo_math.errors import UserError
 from grpo_math.evaluation.statistics import Difference
 from grpo_math.recipe.batch import is_main_process
@@ -40,12 +39,9 @@ def write_report(folders: list[Path], out: Path | None = None) -> Path:
 
 
 def train_and_report(options: argparse.Namespace, kind: str, train: Callable[[Recipe], dict]) -> None:
-    """The verbs `train` and `sft`, on a recipe of this kind (GRPO or SFT); with --dry_run the checks alone."""
-    if options.dry_run:
-        dry_run(options.words)
-    else:
-        recipe = load_recipe(options.words, kind)
-        report_end(train(recipe), recipe.output_dir)
+    """The verbs `train` and `sft`, on a recipe of this kind (GRPO or SFT)."""
+    recipe = load_recipe(options.words, kind)
+    report_end(train(recipe), recipe.output_dir)
 
 
 def report_end(results: dict, folder: Path) -> None:
