@@ -24,6 +24,7 @@ from grpo_math.grading import accepted
 from grpo_math.models import ModelSource, context_of, load_tokenizer
 from grpo_math.recipe.parts import is_hub_id, looks_local
 from grpo_math.recipe.recipe import load_recipe
+from grpo_math.runs.folder import next_step
 
 TEST_SPLITS = ("test", "validation", "valid", "val", "dev", "eval")
 GUESSES = {  # words in the names of columns that are none of COLUMN_NAMES, the likeliest first
@@ -56,6 +57,7 @@ def main(options: argparse.Namespace) -> None:
         out.write_text(text, encoding="utf-8")
     load_recipe(out)
     print("\n".join([*seen, how, f"{out}: written, with comments: read it before the first run"]))
+    next_step("check", "--config", out)
 
 
 def recognised(source: str, given: dict[str, str | None]) -> DatasetSpec:

@@ -27,7 +27,7 @@ from grpo_math.report.data import read_run
 from grpo_math.report.report import as_text
 from grpo_math.report.sweep import summarise, write_sweep
 from grpo_math.runs.checkpoints import differences
-from grpo_math.runs.folder import only_one, replace
+from grpo_math.runs.folder import next_step, only_one, replace
 from grpo_math.trainer.config import check_machine
 
 OWN = {  # keys that a sweep sets itself
@@ -144,6 +144,9 @@ def sweep(options: argparse.Namespace) -> None:
     if failed:
         print(f"{len(failed)} of {len(trials)} runs failed: the same command tries them again", file=sys.stderr)
         sys.exit(1)
+    firsts = {trial.setting: trial.folder for trial in reversed(trials) if trial.finished}
+    if len(firsts) > 1:
+        next_step("report", *reversed(firsts.values()))
 
 
 def parse_settings(given: list[str]) -> dict[str, list]:
