@@ -131,4 +131,4 @@ def test_what_cannot_be_a_recipe_is_one_line(name, text, options, message, tmp_p
     with pytest.raises(UserError, match=message) as raised:
         dispatch(["init", name, *options])
     assert "\n" not in str(raised.value)
-    assert not (tmp_path / "recipe.yaml").exists()
+    assert list(tmp_path.iterdir()) == [tmp_path / name]

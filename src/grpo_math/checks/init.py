@@ -51,10 +51,12 @@ def main(options: argparse.Namespace) -> None:
     spec = recognised(options.source, {role: getattr(options, role) for role in COLUMN_NAMES})
     found, row = load_problems(spec), next(iter(raw_rows(spec)))
     seen = [str(found), *columns_of(spec, row), *kinds_of(found)]
-    trained, test, how, left = held_out(spec, found, out.parent)
+    trained, test, how, left, parts = held_out(spec, found, out.parent)
     text = recipe_text(options.model, trained, test, found.problems, left, [*seen, how])
     with one_line(f"--out: {out}: cannot be written", kinds=(OSError,)):
-        out.write_text(text, encoding="utf-8")
+        for path, content in (parts | {out: text}).items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair in JSON
     load_recipe(out)
     print("\n".join([*seen, how, f"{out}: written, with comments: read it before the first run"]))
     next_step("check", "--config", out)
@@ -64,7 +66,7 @@ def recognised(source: str, given: dict[str, str | None]) -> DatasetSpec:
     """The dataset, as the first adapter sees it that reads its first row."""
     name, _, path = source.partition("=")
     fields = {role: column for role, column in given.items() if column}
-    if name in ADAPTERS and (path or not Path(source).exists()):
+    if name in ADAPTERS and name != "json" and (path or not Path(source).exists()):
         if "training" not in ADAPTERS[name].uses:
             raise UserError(f"{name}: has no training problems: `grpo-math datasets` lists the sets that have")
         return DatasetSpec(name=name, path=path or None)
@@ -171,39 +173,39 @@ def kind(answer: str) -> str:
     return "expressions" if FORMULA.search(one) else "text"
 
 
-def held_out(spec: DatasetSpec, found: Problems, folder: Path) -> tuple[DatasetSpec, str, str, int]:
-    """The training problems, what `eval:` names, what was done, and the number of training problems left. A test split
-    is taken where there is one; else a part of the training problems is written to a file of its own."""
-    whole = len(found.problems)
+def held_out(spec: DatasetSpec, found: Problems, folder: Path) -> tuple[DatasetSpec, str, str, int, dict[Path, str]]:
+    """The training problems, what `eval:` names, what was done, the number of training problems left, and files to
+    write. A test split is taken where there is one; else the training problems are cut into two files."""
+    whole, path = len(found.problems), spec.path or ""
     if spec.name is None:
-        return spec, "split: test", "held out: what the function yields with split='test'", whole
-    named = ADAPTERS[spec.name]
-    if not spec.path:
-        test = "split: test" if named.test in named.splits else "datasets: [math500]"
-        return spec, test, f"held out: {test}", whole
-    local = Path(spec.path or "").expanduser()
-    if not local.is_file() and (split := next((one for one in TEST_SPLITS if there(spec.path or "", one)), None)):
-        return spec, f"split: {split}", f"held out: the split {split}", whole
+        return spec, "split: test", "held out: what the function yields with split='test'", whole, {}
+    if not path:
+        test = "split: test" if ADAPTERS[spec.name].test in ADAPTERS[spec.name].splits else "datasets: [math500]"
+        return spec, test, f"held out: {test}", whole, {}
+    local = Path(path).expanduser()
+    if not local.is_file() and (split := next((one for one in TEST_SPLITS if there(path, one)), None)):
+        return spec, f"split: {split}", f"held out: the split {split}", whole, {}
     questions = {problem.question for problem in found.problems}
     if len(questions) < 2:
-        return spec, "", "held out: nothing: there is one question", whole
+        return spec, "", "held out: nothing: there is one question", whole, {}
     if not local.exists():
-        part = f"train[:{100 // SHARE}%]"
-        trained = spec.model_copy(update={"split": f"train[{100 // SHARE}%:]"})
-        return trained, f'split: "{part}"', f"held out: the first {100 // SHARE} % of the rows", whole - whole // SHARE
+        trained, percent = spec.model_copy(update={"split": f"train[{100 // SHARE}%:]"}), f"{100 // SHARE}%"
+        test = f'split: "train[:{percent}]"'
+        return trained, test, f"held out: the first {percent} of the rows", whole - whole // SHARE, {}
     count = min(MOST, max(1, len(questions) // SHARE))
     chosen = set(sorted(questions, key=lambda question: hashlib.sha256(question.encode()).digest())[:count])
     places = {place for place, problem in zip(found.places, found.problems, strict=True) if problem.question in chosen}
     parts = folder / f"{local.stem}_split"
-    with one_line(f"{parts}: cannot be made", "delete it, or give an --out in another folder", (OSError,)):
-        parts.mkdir()
-    rows = list(enumerate(raw_rows(spec), 1))
-    for split, wanted in (("train", False), ("test", True)):
-        lines = [json.dumps(row, ensure_ascii=False, default=str) for place, row in rows if (place in places) is wanted]
-        text = "\n".join([*lines, ""])
-        (parts / f"{split}.jsonl").write_text(text, encoding="utf-8", errors="backslashreplace")  # half surrogate pairs
-    how = f"held out: {count:,} of {len(questions):,} questions, chosen by hash; both parts are copied to {parts}/"
-    return spec.model_copy(update={"path": str(parts)}), "split: test", how, whole - len(places)
+    if parts.exists():
+        raise UserError(
+            f"{parts} exists, and the training and test problems would be written there: delete or rename it"
+        )
+    texts = dict.fromkeys(("train", "test"), "")
+    for place, row in enumerate(raw_rows(spec), 1):
+        texts["test" if place in places else "train"] += json.dumps(row, ensure_ascii=False, default=str) + "\n"
+    files = {parts / f"{split}.jsonl": text for split, text in texts.items()}
+    how = f"held out: {count:,} of {len(questions):,} questions, chosen by hash; both parts are written to {parts}/"
+    return spec.model_copy(update={"path": str(parts)}), "split: test", how, whole - len(places), files
 
 
 def recipe_text(model: str, spec: DatasetSpec, test: str, problems: list[Problem], left: int, seen: list[str]) -> str:
