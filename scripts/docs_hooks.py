@@ -122,6 +122,8 @@ def commands() -> str:
         usage = textwrap.fill(" ".join(parser.format_usage().split()[1:]), 88, subsequent_indent="    ")
         rows = []
         for one in parser._actions[1:]:  # without --help
+            if one.help == argparse.SUPPRESS:
+                continue
             names = one.option_strings or [one.metavar or one.dest]
             shown = " ".join(filter(None, [", ".join(names), one.option_strings and one.nargs != 0 and one.metavar]))
             rows.append([f"`{shown}`", flagged(one.help)])

@@ -6,8 +6,10 @@ import sys
 import pytest
 from conftest import ROOT
 
-from grpo_math.__main__ import VERBS, dispatch, parse, underscored
+from grpo_math.__main__ import dispatch, parse, underscored
+from grpo_math.completion import script
 from grpo_math.runs.folder import read_table
+from grpo_math.verbs import TASKS, VERBS
 
 
 def grpo_math(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
@@ -20,6 +22,45 @@ def test_help_answers_without_anything_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "grpo-math" in done.stdout
     assert done.stdout.endswith("[]\n")
+
+
+def test_the_help_fits_a_terminal_and_cuts_nothing_off(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert sorted(" ".join(TASKS.values()).split()) == sorted(VERBS)
+    for arguments in ([], *([verb] for verb in VERBS)):
+        with pytest.raises(SystemExit):
+            dispatch([*arguments, "--help"])
+        text = capsys.readouterr().out
+        assert " ...\n" not in text.partition("\noptions:\n")[2]
+        assert max(map(len, text.splitlines())) <= 80, arguments
+    with pytest.raises(SystemExit):
+        dispatch(["evaluate", "--help"])
+    text = capsys.readouterr().out
+    assert "--suite D" in text
+    assert "--dataset" not in text
+    assert [parse(["evaluate", name, "gsm8k"]).dataset for name in ("--suite", "--dataset", "--datasets")] == [
+        "gsm8k"
+    ] * 3
+
+
+def test_bash_completes_verbs_options_keys_and_recipes(tmp_path):
+    lines = {
+        "grpo-math qui": "quickstart",
+        "grpo-math train --learning_r": "--learning_rate",
+        "grpo-math launch --config quickstart --eval.before": "--eval.before_after",
+        "grpo-math sft --sft.t": "--sft.target",
+        "grpo-math check --config math_dual": "math_dual_gpu",
+        "grpo-math check --config min": "mine.yaml",
+        "grpo-math launch --layout dual_gpu_": "dual_gpu_eval",
+        "grpo-math completion z": "zsh",
+        "grpo-math evaluate --su": "--suite",
+    }
+    (tmp_path / "mine.yaml").touch()
+    (tmp_path / "script").write_text(script("bash"))
+    asked = "\n".join(f"COMP_WORDS=({line}); COMP_CWORD={len(line.split()) - 1}; _shtab_grpo_math; echo ${{COMPREPLY[*]}}" for line in lines)  # fmt: skip
+    done = subprocess.run(["bash", "-c", f"source ./script\n{asked}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == list(lines.values())
+    assert script("zsh").startswith("#compdef grpo-math")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from conftest import ROOT
 SRC = ROOT / "src" / "grpo_math"
 ORDER = (
     "errors grading data rewards recipe runs models generation evaluation trainer checks report "
-    "train sft quickstart launch check __main__"
+    "train sft quickstart launch check verbs completion __main__"
 ).split()
 FREE = {"__init__"}  # the public API, imported lazily
 

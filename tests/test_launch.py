@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-from grpo_math.__main__ import parse
+from grpo_math.__main__ import dispatch, parse
 from grpo_math.checks.memory import strategy_here
 from grpo_math.errors import UserError
 from grpo_math.generation.processes import how_ended
@@ -367,6 +367,30 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(write_recipe, tmp_path):
     assert lines[1] == "each process: per_device_train_batch_size 4, gradient_accumulation_steps 1"
     assert lines[2].startswith("trainer: GRPO_MATH_PROCESSES=2 ")
     assert " accelerate launch --config_file " in lines[2]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_dry_run_of_a_training_is_a_plan_too(write_recipe, tmp_path, capsys):
+    """In the form of launch's, for the processes that there are."""
+    recipe = write_recipe(eval={"every": 1}, max_steps=None, num_train_epochs=2)
+    dispatch(["train", "--config", str(recipe), "--dry_run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "layout none: 1 training process on the CPU; completions by transformers"
+    assert f"trainer: grpo-math train --config {recipe}" in lines
+    assert "data:    gsm8k train: 16 problems of 16 rows" in lines
+    assert "held out: gsm8k test, evaluated every 1 steps" in lines
+    assert "rewards: correctness (weight 1), format (weight 0.2)" in lines
+    assert lines[-2:] == ["optimizer steps                   16", f"run folder: {tmp_path}/run"]
+    taught = write_recipe("sft.yaml", rewards=None, num_generations=None, max_completion_length=None, sft={})
+    dispatch(["sft", "--config", str(taught), "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "no evaluation" in lines
+    assert lines[-2:] == ["optimizer steps                    2", f"run folder: {tmp_path}/run"]
+    for words in (["--learning_rat", "1"], ["--per_device_train_batch_size", "3"], ["--dataset.path", "/nowhere"]):
+        with pytest.raises(UserError):
+            dispatch(["train", "--config", str(recipe), "--dry_run", *words])
+    with pytest.raises(UserError, match="a recipe for SFT"):
+        dispatch(["train", "--config", str(taught), "--dry_run"])
     assert not (tmp_path / "run").exists()
 
 

@@ -775,15 +775,14 @@ def test_check_prints_its_findings_and_ends_with_1_on_errors(write_recipe, capsy
     assert cli("check", "--config", str(path), "--sample", "no") == 2
 
 
-def test_a_dry_run_checks_and_leaves_nothing(write_recipe, tmp_path, capsys):
-    assert cli("train", "--config", str(write_recipe(use_vllm=False)), "--dry_run") == 0
-    assert "10. contamination" in capsys.readouterr().out
-    assert not (tmp_path / "run").exists()
-    sft = write_recipe(
-        "sft.yaml", rewards=None, num_generations=None, max_completion_length=None, sft={"target": "worked"}
-    )
-    assert cli("sft", "--config", str(sft), "--dry-run") == 0
-    assert not (tmp_path / "run").exists()
+def test_what_is_missing_offline_is_named_once(write_recipe, capsys):
+    path = str(write_recipe(model_name_or_path="org/model", dataset={"name": "gsm8k", "max_prompt_tokens": 64}))
+    assert cli("check", "--config", path, "--layout", "none", "--eval.every", "2") == 1
+    errors = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("   error: ")]
+    for key in ("model_name_or_path", "dataset.path"):
+        assert [line.partition(", ")[0] for line in errors if key in line] == [
+            f"error: {key}: the Hub does not answer (or HF_HUB_OFFLINE is set)"
+        ]
 
 
 def test_no_preflight_goes_on_all_the_same(write_recipe, tmp_path):

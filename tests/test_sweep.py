@@ -297,6 +297,17 @@ def test_stopped_and_killed_sweeps_run_what_is_missing(options, fake, tmp_path):
     assert starts(tmp_path) == ["train out/beta=0/seed-1", "train out/beta=0/seed-1", "train out/beta=0.5/seed-1"]
 
 
+def test_a_dry_run_prints_the_missing_runs_and_starts_none(options, fake, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweep(options("--set", "beta=0,0.5", "--seeds", "1", "--dry-run", "--out", "out"))
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "at the same time: 1",
+        "beta=0 seed 0: grpo-math train --config out/beta=0/seed-0.yaml --resume_from_checkpoint auto",
+        "beta=0.5 seed 0: grpo-math train --config out/beta=0.5/seed-0.yaml --resume_from_checkpoint auto",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_verdict_is_that_of_compare(tmp_path, capsys):
     """On the same runs, with the number of comparisons accounted for."""
     speeds = {"a": 0.6, "b": 2.0, "c": 0.62}

@@ -10,6 +10,9 @@ from grpo_math.checks import Finding, Subject, report, run_checks
 from grpo_math.launch.layouts import read_layout
 from grpo_math.launch.plan import make_plan
 from grpo_math.recipe.recipe import Recipe, resolve
+from grpo_math.runs.folder import next_step
+
+OF_A_LAUNCH = ("layout", "num_processes", "nodes", "node_rank", "main_process_ip", "main_process_port")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -18,6 +21,11 @@ def main(options: argparse.Namespace) -> None:
     subject.samples = options.sample
     if not report(subject, options.json, options.strict):
         sys.exit(1)
+    if not options.json:
+        given = [(f"--{key}", getattr(options, key)) for key in OF_A_LAUNCH]
+        words = [str(word) for key, value in given if value is not None for word in (key, value)]
+        verb = "sft" if subject.recipe.sft else "train"
+        next_step(*([verb] if options.layout == "none" else ["launch", *words]), *options.words)
 
 
 def check(recipe: Recipe | str | Path, layout: str = "none", **overrides: Any) -> list[Finding]:
@@ -40,8 +48,7 @@ def check(recipe: Recipe | str | Path, layout: str = "none", **overrides: Any) -
         subject = Subject(recipe)
     else:
         words = [word for key, value in overrides.items() for word in (f"--{key}", json.dumps(value))]  # JSON is YAML
-        options = {"words": ["--config", str(recipe), *words], "layout": layout, "num_processes": None, "nodes": None}
-        options |= {"node_rank": None, "main_process_ip": None, "main_process_port": None}
+        options = dict.fromkeys(OF_A_LAUNCH) | {"words": ["--config", str(recipe), *words], "layout": layout}
         subject = subject_of(argparse.Namespace(**options))
     return [finding for _, found in run_checks(subject) for finding in found]
 

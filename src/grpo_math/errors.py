@@ -103,14 +103,17 @@ def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The most similar of the known words, where one is similar enough (`cutoff` in [0, 1])."""
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=cutoff)), None)
+    """The most similar of the known words, whatever its case, where one is similar enough (`cutoff` in [0, 1])."""
+    lower = {one.lower(): one for one in known}
+    return next((lower[one] for one in difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)), None)
 
 
 def suggestion(key: str, known: list[str], where: str, renamed: dict[str, str]) -> str:
     """The fix for an unknown key: what it is called here, or the nearest of the known ones."""
     if key in renamed:
         return f"use {renamed[key]}"
+    if ":" in key:
+        return f"a blank is missing after the colon: {key.replace(':', ': ', 1)}"
     if near := nearest(key, known):
         return f"did you mean {where}{near}?"
     return f"the keys here are {', '.join(known)}" if len(known) <= 12 else "it is neither TRL's nor ours"

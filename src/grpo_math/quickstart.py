@@ -26,7 +26,7 @@ from grpo_math.data.pairs import Pairs
 from grpo_math.errors import UserError, one_line
 from grpo_math.recipe.file import shipped
 from grpo_math.recipe.recipe import load_recipe
-from grpo_math.runs.folder import lines_of, write_json
+from grpo_math.runs.folder import lines_of, next_step, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -246,6 +246,7 @@ def make_room(folder: Path) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Make a policy and problems, train, and print the accuracy before and after."""
+    from grpo_math.generation.vllm_server import visible_gpus
     from grpo_math.report.report import report_end
     from grpo_math.train import train
 
@@ -270,6 +271,11 @@ def main(options: argparse.Namespace) -> None:
     print_results(results)
     print(f"run folder: {folder}")
     report_end(results, folder)
+    print("your own problems: grpo-math init problems.jsonl; a real model:")
+    real = (
+        ["--config", "gsm8k_qwen2.5_1.5b"] if visible_gpus() else ["--layout", "cpu", "--config", "gsm8k_smollm2_135m"]
+    )
+    next_step("check", *real)
 
 
 def print_results(results: dict) -> None:

@@ -22,7 +22,7 @@ from grpo_math.train import finish
 
 
 def main(options: argparse.Namespace) -> None:
-    """The verb: train, and report where there are results; with --dry_run only check."""
+    """The verb: train, and write the report if the training finished."""
     from grpo_math.report.report import train_and_report
 
     train_and_report(options, "SFT", sft)

@@ -6,6 +6,6 @@ a recipe is given to it.
 """
 
 from grpo_math.checks.findings import Finding, Subject
-from grpo_math.checks.preflight import CHECKS, check_training, dry_run, report, run_checks
+from grpo_math.checks.preflight import CHECKS, check_training, report, run_checks
 
-__all__ = ["CHECKS", "Finding", "Subject", "check_training", "dry_run", "report", "run_checks"]
+__all__ = ["CHECKS", "Finding", "Subject", "check_training", "report", "run_checks"]

@@ -14,6 +14,7 @@ from grpo_math.recipe.batch import world_size
 from grpo_math.recipe.entries import NO_DATASET
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.rewards import Reward, build_rewards, data_columns
+from grpo_math.trainer.config import check_hub
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerState
@@ -46,7 +47,8 @@ error, warning, note = (partial(Finding, level) for level in ("error", "warning"
 
 @dataclass
 class Subject:
-    """A recipe to check. What is loaded from it is loaded when a check first uses it, and raises UserError itself.
+    """A recipe to check. What is loaded from it is loaded when a check first uses it, and raises UserError itself; what
+    is missing offline is named in the words of `check_hub`, so that it is reported once.
 
     `mistakes` are the recipe's own errors. The rest is that of a launch: its layout's name, the number of processes,
     its strategy (as in memory.Setting), and `plan`, which raises UserError for what cannot work. `samples` is
@@ -63,6 +65,7 @@ class Subject:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
+        check_hub(self.recipe, ("model",))
         return load_tokenizer(self.recipe.keys, self.recipe.template, self.tools)
 
     @cached_property
@@ -82,6 +85,7 @@ class Subject:
         if not self.recipe.datasets:
             raise UserError(NO_DATASET)
         recipe = self.recipe
+        check_hub(recipe, ("dataset",))
         tokenizer = self.tokenizer if any(spec.max_prompt_tokens for spec in recipe.datasets) else None
         group = None if recipe.sft else recipe.num_generations
         return load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets, num_generations=group)
@@ -113,10 +117,12 @@ class Subject:
 
     @cached_property
     def benchmarks(self) -> list[Benchmark]:
+        check_hub(self.recipe, ("dataset",))
         return load_benchmarks(self.recipe.eval_datasets)
 
     @cached_property
     def model_config(self) -> "PretrainedConfig":
+        check_hub(self.recipe, ("model",))
         return ModelSource.of(self.recipe.keys).config()
 
     @cached_property

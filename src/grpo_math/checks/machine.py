@@ -161,11 +161,17 @@ def kept_checkpoints(subject: Subject) -> int:
     recipe, given = subject.recipe, subject.recipe.trainer
     steps, epochs = given.get("max_steps", -1), given.get("num_train_epochs", 3.0)
     if steps < 1:
-        config = batch_of(recipe, subject.processes)
-        each = 1 if recipe.sft else config.num_generations
-        steps = math.ceil(len(subject.problems) * each * epochs / completions_per_step(config, subject.processes))
+        steps = steps_of(recipe, len(subject.problems), subject.processes)
     every, strategy = given.get("save_steps", 500), given.get("save_strategy", "steps")
     every = every if every >= 1 else math.ceil(steps * every)  # below 1, a share of the run
     made = {"no": 0, "epoch": math.ceil(epochs)}.get(strategy, math.ceil(steps / every))
     limit = given.get("save_total_limit") or 0
     return made if limit < 1 else min(made, limit + 1)
+
+
+def steps_of(recipe: Recipe, problems: int, processes: int) -> int:
+    """The optimizer steps of all epochs. TRL drops an incomplete batch of groups, SFT trains on it."""
+    each = 1 if recipe.sft else recipe.num_generations
+    steps = problems * each / completions_per_step(batch_of(recipe, processes), processes)
+    whole = math.ceil(steps) if recipe.sft else int(steps)
+    return math.ceil(whole * recipe.trainer.get("num_train_epochs", 3.0))

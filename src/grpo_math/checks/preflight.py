@@ -1,4 +1,4 @@
-"""The table of checks, and how they are run: by the verb `check`, by a dry run, and by a training."""
+"""The table of checks, and how they are run: by the verb `check` and by a training."""
 
 import contextlib
 import json
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_math.checks import data, grader, machine, rewards, setup
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
-from grpo_math.checks.memory import strategy_here
 from grpo_math.data import Problems
 from grpo_math.errors import UserError
 from grpo_math.evaluation import Benchmark
 from grpo_math.grading import configure
 from grpo_math.models.weights import unsharded
 from grpo_math.recipe import batch
-from grpo_math.recipe.recipe import Recipe, resolve
+from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs.folder import quiet_progress_bars
 
 if TYPE_CHECKING:
@@ -139,9 +138,3 @@ def check_training(
     for finding in found:
         if finding.level == "warning":
             logger.info("warning: %s", finding)
-
-
-def dry_run(words: list[str]) -> None:
-    """Check a training's recipe on this machine, and exit with status 1 where an error is found."""
-    if batch.is_main_process() and not report(Subject(*resolve(words), strategy=strategy_here())):
-        sys.exit(1)

@@ -12,7 +12,7 @@ from grpo_math.errors import suggestion
 from grpo_math.models import ModelSource, check_weights, context_of, end_tokens, trains_adapter
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.trl import UNCHANGED, changed_sampling
-from grpo_math.trainer.config import grpo_config, sft_config
+from grpo_math.trainer.config import check_hub, grpo_config, sft_config
 
 THINKING = 4_096  # tokens, below which a model that thinks is expected to be cut off
 TOY = 10_000_000  # parameters, below which rules of thumb for language models do not apply
@@ -122,6 +122,7 @@ def rules_of_thumb(recipe: Recipe) -> Iterator[Finding]:
 
 def weights(subject: Subject) -> Iterator[Finding]:
     """The weights on this machine, compared with the architecture and the tokenizer."""
+    check_hub(subject.recipe, ("model",))
     source = ModelSource.of(subject.recipe.keys)
     if check_weights(source, local=True):
         rows = subject.model_config.get_text_config().vocab_size

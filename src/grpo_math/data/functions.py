@@ -23,7 +23,8 @@ def source_file(module: str) -> Path | None:
     if module.endswith(".py"):
         path = Path(module).expanduser()
         if not path.is_file():
-            raise UserError(f"no file {path}")
+            where = "" if path.is_absolute() else ": paths are relative to the folder where the command runs"
+            raise UserError(f"no file {path}{where}")
         return path
     try:
         spec = importlib.util.find_spec(module)

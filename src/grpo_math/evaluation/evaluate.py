@@ -32,6 +32,7 @@ from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.runs.checkpoints import recipe_of
 from grpo_math.runs.folder import (
     append_rows,
+    next_step,
     only_one,
     quiet_progress_bars,
     read_rows,
@@ -57,7 +58,8 @@ def main(options: argparse.Namespace) -> None:
     recipe = load_recipe(words, "evaluation")
 
     def work(_: list[str]) -> None:
-        run_evaluation(recipe, options.out)
+        folder, results = run_evaluation(recipe, options.out)
+        print_next(folder, results["settings"], options)
 
     if not uses_vllm(recipe.keys):
         work([])
@@ -88,7 +90,7 @@ def evaluate(model_or_recipe: str | Path, out: str | None = None, **overrides: A
     given = {key: value if isinstance(value, str) else json.dumps(value) for key, value in overrides.items()}
     given[named] = str(model_or_recipe)
     words = [word for key, value in given.items() if key not in SHORT for word in (f"--{key}", value)]
-    return run_evaluation(load_recipe([*words, *recipe_words(given)], "evaluation"), out)
+    return run_evaluation(load_recipe([*words, *recipe_words(given)], "evaluation"), out)[1]
 
 
 def recipe_words(given: Mapping[str, str | None]) -> list[str]:
@@ -111,8 +113,29 @@ def suite(value: str) -> str:
     return json.dumps(content)
 
 
-def run_evaluation(recipe: Recipe, out: str | None) -> dict:
-    """Generate what is missing, grade everything, print and keep the figures; returns what results.json holds."""
+def print_next(folder: Path, settings: dict, options: argparse.Namespace) -> None:
+    """What to do with an evaluation: compare it with another one of the same problems next to it, if there is one; else
+    evaluate the model that a run began with, or say how to get another one."""
+    same = [
+        file
+        for file in folder.parent.glob("*/results.json")
+        if file.parent != folder and json.loads(file.read_text())["settings"]["datasets"] == settings["datasets"]
+    ]
+    began = recipe_of(Path(settings["model"])).get("model_name_or_path")
+    if same:
+        next_step("compare", max(same, key=lambda file: file.stat().st_mtime).parent, folder)
+    elif began:
+        given = {name: getattr(options, name) for name in SHORT} | {"model": began}
+        names = {"dataset": "suite"}
+        words = [word for name, value in given.items() if value for word in (f"--{names.get(name, name)}", value)]
+        next_step("evaluate", *options.words, *words)
+    else:
+        print(f"to compare another model, evaluate it on the same problems: grpo-math compare {folder} ITS_FOLDER")
+
+
+def run_evaluation(recipe: Recipe, out: str | None) -> tuple[Path, dict]:
+    """Generate what is missing, grade everything, print and keep the figures; returns the folder and what its
+    results.json holds."""
     if world_size() > 1:
         raise UserError("evaluate runs in one process: start it by itself, vLLM uses all visible GPUs")
     configure(recipe.grading)
@@ -148,7 +171,7 @@ def run_evaluation(recipe: Recipe, out: str | None) -> dict:
         results = {"settings": settings, "versions": versions()} | figures_of(rows, benchmarks, seconds, spec.k)
         write_json(results, folder / "results.json")
     print(f"\n{folder}: results.json, completions.jsonl")
-    return results
+    return folder, results
 
 
 def figures_of(

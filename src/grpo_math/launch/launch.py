@@ -13,7 +13,8 @@ import psutil
 from grpo_math.errors import UserError, run_cli
 from grpo_math.generation.processes import GRACE, Stopped, how_ended, send, supervised
 from grpo_math.generation.vllm_server import show_end, start_server, start_up
-from grpo_math.launch.plan import Command, Plan, make_plan
+from grpo_math.launch.plan import Command, Plan, make_plan, outline, plan_here
+from grpo_math.recipe.batch import is_main_process
 from grpo_math.runs import checkpoints
 from grpo_math.runs.folder import resume_command
 
@@ -21,6 +22,12 @@ RESTARTS = 5  # of the evaluation process
 
 
 def main(options: argparse.Namespace) -> None:
+    """Launch; with --dry_run, which `train` and `sft` have too, print the plan."""
+    if options.verb != "launch":
+        plan = plan_here(options)
+        if is_main_process():
+            print(f"{plan}\n{outline(plan)}")
+        return
     if status := supervised(lambda: run_cli(lambda _: launch(options))):
         sys.exit(status)
 
@@ -28,7 +35,9 @@ def main(options: argparse.Namespace) -> None:
 def launch(options: argparse.Namespace) -> None:
     plan = make_plan(options)
     print(plan, flush=True)
-    if not options.dry_run:
+    if options.dry_run:
+        print(outline(plan))
+    else:
         with contextlib.redirect_stdout(None):  # the trainer prints where it begins
             recipe = plan.recipe
             checkpoints.find_checkpoint(recipe.output_dir, recipe.trainer.get("resume_from_checkpoint"), recipe.raw)

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from grpo_math.checks.machine import batch_of, steps_of
+from grpo_math.data import load_parts, mix_parts
 from grpo_math.errors import UserError, at_once
 from grpo_math.generation.processes import start
 from grpo_math.generation.vllm_engine import check_parallel, check_vllm, free_port
 from grpo_math.generation.vllm_server import ENVIRONMENT, LOOPBACK, PROGRAM, check_port, server_words, visible_gpus
 from grpo_math.launch.layouts import EVALUATION, SERVER, Layout, read_layout
 from grpo_math.launch.serve import needed_window
-from grpo_math.recipe.batch import batch_arguments, count
+from grpo_math.recipe.batch import batch_arguments, count, describe_batch, world_size
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.trainer.config import WORKS_HERE, check_hub, check_machine
 
@@ -82,6 +84,40 @@ class Plan:
             return "transformers"
         elsewhere = given.get("vllm_server_base_url") or given.get("vllm_server_host")
         return f"the vLLM server at {elsewhere}" if given.get("vllm_mode") == "server" else "vLLM, colocated"
+
+
+def outline(plan: Plan) -> str:
+    """What a dry run adds to the plan: data, rewards, batch, steps and run folder. Nothing of the model is read, so
+    problems that `max_prompt_tokens` drops are counted."""
+    recipe = plan.recipe
+    given, spec = recipe.trainer, recipe.eval
+    parts = load_parts(recipe.datasets, recipe.template, None, recipe.eval_datasets)
+    problems = len(mix_parts(parts, recipe.datasets, given.get("seed", 42)))
+    moments = ["before and after"] * spec.before_after + [f"every {spec.every} steps"] * bool(spec.every)
+    held_out = ", ".join(one.title for one in recipe.eval_datasets)
+    steps = given["max_steps"] if given.get("max_steps", -1) > 0 else steps_of(recipe, problems, plan.processes)
+    lines = [
+        f"model:   {recipe.model['model_name_or_path']}{', LoRA' if recipe.model.get('use_peft') else ''}",
+        *(f"data:    {part}" for part in parts),
+        f"held out: {held_out}, evaluated {', '.join(moments)}" if spec.wanted else "no evaluation",
+    ]
+    if recipe.sft is None:
+        rewards = ", ".join(f"{one.name} (weight {one.weight:g})" for one in recipe.rewards)
+        batch = describe_batch(batch_of(recipe, plan.processes), plan.processes, problems, recipe.rounds)
+        lines += [f"rewards: {rewards}", batch]
+    exists = " (exists)" if recipe.output_dir.exists() else ""
+    return "\n".join([*lines, f"{'optimizer steps':<30}{steps:>6,}", f"run folder: {recipe.output_dir}{exists}"])
+
+
+def plan_here(options: argparse.Namespace) -> Plan:
+    """The plan of `train` and `sft`: the processes are those that this one belongs to."""
+    recipe = load_recipe(options.words, "SFT" if options.verb == "sft" else "GRPO")
+    check_machine(recipe)
+    gpus = None if recipe.trainer.get("use_cpu") else visible_gpus() or None
+    batch = batch_arguments(recipe.trainer, recipe.prompts_per_step, world_size()) if recipe.sft is None else {}
+    command = Command("grpo-math", [], [options.verb, *options.words])
+    command.gpus = gpus
+    return Plan(recipe, "none", world_size(), batch, command)
 
 
 def make_plan(options: argparse.Namespace) -> Plan:

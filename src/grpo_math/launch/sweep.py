@@ -27,7 +27,7 @@ from grpo_math.report.data import read_run
 from grpo_math.report.report import as_text
 from grpo_math.report.sweep import summarise, write_sweep
 from grpo_math.runs.checkpoints import differences
-from grpo_math.runs.folder import only_one, replace
+from grpo_math.runs.folder import next_step, only_one, replace
 from grpo_math.trainer.config import check_machine
 
 OWN = {  # keys that a sweep sets itself
@@ -87,9 +87,12 @@ class Trial:
         """Start the training, in a folder that an earlier attempt may have begun to fill."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         replace(self.recipe.dump(), self.file)
+        return self.command(layout, gpus, environment).start(self.log)
+
+    def command(self, layout: str | None, gpus: list[str] | None, environment: dict[str, str]) -> Command:
         verb = ["launch", "--layout", layout] if layout else ["sft" if self.recipe.sft else "train"]
         words = [*verb, "--config", str(self.file), "--resume_from_checkpoint", "auto"]
-        return Command("grpo-math", [sys.executable, "-m", "grpo_math"], words, {**environment}, gpus).start(self.log)
+        return Command("grpo-math", [sys.executable, "-m", "grpo_math"], words, {**environment}, gpus)
 
     def failure(self, status: int, begun: int) -> str:
         """Why the attempt whose output begins at this byte of the log has ended without results."""
@@ -105,7 +108,8 @@ def main(options: argparse.Namespace) -> None:
 
 
 def sweep(options: argparse.Namespace) -> None:
-    """Run what is missing and write sweep.json, sweep.md and sweep.png; exit with status 1 where a run has failed."""
+    """Run what is missing and write sweep.json, sweep.md and sweep.png; exit with status 1 where a run has failed. With
+    --dry_run, print the commands of the missing runs."""
     varied = parse_settings(options.set or [])
     settings, trials = make_trials(options, varied)
     missing = [trial for trial in trials if not trial.finished]
@@ -118,6 +122,11 @@ def sweep(options: argparse.Namespace) -> None:
     if missing and not options.table:
         layout = read_layout(options.layout or "single_gpu")
         shares = share_gpus(find_gpus(missing[0].recipe, layout), options.parallel, layout)
+        if options.dry_run:
+            print(f"at the same time: {min(len(shares), len(missing))}")
+            for place, trial in enumerate(missing):
+                print(f"{trial}: {trial.command(options.layout, shares[place % len(shares)], {})}")
+            return
         with one_line("--out", "give another folder", (OSError,)):
             options.out.mkdir(parents=True, exist_ok=True)
         with only_one(options.out, "--out"):
@@ -135,6 +144,9 @@ def sweep(options: argparse.Namespace) -> None:
     if failed:
         print(f"{len(failed)} of {len(trials)} runs failed: the same command tries them again", file=sys.stderr)
         sys.exit(1)
+    firsts = {trial.setting: trial.folder for trial in reversed(trials) if trial.finished}
+    if len(firsts) > 1:
+        next_step("report", *reversed(firsts.values()))
 
 
 def parse_settings(given: list[str]) -> dict[str, list]:

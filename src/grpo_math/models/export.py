@@ -10,7 +10,7 @@ from grpo_math.models.source import ModelSource, copy_processor
 from grpo_math.models.tokenizer import end_tokens, plain_tokenizer
 from grpo_math.models.weights import check_finite, load_base
 from grpo_math.recipe.recipe import load_recipe
-from grpo_math.runs.folder import quiet_progress_bars
+from grpo_math.runs.folder import next_step, quiet_progress_bars
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -30,6 +30,8 @@ def main(options: argparse.Namespace) -> None:
     quiet_progress_bars()
     export(ModelSource.of(recipe.keys), options.out, options.dtype)
     print(f"{options.out}: {options.dtype}, for transformers and `vllm serve {options.out}`")
+    known = options.run / "recipe.yaml"
+    next_step("evaluate", "--model", options.out, *(["--config", known] if known.exists() else ["--suite", "gsm8k"]))
 
 
 def export(model: ModelSource, out: Path, dtype: str = "float32") -> None:

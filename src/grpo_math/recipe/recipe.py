@@ -233,10 +233,10 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
 
 
 def from_command_line(problem: str, given: dict) -> str:
-    """The problem with a key, named as an option where that is how it was `given`."""
+    """The problem with a key, named as an option where that is how it was `given`, and so is the key that was meant."""
     if not any(re.match(rf"{re.escape(name)}(?!\w)", problem) for name, _ in dotted(given)):
         return problem
-    return f"--{problem}".replace("did you mean ", "did you mean --")
+    return f"--{problem}".replace("unknown key, did you mean ", "unknown key, did you mean --")
 
 
 def check_keys(raw: dict, kind: str, problems: list[str]) -> tuple[Any, dict]:

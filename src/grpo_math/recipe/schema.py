@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,8 +19,6 @@ from grpo_math.recipe.parts import TemplateKeys
 from grpo_math.recipe.recipe import recipe_keys
 from grpo_math.recipe.trl import trl_keys
 from grpo_math.rewards.reward import REWARDS, RewardSpec
-
-WIDTH = 150  # of a line of help
 
 
 def main(options: argparse.Namespace) -> None:
@@ -70,14 +67,6 @@ def dataset_keys() -> type[Part]:
     return entry_model(DatasetSpec, own, "params", "where")
 
 
-def key_help(kind: str) -> str:
-    """One line for every key of a recipe, as it is given on the command line."""
-    return "\n".join(
-        f"\n{title}:\n" + "\n".join(key_line(name, field) for name, field in found)
-        for title, found in key_sections(kind).items()
-    )
-
-
 def key_sections(kind: str) -> dict[str, list[tuple[str, FieldInfo]]]:
     """Every key of a recipe of this kind by its dotted name: ours, the trainer's and the model's."""
     trainer, model = trl_keys(kind)
@@ -106,9 +95,8 @@ def nested_fields(
             yield from nested_fields(part.model_fields, {}, inner)
 
 
-def key_line(name: str, field: FieldInfo) -> str:
-    default = (
-        "" if field.default in (None, PydanticUndefined) else f", default {json.dumps(field.default, default=list)}"
-    )
-    text = f"{describe(field.annotation)}{default}: {field.description or ''}"
-    return f"  --{name:<36} {textwrap.shorten(text, WIDTH - 41, placeholder=' ...')}"
+def key_line(field: FieldInfo) -> str:
+    """What a key means, its type and its default."""
+    unset = field.default in (None, PydanticUndefined)
+    default = "" if unset else f", default {json.dumps(field.default, default=list)}"
+    return f"{(field.description or '').rstrip('.')} ({describe(field.annotation)}{default})".strip()

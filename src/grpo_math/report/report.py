@@ -9,7 +9,6 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from grpo_math.checks import dry_run
 from grpo_math.errors import UserError
 from grpo_math.evaluation.statistics import Difference
 from grpo_math.recipe.batch import is_main_process
@@ -19,7 +18,7 @@ from grpo_math.report import summary
 from grpo_math.report.charts import color_of, draw, panels, plotly_figure, stride_of
 from grpo_math.report.completions import compressed, encoded, pack
 from grpo_math.report.data import Run, changed, goes_on, read_run
-from grpo_math.runs.folder import replace
+from grpo_math.runs.folder import next_step, replace
 
 TEMPLATES = Path(__file__).parent / "templates"
 LIMIT = 2_950_000  # bytes of a page
@@ -40,12 +39,18 @@ def write_report(folders: list[Path], out: Path | None = None) -> Path:
 
 
 def train_and_report(options: argparse.Namespace, kind: str, train: Callable[[Recipe], dict]) -> None:
-    """The verbs `train` and `sft`, on a recipe of this kind (GRPO or SFT); with --dry_run the checks alone."""
-    if options.dry_run:
-        dry_run(options.words)
+    """The verbs `train` and `sft`, on a recipe of this kind (GRPO or SFT)."""
+    recipe = load_recipe(options.words, kind)
+    results, folder = train(recipe), recipe.output_dir
+    report_end(results, folder)
+    if not results or not is_main_process():
+        return
+    found = read_run(folder).files("eval")
+    if len(found) > 1:
+        next_step("compare", found[min(found)], found[max(found)])
     else:
-        recipe = load_recipe(options.words, kind)
-        report_end(train(recipe), recipe.output_dir)
+        datasets = [] if recipe.eval_datasets else ["--suite", "gsm8k"]
+        next_step("evaluate", "--config", folder / "recipe.yaml", "--model", folder, *datasets)
 
 
 def report_end(results: dict, folder: Path) -> None:

@@ -305,6 +305,12 @@ def command() -> list[str]:
     return [*own, *sys.argv[1:]]
 
 
+def next_step(*words: str | Path) -> None:
+    """Print the command that is useful after this one; the arguments are its words. The verbs call it, for a person."""
+    if is_main_process():
+        print(f"next: grpo-math {shlex.join(map(str, words))}", flush=True)
+
+
 def resume_command(folder: Path, verb: str) -> str:
     words = command()
     if "--config" not in words:

@@ -80,9 +80,9 @@ def check_16_bits(given: dict) -> None:
         raise UserError("bf16: there is no GPU here that can: give --bf16 false, and without any GPU --use_cpu true")
 
 
-def check_hub(recipe: Recipe) -> None:
-    """Raise UserError for every model and dataset that is neither here nor in the Hub's cache, where the Hub does not
-    answer or is not asked."""
+def check_hub(recipe: Recipe, kinds: tuple[str, ...] = ("model", "dataset")) -> None:
+    """Raise UserError for every model and dataset (`kinds`) that is neither here nor in the Hub's cache, where the Hub
+    does not answer or is not asked."""
     wanted = [("model", recipe.model.get("model_name_or_path"), "model_name_or_path")]
     wanted += [("model", spec.reward_model, f"rewards.{spec.name}.reward_model") for spec in recipe.rewards]
     for data in recipe.datasets + (recipe.eval_datasets if recipe.eval.wanted and recipe.eval.datasets else []):
@@ -92,7 +92,7 @@ def check_hub(recipe: Recipe) -> None:
         f"{key}: the Hub does not answer (or HF_HUB_OFFLINE is set), {name} is not in its cache: copy it here, "
         f"{key}: FOLDER"
         for kind, name, key in wanted
-        if name and is_hub_id(name) and not hub_answers() and not in_hub_cache(kind, name)
+        if kind in kinds and name and is_hub_id(name) and not hub_answers() and not in_hub_cache(kind, name)
     ]
     if lacking:
         raise UserError("\n".join(lacking))

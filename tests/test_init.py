@@ -1,0 +1,134 @@
+"""`grpo-math init`: the recipe of any problems loads, and `check` finds no error in it."""
+
+import json
+
+import pytest
+
+from grpo_math.__main__ import dispatch
+from grpo_math.check import check
+from grpo_math.errors import UserError
+from grpo_math.recipe.recipe import load_recipe
+
+SUMS = [(a, b) for a in range(1, 6) for b in range(1, 5)]
+ASK = "What is {} plus {}?"
+GSM8K = [{"question": ASK.format(a, b), "answer": f"{a}+{b}={a + b}\n#### {a + b}"} for a, b in SUMS]
+VERL = [
+    {"prompt": [{"role": "user", "content": ASK.format(a, b)}], "reward_model": {"ground_truth": str(a + b)}}
+    for a, b in SUMS
+]
+SHAREGPT = [
+    {
+        "conversations": [
+            {"from": "human", "value": ASK.format(a, b)},
+            {"from": "gpt", "value": f"So \\boxed{{{a + b}}}."},
+        ]
+    }
+    for a, b in SUMS
+]
+ODD = "No,The Question,Final result,Notes\n" + "".join(f'{a},"{ASK.format(a, b)}",{a + b},x\n' for a, b in SUMS)
+CHOICE = [
+    {"question": ASK.format(a, b), "choices": [a, a + b], "answer": "AB"[a % 2], "explanation": "Add."} for a, b in SUMS
+]
+BOXED = [{"problem": ASK.format(a, b), "solution": f"Add: $\\boxed{{\\frac{{{a}}}{{{b}}}}}$."} for a, b in SUMS]
+NAMED = [
+    {"capital of": f"Country {place}, what question", "answer": name} for place, name in enumerate(["Oslo", "Bern"] * 9)
+]
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("gsm8k.jsonl", lines(GSM8K), ["read as gsm8k", "answers: 20 numbers", "held out: 2 of 20 questions"]),
+        ("verl.jsonl", lines(VERL), ["question: 'prompt', answer: 'reward_model.ground_truth'"]),
+        ("sharegpt.json", json.dumps(SHAREGPT), ["question: 'conversations', answer: \"the assistant's turn\""]),
+        (
+            "odd.csv",
+            ODD + "9,What is nothing?,,\n",
+            ["answer: 'Final result'", "20 problems of 21 rows", "1 without an"],
+        ),
+        ("choice.jsonl", lines(CHOICE), ["answers: 20 letters", "the options are in choices", "worked: 'explanation'"]),
+        ("boxed.jsonl", lines(BOXED), ["answers: 20 expressions", "answer: 'solution'"]),
+        (
+            "text.jsonl",
+            lines(NAMED).replace("capital of", "Question"),
+            ["answers: 18 text", "also with the same meaning"],
+        ),
+        ("one.jsonl", lines(GSM8K[:1]), ["held out: nothing: there is one question"]),
+        ("two.jsonl", lines(GSM8K[:2]), ["held out: 1 of 2 questions"]),
+    ],
+)
+def test_the_recipe_passes_the_checks(name, text, said, tmp_path, monkeypatch, capsys, policy_folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(text)
+    dispatch(["init", name, "--model", str(policy_folder)])
+    printed = capsys.readouterr().out
+    assert [one for one in said if one not in printed] == []
+    recipe = (tmp_path / "recipe.yaml").read_text()
+    assert [one for one in said if one not in recipe] == []
+    assert [str(one) for one in check("recipe.yaml", layout="single_gpu") if one.level == "error"] == []
+    with pytest.raises(UserError, match=r"recipe.yaml exists: init overwrites nothing"):
+        dispatch(["init", name])
+
+
+def test_no_question_is_in_both_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text(lines(GSM8K + GSM8K))
+    dispatch(["init", "mine.jsonl"])
+    train, test = ((tmp_path / "mine_split" / f"{part}.jsonl").read_text().splitlines() for part in ("train", "test"))
+    assert (len(train), len(test), {*train} & {*test}) == (36, 4, set())
+    assert load_recipe(tmp_path / "recipe.yaml").eval_datasets[0].split == "test"
+
+
+def test_a_test_split_that_is_there_is_taken(tmp_path, problem_folder):
+    for number, source in enumerate((problem_folder, problem_folder / "train.jsonl", f"gsm8k={problem_folder}")):
+        out = tmp_path / f"{number}.yaml"
+        dispatch(["init", str(source), "--out", str(out)])
+        recipe = load_recipe(out)
+        assert [(one.name, one.path, one.split) for one in (*recipe.datasets, *recipe.eval_datasets)] == [
+            ("gsm8k", str(problem_folder), "train"),
+            ("gsm8k", str(problem_folder), "test"),
+        ]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_function_may_be_the_source(tmp_path, monkeypatch, policy_folder):
+    monkeypatch.chdir(tmp_path)
+    body = "def load(split):\n    low = 1 if split == 'train' else 50\n    for a in range(low, low + 9):\n"
+    (tmp_path / "mine.py").write_text(
+        body + "        yield {'question': f'What is {a} plus 1?', 'answer': str(a + 1)}\n"
+    )
+    dispatch(["init", "mine.py:load", "--model", str(policy_folder)])
+    assert [str(one) for one in check("recipe.yaml", layout="single_gpu") if one.level == "error"] == []
+    assert load_recipe("recipe.yaml").eval_datasets[0].split == "test"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "options", "message"),
+    [
+        (
+            "a.jsonl",
+            '{"question": "1+1?", "hint": 2}',
+            [],
+            r"no column looks like the answer \(the columns are question, hint",
+        ),
+        ("a.csv", "x,y\n1,2\n", [], r"no column looks like the question \(the columns are x, y\): name it, --question"),
+        ("a.csv", "x,y\n1,2\n", ["--question", "z", "--answer", "y"], "no column 'z' for the question"),
+        ("a.jsonl", "", [], "a.jsonl: has no rows"),
+        ("a.txt", "1", [], "rows are read from .jsonl"),
+        ("a.jsonl", '{"question": "Why?", "answer": ""}', [], "1 without an answer: nothing is left"),
+        ("a.jsonl", lines([{"question": "Why?", "answer": "so " * 20}]), [], "1 of 1 answers are sentences"),
+        ("a.jsonl", lines(GSM8K), ["--model", "./none"], "none"),
+        ("a.jsonl", lines(GSM8K), ["--out", "a.txt"], "want a .yaml file"),
+    ],
+)
+def test_what_cannot_be_a_recipe_is_one_line(name, text, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message) as raised:
+        dispatch(["init", name, *options])
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
