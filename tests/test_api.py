@@ -1,5 +1,7 @@
 """What a notebook imports: the functions behind the commands."""
 
+import logging
+import signal
 import subprocess
 import sys
 
@@ -73,6 +75,40 @@ def test_train_returns_the_results_that_the_command_writes(write_recipe, tmp_pat
 
     from grpo_math import train
 
-    results = train(write_recipe(), max_steps=1)
+    recipe, before = write_recipe(eval={"before_after": True}), global_state()
+    results = train(recipe, max_steps=1)
     assert results["steps"] == 1
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    lines = repr(results).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["steps", "before", "after", "keys"]
+    assert lines[1].endswith(", 8 problems")
+    again = train(recipe, max_steps=1, resume_from_checkpoint="auto")
+    assert repr(again) == repr(results)
+    with pytest.raises(UserError, match="already holds a run") as mistake:
+        train(recipe, max_steps=1)
+    assert mistake.value._render_traceback_() == [f"error: {mistake.value}"]  # what a notebook prints
+    (comparison,) = grpo_math.compare(tmp_path / "run", tmp_path / "run")
+    assert "8 problems: A 0.000, B 0.000, difference +0.000" in repr(comparison)
+    assert global_state() == before
+
+
+def global_state() -> tuple:
+    """What a run changes in its process, and undoes at its end."""
+    loggers = [logging.getLogger(name) for name in ("grpo_math", "trl", "transformers", "accelerate")]
+    handlers = [
+        handler for logger in loggers for handler in logger.handlers if isinstance(handler, logging.FileHandler)
+    ]
+    ours = loggers[0]
+    return (
+        handlers, [*ours.handlers], ours.level, ours.propagate, logging.raiseExceptions,
+        [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+    )  # fmt: skip
+
+
+def test_a_script_or_a_notebook_is_not_named_as_a_module_of_ours(monkeypatch):
+    from grpo_math.runs.folder import command
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/my_run.py", "--fast"])
+    assert command() == ["python", "my_run.py", "--fast"]
+    monkeypatch.setattr(sys, "argv", [f"{ROOT}/src/grpo_math/train.py", "--config", "r.yaml"])
+    assert command() == ["python", "-m", "grpo_math.train", "--config", "r.yaml"]

@@ -1,4 +1,4 @@
-"""scripts/train.sbatch, with stand-ins for SLURM's commands and for grpo-math."""
+"""scripts/*.sbatch, with stand-ins for SLURM's commands and for grpo-math."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ STAND_INS = {
     "grpo-math": """
         trap 'echo saved > "$OUT/saved"; exit 0' TERM
         echo "$*" >> "$OUT/$1"
-        until [ -e "$OUT/serve" ]; do sleep 0.05; done
+        until [ -e "$OUT/serve" ] || [ -n "$ALONE" ]; do sleep 0.05; done
         [ "$1" = "$ENDS" ] && exit $STATUS
         while :; do sleep 0.05; done""",
 }
@@ -37,14 +37,17 @@ def job(tmp_path, request):
         (tools / name).write_text(f"#!/bin/bash\n{body}\n")
         (tools / name).chmod(0o755)
 
-    def start(*recipe: str, **settings: str) -> subprocess.Popen:
+    def start(*words: str, script: str = "train.sbatch", **settings: str) -> subprocess.Popen:
         environment = os.environ | {
-            "PATH": f"{tools}:{os.environ['PATH']}", "OUT": str(tmp_path), "STATUS": "0", "ENDS": "", "ADDRESS": "127.0.0.1",
+            "PATH": f"{tools}:{os.environ['PATH']}", "OUT": str(tmp_path), "STATUS": "0", "ENDS": "", "ADDRESS": "127.0.0.1", "ALONE": "",
             "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[0-2]", **settings,
         }  # fmt: skip
-        script = str(ROOT / "scripts" / "train.sbatch")
         running = subprocess.Popen(
-            ["bash", script, *recipe], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True
+            ["bash", str(ROOT / "scripts" / script), *words],
+            cwd=tmp_path,
+            env=environment,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         request.addfinalizer(lambda: end(running))
         return running
@@ -113,3 +116,22 @@ def test_out_of_time_it_saves_and_is_requeued(job, tmp_path):
 def test_a_training_or_a_server_that_fails_ends_the_job(job, tmp_path, ends):
     assert job("r.yaml", ENDS=ends, STATUS="2").wait(10) == 2
     assert not (tmp_path / "scontrol").exists()
+
+
+def test_one_node_launches_and_passes_its_status_on(job, tmp_path):
+    words = "--layout", "dual_gpu", "--config", "r.yaml"
+    assert job(*words, script="one_node.sbatch", ALONE="1", ENDS="launch", STATUS="2").wait(10) == 2
+    assert (
+        tmp_path / "launch"
+    ).read_text() == "launch --layout dual_gpu --config r.yaml --resume_from_checkpoint auto\n"
+    assert not (tmp_path / "scontrol").exists()
+
+
+def test_one_node_out_of_time_saves_and_is_requeued(job, tmp_path):
+    running = job("--config", "r.yaml", script="one_node.sbatch", ALONE="1")
+    words(tmp_path / "launch")
+    time.sleep(0.3)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(10) == 0
+    assert (tmp_path / "saved").exists()
+    assert words(tmp_path / "scontrol") == "requeue 7\n"

@@ -9,6 +9,7 @@ on a recipe of `load_recipe`; `compare` and `grade` take no recipe. Each is impo
 """
 
 import importlib
+import logging
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ HOMES = {
     "sft": "sft",
     "train": "train",
 }
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports missing 4-bit kernels for CPUs
 
 
 class Package(ModuleType):

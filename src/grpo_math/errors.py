@@ -2,7 +2,6 @@
 
 import difflib
 import gc
-import logging
 import os
 import re
 import sys
@@ -16,6 +15,10 @@ from pickle import UnpicklingError
 
 class UserError(Exception):
     """A mistake that the user can correct: what was wrong, the rule and the fix, one line per problem."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints instead of a traceback."""
+        return [f"error: {line}" for line in str(self).splitlines()]
 
 
 class RewardError(UserError):
@@ -75,15 +78,12 @@ def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     has ended and this one lost its connection.
 
     Under `accelerate launch` every process meets the same mistake; only the first one of a machine says it.
-    training.log keeps the traceback.
     """
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     gc.set_threshold(10_000)  # with Python's 700, importing torch and TRL takes a second longer
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a faster 4-bit kernel for CPUs, in every run
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        logging.getLogger("grpo_math").debug("stopped by a mistake", exc_info=True)
         if rank == 0 or isinstance(error, RewardError):
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
@@ -91,7 +91,6 @@ def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     except RuntimeError as error:
         if "gloo" not in str(error) and type(error).__name__ not in ("DistBackendError", "DistNetworkError"):
             raise
-        logging.getLogger("grpo_math").debug("lost another process of the run", exc_info=True)
         if rank == 0:
             print(f"error: no connection to another process of the run ({error})".splitlines()[0], file=sys.stderr)
         return 1

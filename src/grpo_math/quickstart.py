@@ -25,7 +25,7 @@ from grpo_math.data.adapters import gsm8k
 from grpo_math.data.pairs import Pairs
 from grpo_math.errors import UserError, one_line
 from grpo_math.recipe.file import shipped
-from grpo_math.recipe.recipe import load_recipe
+from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.runs.folder import lines_of, next_step, write_json
 
 if TYPE_CHECKING:
@@ -244,22 +244,33 @@ def make_room(folder: Path) -> None:
         mark.touch()
 
 
+def prepare(folder: str | Path, seed: int = 0, **overrides: Any) -> Recipe:
+    """The quickstart's recipe for `train`, with its problems and its policy in this folder, the run's. They are made
+    where they are missing, in about a minute; what an earlier call has made is used, whatever its seed. `overrides`
+    replace keys of the recipe. Raises UserError for mistakes in them, before anything is made."""
+    folder = Path(folder)
+    policy, problems = folder / "policy", folder / "arithmetic"
+    keys: dict[str, Any] = {"output_dir": folder, "seed": seed, "model_name_or_path": policy, "dataset.path": problems}
+    recipe = load_recipe(shipped("recipes") / "quickstart.yaml", **keys | overrides)
+    if not policy.exists():
+        write_problems(problems, seed)
+        print("making and warming up a 0.6M-parameter policy (SFT) ...", flush=True)
+        begun = folder / "policy.begun"
+        make_warm_policy(begun, recipe.template, seed)
+        begun.rename(policy)
+    return recipe
+
+
 def main(options: argparse.Namespace) -> None:
     """Make a policy and problems, train, and print the accuracy before and after."""
     from grpo_math.generation.vllm_server import visible_gpus
     from grpo_math.report.report import report_end
     from grpo_math.train import train
 
-    folder, policy, problems = (options.output_dir / name for name in ("", "policy", "arithmetic"))
+    folder = options.output_dir
     make_room(folder)
     started = time.perf_counter()
-    write_problems(problems, options.seed)
-    policy.mkdir()
-    overrides = {"output_dir": folder, "seed": options.seed, "model_name_or_path": policy, "dataset.path": problems}
-    arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    recipe = load_recipe(["--config", str(shipped("recipes") / "quickstart.yaml"), *arguments])
-    print("making and warming up a 0.6M-parameter policy (SFT) ...", flush=True)
-    make_warm_policy(policy, recipe.template, options.seed)
+    recipe = prepare(folder, options.seed)
     warm_start = time.perf_counter() - started
 
     results = train(recipe)

@@ -23,7 +23,7 @@ Problems = dict[Key, Rows]
 SPREAD = "with the spread seen here"  # what the stated power is for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """B, the second evaluation, compared with A, the first, on one dataset.
 
@@ -36,6 +36,11 @@ class Comparison:
     dataset: str
     problems: list[tuple[Rows, Rows]]
     unpaired: int = 0
+
+    def __repr__(self) -> str:
+        means, change = [f"{fmean(side):.3f}" for side in self.accuracies], self.difference
+        found = f"A {means[0]}, B {means[1]}, difference {change}: {verdict(change)}"
+        return f"{self.dataset}, {len(self.problems):,} problems: {found}; {change.won:,} won, {change.lost:,} lost"
 
     @cached_property
     def accuracies(self) -> tuple[list[float], list[float]]:

@@ -29,7 +29,7 @@ from grpo_math.models import ModelSource, end_tokens, load_tokenizer, load_tools
 from grpo_math.recipe.batch import world_size
 from grpo_math.recipe.file import read_yaml
 from grpo_math.recipe.recipe import Recipe, load_recipe
-from grpo_math.runs.checkpoints import recipe_of
+from grpo_math.runs.checkpoints import Results, recipe_of
 from grpo_math.runs.folder import (
     append_rows,
     next_step,
@@ -168,7 +168,8 @@ def run_evaluation(recipe: Recipe, out: str | None) -> tuple[Path, dict]:
         except RewardError as error:
             raise UserError(f"{error}, or evaluate without the rewards: --eval.rewards false") from error
         write_rows(rows, folder / "completions.jsonl")
-        results = {"settings": settings, "versions": versions()} | figures_of(rows, benchmarks, seconds, spec.k)
+        figures = figures_of(rows, benchmarks, seconds, spec.k)
+        results = Results(settings=settings, versions=versions(), **figures)
         write_json(results, folder / "results.json")
     print(f"\n{folder}: results.json, completions.jsonl")
     return folder, results

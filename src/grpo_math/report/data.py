@@ -15,7 +15,7 @@ from grpo_math.recipe.parts import AlarmSpec
 from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.runs.folder import is_running, read_rows, read_table
 
-MISTAKE = "stopped by a mistake"  # errors.run_cli writes it to training.log
+MISTAKE = "stopped by a mistake"  # runs.folder.at_work writes it to training.log
 RECORD = re.compile(r"^\d{4}-\d\d-\d\d ", re.MULTILINE)  # the beginning of a record there
 
 

@@ -9,6 +9,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from grpo_math.errors import UserError
 from grpo_math.recipe.batch import is_main_process
@@ -260,6 +261,19 @@ def wanted_checkpoint(folder: Path, wanted: str | bool | None) -> Path | None:
     return None
 
 
+class Results(dict[str, Any]):
+    """What results.json holds. In a notebook it shows a line for each evaluation."""
+
+    def __repr__(self) -> str:
+        rows = {name: self[name] for name in ("before", "after", "best") if name in self}
+        rows |= {row["dataset"]: row for row in self.get("evaluations", [])}
+        lines = [f"{name}: {self[name]}" for name in ("steps", "stopped") if name in self]
+        for name, row in rows.items():
+            interval = f"95 % interval {row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}"
+            lines.append(f"{name}: accuracy {row['accuracy']:.3f} ({interval}), {row['problems']:,} problems")
+        return "\n".join([*lines, f"keys: {', '.join(self)}"])
+
+
 def finished_results(folder: Path, checkpoint: Path | None, settings: dict, steps: int, epochs: float) -> dict | None:
     """The results of a finished run, and say so; None if there is work left. `settings` is the recipe as written,
     `steps` TRL's max_steps (-1: as many as the `epochs` have)."""
@@ -268,7 +282,7 @@ def finished_results(folder: Path, checkpoint: Path | None, settings: dict, step
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     done, last = state["global_step"], float(steps)
     results = folder / "results.json"
-    found = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+    found = Results(json.loads(results.read_text(encoding="utf-8")) if results.exists() else {})
     if found.get("stopped") and found["steps"] == done:
         if {"eval.stop_at", "eval.patience"} & other_settings(checkpoint, settings).keys():
             return None

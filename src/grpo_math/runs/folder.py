@@ -60,10 +60,15 @@ def write_facts(folder: Path, recipe: str, dataset_fingerprint: str, checkpoint:
 
 @contextlib.contextmanager
 def at_work(folder: Path) -> Iterator[None]:
-    """Make the folder, log to its training.log, and keep other trainings out until the end."""
-    log_to(folder)
-    with only_one(folder, "output_dir") if is_main_process() else contextlib.nullcontext():
-        yield
+    """Make the folder, log to its training.log, and keep other trainings out until the end. The traceback of an error
+    is in the log."""
+    with log_to(folder), only_one(folder, "output_dir") if is_main_process() else contextlib.nullcontext():
+        try:
+            yield
+        except Exception as error:
+            what = "a mistake" if isinstance(error, UserError) else "an error"
+            logging.getLogger("grpo_math").debug("stopped by %s", what, exc_info=True)
+            raise
 
 
 class Console(logging.Handler):
@@ -76,8 +81,9 @@ class Console(logging.Handler):
             self.handleError(record)
 
 
-def log_to(folder: Path) -> None:
-    """Make the folder and send all logs to its training.log; the console gets plain messages of ours.
+def log_to(folder: Path) -> contextlib.ExitStack:
+    """Make the folder and send all logs to its training.log; the console gets plain messages of ours. The end of the
+    returned context undoes this: a notebook starts several runs in one process.
 
     Only the first process does; the others print warnings on the console.
     """
@@ -88,17 +94,28 @@ def log_to(folder: Path) -> None:
         file = logging.FileHandler(folder / "training.log", encoding="utf-8")
     except OSError as error:
         raise UserError(f"output_dir: cannot write to {folder} ({error.strerror}): give another --output_dir") from None
-    logging.raiseExceptions = False  # a full disk is reported once, by what has to be written
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    console = Console(logging.INFO if main_process else logging.WARNING)
-    ours = logging.getLogger("grpo_math")
-    ours.handlers.clear()  # of an earlier run in this process
-    ours.setLevel(logging.DEBUG)
+    ours, undo = logging.getLogger("grpo_math"), contextlib.ExitStack()
+    undo.callback(setattr, logging, "raiseExceptions", logging.raiseExceptions)
+    undo.callback(setattr, ours, "propagate", ours.propagate)
+    undo.callback(ours.setLevel, ours.level)
+
+    @undo.callback
+    def close() -> None:
+        with contextlib.suppress(OSError):  # of a full disk
+            file.close()
+
+    logging.raiseExceptions = False  # a full disk is reported once, by what has to be written
     ours.propagate = False
-    ours.addHandler(console)
-    if main_process:
-        for name in ("grpo_math", "transformers", "trl", "accelerate"):
-            logging.getLogger(name).addHandler(file)
+    ours.setLevel(logging.DEBUG)
+    handlers: list[tuple[str, logging.Handler]] = [
+        ("grpo_math", Console(logging.INFO if main_process else logging.WARNING))
+    ]
+    handlers += [(name, file) for name in ("grpo_math", "transformers", "trl", "accelerate") if main_process]
+    for name, handler in handlers:
+        logging.getLogger(name).addHandler(handler)
+        undo.callback(logging.getLogger(name).removeHandler, handler)
+    return undo
 
 
 def quiet_progress_bars() -> None:
@@ -294,7 +311,8 @@ def command() -> list[str]:
     """What a person typed: the launcher's command line where there is one, else our own."""
     program = Path(sys.argv[0])
     module = "grpo_math" if program.stem == "__main__" else f"grpo_math.{program.stem}"
-    own = ["python", "-m", module] if program.suffix == ".py" else [program.name]
+    script = ["-m", module] if program.parent.name == "grpo_math" else [program.name]
+    own = ["python", *script] if program.suffix == ".py" else [program.name]
     with contextlib.suppress(psutil.Error):
         for parent in reversed(psutil.Process().parents()):
             words = [Path(word).name if place < 2 else word for place, word in enumerate(parent.cmdline())]

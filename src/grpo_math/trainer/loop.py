@@ -93,12 +93,13 @@ def run(
                 raise
             alarms.stopped = f"nan: the logits of the policy are not finite: {NOT_FINITE}"
     alarms.check()
-    step, seconds = trainer.state.global_step, time.perf_counter() - started
+    step, spent = trainer.state.global_step, time.perf_counter() - started
     if stop.told or unfinished(trainer.state):
         logger.info("stopped after step %d, all of it is saved. Continue with: %s", step, again)
         return {}
-    times = {"train": seconds - evaluations.seconds, "evaluate": evaluations.seconds}
-    return {"steps": step, **evaluations.found(), "seconds": {name: round(value, 2) for name, value in times.items()}}
+    times = {"train": spent - evaluations.seconds, "evaluate": evaluations.seconds}
+    seconds = {name: round(value, 2) for name, value in times.items()}
+    return checkpoints.Results(steps=step, **evaluations.found(), seconds=seconds)
 
 
 def not_of_a_tied_head(record: logging.LogRecord) -> bool:
