@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from grpo_math.checks.data import FORMULA, NUMBER, WORDY
+from grpo_math.checks.data import FORMULA, NUMBER, SOLVED, WORDY
 from grpo_math.data import ADAPTERS, TEMPLATES, DatasetSpec, Problem, Problems, load_problems, prompt_lengths
 from grpo_math.data.adapters import COLUMN_NAMES, REPLY, flat
 from grpo_math.data.loading import raw_rows
@@ -147,8 +147,8 @@ def kinds_of(found: Problems) -> Iterator[str]:
     if kinds["sentences"] > len(found.problems) / 100:
         raise UserError(
             f"{found.title}: {kinds['sentences']:,} of {len(found.problems):,} answers are sentences, which the grader "
-            "cannot compare: name a column with final answers, --answer COLUMN, or write a reward of your own that "
-            "judges them (examples/judge.yaml)"
+            "cannot compare: name a column with final answers, --answer COLUMN; if they end with \\boxed{}, rename the "
+            "column to solution; or write a reward of your own that judges them (examples/judge.yaml)"
         )
     if options := [str(name) for name in found.problems[0].meta if CHOICES.search(str(name))]:
         yield (
@@ -162,13 +162,13 @@ def kinds_of(found: Problems) -> Iterator[str]:
 
 
 def kind(answer: str) -> str:
-    """numbers, letters, expressions, text, or sentences, which are more than WORDY words."""
+    """numbers, letters, expressions, text, or sentences: worked solutions, and more than WORDY words."""
     one = accepted(answer)[0]
     if NUMBER.fullmatch(one):
         return "numbers"
     if LETTER.fullmatch(one):
         return "letters"
-    if sum(map(str.isalpha, one.split())) > WORDY:
+    if any(sign in one for sign in SOLVED) or sum(map(str.isalpha, one.split())) > WORDY:
         return "sentences"
     return "expressions" if FORMULA.search(one) else "text"
 
