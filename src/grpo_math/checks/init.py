@@ -228,7 +228,7 @@ def recipe_text(model: str, spec: DatasetSpec, test: str, problems: list[Problem
         dataset=yaml.safe_dump({"dataset": dataset}, default_flow_style=None, sort_keys=False, allow_unicode=True),
         template=template,
         evaluation=evaluation,
-        model=model,
+        model=yaml.safe_dump(model, allow_unicode=True).splitlines()[0],
         prompts=prompts,
         step=8 * prompts,
         measured=measured,
@@ -262,7 +262,7 @@ def lengths(model: str, problems: list[Problem]) -> tuple[str, int, int, str]:
         solutions = list(map(len, tokenizer(worked)["input_ids"])) if worked else []
     longest = min(LONGEST_PROMPT, 64 * -(-max(prompts) // 64), room // 2)
     wanted = 512
-    said = f"the longest prompt {max(prompts):,} tokens"
+    said = f"the longest prompt {max(prompts):,} tokens" + (", which is dropped" if max(prompts) > longest else "")
     if solutions:
         usual = sorted(solutions)[(len(solutions) - 1) * 99 // 100]
         wanted = min(4_096, max(256, 64 * -(-2 * usual // 64)))
@@ -271,8 +271,7 @@ def lengths(model: str, problems: list[Problem]) -> tuple[str, int, int, str]:
 
 
 RECIPE = """\
-# yaml-language-server: $schema=schema.json
-# grpo-math check --config FILE, then grpo-math train --config FILE; every key: grpo-math train --help
+# grpo-math check --config FILE, then grpo-math launch --config FILE; every key: grpo-math train --help
 #
 {comments}
 
