@@ -120,6 +120,12 @@ def test_a_function_may_be_the_source(tmp_path, monkeypatch, policy_folder):
         ("a.jsonl", "", [], "a.jsonl: has no rows"),
         ("a.txt", "1", [], "rows are read from .jsonl"),
         ("a.jsonl", '{"question": "Why?", "answer": ""}', [], "1 without an answer: nothing is left"),
+        (
+            "a.jsonl",
+            lines([{"question": "1+1?", "answer": "It is \\boxed{2}"}]),
+            [],
+            "if they end with .*, rename the column",
+        ),
         ("a.jsonl", lines([{"question": "Why?", "answer": "so " * 20}]), [], "1 of 1 answers are sentences"),
         ("a.jsonl", lines(GSM8K), ["--model", "./none"], "none"),
         ("a.jsonl", lines(GSM8K), ["--out", "a.txt"], "want a .yaml file"),

@@ -282,7 +282,7 @@ def test_all_problems_are_reported_at_once(tmp_path):
         ("--max_steps -5 --seed -1", "--seed: want a number from 0 to below 4294967296, got -1\n--max_steps: want at least 1 (or -1: num_train_epochs decides), got -5"),
         ("--learning-rat 1", "--learning-rat: unknown key, did you mean --learning_rate?"),
         ("--rewards.format.wieght 1", "--rewards.format.wieght: unknown key, did you mean --rewards.format.weight?"),
-        ("--rewards.corectness.weight 1", "--rewards.corectness: no shipped reward, did you mean correctness? (your own: path: my_rewards.py:function)"),
+        ("--rewards.corectness {}", "--rewards.corectness: no shipped reward, did you mean correctness? (your own: path: my_rewards.py:function)"),
         ("--dataset gsm8k", "--dataset: want a mapping such as {name: gsm8k}, got 'gsm8k'"),
         ("--eval.samples 4 --eval.every 5", "--eval.samples: 4 greedy completions of a problem are one and the same: set temperature: 0.7, or samples: 1"),
         ("--beta 0.1", "r.yaml: learning_rate: want a number from 0 to 1, got 7"),  # the file's

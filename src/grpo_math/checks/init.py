@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from grpo_math.checks.data import FORMULA, NUMBER, WORDY
+from grpo_math.checks.data import FORMULA, NUMBER, SOLVED, WORDY
 from grpo_math.data import ADAPTERS, TEMPLATES, DatasetSpec, Problem, Problems, load_problems, prompt_lengths
 from grpo_math.data.adapters import COLUMN_NAMES, REPLY, flat
 from grpo_math.data.loading import raw_rows
@@ -147,8 +147,8 @@ def kinds_of(found: Problems) -> Iterator[str]:
     if kinds["sentences"] > len(found.problems) / 100:
         raise UserError(
             f"{found.title}: {kinds['sentences']:,} of {len(found.problems):,} answers are sentences, which the grader "
-            "cannot compare: name a column with final answers, --answer COLUMN, or write a reward of your own that "
-            "judges them (examples/judge.yaml)"
+            "cannot compare: name a column with final answers, --answer COLUMN; if they end with \\boxed{}, rename the "
+            "column to solution; or write a reward of your own that judges them (examples/judge.yaml)"
         )
     if options := [str(name) for name in found.problems[0].meta if CHOICES.search(str(name))]:
         yield (
@@ -162,13 +162,13 @@ def kinds_of(found: Problems) -> Iterator[str]:
 
 
 def kind(answer: str) -> str:
-    """numbers, letters, expressions, text, or sentences, which are more than WORDY words."""
+    """numbers, letters, expressions, text, or sentences: worked solutions, and more than WORDY words."""
     one = accepted(answer)[0]
     if NUMBER.fullmatch(one):
         return "numbers"
     if LETTER.fullmatch(one):
         return "letters"
-    if sum(map(str.isalpha, one.split())) > WORDY:
+    if any(sign in one for sign in SOLVED) or sum(map(str.isalpha, one.split())) > WORDY:
         return "sentences"
     return "expressions" if FORMULA.search(one) else "text"
 
@@ -228,7 +228,7 @@ def recipe_text(model: str, spec: DatasetSpec, test: str, problems: list[Problem
         dataset=yaml.safe_dump({"dataset": dataset}, default_flow_style=None, sort_keys=False, allow_unicode=True),
         template=template,
         evaluation=evaluation,
-        model=model,
+        model=yaml.safe_dump(model, allow_unicode=True).splitlines()[0],
         prompts=prompts,
         step=8 * prompts,
         measured=measured,
@@ -262,7 +262,7 @@ def lengths(model: str, problems: list[Problem]) -> tuple[str, int, int, str]:
         solutions = list(map(len, tokenizer(worked)["input_ids"])) if worked else []
     longest = min(LONGEST_PROMPT, 64 * -(-max(prompts) // 64), room // 2)
     wanted = 512
-    said = f"the longest prompt {max(prompts):,} tokens"
+    said = f"the longest prompt {max(prompts):,} tokens" + (", which is dropped" if max(prompts) > longest else "")
     if solutions:
         usual = sorted(solutions)[(len(solutions) - 1) * 99 // 100]
         wanted = min(4_096, max(256, 64 * -(-2 * usual // 64)))
@@ -271,8 +271,7 @@ def lengths(model: str, problems: list[Problem]) -> tuple[str, int, int, str]:
 
 
 RECIPE = """\
-# yaml-language-server: $schema=schema.json
-# grpo-math check --config FILE, then grpo-math train --config FILE; every key: grpo-math train --help
+# grpo-math check --config FILE, then grpo-math launch --config FILE; every key: grpo-math train --help
 #
 {comments}
 
