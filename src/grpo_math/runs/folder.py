@@ -61,44 +61,12 @@ def write_facts(folder: Path, recipe: str, dataset_fingerprint: str, checkpoint:
 @contextlib.contextmanager
 def at_work(folder: Path) -> Iterator[None]:
     """Make the folder, log to its training.log, and keep other trainings out until the end."""
-    log_to(folder)
+    from grpo_math.runs.logs import log_to
+
+    quiet_progress_bars()
+    log_to(folder / "training.log")
     with only_one(folder, "output_dir") if is_main_process() else contextlib.nullcontext():
         yield
-
-
-class Console(logging.Handler):
-    """Prints to what sys.stdout is at the moment, so that a live line on the terminal stays below."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            print(self.format(record), file=sys.stdout, flush=True)
-        except Exception:
-            self.handleError(record)
-
-
-def log_to(folder: Path) -> None:
-    """Make the folder and send all logs to its training.log; the console gets plain messages of ours.
-
-    Only the first process does; the others print warnings on the console.
-    """
-    quiet_progress_bars()
-    main_process = is_main_process()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / "training.log", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"output_dir: cannot write to {folder} ({error.strerror}): give another --output_dir") from None
-    logging.raiseExceptions = False  # a full disk is reported once, by what has to be written
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    console = Console(logging.INFO if main_process else logging.WARNING)
-    ours = logging.getLogger("grpo_math")
-    ours.handlers.clear()  # of an earlier run in this process
-    ours.setLevel(logging.DEBUG)
-    ours.propagate = False
-    ours.addHandler(console)
-    if main_process:
-        for name in ("grpo_math", "transformers", "trl", "accelerate"):
-            logging.getLogger(name).addHandler(file)
 
 
 def quiet_progress_bars() -> None:

@@ -1,0 +1,106 @@
+"""Where messages go: ours to the console and the log of the run, those of libraries to the log alone.
+
+Records wait until `log_to` names the file. Of the libraries' records the console shows errors, and where warnings are.
+"""
+
+import logging
+import os
+import sys
+from logging.handlers import BufferingHandler
+from pathlib import Path
+
+from grpo_math.errors import UserError
+from grpo_math.recipe.batch import is_main_process
+
+SETTINGS = {  # read by libraries when they are imported; the environment's own values are kept
+    "TOKENIZERS_PARALLELISM": "false",  # else a warning after each fork
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # warnings of C++ go to stderr, past all handlers
+    "TQDM_DISABLE": "1",  # bars for loading, tokenising and saving; downloads from the Hub keep theirs
+    "VLLM_CONFIGURE_LOGGING": "0",  # else it prints to stdout
+}
+
+
+class Console(logging.Handler):
+    """Prints to what sys.stdout is at the moment, so that a bar on the terminal stays below. A record may have a form
+    for it, `console`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(getattr(record, "console", None) or self.format(record), file=sys.stdout, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
+class LibraryConsole(Console):
+    """Prints errors, and once the name of the file that has the warnings."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.file, self.told = file, False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            super().emit(record)
+        elif record.levelno >= logging.WARNING and not self.told:
+            self.told = True
+            super().emit(logging.makeLogRecord({"msg": f"warnings of libraries are in {self.file}"}))
+
+
+class LogFile(logging.FileHandler):
+    """The log of a run, to which all its processes write."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, encoding="utf-8")
+        rank = "" if is_main_process() else f" rank {os.environ['RANK']}"
+        self.setFormatter(logging.Formatter(f"%(asctime)s{rank} %(levelname)s %(name)s: %(message)s"))
+
+
+waiting = BufferingHandler(10_000)  # records; of more the earlier ones are lost
+
+
+def loggers() -> tuple[logging.Logger, logging.Logger]:
+    """Ours, and the root, to which those of the libraries propagate."""
+    return logging.getLogger("grpo_math"), logging.getLogger()
+
+
+def begin_logging() -> None:
+    """Print our records, and keep all for `log_to`. Called before torch is imported."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.raiseExceptions = False  # a full disk is reported once, by what has to be written
+    logging.captureWarnings(True)
+    logging.getLogger("vllm").setLevel(logging.INFO)
+    waiting.flush()
+    for logger in loggers():
+        for handler in logger.handlers[:]:  # of an earlier run in this process
+            if isinstance(handler, Console | LogFile):
+                logger.removeHandler(handler)
+        logger.addHandler(waiting)
+    ours, _ = loggers()
+    ours.setLevel(logging.DEBUG)
+    ours.propagate = False
+    ours.addHandler(Console(logging.INFO if is_main_process() else logging.WARNING))
+
+
+def log_to(path: Path) -> None:
+    """Make the folder of this file and write all records to it, those that have waited first."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = LogFile(path)
+    except OSError as error:
+        reason = f"cannot write to {path.parent} ({error.strerror})"
+        raise UserError(f"output_dir: {reason}: give another --output_dir") from None
+    ours, root = loggers()
+    for logger in [one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger)]:
+        for handler in [one for one in logger.handlers if type(one) is logging.StreamHandler]:  # a library's
+            logger.removeHandler(handler)
+            logger.propagate = True
+    handlers: list[logging.Handler] = [file, LibraryConsole(path)] if is_main_process() else [file]
+    for logger, new in ((ours, [file]), (root, handlers)):
+        logger.removeHandler(waiting)
+        for handler in new:
+            logger.addHandler(handler)
+    for record in waiting.buffer:
+        for handler in [file] if record.name.startswith("grpo_math") else handlers:
+            handler.handle(record)
+    waiting.flush()
