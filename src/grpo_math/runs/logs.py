@@ -91,16 +91,17 @@ def log_to(path: Path) -> None:
         reason = f"cannot write to {path.parent} ({error.strerror})"
         raise UserError(f"output_dir: {reason}: give another --output_dir") from None
     ours, root = loggers()
-    for logger in [one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger)]:
-        for handler in [one for one in logger.handlers if type(one) is logging.StreamHandler]:  # a library's
-            logger.removeHandler(handler)
-            logger.propagate = True
+    for library in root.manager.loggerDict.values():
+        for handler in getattr(library, "handlers", [])[:]:
+            if isinstance(library, logging.Logger) and type(handler) is logging.StreamHandler:
+                library.removeHandler(handler)
+                library.propagate = True
     handlers: list[logging.Handler] = [file, LibraryConsole(path)] if is_main_process() else [file]
     for logger, new in ((ours, [file]), (root, handlers)):
         logger.removeHandler(waiting)
-        for handler in new:
-            logger.addHandler(handler)
+        for one in new:
+            logger.addHandler(one)
     for record in waiting.buffer:
-        for handler in [file] if record.name.startswith("grpo_math") else handlers:
-            handler.handle(record)
+        for one in [file] if record.name.startswith("grpo_math") else handlers:
+            one.handle(record)
     waiting.flush()

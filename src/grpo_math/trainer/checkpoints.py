@@ -18,7 +18,6 @@ from grpo_math.models import copy_processor
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.runs import checkpoints
 
-
 PARENT = os.getppid()
 
 logger = logging.getLogger(__name__)
