@@ -244,3 +244,27 @@ def test_fsdp_that_silently_became_ddp_is_an_error(write_recipe):
     output, _ = done.communicate(timeout=120)
     assert done.returncode
     assert "error: launch: accelerate makes DDP of FSDP on CPUs" in output
+
+
+@pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGKILL)])
+def test_a_training_whose_accelerate_launch_is_killed_saves_and_ends(write_recipe, tmp_path, processes, number):
+    """The launcher alone gets the signal, and leaves its processes behind."""
+    recipe = write_recipe(max_steps=100_000, save_steps=100_000, num_generations=2, preflight=False)
+    layout = "cpu" if processes == 1 else "multi_gpu"
+    words = ["--config_file", str(ROOT / "accelerate_configs" / f"{layout}.yaml"), "--num_processes", str(processes)]
+    words += ["--main_process_port", str(free_port())] if processes > 1 else []
+    command = [sys.executable, "-m", "accelerate.commands.launch", *words, "-m", "grpo_math.train"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    running = subprocess.Popen([*command, "--config", str(recipe)], env=environment, **options)
+    for line in running.stdout:
+        if line.startswith("step 3/"):
+            break
+    family = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(number)
+    output, _ = running.communicate(timeout=120)  # until the last process has closed it
+    assert running.returncode == -number
+    assert "stopping: accelerate launch has ended; the step is finished and saved first" in output
+    assert output.count("Continue with: ") == 1
+    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
+    assert psutil.wait_procs(family, timeout=60)[1] == []

@@ -1,4 +1,4 @@
-"""The live line on a real pseudo-terminal, and the plain lines in a pipe."""
+"""The bars on a real pseudo-terminal, the plain lines in a pipe, and where the messages of libraries go."""
 
 import json
 import os
@@ -9,16 +9,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
+from types import SimpleNamespace
 
 import pytest
 
-PLAIN = "step 1/3  reward 0.5  accuracy 0.25  length 14  812 tokens/s  71% generating"
+from grpo_math.recipe.parts import EvalSpec
+from grpo_math.runs.progress import Bar
+from grpo_math.trainer.callbacks import Evaluations
+from grpo_math.trainer.progress import fitting, numbers
+
+NUMBERS = "reward 0.5  accuracy 0.25  length 14"
 # The callback alone, driven as a training would, and the silent one of a second process, on a terminal or in a pipe; how
 # it ends is the first word. Each case is a process forked from one that has imported torch, which takes longer than all.
 CASES = r"""
-import json, logging, os, sys, time, types
+import json, logging, os, sys, time, types, warnings
 from pathlib import Path
-from grpo_math.runs import folder as run_folder
+from grpo_math.runs.logs import begin_logging, log_to
+from grpo_math.runs.progress import Bar, stage
 from grpo_math.trainer.progress import Progress
 
 for line in sys.stdin:
@@ -36,20 +44,33 @@ for stream in streams:
 os.close(descriptor)
 sys.stdout.reconfigure(line_buffering=os.isatty(1))
 os.environ.update(environment)
-run_folder.log_to(Path(folder))
+begin_logging()
+library = logging.getLogger("library")
+library.propagate = False
+library.addHandler(logging.StreamHandler())  # as transformers has
+warnings.warn("an early warning")
+log_to(Path(folder) / "training.log")
+library.warning("a warning of a library")
+if how == "finish":
+    library.error("an error of a library")
 log = logging.getLogger("grpo_math.trainer.alarms")
 alarms = types.SimpleNamespace(raised=set())
 state = types.SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=3)
+evaluations = types.SimpleNamespace(seconds=0.0, ahead=lambda state: 0.0)
 second = types.SimpleNamespace(is_world_process_zero=False, global_step=0, max_steps=3)
 logs = {"loss": 0.1, "reward": 0.5, "accuracy": 0.25, "completions/mean_length": 14.0, "tokens_per_second": 812.3,
         "time/generate": 0.71, "step_time": 1.0}
-with Progress(alarms) as progress, Progress(alarms) as silent:
+with stage("loading"):
+    time.sleep(0.6)
+with Progress(alarms, evaluations) as progress, Progress(alarms, evaluations) as silent:
     silent.on_train_begin(None, second, None)
     progress.on_train_begin(None, state, None)
     print("waiting", flush=True)
     time.sleep(600 if how == "wait" else 1.2)
     for state.global_step in (1, 2, 3):
         second.global_step = state.global_step
+        silent.on_step_end(None, second, None)
+        progress.on_step_end(None, state, None)
         silent.on_log(None, second, None, logs=logs)
         progress.on_log(None, state, None, logs=logs)
         if state.global_step == 2:
@@ -58,7 +79,9 @@ with Progress(alarms) as progress, Progress(alarms) as silent:
             print("a warning on stderr", file=sys.stderr)
             if how == "raise":
                 raise RuntimeError("no memory left")
-        time.sleep(0.6)
+        with Bar(f"step {state.global_step}: some test", 2, "problems") as bar:
+            time.sleep(0.6)
+            bar.update(1)
     progress.on_train_end(None, state, None)
 print("the end")
 """
@@ -98,17 +121,17 @@ class Screen:
     def read(self, until: str = "", seconds: float = 120) -> str:
         """Everything it has written, once that holds a text or has ended."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and (not until or until not in self.output.decode()):
+        while time.monotonic() < deadline and (not until or until.encode() not in self.output):
             if select.select([self.master], [], [], 0.1)[0]:
                 try:
                     self.output += os.read(self.master, 65536)
                 except OSError:  # the last one has closed it
                     break
-        return self.output.decode()
+        return self.output.decode(errors="ignore")
 
     def lines(self) -> list[str]:
         lines, row, column = [""], 0, 0
-        for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", self.output.decode()):
+        for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", self.output.decode(errors="ignore")):
             if part == "\n":
                 row, column = row + 1, 0
             elif part == "\r":
@@ -133,16 +156,25 @@ def on_terminal(start, tmp_path):
     return on_terminal
 
 
-def test_on_a_terminal_one_line_is_redrawn_and_all_else_stands_above_it(on_terminal, tmp_path):
+def test_on_a_terminal_bars_are_redrawn_and_all_else_stands_above_them(on_terminal, tmp_path):
     screen = on_terminal("finish")
-    output = screen.read()
+    output = re.sub(r"\x1b\[[0-9;]*m", "", screen.read())
     assert screen.child.wait() == 0
-    assert "step 0/3  0:00:00 elapsed" in re.sub(r"\x1b\[[0-9;]*m", "", output)
-    assert "0:00:01 elapsed" in output  # between the logs
-    *above, last, end, _ = screen.lines()
-    assert above[-3:] == ["waiting", "alarm kl at step 2: too far", "a warning on stderr"]
-    assert last.startswith("step 3/3  1 alarm  " + PLAIN.removeprefix("step 1/3  "))
-    assert re.search(r"s/step  0:00:00 left  0:00:0\d elapsed$", last)
+    assert re.search(r"loading [━╸╺ ]+ +0:00:00 elapsed", output)
+    assert re.search(r"step 0/3 [━╸╺ ]+ +0% 0:00:00 elapsed", output)
+    assert "0:00:01 elapsed" in output  # between the steps
+    assert re.search(r"step 2: some test [━╸╺ ]+ 50% 0:00:00 elapsed  0:00:00 left", output)
+    *above, bar, numbers, end, _ = screen.lines()
+    assert above == [
+        f"warnings of libraries are in {tmp_path}/training.log",
+        "an error of a library",
+        "waiting",
+        "alarm kl at step 2: too far",
+        "a warning on stderr",
+    ]
+    assert re.fullmatch(r"step 3/3 ━+ 100% 0:00:0\d elapsed  0:00:00 left", bar)
+    assert len(bar) == 200
+    assert re.fullmatch(rf"1 alarm  {NUMBERS}  812 tokens/s  71% generating  \d.\d\d s/step", numbers)
     assert end == "the end"
     assert "\x1b[?25l" not in output  # the cursor was never hidden
     log = (tmp_path / "training.log").read_text()
@@ -151,18 +183,24 @@ def test_on_a_terminal_one_line_is_redrawn_and_all_else_stands_above_it(on_termi
         "step 2/3",
         "step 3/3",
     ]
+    for line in (
+        "WARNING py.warnings: <string>:",
+        "WARNING library: a warning of a library",
+        "ERROR library: an error",
+    ):
+        assert line in log
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_however_it_is_killed_the_terminal_is_sane(on_terminal, number):
     screen = on_terminal("wait")
-    screen.read("elapsed")
+    screen.read("step 0/3")
     screen.child.send_signal(number)
     output = screen.read()
     assert screen.child.wait() != 0
     assert "\x1b[?25l" not in output
     assert "\x1b[?1049h" not in output
-    assert output.rfind("\x1b[1m") < output.rfind("\x1b[0m")  # nothing stays bold
+    assert output.rfind("\x1b[90m") < output.rfind("\x1b[0m")  # nothing stays grey
 
 
 def test_after_an_exception_the_line_stays_and_the_traceback_is_whole(on_terminal):
@@ -171,7 +209,8 @@ def test_after_an_exception_the_line_stays_and_the_traceback_is_whole(on_termina
     assert screen.child.wait() == 1
     lines = screen.lines()
     line = next(place for place, text in enumerate(lines) if text.startswith("step 2/3"))
-    assert lines[line + 1].startswith("Traceback")
+    assert lines[line + 1].startswith(NUMBERS)
+    assert lines[line + 2].startswith("Traceback")
     assert lines[-2] == "RuntimeError: no memory left"
 
 
@@ -183,11 +222,39 @@ def test_in_a_pipe_there_are_plain_lines(start, tmp_path):
     with open(reader) as pipe:
         output = pipe.read().splitlines()
     assert child.wait() == 0
-    assert output[0] == "waiting"
-    assert output[1].startswith(f"{PLAIN}  1.2")
-    assert re.search(r" s/step  0:00:0\d left$", output[1])
-    assert [line[:8] for line in output[2:]] == ["step 2/3", "alarm kl", "step 3/3", "the end"]
-    assert "INFO grpo_math.trainer.progress: step 1/3" in (tmp_path / "training.log").read_text()
+    assert output[2:4] == ["loading ...", "waiting"]
+    assert re.fullmatch(rf"step 1/3  {NUMBERS}  1.2\d s/step  0:00:02 left", output[4])
+    assert [line[:8] for line in output[5:]] == ["step 2/3", "alarm kl", "step 3/3", "the end"]
+    log = (tmp_path / "training.log").read_text()
+    assert f"INFO grpo_math.trainer.progress: step 1/3  {NUMBERS}  812 tokens/s  71% generating  1.2" in log
+
+
+def test_no_line_is_wider_than_80_columns():
+    logs = {"reward": -1 / 3, "accuracy": 1 / 3, "kl": 0.0123456, "completions/mean_length": 12345.67}
+    logs |= {"tokens_per_second": 12345.6, "time/generate": 0.5, "step_time": 1.0}
+    line = {"step": "step 10000/20000"} | dict(numbers(logs)) | {"s/step": "123.45 s/step", "left": "123:45:67 left"}
+    assert fitting(line, 80) == "step 10000/20000  reward -0.3333  accuracy 0.3333  123:45:67 left"
+    assert fitting(line, 200) == "  ".join(line.values())
+
+
+def test_the_pace_is_that_of_the_last_steps():
+    """Without the seconds that belong to no step, and with those ahead."""
+    bar = Bar("", 100)
+    for step in range(1, 51):
+        bar.update(step)
+    bar.marks = deque([(1000.0 + 2 * (step - 30), step) for step in range(30, 51)])
+    assert bar.pace == pytest.approx(2)
+    assert bar.left == pytest.approx(100)
+    spec = EvalSpec(every=10, before_after=True)
+    evaluations = SimpleNamespace(spec=spec, benchmarks=[1], seconds=6.0, count=2)
+    ahead = {
+        step: Evaluations.ahead(evaluations, SimpleNamespace(global_step=step, max_steps=40))
+        for step in (0, 10, 39, 40)
+    }
+    assert ahead == {0: 12.0, 10: 9.0, 39: 3.0, 40: 3.0}
+    evaluations.spec = EvalSpec(every=10)
+    assert Evaluations.ahead(evaluations, SimpleNamespace(global_step=39, max_steps=40)) == 3.0
+    assert Evaluations.ahead(evaluations, SimpleNamespace(global_step=40, max_steps=40)) == 0.0
 
 
 @pytest.mark.slow
@@ -204,7 +271,9 @@ def test_a_training_on_a_narrow_terminal(write_recipe, tmp_path):
     assert screen.child.wait() == 0, screen.output.decode()
     text = "\n".join(screen.lines())
     assert text.count("before: accuracy") == text.count("step 2: accuracy") == text.count("after: accuracy") == 1
-    assert [text.count(f"step {step}/3") for step in range(4)] == [0, 0, 0, 1]
-    line = " ".join(text[text.index("step 3/3") : text.index("run folder:")].split())  # of two lines
-    assert re.fullmatch(r"step 3/3 2 alarms reward 0 accuracy 0 length 8 .*s/step 0:00:00 left 0:00:\d\d elapsed", line)
+    assert [len(re.findall(rf"^step {step}/3", text, re.MULTILINE)) for step in range(4)] == [0, 0, 0, 1]
+    bar, numbers = text[text.index("step 3/3") :].splitlines()[:2]
+    assert re.fullmatch(r"step 3/3 ━+ 100% 0:\d\d:\d\d elapsed  0:\d\d:\d\d left", bar)
+    assert re.fullmatch(r"2 alarms  reward 0  accuracy 0  length 8  .*s/step", numbers)
+    assert max(map(len, screen.lines()[-8:])) <= 60
     assert (tmp_path / "run" / "training.log").read_text().count("DEBUG grpo_math.trainer.progress: step") == 3

@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import argparse
+import logging
 import random
 import shutil
 import time
@@ -27,9 +28,13 @@ from grpo_math.errors import UserError, one_line
 from grpo_math.recipe.file import shipped
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.runs.folder import lines_of, next_step, write_json
+from grpo_math.runs.logs import begin_logging, end_logging, log_to
+from grpo_math.runs.progress import Bar, stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 NAMES = ["Ava", "Bo", "Cleo", "Dan", "Eli", "Fay", "Gus", "Hana", "Ivo", "June"]
 THINGS = ["apples", "books", "coins", "pens", "cards", "eggs", "shells", "stamps", "marbles", "keys"]
@@ -185,11 +190,22 @@ class WarmStart:
 
 
 def sft(
-    policy: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", rows: list[dict], folder: Path, **settings: Any
+    policy: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerFast",
+    rows: list[dict],
+    folder: Path,
+    bar: Bar | None = None,
+    **settings: Any,
 ) -> None:
-    """One pass over `rows`, with `settings` of TrainingArguments; `folder` is where the trainer may write."""
+    """One pass over `rows`, with `settings` of TrainingArguments; `folder` is where the trainer may write. Its
+    steps are added to those of the bar."""
     from datasets import Dataset
-    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if bar:
+                bar.update(bar.done + 1)
 
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -208,6 +224,7 @@ def sft(
     collator = DataCollatorForSeq2Seq(tokenizer)
     trainer = Trainer(policy, arguments, train_dataset=Dataset.from_list(rows), data_collator=collator)
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Steps())
     trainer.train()
 
 
@@ -222,11 +239,11 @@ def make_warm_policy(folder: Path, template: PromptTemplate, seed: int) -> None:
     torch.manual_seed(seed)
     policy = make_policy(tokenizer)
     warm_start = WarmStart(tokenizer, template, seed + 2000)
-    for count, terse, settings in (
-        (600 * 16, 0.0, {"per_device_train_batch_size": 16, "learning_rate": 2e-3}),
-        (60 * 32, 0.8, {"per_device_train_batch_size": 32, "learning_rate": 5e-4}),
-    ):
-        sft(policy, tokenizer, warm_start.rows(count, terse), folder, seed=seed, **settings)
+    phases = ((600, 16, 0.0, 2e-3), (60, 32, 0.8, 5e-4))  # steps, rows per step, terse, learning rate
+    with Bar("warm start (SFT)", sum(steps for steps, *_ in phases), "steps") as bar:
+        for steps, size, terse, rate in phases:
+            settings = {"seed": seed, "per_device_train_batch_size": size, "learning_rate": rate}
+            sft(policy, tokenizer, warm_start.rows(steps * size, terse), folder, bar, **settings)
     policy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -253,11 +270,16 @@ def prepare(folder: str | Path, seed: int = 0, **overrides: Any) -> Recipe:
     keys: dict[str, Any] = {"output_dir": folder, "seed": seed, "model_name_or_path": policy, "dataset.path": problems}
     recipe = load_recipe(shipped("recipes") / "quickstart.yaml", **keys | overrides)
     if not policy.exists():
+        begin_logging()
+        log_to(folder / "training.log")
         write_problems(problems, seed)
-        print("making and warming up a 0.6M-parameter policy (SFT) ...", flush=True)
+        logger.info("training a 0.6M-parameter policy with SFT, the warm start")
+        with stage("loading PyTorch and transformers"):
+            from transformers import Trainer  # noqa: F401
         begun = folder / "policy.begun"
         make_warm_policy(begun, recipe.template, seed)
         begun.rename(policy)
+        end_logging()
     return recipe
 
 

@@ -52,11 +52,16 @@ def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     configure(recipe.grading)
 
     # torch and TRL are imported from here on: the whole recipe is checked by now
-    from grpo_math.checks import check_training
-    from grpo_math.evaluation import load_benchmarks
-    from grpo_math.models import ModelSource, end_tokens, load_tokenizer, policy_arguments
-    from grpo_math.trainer.config import check_machine, check_world, sft_config
-    from grpo_math.trainer.trainer import SupervisedTrainer
+    from grpo_math.runs.logs import begin_logging
+    from grpo_math.runs.progress import stage
+
+    begin_logging()
+    with stage("loading PyTorch and TRL"):
+        from grpo_math.checks import check_training
+        from grpo_math.evaluation import load_benchmarks
+        from grpo_math.models import ModelSource, end_tokens, load_tokenizer, policy_arguments
+        from grpo_math.trainer.config import check_machine, check_world, sft_config
+        from grpo_math.trainer.trainer import SupervisedTrainer
 
     check_machine(recipe)
     config = sft_config(recipe)
@@ -75,8 +80,8 @@ def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
         pairs.check(problems[0], end_tokens(ModelSource.of(recipe.keys), tokenizer))
 
         # Model and trainer
-        policy = policy_arguments(recipe.keys, config, checkpoint)
-        with one_line(f"{recipe.source}: TRL refused it"):
+        with stage("loading the model"), one_line(f"{recipe.source}: TRL refused it"):
+            policy = policy_arguments(recipe.keys, config, checkpoint)
             trainer = SupervisedTrainer(
                 **policy,
                 args=config,

@@ -59,11 +59,16 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     configure(recipe.grading)
 
     # torch and TRL are imported from here on: the whole recipe is checked by now
-    from grpo_math.checks import check_training
-    from grpo_math.evaluation import load_benchmarks
-    from grpo_math.models import load_reward_models, load_tokenizer, load_tools, policy_arguments
-    from grpo_math.trainer.config import check_machine, check_world, grpo_config, vllm_engine
-    from grpo_math.trainer.trainer import Trainer
+    from grpo_math.runs.logs import begin_logging
+    from grpo_math.runs.progress import stage
+
+    begin_logging()
+    with stage("loading PyTorch and TRL"):
+        from grpo_math.checks import check_training
+        from grpo_math.evaluation import load_benchmarks
+        from grpo_math.models import load_reward_models, load_tokenizer, load_tools, policy_arguments
+        from grpo_math.trainer.config import check_machine, check_world, grpo_config, vllm_engine
+        from grpo_math.trainer.trainer import Trainer
 
     check_machine(recipe)
     config = grpo_config(recipe)
@@ -87,24 +92,25 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
 
         # Rewards, model and trainer
         engine = vllm_engine(recipe, config, tokenizer, problems, benchmarks)
-        reward_funcs, reward_tokenizers = load_reward_models(
-            rewards, [spec.name for spec in recipe.rewards], template, recipe.keys
-        )
-        policy = policy_arguments(recipe.keys, config, checkpoint)
-        with engine, one_line(f"{recipe.source}: TRL refused it"):
-            trainer = Trainer(
-                **policy,
-                args=config,
-                reward_funcs=[for_trl(reward) for reward in reward_funcs],
-                reward_processing_classes=reward_tokenizers,
-                train_dataset=to_dataset(to_rows(problems, template, tokenizer, columns)),
-                processing_class=tokenizer,
-                template=template,
-                baseline=recipe.baseline,
-                rounds=recipe.rounds,
-                tools=tools and tools.functions,
-                environment_factory=tools and tools.environment,
+        with stage(f"loading the model{' and starting vLLM' if config.use_vllm else ''}"):
+            reward_funcs, reward_tokenizers = load_reward_models(
+                rewards, [spec.name for spec in recipe.rewards], template, recipe.keys
             )
+            policy = policy_arguments(recipe.keys, config, checkpoint)
+            with engine, one_line(f"{recipe.source}: TRL refused it"):
+                trainer = Trainer(
+                    **policy,
+                    args=config,
+                    reward_funcs=[for_trl(reward) for reward in reward_funcs],
+                    reward_processing_classes=reward_tokenizers,
+                    train_dataset=to_dataset(to_rows(problems, template, tokenizer, columns)),
+                    processing_class=tokenizer,
+                    template=template,
+                    baseline=recipe.baseline,
+                    rounds=recipe.rounds,
+                    tools=tools and tools.functions,
+                    environment_factory=tools and tools.environment,
+                )
         return finish(recipe, trainer, problems, benchmarks, checkpoint, started, rewards, tools)
 
 
@@ -123,6 +129,7 @@ def finish(
     from grpo_math.evaluation import Scoring
     from grpo_math.models import ModelSource, check_finite, freeze_vision, widen
     from grpo_math.report.model_card import push, write_card
+    from grpo_math.runs.progress import stage
     from grpo_math.trainer.alarms import Alarms
     from grpo_math.trainer.callbacks import Evaluations
     from grpo_math.trainer.checkpoints import save_whole
@@ -151,7 +158,8 @@ def finish(
             return {}
 
         # Save the model with its card, and the results
-        save_whole(trainer, folder / "final", lambda final: write_card(recipe, final, results, environment))
+        with stage("saving the model"):
+            save_whole(trainer, folder / "final", lambda final: write_card(recipe, final, results, environment))
         write_results(folder, results, started)
     push(trainer, folder / "final")
     return results

@@ -13,6 +13,7 @@ from grpo_math.generation.vllm_engine import free_port, vllm_runs_here
 from grpo_math.generation.vllm_server import LOOPBACK
 from grpo_math.models import ModelSource, context_of, load_model
 from grpo_math.models.export import export
+from grpo_math.runs.progress import stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +39,9 @@ def engine_for(
     source = ModelSource.of(keys)
     window = window_for(source, *longest)
     if not uses_vllm(keys):
-        yield TransformersEngine(load_model(keys), tokenizer, batch_size)
+        with stage("loading the model"):
+            local = TransformersEngine(load_model(keys), tokenizer, batch_size)
+        yield local
         return
     arguments, port = engine_arguments(keys, engine), free_port()
     url = f"http://{LOOPBACK}:{port}"
@@ -51,7 +54,8 @@ def engine_for(
         copies = {"data_parallel_size": copies_of(keys), "generation_config": "vllm"}
         words = vllm_server.words_of(source, common | copies | arguments)
         timeout = vllm_server.start_up(keys)
-        server = vllm_server.start_server(words, {"VLLM_HOST_IP": LOOPBACK}, url, log, timeout)
+        with stage("starting vLLM"):
+            server = vllm_server.start_server(words, {"VLLM_HOST_IP": LOOPBACK}, url, log, timeout)
         try:
             yield ServerEngine(url, tokenizer)
         finally:

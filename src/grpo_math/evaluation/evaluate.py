@@ -40,6 +40,7 @@ from grpo_math.runs.folder import (
     write_json,
     write_rows,
 )
+from grpo_math.runs.logs import begin_logging, log_to
 
 OF_EVAL = ("split", "max_samples", "samples", "temperature", "top_p", "k", "batch_size", "max_completion_length")
 SHORT = {"model": "model_name_or_path", "dataset": "eval.datasets"} | {name: f"eval.{name}" for name in OF_EVAL}
@@ -140,6 +141,7 @@ def run_evaluation(recipe: Recipe, out: str | None) -> tuple[Path, dict]:
         raise UserError("evaluate runs in one process: start it by itself, vLLM uses all visible GPUs")
     configure(recipe.grading)
     quiet_progress_bars()
+    begin_logging()
     keys, spec, template, length = recipe.keys, recipe.eval, recipe.template, recipe.eval_completion_length
     tools = load_tools(recipe.tools, recipe.environment, keys.get("max_tool_calling_iterations"))
     if not tools and trained_with_tools(keys["model_name_or_path"]):
@@ -156,6 +158,7 @@ def run_evaluation(recipe: Recipe, out: str | None) -> tuple[Path, dict]:
     print(f"{settings['model']}, {settings['engine']}, {setup.sampling}: {folder}", flush=True)
     for line in scoring.left_out():
         print(line, file=sys.stderr)
+    log_to(folder / "evaluation.log")
     with only_one(folder, "--out"):
         try:
             rows, seconds = generate(recipe, benchmarks, setup, folder)

@@ -16,6 +16,7 @@ from grpo_math.generation import Completion, Engine, Sampling, converse
 from grpo_math.grading import grade_batch, well_formed
 from grpo_math.models import Tools
 from grpo_math.recipe.parts import EvalSpec
+from grpo_math.runs.progress import Bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -117,13 +118,13 @@ def rows_of(benchmark: Benchmark, place: int, completions: list[Completion], ope
 
 
 def solve_together(
-    engine: Engine, benchmark: Benchmark, setup: Setup, engine_size: int, stopped: Callable[[], bool]
+    engine: Engine, benchmark: Benchmark, setup: Setup, engine_size: int, stopped: Callable[[], bool], name: str
 ) -> tuple[list[dict], float]:
     """The graded rows of a benchmark that all processes solve together, on every process, and the seconds it took.
 
     Each process takes a share; the `engine_size` processes of one tensor-parallel engine take the same. All shares are
     equally large (a problem may be solved twice): a sharded model generates on all processes or on none. After each
-    batch all ask `stopped`, and end early together.
+    batch all ask `stopped`, and end early together. `name` is that of the progress.
     """
     from accelerate import PartialState
     from accelerate.utils import gather_object
@@ -133,10 +134,12 @@ def solve_together(
     first = state.process_index // engine_size
     mine = [(first + turn * engines) % count for turn in range(math.ceil(count / engines))]
     rows = []
-    for solved in solve(engine, benchmark, setup, mine):
-        rows += solved
-        if stopped():
-            break
+    with Bar(name, len(mine), "problems") as bar:
+        for solved in solve(engine, benchmark, setup, mine):
+            rows += solved
+            bar.update(len(rows) // setup.sampling.samples)
+            if stopped():
+                break
     gathered = {(row["problem"], row["sample"]): row for row in gather_object(grade_rows(rows, setup.template))}
     return [gathered[place] for place in sorted(gathered)], time.perf_counter() - start
 

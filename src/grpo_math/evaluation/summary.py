@@ -44,7 +44,7 @@ class Evaluation:
     def __str__(self) -> str:
         accuracy = self.figures["accuracy"]
         samples = "" if self.samples == 1 else f", {self.samples} samples each"
-        reward = f"reward {self.figures['reward']}, " if "reward" in self.figures else ""
+        reward = f"reward {self.figures['reward'].value:.3f}, " if "reward" in self.figures else ""
         return (
             f"accuracy {accuracy.value:.3f} (95 % interval {accuracy.low:.3f}-{accuracy.high:.3f}), "
             f"{reward}format {self.figures['format_accuracy'].value:.3f}, "

@@ -5,34 +5,22 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from grpo_math.evaluation.summary import TOGETHER, Evaluation
+from grpo_math.runs.progress import Bar
 
-EVERY = 10  # seconds between two lines of progress where there is no terminal
 WIDE = 10_000  # characters: nothing is wrapped where there is no terminal
 
 
 def tracked(solved: Iterator[list[dict]], title: str, count: int, done: int, samples: int) -> Iterator[list[dict]]:
-    """Pass the rows of solved problems on, with a bar on a terminal and now and then a line elsewhere.
-
-    gsm8k test: 120 of 200 problems, 3.4 per second
-    """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    started = reported = time.monotonic()
-    terminal = sys.stdout.isatty()
-    with Progress(*columns, disable=not terminal, transient=True) as bar:
-        task, new = bar.add_task(title, total=count, completed=done), 0
+    """Pass the rows of solved problems on, and show the progress."""
+    started, new = time.monotonic(), 0
+    with Bar(title, count, "problems", done) as bar:
         for rows in solved:
             yield rows
             new += len(rows) // samples
-            bar.update(task, completed=done + new)
-            now = time.monotonic()
-            if not terminal and now > reported + EVERY:
-                reported = now
-                pace = new / (now - started)
-                print(f"{title}: {done + new:,} of {count:,} problems, {pace:.3g} per second", flush=True)
+            bar.update(done + new)
     print(f"{title}: {count:,} problems in {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -127,7 +127,9 @@ def colocated_engine(arguments: dict, seed: int) -> Iterator[None]:
     def start(**by_trl):
         fix = "training.log has the whole story; vllm_engine_kwargs, vllm_gpu_memory_utilization are yours to change"
         with one_line("use_vllm: vLLM did not start", fix, (Exception,)):
-            return plain(**by_trl | arguments | {"seed": (1_000 * seed + by_trl["seed"]) % 2**32})
+            return plain(
+                **by_trl | {"use_tqdm_on_load": False} | arguments | {"seed": (1_000 * seed + by_trl["seed"]) % 2**32}
+            )
 
     vllm_generation.LLM = start
     try:

@@ -136,7 +136,8 @@ def check_port(port: int, key: str) -> None:
 def start_server(words: list[str], environment: dict[str, str], url: str, log: Path, timeout: float) -> Popen:
     """A `vllm serve` process that answers. Raises UserError, with the end of its log, where it never does."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    server = start([*PROGRAM, *words], os.environ | environment | ready_by(timeout), log)
+    logging = {"VLLM_CONFIGURE_LOGGING": "1"}  # to its log; in this process runs.logs has turned it off
+    server = start([*PROGRAM, *words], os.environ | environment | ready_by(timeout) | logging, log)
     started = time.monotonic()
     try:
         wait_until_healthy(url, timeout, server)

@@ -28,6 +28,7 @@ from grpo_math.report.report import as_text
 from grpo_math.report.sweep import summarise, write_sweep
 from grpo_math.runs.checkpoints import differences
 from grpo_math.runs.folder import next_step, only_one, replace
+from grpo_math.runs.progress import Bar, clock
 from grpo_math.trainer.config import check_machine
 
 OWN = {  # keys that a sweep sets itself
@@ -257,22 +258,25 @@ def run_all(missing: list[Trial], layout: str | None, shares: list[list[str] | N
     running: dict[Trial, tuple[subprocess.Popen, int, list[str] | None]] = {}
     environment = threads_of_each(len(shares)) if len(shares) > 1 else {}
     try:
-        while waiting or running:
-            while waiting and free:
-                trial, gpus = waiting.pop(0), free.pop(0)
-                begun = trial.log.stat().st_size if trial.log.exists() else 0
-                running[trial] = trial.start(layout, gpus, environment), begun, gpus
-                print(f"{trial}: started" + (f" on GPU {', '.join(gpus)}" if gpus else ""), flush=True)
-            time.sleep(POLL)
-            for trial, (process, begun, gpus) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[trial]
-                free.append(gpus)
-                if not trial.finished:
-                    failed[trial] = trial.failure(process.returncode, begun)
-                ended = f"failed, {failed[trial]}" if trial in failed else outcome(trial)
-                print(f"{trial}: {ended} (runs left: {len(waiting) + len(running)})", flush=True)
+        with Bar("sweep", len(missing)) as bar:
+            while waiting or running:
+                while waiting and free:
+                    trial, gpus = waiting.pop(0), free.pop(0)
+                    begun = trial.log.stat().st_size if trial.log.exists() else 0
+                    running[trial] = trial.start(layout, gpus, environment), begun, gpus
+                    print(f"{trial}: started" + (f" on GPU {', '.join(gpus)}" if gpus else ""), flush=True)
+                time.sleep(POLL)
+                for trial, (process, begun, gpus) in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[trial]
+                    free.append(gpus)
+                    if not trial.finished:
+                        failed[trial] = trial.failure(process.returncode, begun)
+                    ended = f"failed, {failed[trial]}" if trial in failed else outcome(trial)
+                    left = len(waiting) + len(running)
+                    bar.update(len(missing) - left)
+                    print(f"{trial}: {ended} (runs left: {left}, {clock(bar.left or 0)})", flush=True)
     except Stopped:
         print("stopping: the steps are finished and saved first (a second signal stops at once)", flush=True)
         for process, _, _ in running.values():

@@ -160,7 +160,9 @@ def curve(run: Run, name: str, metric: str, color: str) -> Curve:
 def plotly_figure(panel: Panel, runs: list[Run], last_step: int) -> dict:
     """Data and layout; the page adds the colours of its theme."""
     lines, labels = alarm_marks(runs)
-    legend = len(panel.curves) + len(panel.dots) > 1 if len(runs) == 1 else len(runs) <= MAIN  # else only above all charts
+    legend = (
+        len(panel.curves) + len(panel.dots) > 1 if len(runs) == 1 else len(runs) <= MAIN
+    )  # else only above all charts
     layout = {
         "xaxis": {
             "range": [-0.02 * last_step, 1.02 * last_step],

@@ -96,7 +96,12 @@ def commands(run: Run) -> Iterator[tuple[str, str]]:
         yield "Started by", shlex.join(words)
     if run.state != "finished":
         if "--config" not in words:  # quickstart, or the Python API
-            words = ["grpo-math", "sft" if "sft" in run.recipe else "train", "--config", str(run.folder / "recipe.yaml")]
+            words = [
+                "grpo-math",
+                "sft" if "sft" in run.recipe else "train",
+                "--config",
+                str(run.folder / "recipe.yaml"),
+            ]
         yield "Resume with", shlex.join([*words, "--resume_from_checkpoint", "auto"])
 
 

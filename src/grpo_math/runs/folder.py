@@ -62,60 +62,19 @@ def write_facts(folder: Path, recipe: str, dataset_fingerprint: str, checkpoint:
 def at_work(folder: Path) -> Iterator[None]:
     """Make the folder, log to its training.log, and keep other trainings out until the end. The traceback of an error
     is in the log."""
-    with log_to(folder), only_one(folder, "output_dir") if is_main_process() else contextlib.nullcontext():
-        try:
-            yield
-        except Exception as error:
-            what = "a mistake" if isinstance(error, UserError) else "an error"
-            logging.getLogger("grpo_math").debug("stopped by %s", what, exc_info=True)
-            raise
+    from grpo_math.runs.logs import end_logging, log_to
 
-
-class Console(logging.Handler):
-    """Prints to what sys.stdout is at the moment, so that a live line on the terminal stays below."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            print(self.format(record), file=sys.stdout, flush=True)
-        except Exception:
-            self.handleError(record)
-
-
-def log_to(folder: Path) -> contextlib.ExitStack:
-    """Make the folder and send all logs to its training.log; the console gets plain messages of ours. The end of the
-    returned context undoes this: a notebook starts several runs in one process.
-
-    Only the first process does; the others print warnings on the console.
-    """
     quiet_progress_bars()
-    main_process = is_main_process()
+    log_to(folder / "training.log")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / "training.log", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"output_dir: cannot write to {folder} ({error.strerror}): give another --output_dir") from None
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    ours, undo = logging.getLogger("grpo_math"), contextlib.ExitStack()
-    undo.callback(setattr, logging, "raiseExceptions", logging.raiseExceptions)
-    undo.callback(setattr, ours, "propagate", ours.propagate)
-    undo.callback(ours.setLevel, ours.level)
-
-    @undo.callback
-    def close() -> None:
-        with contextlib.suppress(OSError):  # of a full disk
-            file.close()
-
-    logging.raiseExceptions = False  # a full disk is reported once, by what has to be written
-    ours.propagate = False
-    ours.setLevel(logging.DEBUG)
-    handlers: list[tuple[str, logging.Handler]] = [
-        ("grpo_math", Console(logging.INFO if main_process else logging.WARNING))
-    ]
-    handlers += [(name, file) for name in ("grpo_math", "transformers", "trl", "accelerate") if main_process]
-    for name, handler in handlers:
-        logging.getLogger(name).addHandler(handler)
-        undo.callback(logging.getLogger(name).removeHandler, handler)
-    return undo
+        with only_one(folder, "output_dir") if is_main_process() else contextlib.nullcontext():
+            yield
+    except Exception as error:
+        what = "a mistake" if isinstance(error, UserError) else "an error"
+        logging.getLogger("grpo_math").debug("stopped by %s", what, exc_info=True)
+        raise
+    finally:
+        end_logging()  # a notebook starts several runs in one process
 
 
 def quiet_progress_bars() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
+from textwrap import fill
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -34,6 +35,7 @@ from grpo_math.runs.folder import (
     write_rows,
     write_table,
 )
+from grpo_math.runs.progress import WIDTH
 from grpo_math.trainer.checkpoints import Abandoned, save_whole, unfinished
 from grpo_math.trainer.progress import is_step
 from grpo_math.trainer.trainer import Trainer as OurGRPOTrainer
@@ -134,7 +136,7 @@ class Evaluations(TrainerCallback):
         self.best: dict | None = None
         self.made: list[dict] = []  # the row that counts of each evaluation, in order
         self.ended = ""  # why, where the training ended before the steps of the recipe
-        self.seconds = 0.0  # spent evaluating by this process; a resumed run did not spend those before it
+        self.seconds, self.count = 0.0, 0  # of this process; a resumed run did not spend those before it
 
     def on_train_begin(self, args, state, control, model=None, **_):
         known: list[Any] = [None, None, []]
@@ -201,7 +203,8 @@ class Evaluations(TrainerCallback):
         seconds: dict[str, float] = {}
         with training_engine(self.trainer, model, tokenizer, spec.batch_size) as engine:
             for benchmark in self.benchmarks:
-                solved, seconds[benchmark.title] = solve_together(engine, benchmark, setup, size, self.stopped)
+                name, title = f"{moment}: {benchmark.title}", benchmark.title
+                solved, seconds[title] = solve_together(engine, benchmark, setup, size, self.stopped, name)
                 rows += solved
         if self.stopped():
             raise Abandoned
@@ -220,7 +223,15 @@ class Evaluations(TrainerCallback):
             if state.is_world_process_zero:
                 logger.info("best so far, in best/: step %d", counts["step"])
         self.seconds += time.perf_counter() - started
+        self.count += 1
         return counts
+
+    def ahead(self, state: TrainerState) -> float:
+        """The seconds that the evaluations to come will take, by those that this process has made."""
+        step, last = state.global_step, state.max_steps - self.spec.before_after  # on_train_end's comes behind it
+        every = self.spec.every or state.max_steps + 1
+        count = last // every - min(step, last) // every + self.spec.before_after
+        return count * self.seconds / max(1, self.count) if self.benchmarks else 0.0
 
     def found(self) -> dict[str, Any]:
         """The evaluations there are, and why they ended the training, for results.json."""
@@ -233,7 +244,8 @@ class Evaluations(TrainerCallback):
         write_table(rows, completions / f"eval-{found[0].step:06d}.parquet")
         append_rows([evaluation.flat() for evaluation in found], self.file)
         for evaluation in found:
-            logger.info("%s: %s", moment, evaluation)
+            line = f"{moment}: {evaluation}"
+            logger.info("%s", line, extra={"console": fill(line, WIDTH, subsequent_indent="  ")})
 
 
 def why_end(spec: EvalSpec, made: list[dict]) -> str:

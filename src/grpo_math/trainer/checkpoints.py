@@ -1,5 +1,6 @@
 """When a training saves its checkpoints, that they are complete, and what transformers leaves out when it resumes."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -17,6 +18,10 @@ from grpo_math.models import copy_processor
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.runs import checkpoints
 
+PARENT = os.getppid()
+
+logger = logging.getLogger(__name__)
+
 
 def unfinished(state: TrainerState) -> bool:
     """Whether the training was stopped before its last step."""
@@ -25,7 +30,7 @@ def unfinished(state: TrainerState) -> bool:
 
 class StopOnSignal(TrainerCallback):
     """As a context: SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 and SIGUSR2 have the training save a checkpoint and stop; a second
-    one stops it at once.
+    one stops it at once. The end of `accelerate launch`, which may leave its processes behind, is such a signal too.
 
     All processes agree, whichever of them was told: it is enough that one was. Comes before `SaveWhole`, which decides
     when the checkpoint is saved.
@@ -51,6 +56,9 @@ class StopOnSignal(TrainerCallback):
 
     def agreed(self, device: torch.device) -> bool:
         """Whether any process was told; all ask together."""
+        if not self.wanted and "ACCELERATE_MIXED_PRECISION" in os.environ and os.getppid() != PARENT:
+            self.wanted = True
+            logger.info("stopping: accelerate launch has ended; the step is finished and saved first")
         self.told = bool(reduce(torch.tensor(float(self.wanted), device=device)))
         return self.told
 

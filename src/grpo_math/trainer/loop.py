@@ -71,7 +71,13 @@ def run(
     logging.getLogger("transformers.trainer").addFilter(not_of_a_tied_head)
     refused = one_line(f"resume_from_checkpoint: {checkpoint}", "resume from another", (UnpicklingError,))
     started = time.perf_counter()
-    with StopOnSignal() as stop, Progress(alarms) as progress, failed_batch(folder), refused, suppress(Abandoned):
+    with (
+        StopOnSignal() as stop,
+        Progress(alarms, evaluations) as progress,
+        failed_batch(folder),
+        refused,
+        suppress(Abandoned),
+    ):
         if isinstance(trainer, OurGRPOTrainer):
             trainer.add_callback(CompletionLogs(trainer, stride, every))
         saving = SaveWhole(trainer, stride, limit)
