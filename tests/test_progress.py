@@ -25,7 +25,7 @@ NUMBERS = "reward 0.5  accuracy 0.25  length 14"
 CASES = r"""
 import json, logging, os, sys, time, types, warnings
 from pathlib import Path
-from grpo_math.runs.logs import begin_logging, log_to
+from grpo_math.runs.logs import log_to, run_logging
 from grpo_math.runs.progress import Bar, stage
 from grpo_math.trainer.progress import Progress
 
@@ -44,7 +44,8 @@ for stream in streams:
 os.close(descriptor)
 sys.stdout.reconfigure(line_buffering=os.isatty(1))
 os.environ.update(environment)
-begin_logging()
+until_the_end = run_logging()
+until_the_end.__enter__()
 library = logging.getLogger("library")
 library.propagate = False
 library.addHandler(logging.StreamHandler())  # as transformers has

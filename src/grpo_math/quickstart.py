@@ -28,7 +28,7 @@ from grpo_math.errors import UserError, one_line
 from grpo_math.recipe.file import shipped
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.runs.folder import lines_of, next_step, write_json
-from grpo_math.runs.logs import begin_logging, end_logging, log_to
+from grpo_math.runs.logs import log_to, run_logging
 from grpo_math.runs.progress import Bar, stage
 
 if TYPE_CHECKING:
@@ -261,6 +261,7 @@ def make_room(folder: Path) -> None:
         mark.touch()
 
 
+@run_logging()
 def prepare(folder: str | Path, seed: int = 0, **overrides: Any) -> Recipe:
     """The quickstart's recipe for `train`, with its problems and its policy in this folder, the run's. They are made
     where they are missing, in about a minute; what an earlier call has made is used, whatever its seed. `overrides`
@@ -270,7 +271,6 @@ def prepare(folder: str | Path, seed: int = 0, **overrides: Any) -> Recipe:
     keys: dict[str, Any] = {"output_dir": folder, "seed": seed, "model_name_or_path": policy, "dataset.path": problems}
     recipe = load_recipe(shipped("recipes") / "quickstart.yaml", **keys | overrides)
     if not policy.exists():
-        begin_logging()
         log_to(folder / "training.log")
         write_problems(problems, seed)
         logger.info("training a 0.6M-parameter policy with SFT, the warm start")
@@ -279,7 +279,6 @@ def prepare(folder: str | Path, seed: int = 0, **overrides: Any) -> Recipe:
         begun = folder / "policy.begun"
         make_warm_policy(begun, recipe.template, seed)
         begun.rename(policy)
-        end_logging()
     return recipe
 
 

@@ -18,6 +18,7 @@ from grpo_math.grading import configure
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.runs.checkpoints import find_checkpoint, finished_results
 from grpo_math.runs.folder import at_work
+from grpo_math.runs.logs import run_logging
 from grpo_math.train import finish
 
 
@@ -28,6 +29,7 @@ def main(options: argparse.Namespace) -> None:
     train_and_report(options, "SFT", sft)
 
 
+@run_logging()
 def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     """Train a model on worked solutions, the warm start of a GRPO run, as `grpo-math sft` does.
 
@@ -52,10 +54,8 @@ def sft(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     configure(recipe.grading)
 
     # torch and TRL are imported from here on: the whole recipe is checked by now
-    from grpo_math.runs.logs import begin_logging
     from grpo_math.runs.progress import stage
 
-    begin_logging()
     with stage("loading PyTorch and TRL"):
         from grpo_math.checks import check_training
         from grpo_math.evaluation import load_benchmarks

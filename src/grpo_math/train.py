@@ -22,6 +22,7 @@ from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.rewards import Reward, build_rewards, data_columns, for_trl, graded_names
 from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
 from grpo_math.runs.folder import at_work, resume_command, write_results
+from grpo_math.runs.logs import run_logging
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def main(options: argparse.Namespace) -> None:
     train_and_report(options, "GRPO", train)
 
 
+@run_logging()
 def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     """Train a policy with GRPO, as `grpo-math train` does, and save it in the recipe's `output_dir`.
 
@@ -59,10 +61,8 @@ def train(recipe: Recipe | str | Path, **overrides: Any) -> dict:
     configure(recipe.grading)
 
     # torch and TRL are imported from here on: the whole recipe is checked by now
-    from grpo_math.runs.logs import begin_logging
     from grpo_math.runs.progress import stage
 
-    begin_logging()
     with stage("loading PyTorch and TRL"):
         from grpo_math.checks import check_training
         from grpo_math.evaluation import load_benchmarks

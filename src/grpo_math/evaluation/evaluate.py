@@ -40,7 +40,7 @@ from grpo_math.runs.folder import (
     write_json,
     write_rows,
 )
-from grpo_math.runs.logs import begin_logging, log_to
+from grpo_math.runs.logs import log_to, run_logging
 
 OF_EVAL = ("split", "max_samples", "samples", "temperature", "top_p", "k", "batch_size", "max_completion_length")
 SHORT = {"model": "model_name_or_path", "dataset": "eval.datasets"} | {name: f"eval.{name}" for name in OF_EVAL}
@@ -134,6 +134,7 @@ def print_next(folder: Path, settings: dict, options: argparse.Namespace) -> Non
         print(f"to compare another model, evaluate it on the same problems: grpo-math compare {folder} ITS_FOLDER")
 
 
+@run_logging()
 def run_evaluation(recipe: Recipe, out: str | None) -> tuple[Path, dict]:
     """Generate what is missing, grade everything, print and keep the figures; returns the folder and what its
     results.json holds."""
@@ -141,7 +142,6 @@ def run_evaluation(recipe: Recipe, out: str | None) -> tuple[Path, dict]:
         raise UserError("evaluate runs in one process: start it by itself, vLLM uses all visible GPUs")
     configure(recipe.grading)
     quiet_progress_bars()
-    begin_logging()
     keys, spec, template, length = recipe.keys, recipe.eval, recipe.template, recipe.eval_completion_length
     tools = load_tools(recipe.tools, recipe.environment, keys.get("max_tool_calling_iterations"))
     if not tools and trained_with_tools(keys["model_name_or_path"]):

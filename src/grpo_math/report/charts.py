@@ -243,7 +243,7 @@ def significant(values: list[float]) -> list[float]:
 
 
 def draw(shown: list[Panel], runs: list[Run], title: tuple[str, str], footer: str, out: Path) -> None:
-    """Write the first panels, two per row, as a slide of 16:9: OUT.png and OUT.svg. `title` is a line and a smaller one."""
+    """Write the first panels, two per row, as a slide of 16:9: OUT.png, OUT.svg. `title`: a line, a smaller one."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Drawing
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -62,7 +62,7 @@ def write_facts(folder: Path, recipe: str, dataset_fingerprint: str, checkpoint:
 def at_work(folder: Path) -> Iterator[None]:
     """Make the folder, log to its training.log, and keep other trainings out until the end. The traceback of an error
     is in the log."""
-    from grpo_math.runs.logs import end_logging, log_to
+    from grpo_math.runs.logs import log_to
 
     quiet_progress_bars()
     log_to(folder / "training.log")
@@ -73,8 +73,6 @@ def at_work(folder: Path) -> Iterator[None]:
         what = "a mistake" if isinstance(error, UserError) else "an error"
         logging.getLogger("grpo_math").debug("stopped by %s", what, exc_info=True)
         raise
-    finally:
-        end_logging()  # a notebook starts several runs in one process
 
 
 def quiet_progress_bars() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from logging.handlers import BufferingHandler
 from pathlib import Path
 
@@ -64,9 +65,10 @@ def loggers() -> tuple[logging.Logger, logging.Logger]:
     return logging.getLogger("grpo_math"), logging.getLogger()
 
 
-def begin_logging() -> None:
-    """Print our records, and keep all for `log_to`, until `end_logging`. Called before torch is imported."""
-    end_logging()  # of an earlier run in this process that did not come to its end
+@contextlib.contextmanager
+def run_logging() -> Iterator[None]:
+    """Print our records, and keep all for `log_to`. The end undoes this: a notebook starts several runs in one process.
+    Entered before torch is imported; also a decorator."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.raiseExceptions = False  # a full disk is reported once, by what has to be written
@@ -78,23 +80,21 @@ def begin_logging() -> None:
     ours.setLevel(logging.DEBUG)
     ours.propagate = False
     ours.addHandler(Console(logging.INFO if is_main_process() else logging.WARNING))
-
-
-def end_logging() -> None:
-    """Take our handlers away."""
-    waiting.flush()
-    for logger in loggers():
-        for handler in logger.handlers[:]:
-            if isinstance(handler, Console | LogFile | type(waiting)):
-                logger.removeHandler(handler)
-            if isinstance(handler, LogFile):
-                with contextlib.suppress(OSError):  # of a full disk
-                    handler.close()
-    ours, _ = loggers()
-    ours.setLevel(logging.NOTSET)
-    ours.propagate = True
-    logging.captureWarnings(False)
-    logging.raiseExceptions = True
+    try:
+        yield
+    finally:
+        waiting.flush()
+        for logger in loggers():
+            for handler in logger.handlers[:]:
+                if isinstance(handler, Console | LogFile | BufferingHandler):
+                    logger.removeHandler(handler)
+                if isinstance(handler, LogFile):
+                    with contextlib.suppress(OSError):  # of a full disk
+                        handler.close()
+        ours.setLevel(logging.NOTSET)
+        ours.propagate = True
+        logging.captureWarnings(False)
+        logging.raiseExceptions = True
 
 
 def log_to(path: Path) -> None:
