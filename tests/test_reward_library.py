@@ -6,8 +6,7 @@ import pytest
 from test_rewards import score
 
 from grpo_math.data.prompts import TEMPLATES
-from grpo_math.rewards.heuristic import likeness
-from grpo_math.rewards.library import REWARDS
+from grpo_math.rewards.library import REWARDS, likeness
 from grpo_math.rewards.reward import settings
 
 GOOD = "3*4=12\n12-8=4\nSo the answer is \\boxed{4}."
@@ -86,7 +85,7 @@ def test_the_heuristic_weighs_and_logs_its_parts_and_prefers_the_worked_solution
     ],
 )  # fmt: skip
 def test_what_counts_as_a_formula(text, formulas):
-    from grpo_math.rewards.heuristic import features
+    from grpo_math.rewards.library import features
 
     assert features(text)[1] == formulas
 

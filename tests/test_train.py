@@ -15,7 +15,7 @@ from grpo_math.check import check
 from grpo_math.data import DatasetSpec, load_problems
 from grpo_math.errors import UserError
 from grpo_math.recipe.recipe import load_recipe
-from grpo_math.rewards.heuristic import heuristic
+from grpo_math.rewards.library import heuristic
 from grpo_math.runs.checkpoints import find_checkpoint
 from grpo_math.runs.folder import read_table
 from grpo_math.train import train
