@@ -20,6 +20,7 @@ from grpo_math.quickstart import (
     arithmetic_facts,
     make_problem,
     make_room,
+    prepare,
     write_problems,
 )
 
@@ -74,6 +75,17 @@ def test_only_an_earlier_quickstart_is_replaced(tmp_path):
     (tmp_path / "new" / "old").touch()
     make_room(tmp_path / "new")
     assert not (tmp_path / "new" / "old").exists()
+
+
+def test_its_recipe_uses_what_the_folder_has_and_is_checked_first(tmp_path):
+    with pytest.raises(UserError, match="learning_rat: unknown key"):
+        prepare(tmp_path, learning_rat=1)
+    assert not (tmp_path / "policy").exists()
+    (tmp_path / "policy").mkdir()
+    recipe = prepare(tmp_path, seed=3, max_steps=2)
+    assert recipe.output_dir == tmp_path
+    assert (recipe.trainer["seed"], recipe.trainer["max_steps"]) == (3, 2)
+    assert recipe.datasets[0].path == str(tmp_path / "arithmetic")
 
 
 @pytest.mark.slow

@@ -265,14 +265,15 @@ def make_room(folder: Path) -> None:
 def prepare(folder: str | Path, seed: int = 0, **overrides: Any) -> Recipe:
     """The quickstart's recipe for `train`, with its problems and its policy in this folder, the run's. They are made
     where they are missing, in about a minute; what an earlier call has made is used, whatever its seed. `overrides`
-    replace keys of the recipe. Raises UserError for mistakes in them, before anything is made."""
+    replace keys of the recipe. Raises UserError for mistakes in them, before the policy is made."""
     folder = Path(folder)
     policy, problems = folder / "policy", folder / "arithmetic"
     keys: dict[str, Any] = {"output_dir": folder, "seed": seed, "model_name_or_path": policy, "dataset.path": problems}
-    recipe = load_recipe(shipped("recipes") / "quickstart.yaml", **keys | overrides)
-    if not policy.exists():
-        log_to(folder / "training.log")
+    if missing := not policy.exists():
         write_problems(problems, seed)
+    recipe = load_recipe(shipped("recipes") / "quickstart.yaml", **keys | overrides)
+    if missing:
+        log_to(folder / "training.log")
         logger.info("training a 0.6M-parameter policy with SFT, the warm start")
         with stage("loading PyTorch and transformers"):
             from transformers import Trainer  # noqa: F401
