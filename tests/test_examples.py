@@ -44,7 +44,7 @@ def test_the_reward_counts_right_and_wrong_equations(text, score):
 
 
 def test_no_held_out_problem_is_trained_on():
-    fields = {"question": "text", "answer": "result"}
+    fields = {"question": "text", "answer": "result", "worked": "steps"}
     for sets in (
         [
             DatasetSpec(name="json", path=str(EXAMPLES / f"{part}.jsonl"), params={"fields": fields})
