@@ -169,7 +169,7 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ),
         ("--dataset gsm8k=DATA --split nowhere", "nowhere"),
         ("--dataset json=BLANK", "nothing is left to train or test on"),
-        ("--dataset", "--dataset/--datasets: expected one argument"),
+        ("--suite", "--suite: expected one argument"),
         ("--dataset none.yaml", "none.yaml: no such list"),
         ("", "eval.datasets: missing: say which problems to evaluate on"),
         ("--watch POLICY", "is no run but a model"),

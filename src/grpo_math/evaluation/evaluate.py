@@ -119,8 +119,10 @@ def print_next(folder: Path, settings: dict, options: argparse.Namespace) -> Non
     evaluate the model that a run began with, or say how to get another one."""
     same = [
         file
-        for file in folder.parent.glob("*/results.json")
-        if file.parent != folder and json.loads(file.read_text())["settings"]["datasets"] == settings["datasets"]
+        for file in folder.parent.glob("*/settings.json")
+        if file.parent != folder
+        and (file.parent / "results.json").exists()
+        and json.loads(file.read_text(encoding="utf-8"))["datasets"] == settings["datasets"]
     ]
     began = recipe_of(Path(settings["model"])).get("model_name_or_path")
     if same:
