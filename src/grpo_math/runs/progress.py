@@ -72,7 +72,7 @@ class Bar:
             name = TextColumn(
                 "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
             )
-            columns = name, BarColumn(bar_width=None), TaskProgressColumn(), Times()
+            columns = name, BarColumn(bar_width=None), TaskProgressColumn(), Times(Column(min_width=29))
             if not boards:
                 stderr = sys.stderr.isatty()
                 boards.append(
