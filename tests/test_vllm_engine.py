@@ -139,7 +139,8 @@ def test_the_seed_reaches_the_engine_beside_the_processs_place(monkeypatch):
 
     monkeypatch.setattr(vllm_generation, "LLM", lambda **arguments: arguments, raising=False)
     with vllm_engine.colocated_engine({"dtype": "float32"}, seed=42):
-        assert vllm_generation.LLM(model="m", seed=1) == {"model": "m", "dtype": "float32", "seed": 42_001}
+        given = {"model": "m", "dtype": "float32", "seed": 42_001, "use_tqdm_on_load": False}
+        assert vllm_generation.LLM(model="m", seed=1) == given
     assert vllm_generation.LLM(seed=1) == {"seed": 1}
 
 

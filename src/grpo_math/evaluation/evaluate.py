@@ -1,6 +1,6 @@
 """The accuracy of a model on held-out problems, with 95 % intervals over the problems.
 
-The output folder has results.json and completions.jsonl, which `grpo-math compare` reads.
+The output folder has results.json and completions.jsonl, which `grpo-math compare` reads, and evaluation.log.
 """
 
 import argparse

@@ -49,11 +49,12 @@ class LibraryConsole(Console):
 
 
 class LogFile(logging.FileHandler):
-    """The log of a run, to which all its processes write."""
+    """The log of a run: all records of its first process, warnings and errors of the others."""
 
     def __init__(self, path: Path):
         super().__init__(path, encoding="utf-8")
         rank = "" if is_main_process() else f" rank {os.environ['RANK']}"
+        self.setLevel(logging.WARNING if rank else logging.NOTSET)
         self.setFormatter(logging.Formatter(f"%(asctime)s{rank} %(levelname)s %(name)s: %(message)s"))
 
 
@@ -118,5 +119,6 @@ def log_to(path: Path) -> None:
             logger.addHandler(one)
     for record in waiting.buffer:
         for one in [file] if record.name.startswith("grpo_math") else handlers:
-            one.handle(record)
+            if record.levelno >= one.level:
+                one.handle(record)
     waiting.flush()

@@ -72,12 +72,10 @@ class Bar:
             name = TextColumn(
                 "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
             )
-            columns = name, BarColumn(bar_width=None), TaskProgressColumn(), Times()
+            columns = name, BarColumn(bar_width=12), TaskProgressColumn(), Times()
             if not boards:
                 stderr = sys.stderr.isatty()
-                boards.append(
-                    Board(*columns, console=Terminal(), refresh_per_second=2, redirect_stderr=stderr, expand=True)
-                )
+                boards.append(Board(*columns, console=Terminal(), refresh_per_second=2, redirect_stderr=stderr))
                 boards[0].start()
             self.board = boards[0]
             self.task = self.board.add_task(self.name, total=self.total, completed=self.done, end=None, note=None)
