@@ -241,7 +241,8 @@ def significant(values: list[float]) -> list[float]:
 
 
 def draw(shown: list[Panel], runs: list[Run], title: tuple[str, str], footer: str, out: Path) -> None:
-    """Write the first panels, two per row, as a slide of 16:9: OUT.png and OUT.svg. `title` is a line and a smaller one."""
+    """Write the first panels, two per row, as a slide of 16:9: OUT.png and OUT.svg. `title` is a line and a smaller one;
+    longer ones have smaller letters, so that they fit."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Drawing
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -251,9 +252,9 @@ def draw(shown: list[Panel], runs: list[Run], title: tuple[str, str], footer: st
     with rc_context({"font.size": 13, "svg.hashsalt": "", "text.parse_math": False}):
         figure = Drawing(figsize=(12.8, 7.2), layout=ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.08))
         heading, body, foot = figure.subfigures(3, 1, height_ratios=(1.1, 5.7, 0.4))
-        large, small = (textwrap.shorten(line, 110, placeholder=" …") for line in title)
-        heading.text(0.015, 0.9, large, size=fitting(large, 24), weight="bold", va="top")
-        heading.text(0.015, 0.2, small, size=fitting(small, 15), color="#50565f")
+        large, small = (textwrap.shorten(line, 140, placeholder=" …") for line in title)
+        heading.text(0.015, 0.9, large, size=min(24, 1_350 / len(large)), weight="bold", va="top")
+        heading.text(0.015, 0.2, small, size=min(15, 1_900 / len(small)), color="#50565f")
         foot.text(0.015, 0.4, textwrap.shorten(footer, 150, placeholder=" …"), size=11, color="#50565f")
         for axes, panel in zip(body.subplots(rows, 2, squeeze=False).flat, shown, strict=False):
             draw_panel(axes, panel, "held-out" if len(runs) == 1 else "")
@@ -266,11 +267,6 @@ def draw(shown: list[Panel], runs: list[Run], title: tuple[str, str], footer: st
             axes.set_axis_off()
         figure.savefig(out.with_suffix(".png"), dpi=125)
         figure.savefig(out.with_suffix(".svg"), metadata={"Date": None})
-
-
-def fitting(text: str, size: float) -> float:
-    """The font size at which a bold line is not wider than the slide."""
-    return min(size, 1_450 / max(1, len(text)))
 
 
 def draw_panel(axes: "Axes", panel: Panel, evaluation: str) -> None:

@@ -84,8 +84,8 @@ function written(text) {
   const nodes = [];
   let end = 0;
   for (const found of text.matchAll(FORMULA)) {
-    const { bracket, round, display, dollar, whole } = found.groups;
-    const math = formula(bracket ?? round ?? display ?? dollar ?? whole, (bracket ?? display) !== undefined);
+    const { bracket, round, display, dollar, whole, name } = found.groups;
+    const math = formula(bracket ?? round ?? display ?? dollar ?? whole, (bracket ?? display ?? name) !== undefined);
     if (!math) continue;
     nodes.push(text.slice(end, found.index), math);
     end = found.index + found[0].length;
