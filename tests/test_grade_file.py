@@ -47,12 +47,12 @@ def test_a_file_keeps_its_rows_and_their_order(tmp_path, capsys):
         (["in.jsonl", "--gold", "1", "--completion", "2"], "give either FILE.jsonl"),
         (["nowhere.jsonl"], "No such file"),
         (["--style", "box", "--gold", "1", "--completion", "2"], "invalid choice: 'box'"),
-        (["in.jsonl", "--timeout", "0"], "--timeout: want at least 0.1 seconds, got 0"),
-        (["in.jsonl", "--workers", "0"], "--workers: want a whole number of 1 or more, got '0'"),
+        (["in.jsonl", "--timeout", "0"], "--timeout: expected at least 0.1 seconds, got 0"),
+        (["in.jsonl", "--workers", "0"], "--workers: expected an integer of at least 1, got '0'"),
         (["latin.jsonl"], "not UTF-8 text"),
         (["in.jsonl", "--out", "in.jsonl"], "is the file to be graded: name another"),
         (["in.jsonl", "--out", "."], "--out: . is no file: name another"),
-        (["in.jsonl", "--timeout", "inf"], "--timeout: want at least 0.1 seconds, got inf"),
+        (["in.jsonl", "--timeout", "inf"], "--timeout: expected at least 0.1 seconds, got inf"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, message):

@@ -181,12 +181,12 @@ def test_sft_is_launched_the_same_way(plan):
         ("--layout single_gpu --nodes 2", "0,1", {}, "--nodes: the layout single_gpu is for one process"),
         ("--layout multi_node --nodes 2 --vllm_mode server", "0,1", {}, "--nodes: start the server with grpo-math serve"),
         ("--layout multi_node --nodes 2 --main_process_ip h --node_rank 2", "0,1", {}, "--node_rank: 2 of 2 machines: the ranks are 0 to 1"),
-        ("--layout multi_node --nodes 0", "0,1", {}, "--nodes: want a whole number of 1 or more, got '0'"),
+        ("--layout multi_node --nodes 0", "0,1", {}, "--nodes: expected an integer of at least 1, got '0'"),
         ("--layout dual_gpu", "0,1,2,3,4", {"vllm_tensor_parallel_size": 3}, "vllm_tensor_parallel_size: 3 does not divide the 4 attention heads of"),
         ("--layout dual_gpu", "0,1", {"vllm_max_model_length": 20}, "vllm_max_model_length: 20 is too small for the longest prompt ("),
         ("--layout nowhere", "0,1", {}, "--layout: no layout nowhere: use one of cpu, dual_gpu, dual_gpu_eval, fsdp2, multi_gpu, multi_node, single_gpu, zero2, zero3"),
         ("--layout single_gpu --num_processes 2", "0,1", {}, "--num_processes: the layout single_gpu is for one process"),
-        ("--layout multi_gpu --num_processes two", "0,1", {}, "--num_processes: want a whole number of 1 or more, got 'two'"),
+        ("--layout multi_gpu --num_processes two", "0,1", {}, "--num_processes: expected an integer of at least 1, got 'two'"),
         ("--layout multi_node --nodes 2", "0,1", {}, "--nodes: give --main_process_ip too"),
         ("--layout multi_gpu", "0,8", {}, "CUDA_VISIBLE_DEVICES: 0,8: there is no GPU 8 here: see nvidia-smi -L"),
         ("--layout dual_gpu", "GPU-a,GPU-z", {}, "CUDA_VISIBLE_DEVICES: GPU-a,GPU-z: there is no GPU GPU-z here"),
@@ -194,7 +194,7 @@ def test_sft_is_launched_the_same_way(plan):
         ("--layout single_gpu", "all", {}, "CUDA_VISIBLE_DEVICES: all: there is no GPU all here"),
         ("--layout single_gpu", "gpu0", {}, "CUDA_VISIBLE_DEVICES: gpu0: there is no GPU gpu0 here"),
         ("--layout single_gpu", "0;1", {}, "CUDA_VISIBLE_DEVICES: 0;1: there is no GPU 0;1 here"),
-        ("--layout multi_gpu", "0,1,2", {"prompts_per_step": 4}, "8 completions cannot be shared evenly by 3 processes: give a multiple of 3 prompts"),
+        ("--layout multi_gpu", "0,1,2", {"prompts_per_step": 4}, "8 completions cannot be divided evenly among 3 processes: give a multiple of 3 prompts"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_told_before_anything_starts(plan, words, gpus, changes, message):

@@ -76,4 +76,4 @@ def test_a_hint_where_there_are_none_and_a_line_for_a_mistake(tmp_path):
     done = runs("elsewhere", cwd=tmp_path)
     assert done.stderr == "error: elsewhere: no such folder: name one with runs in it\n"
     assert done.returncode == 2
-    assert runs("a", "b", cwd=tmp_path).stderr == "error: grpo-math runs: b: no argument of this verb\n"
+    assert runs("a", "b", cwd=tmp_path).stderr == "error: grpo-math runs: b: unknown argument\n"

@@ -128,11 +128,11 @@ BROKEN_DATA = [  # the dataset's further keys, its rows, the line
     ({"max_prompt_tokens": 2}, GOOD, "dataset: rows train: 0 problems of 20 rows, dropped: 20 over 2 prompt tokens: nothing is left to train or test on"),
     ({"decontaminate": True}, GOOD, "dataset.decontaminate: there is no test set to compare with: name one, eval: {datasets: ...}"),
     ({"pass_rate": {"file": "HERE/none"}}, GOOD, "dataset.pass_rate.file: no file HERE/none: make it with grpo-math evaluate --config R --split train --samples 8 --temperature 1 --out FOLDER"),
-    ({"pass_rate": {"min": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.file: missing: want the folder of grpo-math evaluate --split train --samples 8"),
-    ({"pass_rate": {"file": "r", "min": 0.9, "max": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want 0 <= min <= max <= 1, got min 0.9 and max 0.1"),
-    ({"pass_rate": {"file": "r", "most": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.most: unknown key, the keys here are file, min, max, require"),
-    ({"pass_rate": 0.5}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want a mapping or null, got 0.5"),
-    ({}, GOOD[:1], "dataset: 1 problems, but one generation batch takes 2 (4 completions / num_generations 2): lower prompts_per_step (or per_device_train_batch_size, gradient_accumulation_steps), or give more problems"),
+    ({"pass_rate": {"min": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.file: missing, expected the folder of grpo-math evaluate --split train --samples 8"),
+    ({"pass_rate": {"file": "r", "min": 0.9, "max": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: expected 0 <= min <= max <= 1, got min 0.9 and max 0.1"),
+    ({"pass_rate": {"file": "r", "most": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.most: unknown key, use one of file, min, max, require"),
+    ({"pass_rate": 0.5}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: expected a mapping or null, got 0.5"),
+    ({}, GOOD[:1], "dataset: 1 problems, but one generation batch takes 2 (4 completions / num_generations 2): lower prompts_per_step (or per_device_train_batch_size, gradient_accumulation_steps), or add problems"),
     # golds
     ({}, [{"question": f"What is {n}+1?", "answer": f"{n}+1={n + 1}\n#### {n + 1}"} for n in range(4)], "rows train: 4 of 4 golds are solutions, not answers: rows 1 (0+1=1 #### 1), 2 (1+1=2 #### 2), 3 (2+1=3 #### 3): dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone"),
     ({}, [{"question": "half a \ud800 sign", "answer": "1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 with a malformed cell: nothing is left to train or test on"),
@@ -153,17 +153,17 @@ BROKEN_KEYS = [
     ({"sync_ref_model": True}, "sync_ref_model: TRL refuses it without a reference model (beta: 0): sync_ref_model: false"),
     ({"generation_kwargs": {"top_kk": 5}}, "generation_kwargs.top_kk: unknown key of transformers' GenerationConfig, did you mean generation_kwargs.top_k?"),
     ({"max_completion_length": 512}, "the longest prompt (73 tokens) and max_completion_length 512 are 585 tokens, the model has room for 256: max_completion_length: 183"),
-    ({"num_generations": 3}, "num_generations: 3 does not divide the 4 completions of a step (per_device_train_batch_size 4 x gradient_accumulation_steps 1 x processes 1): make it a divisor, or say prompts_per_step instead of these"),
+    ({"num_generations": 3}, "num_generations: 3 does not divide the 4 completions of a step (per_device_train_batch_size 4 x gradient_accumulation_steps 1 x processes 1): make it a divisor, or set prompts_per_step instead"),
     ({"model_name_or_path": "HERE/nowhere"}, "model_name_or_path: no model at 'HERE/nowhere': there is no such folder: give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"),
-    ({"loss_type": "grp"}, "HERE/recipe.yaml: loss_type: no 'grp': use one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo"),
-    ({"alarms": {"stop_on": ["nam"]}}, "HERE/recipe.yaml: alarms.stop_on: no 'nam': use one of nan, reward, zero_std, truncated, entropy, kl, importance, timeouts, length, spike, composition, diverged, tools"),
-    ({"alarms": {"steps": 0}}, "HERE/recipe.yaml: alarms.steps: want at least 1, got 0"),
-    ({"alarms": ["nan"]}, "HERE/recipe.yaml: alarms: want a mapping such as {stop_on: [nan]}, got ['nan']"),
-    ({"dtype": "float64"}, "HERE/recipe.yaml: dtype: no 'float64': use one of auto, bfloat16, float16, float32"),
-    ({"save_steps": 0}, "HERE/recipe.yaml: save_steps: want more than 0, got 0"),
-    ({"generation_kwargs": "x"}, "HERE/recipe.yaml: generation_kwargs: want a mapping or null, got 'x'"),
+    ({"loss_type": "grp"}, "HERE/recipe.yaml: loss_type: unknown value 'grp': use one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo"),
+    ({"alarms": {"stop_on": ["nam"]}}, "HERE/recipe.yaml: alarms.stop_on: unknown value 'nam': use one of nan, reward, zero_std, truncated, entropy, kl, importance, timeouts, length, spike, composition, diverged, tools"),
+    ({"alarms": {"steps": 0}}, "HERE/recipe.yaml: alarms.steps: expected at least 1, got 0"),
+    ({"alarms": ["nan"]}, "HERE/recipe.yaml: alarms: expected a mapping such as {stop_on: [nan]}, got ['nan']"),
+    ({"dtype": "float64"}, "HERE/recipe.yaml: dtype: unknown value 'float64': use one of auto, bfloat16, float16, float32"),
+    ({"save_steps": 0}, "HERE/recipe.yaml: save_steps: expected more than 0, got 0"),
+    ({"generation_kwargs": "x"}, "HERE/recipe.yaml: generation_kwargs: expected a mapping or null, got 'x'"),
     ({"rewards": {"m": {"path": "builtins:max"}}}, "builtins:max: its arguments have no names in Python: wrap it in a function of yours"),
-    ({"preflight": "no"}, "HERE/recipe.yaml: preflight: want true or false, got 'no'"),
+    ({"preflight": "no"}, "HERE/recipe.yaml: preflight: expected true or false, got 'no'"),
     ({"use_peft": True, "lora_modules_to_save": ["lm_haed"]}, "lora_modules_to_save: the model has no lm_haed: leave it out"),
     ({"use_peft": True, "lora_target_modules": ["q_proj"]}, "use_peft: peft refuses it: Target modules q_proj not found in the base model. Please check the target modules and try again: see lora_target_modules (TRL takes a list of one for a pattern)"),
     ({"learning_rat": 1}, "HERE/recipe.yaml: learning_rat: unknown key, did you mean learning_rate?"),
@@ -662,7 +662,7 @@ def test_a_recipe_with_hardly_anything_is_checked_as_far_as_it_goes(tmp_path, ca
     (tmp_path / "r.yaml").write_text("learning_rate: 1.0e-6\n")
     assert cli("check", "--config", str(tmp_path / "r.yaml"), "--layout", "none") == 1
     said = capsys.readouterr().out
-    assert "error: dataset: missing: write dataset: {name: gsm8k}" in said
+    assert "error: dataset: missing, add dataset: {name: gsm8k}" in said
     assert "not checked: see the error above" in said
     assert "9. launch\n   the layout is not checked: fix the recipe first\n   error: bf16: " in said
     assert said.endswith("r.yaml: 4 errors, no warnings\n")

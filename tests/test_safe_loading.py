@@ -300,7 +300,7 @@ def test_a_secret_in_a_recipe_is_refused_and_never_repeated(name, keys, write_re
     Path("judge.py").write_text("def judge(completions, api_key, **columns): ...")
     Path("rows.py").write_text("def load(split, login): ...")
     told = said(["train", "--config", str(write_recipe(**keys))], capsys)
-    assert f"{name}: a secret would be kept in the run folder: set it in the environment (HF_TOKEN" in told
+    assert f"{name}: a secret would be saved in the run folder: set it in the environment (HF_TOKEN" in told
     assert SECRET not in told
     assert str(NUMBER) not in told
     assert not (tmp_path / "run").exists()

@@ -161,8 +161,8 @@ def test_a_recipe_with_tools_is_checked(write_recipe, own):
     assert problems(**tools, max_tool_calling_iterations=2) == problems(environment=f"{own}:Bag") == []
     for changes, says in (
         ({"max_tool_calling_iterations": 2}, "max_tool_calling_iterations: without effect, there are no tools"),
-        ({**tools, "max_tool_calling_iterations": 0}, "max_tool_calling_iterations: want at least 1, got 0"),
-        ({"tools": CALCULATOR}, "tools: want a list of text, got"),
+        ({**tools, "max_tool_calling_iterations": 0}, "max_tool_calling_iterations: expected at least 1, got 0"),
+        ({"tools": CALCULATOR}, "tools: expected a list of strings, got"),
         ({"tools": ["no.py:f"]}, "tools[0]: no file no.py"),
         ({"environment": f"{own}:Bags"}, f"environment: {own} has no function 'Bags'"),
         ({**tools, "prompt_template": "r1_zero"}, "prompt_template: its chat: false makes the prompt plain text, and tools"),
@@ -174,7 +174,7 @@ def test_a_recipe_with_tools_is_checked(write_recipe, own):
     sft = resolve(
         ["--config", str(write_recipe(rewards=None, sft={}, num_generations=None, max_completion_length=None, **tools))]
     )[1]
-    assert sft == ["tools: a key of GRPO recipes, and this one is for SFT (it has sft:)"]
+    assert sft == ["tools: a key of GRPO recipes, but this one is for SFT (it has sft:)"]
 
 
 def test_the_chat_template_has_to_show_tools(tool_policy, tmp_path, policy_folder):

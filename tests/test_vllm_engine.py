@@ -151,12 +151,12 @@ def test_the_seed_reaches_the_engine_beside_the_processs_place(monkeypatch):
         ({"generation_kwargs": {"seed": 1}}, "generation_kwargs.seed: seeds every request alike"),
         ({"vllm_engine_kwargs": {"max_model_len": 5}}, "vllm_engine_kwargs.max_model_len: set it with vllm_max_model_length"),
         ({"vllm_engine_kwargs": {"dtype": "float16"}}, "vllm_engine_kwargs.dtype: float16, but the trainer computes in float32"),
-        ({"vllm_engine_kwargs": "eager"}, "vllm_engine_kwargs: want a mapping"),
-        ({"vllm_gpu_memory_utilization": 1.5}, "vllm_gpu_memory_utilization: want a number above 0 and up to 1, got 1.5"),
-        ({"vllm_tensor_parallel_size": 0}, "vllm_tensor_parallel_size: want at least 1, got 0"),
+        ({"vllm_engine_kwargs": "eager"}, "vllm_engine_kwargs: expected a mapping"),
+        ({"vllm_gpu_memory_utilization": 1.5}, "vllm_gpu_memory_utilization: expected a number above 0 and up to 1, got 1.5"),
+        ({"vllm_tensor_parallel_size": 0}, "vllm_tensor_parallel_size: expected at least 1, got 0"),
         ({"load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM takes no new weights for a quantised model"),
-        ({"prompts_per_step": 0}, "prompts_per_step: want at least 1, got 0"),
-        ({"prompts_per_step": True}, "prompts_per_step: want a whole number or null, got True"),
+        ({"prompts_per_step": 0}, "prompts_per_step: expected at least 1, got 0"),
+        ({"prompts_per_step": True}, "prompts_per_step: expected an integer or null, got True"),
     ],
 )  # fmt: skip
 def test_what_a_recipe_must_not_say(recipe, changes, message):

@@ -56,7 +56,7 @@ class RewardSpec(BaseModel):
     weight: float = Field(default=1.0, description="the reward is weight * (scale * score + bias)")
     scale: float = Field(default=1.0, description="multiplies the score")
     bias: float = Field(default=0.0, description="added to the scaled score")
-    gate: str | None = Field(default=None, description="the entry that must score above 0 for this to earn anything")
+    gate: str | None = Field(default=None, description="this one scores above 0 only if the entry named here does")
     timeout: float | None = Field(default=None, gt=0, description="the time limit of one call, in seconds; null: none")
     params: dict[str, Any] = {}
 
