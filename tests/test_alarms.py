@@ -28,18 +28,18 @@ UNSCORED = {"reward_std": None, "reward": None}  # TRL's word for a log without 
 CAUSES = [
     ({**ALIKE, "grading/no_answer": 0.95}, "reward", "every completion earns the same, 3 logs long: 95% give no answer in style boxed: add rewards: {format: {weight: 0.2}}, a worked example to the prompt, or SFT first"),
     ({**ALIKE, "completions/clipped_ratio": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% are cut off: raise max_completion_length (8)"),
-    ({**ALIKE, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
-    ({**UNSCORED, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
-    ({**ALIKE, "accuracy": 1.0}, "solved", "100% of the completions are right: stop here, or take harder problems"),
-    ({"frac_reward_zero_std": 0.95, "accuracy": 0.98}, "solved", "98% of the completions are right: stop here, or take harder problems"),
+    ({**ALIKE, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be parsed: see grpo-math check"),
+    ({**UNSCORED, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be parsed: see grpo-math check"),
+    ({**ALIKE, "accuracy": 1.0}, "solved", "100% of the completions are right: stop the run, or use harder problems"),
+    ({"frac_reward_zero_std": 0.95, "accuracy": 0.98}, "solved", "98% of the completions are right: stop the run, or use harder problems"),
     ({**ALIKE, "accuracy": 0.0}, "reward", "every completion earns the same, 3 logs long: 0% are right: take easier problems, dataset: {pass_rate: ...}, or SFT first"),
     (ALIKE, "reward", "every completion earns the same, 3 logs long: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
-    ({"frac_reward_zero_std": 0.75}, "zero_std", "in 75% of the groups all completions earn the same: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
-    ({"frac_reward_zero_std": 0.75, "completions/distinct": 0.2}, "zero_std", "in 75% of the groups all completions earn the same: of 8 completions 1.6 are distinct: raise temperature, or lower learning_rate"),
+    ({"frac_reward_zero_std": 0.75}, "zero_std", "in 75% of the groups all rewards are equal:  raise temperature or num_generations, or look at the rewards (grpo-math check)"),
+    ({"frac_reward_zero_std": 0.75, "completions/distinct": 0.2}, "zero_std", "in 75% of the groups all rewards are equal:  of 8 completions 1.6 are distinct: raise temperature, or lower learning_rate"),
     ({"completions/clipped_ratio": 0.4}, "truncated", "40% of the completions are cut off: raise max_completion_length (8)"),
     ({"grading/timeouts": 0.02}, "timeouts", "2.0% of the answers took too long to grade: raise grading: {timeout: 5.0}"),
-    ({"tools/call_frequency": 0.0, "tools/failure_frequency": 0.0}, "tools", "no completion calls a tool: ask for it in prompt_template, or SFT on conversations first"),
-    ({"tools/call_frequency": 0.2, "tools/failure_frequency": 0.75}, "tools", "75% of the calls of tools fail: read why in the completions that are kept"),
+    ({"tools/call_frequency": 0.0, "tools/failure_frequency": 0.0}, "tools", "no completion calls a tool: ask for it in prompt_template, or run SFT on conversations first"),
+    ({"tools/call_frequency": 0.2, "tools/failure_frequency": 0.75}, "tools", "75% of the tool calls fail: see why in the saved completions"),
     ({"kl": 1.5}, "kl", "1.5 from the reference, above 1: lower learning_rate, or raise beta"),
     ({"sampling/importance_sampling_ratio/mean": 0.7}, "importance", "vLLM samples another policy than is trained (ratio 0.70): leave its dtype to the trainer's, or lower learning_rate and steps_per_generation"),
     ({"sampling/importance_sampling_ratio/mean": 0.4}, "importance", "vLLM samples another policy than is trained (ratio 0.40): leave its dtype to the trainer's, or lower learning_rate and steps_per_generation"),
@@ -261,7 +261,7 @@ def test_a_policy_that_broke_is_not_told_to_learn_the_format(watch):
     found, _, _ = watch(
         [WELL] * 3 + [WELL | ALIKE | {"accuracy": 0.0, "grading/no_answer": 1.0}] * 3, alarms={"steps": 3}
     )
-    said = "every completion earns the same, 3 logs long: accuracy fell from 0.50 to 0.00, the policy broke: lower learning_rate"
+    said = "every completion earns the same, 3 logs long: accuracy fell from 0.50 to 0.00, the policy collapsed: lower learning_rate"
     assert (6, "reward", said) in found
 
 

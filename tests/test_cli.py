@@ -146,7 +146,7 @@ def test_weights_and_biases_without_a_key_is_one_line(write_recipe, tmp_path, mo
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     done = grpo_math("train", "--config", str(write_recipe(report_to="wandb")))
-    assert "error: report_to: W&B knows no API key: run `wandb login`, set WANDB_MODE=offline, or give" in done.stderr
+    assert "error: report_to: W&B has no API key: run `wandb login`, set WANDB_MODE=offline, or give" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == 2
 

@@ -74,7 +74,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(run, t
     monkeypatch.setattr(TransformersEngine, "complete", interrupted)
     with pytest.raises(SystemExit):
         run(*SAMPLED)
-    assert "interrupted: the same command continues from here" in capsys.readouterr().err
+    assert "interrupted: run the same command to continue" in capsys.readouterr().err
     file = tmp_path / "out" / "completions.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     assert len(lines) == 16

@@ -264,7 +264,7 @@ def test_a_training_whose_accelerate_launch_is_killed_saves_and_ends(write_recip
     running.send_signal(number)
     output, _ = running.communicate(timeout=120)  # until the last process has closed it
     assert running.returncode == -number
-    assert "stopping: accelerate launch has ended; the step is finished and saved first" in output
+    assert "stopping: accelerate launch has exited; the step is finished and saved first" in output
     assert output.count("Continue with: ") == 1
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
     assert psutil.wait_procs(family, timeout=60)[1] == []

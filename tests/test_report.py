@@ -528,7 +528,7 @@ def test_a_mistake_is_one_line(run, tmp_path):
     ):
         with pytest.raises(UserError, match=says):
             write_report([folder])
-    with pytest.raises(UserError, match="want a file to write"):
+    with pytest.raises(UserError, match="expected a file to write"):
         write_report([run], tmp_path / "report.pdf")
 
 

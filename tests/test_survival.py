@@ -131,7 +131,7 @@ def test_two_trainings_do_not_share_a_folder(write_recipe, tmp_path):
     try:
         wait_for_step(tmp_path / "run", 2)
         assert is_running(tmp_path / "run")
-        with pytest.raises(UserError, match=r"output_dir: a training is at work in .*/run: wait for it"):
+        with pytest.raises(UserError, match=r"output_dir: a training is running in .*/run: wait for it"):
             train(load_recipe(["--config", str(recipe), "--resume_from_checkpoint", "auto"]))
     finally:
         os.kill(training.pid, signal.SIGKILL)
@@ -193,7 +193,7 @@ def test_a_deleted_run_folder_is_one_line(write_recipe, tmp_path):
         shutil.rmtree(folder, ignore_errors=True)
     status, said = training.wait()
     assert status == 2
-    assert said.splitlines()[-1] == f"error: {folder} is gone: nothing of this run is left to continue from"
+    assert said.splitlines()[-1] == f"error: {folder} was deleted: there is nothing to resume from"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth"])
@@ -206,7 +206,7 @@ def test_a_damaged_checkpoint_is_left_out_and_said_so(write_recipe, tmp_path, ca
     with pytest.raises(UserError, match=f"{name} is damaged: name another checkpoint, or say auto"):
         train(load_recipe([*resume, str(tmp_path / "run" / "checkpoint-2")]))
     assert train(load_recipe([*resume, "auto"]))["steps"] == 3
-    assert f"{damaged} is damaged: its checkpoint is left out" in capsys.readouterr().out
+    assert f"{damaged} is damaged: skipping its checkpoint" in capsys.readouterr().out
     assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
 
 

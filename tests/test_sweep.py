@@ -103,9 +103,9 @@ def test_values_are_yaml_with_commas_between_them(text, key, values):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("beta", "want KEY=VALUE,VALUE"),
-        ("beta=", "want KEY=VALUE,VALUE"),
-        ("=1", "want KEY=VALUE,VALUE"),
+        ("beta", "expected KEY=VALUE,VALUE"),
+        ("beta=", "expected KEY=VALUE,VALUE"),
+        ("=1", "expected KEY=VALUE,VALUE"),
         ("beta=0,,1", "not YAML"),
         ("beta=[0,1", "not YAML"),
         ("beta=0],[1", "not YAML"),
@@ -276,10 +276,10 @@ def test_stopped_and_killed_sweeps_run_what_is_missing(options, fake, tmp_path):
 
     (tmp_path / "wait").touch()
     front = begin("train out/beta=0/seed-1")
-    with pytest.raises(UserError, match=r"^--out: another process is at work in .*out: wait for it, or end it$"):
+    with pytest.raises(UserError, match=r"^--out: another process is using .*out: wait for it, or end it$"):
         sweep(options(*words))
     front.send_signal(signal.SIGTERM)
-    assert "stopped: the same command continues" in front.communicate()[0]
+    assert "stopped: run the same command to continue" in front.communicate()[0]
     assert front.returncode == 128 + signal.SIGTERM
 
     (tmp_path / "starts").unlink()

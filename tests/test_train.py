@@ -451,7 +451,7 @@ def test_completions_are_kept_at_a_rate(write_recipe, tmp_path, steps, every, ke
         ),
         (
             {"model_name_or_path": "no/such-model"},
-            "no/such-model is not in its cache: copy it here, model_name_or_path: FOLDER",
+            "no/such-model is not in its cache: download it, model_name_or_path: FOLDER",
         ),
         ({"model_name_or_path": "./nowhere"}, "model_name_or_path: no model at './nowhere'"),
         ({"lr_scheduler_type": "zigzag"}, "TRL refused it: zigzag is not a valid SchedulerType"),
@@ -465,10 +465,10 @@ def test_completions_are_kept_at_a_rate(write_recipe, tmp_path, steps, every, ke
             "TRL refused the recipe: persistent_workers option needs num_workers > 0",
         ),
         ({"dtype": "float99"}, "float99"),
-        ({"use_cpu": False, "bf16": True}, "bf16: there is no GPU here that can: give --bf16 false"),
+        ({"use_cpu": False, "bf16": True}, "bf16: no GPU on this machine supports bfloat16: give --bf16 false"),
         (
             {"eval": {"before_after": True, "datasets": {"name": "math500"}}},
-            "HuggingFaceH4/MATH-500 is not in its cache: copy it here, eval.datasets.path: FOLDER",
+            "HuggingFaceH4/MATH-500 is not in its cache: download it, eval.datasets.path: FOLDER",
         ),
     ],
 )

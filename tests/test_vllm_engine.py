@@ -50,7 +50,7 @@ def test_the_window_fits():
     assert fit_window(500, 100, 20) == 500
     with pytest.raises(
         UserError,
-        match=r"119 is too small for the longest prompt \(100 tokens\) and max_completion_length 20: want 120",
+        match=r"119 is too small for the longest prompt \(100 tokens\) and max_completion_length 20: set at least 120",
     ):
         fit_window(119, 100, 20)
 
@@ -74,7 +74,7 @@ def test_the_tensor_parallel_size_divides(recipe, size, processes, message):
 
 def test_no_vllm_and_an_old_vllm_are_told(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for gpu, fix in ((True, "pip install -e"), (False, "there is no GPU for it: set use_vllm: false")):
+    for gpu, fix in ((True, "pip install -e"), (False, "without a GPU, set use_vllm: false")):
         monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
         with pytest.raises(UserError, match=f"use_vllm: vLLM is not installed: {fix}"):
             vllm_engine.check_vllm({})

@@ -32,7 +32,7 @@ class Entry(Part):
 
 
 class OpenEntry(Entry):
-    """For a function whose parameters only importing it would tell."""
+    """For a function whose parameters are known only after importing it."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -58,7 +58,7 @@ def parameter_types(function: Callable, *left_out: str) -> dict[str, Any]:
 
 
 def reference_types(reference: str, where: str, problems: list[str]) -> dict[str, Any] | None:
-    """The parameters of the function `file.py:function` names; None where only importing it would tell."""
+    """The parameters of the function `file.py:function` names; None where only an import would tell."""
     try:
         module, name = split_reference(reference)
         source = source_file(module)
@@ -142,7 +142,7 @@ def evaluation_split(name: str | None, asked: str) -> str:
 
 
 def held_out_specs(spec: EvalSpec, datasets: list[DatasetSpec], trains: bool, problems: list[str]) -> list[DatasetSpec]:
-    """The datasets of `eval:`. Where nothing `trains`, the training problems are as good as any others."""
+    """The datasets of `eval:`. Where nothing `trains`, the training problems serve as well."""
     wanted = trains and spec.wanted
     asked: dict[str, Any] = {"split": spec.split, "max_samples": spec.max_samples}
     if spec.datasets:
