@@ -124,7 +124,7 @@ def test_what_was_evaluated_otherwise_is_not_overwritten(run, tmp_path):
     assert (tmp_path / "out" / "results.json").read_text() == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(UserError, match="holds something that is no evaluation"):
+    with pytest.raises(UserError, match="is not empty and not an evaluation"):
         run(out="mine")
 
 
@@ -165,14 +165,14 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ("--dataset gsm8k=DATA --samples 4", "eval.samples: 4 greedy completions of a problem are one and the same"),
         (
             "--dataset gsm8k=DATA --samples 4 --temperature 1 --k 8",
-            "eval.k: pass@8 wants 8 samples or more, and there are 4",
+            "eval.k: pass@8 needs at least 8 samples, got 4",
         ),
         ("--dataset gsm8k=DATA --split nowhere", "nowhere"),
         ("--dataset json=BLANK", "nothing is left to train or test on"),
         ("--suite", "--suite: expected one argument"),
         ("--dataset none.yaml", "none.yaml: no such list"),
         ("", "eval.datasets: missing: say which problems to evaluate on"),
-        ("--watch POLICY", "is no run but a model"),
+        ("--watch POLICY", "is a model, not a run"),
         ("--watch RUN --sampels 2", "sampels: unknown key"),
         (
             "--dataset gsm8k=DATA --rewards.format.weight 1 --temprature 1",
@@ -342,7 +342,7 @@ def test_settings_are_compared_over_their_runs(write, capsys):
             dispatch(["compare", "--seeds", settings[1], one])
     absent = f"{a}9"
     for one in (absent, f"{absent}*", f"{a}1,{absent}"):
-        with pytest.raises(UserError, match=r"there is no .*9\*?: check the path or the pattern"):
+        with pytest.raises(UserError, match=r"no .*9\*?: check the path or the pattern"):
             dispatch(["compare", "--seeds", settings[1], one])
 
 

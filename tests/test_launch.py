@@ -163,12 +163,12 @@ def test_sft_is_launched_the_same_way(plan):
 @pytest.mark.parametrize(
     ("words", "gpus", "changes", "message"),
     [
-        ("--layout dual_gpu", "0", {}, "--layout: dual_gpu wants GPUs, 1 for training and 1 for the vLLM server; visible are 1 (CUDA_VISIBLE_DEVICES=0): use a smaller layout"),
-        ("--layout multi_gpu", "0", {}, "--layout: multi_gpu wants GPUs, 2 for training; visible are 1 (CUDA_VISIBLE_DEVICES=0): use single_gpu"),
-        ("--layout multi_gpu --num_processes 8", "0,1", {}, "wants GPUs, 8 for training; visible are 2"),
-        ("--layout single_gpu", "", {}, "wants GPUs, 1 for training; visible are 0 (CUDA_VISIBLE_DEVICES=): use --layout cpu"),
-        ("--layout single_gpu", "-1", {}, "wants GPUs, 1 for training; visible are 0"),
-        ("--layout dual_gpu_eval", "0", {}, "--layout: dual_gpu_eval wants GPUs, 1 for training and 1 for the evaluation; visible are 1 (CUDA_VISIBLE_DEVICES=0)"),
+        ("--layout dual_gpu", "0", {}, "--layout: dual_gpu needs GPUs, 1 for training and 1 for the vLLM server; visible are 1 (CUDA_VISIBLE_DEVICES=0): use a smaller layout"),
+        ("--layout multi_gpu", "0", {}, "--layout: multi_gpu needs GPUs, 2 for training; visible are 1 (CUDA_VISIBLE_DEVICES=0): use single_gpu"),
+        ("--layout multi_gpu --num_processes 8", "0,1", {}, "needs GPUs,  8 for training; visible are 2"),
+        ("--layout single_gpu", "", {}, "needs GPUs,  1 for training; visible are 0 (CUDA_VISIBLE_DEVICES=): use --layout cpu"),
+        ("--layout single_gpu", "-1", {}, "needs GPUs,  1 for training; visible are 0"),
+        ("--layout dual_gpu_eval", "0", {}, "--layout: dual_gpu_eval needs GPUs, 1 for training and 1 for the evaluation; visible are 1 (CUDA_VISIBLE_DEVICES=0)"),
         ("--layout dual_gpu_eval", "0,1", {"dataset": [{"name": "svamp"}, {"name": "math"}]}, "--layout: dual_gpu_eval evaluates every checkpoint: name problems"),
         ("--layout dual_gpu_eval", "0,1", {"eval": {"every": 5, "best": True}}, "eval.best: the evaluation process of dual_gpu_eval keeps no best model"),
         ("--layout dual_gpu", "0,0", {}, "CUDA_VISIBLE_DEVICES: 0,0 names a GPU twice"),
@@ -184,16 +184,16 @@ def test_sft_is_launched_the_same_way(plan):
         ("--layout multi_node --nodes 0", "0,1", {}, "--nodes: expected an integer of at least 1, got '0'"),
         ("--layout dual_gpu", "0,1,2,3,4", {"vllm_tensor_parallel_size": 3}, "vllm_tensor_parallel_size: 3 does not divide the 4 attention heads of"),
         ("--layout dual_gpu", "0,1", {"vllm_max_model_length": 20}, "vllm_max_model_length: 20 is too small for the longest prompt ("),
-        ("--layout nowhere", "0,1", {}, "--layout: no layout nowhere: use one of cpu, dual_gpu, dual_gpu_eval, fsdp2, multi_gpu, multi_node, single_gpu, zero2, zero3"),
+        ("--layout nowhere", "0,1", {}, "--layout: unknown layout nowhere: use one of cpu, dual_gpu, dual_gpu_eval, fsdp2, multi_gpu, multi_node, single_gpu, zero2, zero3"),
         ("--layout single_gpu --num_processes 2", "0,1", {}, "--num_processes: the layout single_gpu is for one process"),
         ("--layout multi_gpu --num_processes two", "0,1", {}, "--num_processes: expected an integer of at least 1, got 'two'"),
         ("--layout multi_node --nodes 2", "0,1", {}, "--nodes: give --main_process_ip too"),
-        ("--layout multi_gpu", "0,8", {}, "CUDA_VISIBLE_DEVICES: 0,8: there is no GPU 8 here: see nvidia-smi -L"),
-        ("--layout dual_gpu", "GPU-a,GPU-z", {}, "CUDA_VISIBLE_DEVICES: GPU-a,GPU-z: there is no GPU GPU-z here"),
-        ("--layout dual_gpu", "MIG-0h,MIG-7h", {}, "CUDA_VISIBLE_DEVICES: MIG-0h,MIG-7h: there is no GPU MIG-7h here"),
-        ("--layout single_gpu", "all", {}, "CUDA_VISIBLE_DEVICES: all: there is no GPU all here"),
-        ("--layout single_gpu", "gpu0", {}, "CUDA_VISIBLE_DEVICES: gpu0: there is no GPU gpu0 here"),
-        ("--layout single_gpu", "0;1", {}, "CUDA_VISIBLE_DEVICES: 0;1: there is no GPU 0;1 here"),
+        ("--layout multi_gpu", "0,8", {}, "CUDA_VISIBLE_DEVICES: 0,8: no GPU 8 on this machine: see nvidia-smi -L"),
+        ("--layout dual_gpu", "GPU-a,GPU-z", {}, "CUDA_VISIBLE_DEVICES: GPU-a,GPU-z: no GPU GPU-z on this machine"),
+        ("--layout dual_gpu", "MIG-0h,MIG-7h", {}, "CUDA_VISIBLE_DEVICES: MIG-0h,MIG-7h: no GPU MIG-7h on this machine"),
+        ("--layout single_gpu", "all", {}, "CUDA_VISIBLE_DEVICES: all: no GPU all on this machine"),
+        ("--layout single_gpu", "gpu0", {}, "CUDA_VISIBLE_DEVICES: gpu0: no GPU gpu0 on this machine"),
+        ("--layout single_gpu", "0;1", {}, "CUDA_VISIBLE_DEVICES: 0;1: no GPU 0;1 on this machine"),
         ("--layout multi_gpu", "0,1,2", {"prompts_per_step": 4}, "8 completions cannot be divided evenly among 3 processes: give a multiple of 3 prompts"),
     ],
 )  # fmt: skip
@@ -255,7 +255,7 @@ def test_gpus_on_a_machine_without_one(plan, nvidia_smi, monkeypatch, layout, br
         nvidia_smi.write_text("#!/bin/sh\necho NVIDIA-SMI has failed; exit 9\n")
     else:
         monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match=r"^CUDA_VISIBLE_DEVICES: 0,1: there is no GPU 0 here: see nvidia-smi -L$"):
+    with pytest.raises(UserError, match=r"^CUDA_VISIBLE_DEVICES: 0,1: no GPU 0 on this machine: see nvidia-smi -L$"):
         plan(f"--layout {layout}", eval={"every": 5})
 
 

@@ -251,7 +251,7 @@ TAGS = {"user": "{question}", "answer_style": "answer_tag"}
     [
         (CHANGING, {"prompt_template": TAGS}, r"changes the answer: '<think>1\+1=2</think> <answer>2</answer>' becomes ' <answer>2"),
         (ENDLESS, {}, r"ends an answer with '<\|user\|>', which ends no generation \('<\|end\|>' does\): set eos_token"),
-        (ENDLESS, {"eos_token": "<|nope|>"}, r"eos_token: '<\|nope\|>' is no token of"),
+        (ENDLESS, {"eos_token": "<|nope|>"}, r"eos_token: '<\|nope\|>' is not a token of"),
     ],
 )  # fmt: skip
 def test_a_chat_template_that_would_teach_something_else(

@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_left_out_and_said_so(write_recipe, tmp_path, ca
     damaged = tmp_path / "run" / "checkpoint-2" / name
     damaged.write_bytes(damaged.read_bytes()[:-100])
     resume = ["--config", str(recipe), "--max_steps", "3", "--resume_from_checkpoint"]
-    with pytest.raises(UserError, match=f"{name} is damaged: name another checkpoint, or say auto"):
+    with pytest.raises(UserError, match=f"{name} is damaged: name another checkpoint, or use auto"):
         train(load_recipe([*resume, str(tmp_path / "run" / "checkpoint-2")]))
     assert train(load_recipe([*resume, "auto"]))["steps"] == 3
     assert f"{damaged} is damaged: skipping its checkpoint" in capsys.readouterr().out
@@ -231,7 +231,7 @@ def test_a_part_of_a_checkpoint_that_is_missing_does_not_begin_anew(tmp_path, ca
             save_file({}, checkpoint / part) if part.endswith("safetensors") else torch.save({}, checkpoint / part)
     (tmp_path / "metrics.jsonl").write_text("{}")
     with pytest.raises(
-        UserError, match=rf"checkpoint: .*/checkpoint-2 has {missing}: name another checkpoint, or say auto; "
+        UserError, match=rf"checkpoint: .*/checkpoint-2 has {missing}: name another checkpoint, or use auto; "
     ):
         find_checkpoint(tmp_path, str(checkpoint), {})
     assert find_checkpoint(tmp_path, "auto", {}) == tmp_path / "checkpoint-1"

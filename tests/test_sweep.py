@@ -276,7 +276,7 @@ def test_stopped_and_killed_sweeps_run_what_is_missing(options, fake, tmp_path):
 
     (tmp_path / "wait").touch()
     front = begin("train out/beta=0/seed-1")
-    with pytest.raises(UserError, match=r"^--out: another process is using .*out: wait for it, or end it$"):
+    with pytest.raises(UserError, match=r"^--out: another process is using .*out: wait for it, or stop it$"):
         sweep(options(*words))
     front.send_signal(signal.SIGTERM)
     assert "stopped: run the same command to continue" in front.communicate()[0]

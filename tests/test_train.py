@@ -160,7 +160,7 @@ def test_a_resume_under_other_settings_says_so_and_refuses_what_the_optimizer_wo
     again = ("--resume_from_checkpoint", "auto", "--max_steps", "2")
     said = (
         r"learning_rate: the run began with .*, and its checkpoint stays with that, not 0.5: restore it, or "
-        r"begin another run with --model_name_or_path .*/checkpoint-1 and its own --output_dir"
+        r"start a new run with --model_name_or_path .*/checkpoint-1 and another --output_dir"
     )
     with pytest.raises(UserError, match=said):
         run(recipe, *again, "--learning_rate", "0.5")
@@ -207,7 +207,7 @@ def test_auto_does_not_begin_anew_where_checkpoints_are_damaged(tmp_path, conten
     checkpoint = saved(tmp_path / "run", {})
     (checkpoint / "trainer_state.json").write_text(content)
     with pytest.raises(
-        UserError, match=r"no checkpoint in .*/run is whole: .*--model_name_or_path .*/checkpoint-1; or "
+        UserError, match=r"no checkpoint in .*/run is complete: .*--model_name_or_path .*/checkpoint-1; or "
     ):
         find_checkpoint(tmp_path / "run", "auto", {})
     with pytest.raises(UserError, match=r"checkpoint-1/trainer_state.json is damaged: name another checkpoint"):
@@ -240,7 +240,7 @@ def test_a_run_that_is_trained_on_has_no_final_model_until_it_ends(write_recipe,
 
 
 def test_resume_from_a_named_checkpoint_that_is_not_there(write_recipe, tmp_path):
-    with pytest.raises(UserError, match=r"checkpoint-7 is no complete checkpoint \(there: none\)"):
+    with pytest.raises(UserError, match=r"checkpoint-7 is not a complete checkpoint: name one \(there: none\)"):
         run(write_recipe(), "--resume_from_checkpoint", "checkpoint-7")
     assert not (tmp_path / "run").exists()
 

@@ -232,7 +232,7 @@ def test_the_right_server_passes(recipe, serve, policy_folder, monkeypatch):
         ({"dev": False}, r"takes no new weights \(no VLLM_SERVER_DEV_MODE=1\)"),
         ({"transfer": None}, r"takes no new weights \(no --weight-transfer-config\)"),
         ({"logprobs_mode": "raw_logprobs"}, r"has --logprobs-mode raw_logprobs, not processed_logprobs"),
-        ({"health": 404}, r"/health answers 404: it is no vLLM server"),
+        ({"health": 404}, r"/health returned 404: not a vLLM server"),
     ],
 )
 def test_another_server_is_an_error_before_a_model_loads(recipe, serve, policy_folder, changes, message):

@@ -95,7 +95,7 @@ def truncated_sampling(given: dict, length: int) -> Iterator[Finding]:
     fix = ", ".join(f"leave out {key}" if "." in key else f"{key}: {UNCHANGED[key][0]}" for key in changed)
     keys = with_defaults(given)
     if not corrected(keys) or keys["vllm_importance_sampling_mode"].startswith("token"):
-        yield warning(f"{says}: the samples come from another distribution than the trained one", fix)
+        yield warning(f"{says}: samples come from another distribution than the trained one", fix)
         return
     worst = f", 1e{math.floor(length * math.log10(changed['top_p']))} at worst" if changed.keys() == {"top_p"} else ""
     yield error(
