@@ -269,7 +269,7 @@ def test_decontamination_compares_with_the_evaluation_sets_that_it_names(tmp_pat
     for there in (tests[:1], []):
         with pytest.raises(
             UserError,
-            match=r"^dataset.decontaminate: aime25: neither on this machine nor to be read from the Hub.*name: aime25, path: FOLDER",
+            match=r"^dataset.decontaminate: aime25: neither on this machine nor readable from the Hub.*name: aime25, path: FOLDER",
         ):
             dropped(*there, decontaminate=["aime25"])
 

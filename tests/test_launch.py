@@ -173,7 +173,7 @@ def test_sft_is_launched_the_same_way(plan):
         ("--layout dual_gpu_eval", "0,1", {"eval": {"every": 5, "best": True}}, "eval.best: the evaluation process of dual_gpu_eval keeps no best model"),
         ("--layout dual_gpu", "0,0", {}, "CUDA_VISIBLE_DEVICES: 0,0 names a GPU twice"),
         ("--layout dual_gpu", "0,1", {"use_vllm": False}, "use_vllm: false, but the layout dual_gpu generates with vLLM"),
-        ("--layout dual_gpu", "0,1", {"use_vllm": None, "load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM takes no new weights for a quantised model"),
+        ("--layout dual_gpu", "0,1", {"use_vllm": None, "load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM cannot update the weights of a quantised model"),
         ("--layout dual_gpu", "0,1", {"vllm_server_base_url": "http://there:8000"}, "vllm_server_base_url: the layout dual_gpu starts its own server"),
         ("--layout dual_gpu --vllm_server_port 99999", "0,1", {}, "vllm_server_port: expected a port from 1 to 65535, got 99999"),
         ("--layout multi_gpu", "0,1,2", {"vllm_tensor_parallel_size": 2, "prompts_per_step": 6}, "vllm_tensor_parallel_size: 2 does not divide the 3 processes of the run"),
@@ -226,11 +226,11 @@ def test_all_that_a_machine_lacks_is_told_at_once_with_what_works_there(write_re
 @pytest.mark.parametrize(
     ("changes", "environment", "world", "message"),
     [
-        ({}, {"GRPO_MATH_PROCESSES": "4"}, {}, "launch: 4 processes were asked for, accelerate started 2"),
+        ({}, {"GRPO_MATH_PROCESSES": "4"}, {}, "launch: expected 4 processes, accelerate started 2"),
         ({}, {}, {"n_gpu": 2}, "launch: one process sees 2 GPUs: use grpo-math launch"),
-        ({}, {"ACCELERATE_USE_FSDP": "true"}, {"kind": "MULTI_CPU"}, "launch: accelerate makes DDP of FSDP on CPUs"),
-        ({"beta": 0.1}, {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "beta: 0.1 with FSDP measures against a reference model that was never loaded"),
-        ({"load_in_4bit": True, "use_peft": True, "use_vllm": None}, {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, {}, "load_in_4bit, load_in_8bit: ZeRO-3 cannot shard rounded weights"),
+        ({}, {"ACCELERATE_USE_FSDP": "true"}, {"kind": "MULTI_CPU"}, "launch: accelerate replaces FSDP with DDP on CPUs"),
+        ({"beta": 0.1}, {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "beta: 0.1 with FSDP needs the reference model, which would be loaded"),
+        ({"load_in_4bit": True, "use_peft": True, "use_vllm": None}, {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, {}, "load_in_4bit, load_in_8bit: ZeRO-3 cannot shard quantised weights"),
         ({"beta": 0.1}, {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "GRPO_MATH_PROCESSES": "2"}, {}, None),
     ],
 )  # fmt: skip

@@ -236,14 +236,14 @@ def test_another_number_of_processes_than_asked_for_is_an_error(write_recipe):
     command += ["-m", "grpo_math.train", "--config", str(write_recipe())]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"GRPO_MATH_PROCESSES": "2"})
     assert done.returncode
-    assert "error: launch: 2 processes were asked for, accelerate started 1" in done.stderr
+    assert "error: launch: expected 2 processes, accelerate started 1" in done.stderr
 
 
 def test_fsdp_that_silently_became_ddp_is_an_error(write_recipe):
     done = launch("--layout", "fsdp2", "--config", str(write_recipe()))
     output, _ = done.communicate(timeout=120)
     assert done.returncode
-    assert "error: launch: accelerate makes DDP of FSDP on CPUs" in output
+    assert "error: launch: accelerate replaces FSDP with DDP on CPUs" in output
 
 
 @pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGKILL)])

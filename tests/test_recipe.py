@@ -166,7 +166,7 @@ BROKEN = [
     ("rewards: {format: {weight: 0}}", "r.yaml: rewards: every weight or scale is 0, so there is nothing to learn: set one to another value"),
     ("rewards: {mine: {path: 'nowhere.py:f'}}", "r.yaml: rewards.mine.path: no file nowhere.py: paths are relative to the folder where the command runs"),
     ("rewards: {mine: {path: nowhere.py}}", "r.yaml: rewards.mine.path: 'nowhere.py': expected file.py:function or package.module:function"),
-    ("rewards: {mine: {path: 'no_such_package:f'}}", "r.yaml: rewards.mine.path: no module 'no_such_package' is installed (a file needs its ending: no_such_package.py)"),
+    ("rewards: {mine: {path: 'no_such_package:f'}}", "r.yaml: rewards.mine.path: no module 'no_such_package' is installed (for a file, write no_such_package.py)"),
     ("rewards: {format: {gate: correctness}}", "r.yaml: rewards.format.gate: no other reward 'correctness' in this recipe (it has none)"),
     ("rewards: {format: {gate: format}, correctness: {}}", "r.yaml: rewards.format.gate: no other reward 'format' in this recipe (it has correctness)"),
     ("rewards: {a: {reward_model: org/m}, format: {gate: a}}", "r.yaml: rewards.format.gate: a is a reward model: name a reward function without a gate"),

@@ -167,7 +167,7 @@ def test_a_recipe_with_tools_is_checked(write_recipe, own):
         ({"environment": f"{own}:Bags"}, f"environment: {own} has no function 'Bags'"),
         ({**tools, "prompt_template": "r1_zero"}, "prompt_template: tools need a conversation, but chat: false makes the prompt plain text"),
         ({**tools, "prompt_template": {"prefill": "<think>"}}, "prompt_template: tools need a conversation, but prefill makes the prompt plain text"),
-        ({**tools, "rewards": {"judge": {"reward_model": "a/b"}}}, "rewards.judge.reward_model: it reads whole"),
+        ({**tools, "rewards": {"judge": {"reward_model": "a/b"}}}, "rewards.judge.reward_model: it scores whole"),
     ):  # fmt: skip
         (found,) = problems(**changes)
         assert found.startswith(says)

@@ -88,7 +88,7 @@ def test_rows_survive_half_lines_and_strange_line_ends(tmp_path):
 
 def test_two_at_work_in_one_folder_are_one_too_many(tmp_path):
     again = only_one(tmp_path, "--watch")
-    with only_one(tmp_path, "--watch"), pytest.raises(UserError, match="--watch: another process is at work"), again:
+    with only_one(tmp_path, "--watch"), pytest.raises(UserError, match="--watch: another process is using"), again:
         pass
     with only_one(tmp_path, "--watch"):
         pass
