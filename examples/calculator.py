@@ -20,7 +20,7 @@ def calculator(expression: str) -> str:
     try:
         value = computed(ast.parse(expression.strip(), mode="eval").body)
     except SyntaxError:
-        raise ValueError("this is no arithmetic expression") from None
+        raise ValueError("not an arithmetic expression") from None
     return str(value) if value.denominator == 1 else f"{float(value):g}"
 
 

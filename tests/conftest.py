@@ -25,7 +25,7 @@ ROWS = [
 
 @pytest.fixture
 def real_data() -> Path:
-    """The folder with gsm8k/, math500/ and svamp/; tests that want it skip where it is not."""
+    """The folder with gsm8k/, math500/ and svamp/; tests that need it skip where it is not."""
     folder = os.environ.get("GRPO_MATH_TEST_DATA", "")
     if not folder or not Path(folder).is_dir():
         pytest.skip("no real data: set GRPO_MATH_TEST_DATA to a folder with gsm8k/, math500/ and svamp/")

@@ -1,4 +1,4 @@
-"""Only for tests: accelerate makes DDP of FSDP on CPUs unless its state calls itself MULTI_GPU.
+"""Only for tests: accelerate replaces FSDP with DDP on CPUs unless its state calls itself MULTI_GPU.
 
 A recipe's own reward, whose file the trainer imports before it builds anything.
 """

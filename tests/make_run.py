@@ -61,7 +61,7 @@ def make_run(
             metrics.append({"step": step, "epoch": step / 100, "eval/accuracy": evaluations[-1]["accuracy"]})
     write_rows(folder / "metrics.jsonl", metrics)
     write_rows(folder / "eval.jsonl", evaluations)
-    says = "1.2 from the reference, above 1: lower learning_rate, or raise beta"
+    says = "KL 1.2 from the reference model, above 1: lower learning_rate, or raise beta"
     raised = [{"step": 31, "alarm": "kl", "says": says, "level": "alarm"}]
     raised += [{"step": 35, "alarm": "solved", "says": "95% of the completions are right", "level": "note"}]
     write_rows(folder / "alarms.jsonl", raised if steps > 31 else [])

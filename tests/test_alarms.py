@@ -26,23 +26,23 @@ WELL = {
 ALIKE = {"reward_std": 0.0, "frac_reward_zero_std": 1.0}
 UNSCORED = {"reward_std": None, "reward": None}  # TRL's word for a log without one reward
 CAUSES = [
-    ({**ALIKE, "grading/no_answer": 0.95}, "reward", "every completion earns the same, 3 logs long: 95% give no answer in style boxed: add rewards: {format: {weight: 0.2}}, a worked example to the prompt, or SFT first"),
-    ({**ALIKE, "completions/clipped_ratio": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% are cut off: raise max_completion_length (8)"),
-    ({**ALIKE, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
-    ({**UNSCORED, "grading/unparsable_gold": 1.0}, "reward", "every completion earns the same, 3 logs long: 100% of the golds cannot be read: see grpo-math check"),
-    ({**ALIKE, "accuracy": 1.0}, "solved", "100% of the completions are right: stop here, or take harder problems"),
-    ({"frac_reward_zero_std": 0.95, "accuracy": 0.98}, "solved", "98% of the completions are right: stop here, or take harder problems"),
-    ({**ALIKE, "accuracy": 0.0}, "reward", "every completion earns the same, 3 logs long: 0% are right: take easier problems, dataset: {pass_rate: ...}, or SFT first"),
-    (ALIKE, "reward", "every completion earns the same, 3 logs long: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
-    ({"frac_reward_zero_std": 0.75}, "zero_std", "in 75% of the groups all completions earn the same: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
-    ({"frac_reward_zero_std": 0.75, "completions/distinct": 0.2}, "zero_std", "in 75% of the groups all completions earn the same: of 8 completions 1.6 are distinct: raise temperature, or lower learning_rate"),
-    ({"completions/clipped_ratio": 0.4}, "truncated", "40% of the completions are cut off: raise max_completion_length (8)"),
+    ({**ALIKE, "grading/no_answer": 0.95}, "reward", "all completions got the same reward for 3 logs: 95% have no answer in style boxed: add rewards: {format: {weight: 0.2}}, a worked example to the prompt, or SFT first"),
+    ({**ALIKE, "completions/clipped_ratio": 1.0}, "reward", "all completions got the same reward for 3 logs: 100% are truncated: raise max_completion_length (8)"),
+    ({**ALIKE, "grading/unparsable_gold": 1.0}, "reward", "all completions got the same reward for 3 logs: 100% of the golds cannot be parsed: see grpo-math check"),
+    ({**UNSCORED, "grading/unparsable_gold": 1.0}, "reward", "all completions got the same reward for 3 logs: 100% of the golds cannot be parsed: see grpo-math check"),
+    ({**ALIKE, "accuracy": 1.0}, "solved", "100% of the completions are right: stop the run, or use harder problems"),
+    ({"frac_reward_zero_std": 0.95, "accuracy": 0.98}, "solved", "98% of the completions are right: stop the run, or use harder problems"),
+    ({**ALIKE, "accuracy": 0.0}, "reward", "all completions got the same reward for 3 logs: 0% are right: use easier problems, dataset: {pass_rate: ...}, or SFT first"),
+    (ALIKE, "reward", "all completions got the same reward for 3 logs: raise temperature or num_generations, or look at the rewards (grpo-math check)"),
+    ({"frac_reward_zero_std": 0.75}, "zero_std", "in 75% of the groups all rewards are equal:  raise temperature or num_generations, or look at the rewards (grpo-math check)"),
+    ({"frac_reward_zero_std": 0.75, "completions/distinct": 0.2}, "zero_std", "in 75% of the groups all rewards are equal:  of 8 completions 1.6 are distinct: raise temperature, or lower learning_rate"),
+    ({"completions/clipped_ratio": 0.4}, "truncated", "40% of the completions are truncated: raise max_completion_length (8)"),
     ({"grading/timeouts": 0.02}, "timeouts", "2.0% of the answers took too long to grade: raise grading: {timeout: 5.0}"),
-    ({"tools/call_frequency": 0.0, "tools/failure_frequency": 0.0}, "tools", "no completion calls a tool: ask for it in prompt_template, or SFT on conversations first"),
-    ({"tools/call_frequency": 0.2, "tools/failure_frequency": 0.75}, "tools", "75% of the calls of tools fail: read why in the completions that are kept"),
-    ({"kl": 1.5}, "kl", "1.5 from the reference, above 1: lower learning_rate, or raise beta"),
-    ({"sampling/importance_sampling_ratio/mean": 0.7}, "importance", "vLLM samples another policy than is trained (ratio 0.70): leave its dtype to the trainer's, or lower learning_rate and steps_per_generation"),
-    ({"sampling/importance_sampling_ratio/mean": 0.4}, "importance", "vLLM samples another policy than is trained (ratio 0.40): leave its dtype to the trainer's, or lower learning_rate and steps_per_generation"),
+    ({"tools/call_frequency": 0.0, "tools/failure_frequency": 0.0}, "tools", "no completion calls a tool: ask for it in prompt_template, or run SFT on conversations first"),
+    ({"tools/call_frequency": 0.2, "tools/failure_frequency": 0.75}, "tools", "75% of the tool calls fail: see why in the saved completions"),
+    ({"kl": 1.5}, "kl", "KL 1.5 from the reference model, above 1: lower learning_rate, or raise beta"),
+    ({"sampling/importance_sampling_ratio/mean": 0.7}, "importance", "vLLM's policy is not the trained one (ratio 0.70, expected 1): leave vLLM's dtype unset, or lower learning_rate and steps_per_generation"),
+    ({"sampling/importance_sampling_ratio/mean": 0.4}, "importance", "vLLM's policy is not the trained one (ratio 0.40, expected 1): leave vLLM's dtype unset, or lower learning_rate and steps_per_generation"),
     ({"loss": math.nan}, "nan", "loss is nan: lower learning_rate or max_grad_norm, or set bf16: false"),
     ({"grad_norm": math.inf}, "nan", "grad_norm is inf: lower learning_rate or max_grad_norm, or set bf16: false"),
 ]  # fmt: skip
@@ -124,11 +124,9 @@ def test_truncated_sampling_is_the_first_cause_of_wrong_weights(watch, keys, cau
     ratio = "sampling/importance_sampling_ratio/mean"
     ((_, name, says),) = watch([WELL | {ratio: 0.004}] * 3, alarms={"steps": 3}, **keys)[0]
     if cause:
-        start = (
-            f"vLLM's completions have a mean weight of 0.004, where 1 is right: with {cause} vLLM's probabilities are"
-        )
+        start = f"the mean importance weight of vLLM's completions is 0.004, expected 1: with {cause} vLLM's probabilities are"
     else:
-        start = "vLLM samples another policy than is trained (ratio 0.00): leave its dtype"
+        start = "vLLM's policy is not the trained one (ratio 0.00, expected 1): leave vLLM's dtype"
     assert (name, says[: len(start)]) == ("importance", start)
 
 
@@ -137,7 +135,7 @@ def test_spikes_of_the_gradient(watch):
     ((step, name, says),) = watch([calm] * 9 + [high, calm, high, calm, high])[0]
     assert (step, name) == (14, "spike")
     assert says.startswith(
-        "the gradient's norm was above 10 times its median (0.3) in 3 of 10 steps: lower learning_rate"
+        "the gradient norm was above 10 times its median (0.3) in 3 of 10 steps: lower learning_rate"
     )
     assert watch([calm] * 9 + [high, calm, high] + [calm] * 9)[0] == []
     silent = WELL | {
@@ -176,8 +174,8 @@ SHARES = {"rewards/correctness/variance_share": 0.3, "rewards/format/variance_sh
 def test_a_reward_that_is_decided_by_something_else_than_the_solution(watch, changes, graded, raised):
     found, _, _ = watch([WELL | changes] * 9, graded=graded, alarms={"steps": 3})
     says = (
-        "format, which knows no solution, makes 0.70 of the reward's variance in the groups (all entries together make 1): "
-        "lower its weight, or give it gate: correctness"
+        "format, which does not read the solution, is 0.70 of the reward variance within groups (all entries sum to 1): "
+        "lower its weight, or set gate: correctness"
     )
     assert found == ([(9, "composition", says)] if raised else [])
     assert watch([WELL | changes] * 8, graded=graded, alarms={"steps": 3})[0] == []
@@ -246,7 +244,7 @@ def test_a_run_that_goes_well_is_silent(watch):
         (
             {"entropy": 0.05, "frac_reward_zero_std": 0.6},
             "entropy",
-            "fell from 1 to 0.05, and most groups no longer differ: raise epsilon_high (0.28) or temperature, or set entropy_coef: 0.001; then lower learning_rate",
+            "fell from 1 to 0.05, and most groups have equal rewards: raise epsilon_high (0.28) or temperature, or set entropy_coef: 0.001; then lower learning_rate",
         ),
         ({"completions/mean_length": 400.0}, "length", "completions went from 100 to "),
         ({"completions/mean_length": 10.0}, "length", "completions went from 100 to "),
@@ -261,7 +259,7 @@ def test_a_policy_that_broke_is_not_told_to_learn_the_format(watch):
     found, _, _ = watch(
         [WELL] * 3 + [WELL | ALIKE | {"accuracy": 0.0, "grading/no_answer": 1.0}] * 3, alarms={"steps": 3}
     )
-    said = "every completion earns the same, 3 logs long: accuracy fell from 0.50 to 0.00, the policy broke: lower learning_rate"
+    said = "all completions got the same reward for 3 logs: accuracy fell from 0.50 to 0.00, the policy collapsed: lower learning_rate"
     assert (6, "reward", said) in found
 
 
@@ -280,7 +278,7 @@ def test_a_healthy_convergence_is_silent(watch, end):
 def test_other_alarms_stop_where_they_are_asked_to(watch):
     _, alarms, control = watch([WELL | ALIKE] * 5, alarms={"steps": 3, "stop_on": ["reward"]})
     assert control.should_training_stop
-    with pytest.raises(UserError, match=r"alarm reward: every completion earns the same, .*there is no checkpoint"):
+    with pytest.raises(UserError, match=r"alarm reward: all completions got the same reward .*there is no checkpoint"):
         alarms.check()
     _, alarms, control = watch([WELL | {"loss": math.nan}], alarms={"stop_on": []})
     assert not control.should_training_stop

@@ -45,13 +45,13 @@ def test_a_step_has_the_same_completions_on_any_number_of_processes(prompts, gen
 @pytest.mark.parametrize(
     ("prompts", "processes", "given", "message"),
     [
-        (3, 2, {GENERATIONS: 3}, "3 prompts x num_generations 3 = 9 completions cannot be shared evenly by 2 processes: give a multiple of 2 prompts"),
-        (2, 8, {GENERATIONS: 6}, "cannot be shared evenly by 8 processes: give a multiple of 4 prompts"),
+        (3, 2, {GENERATIONS: 3}, "3 prompts x num_generations 3 = 9 completions cannot be divided evenly among 2 processes: give a multiple of 2 prompts"),
+        (2, 8, {GENERATIONS: 6}, "cannot be divided evenly among 8 processes: give a multiple of 4 prompts"),
         (8, 2, {DEVICE: 3}, "per_device_train_batch_size: 3 does not divide the 32 completions of a process (8 prompts x num_generations 8 = 64 completions, 2 processes)"),
         (8, 1, {DEVICE: 8, PASSES: 4}, "64 completions, but per_device_train_batch_size 8 x gradient_accumulation_steps 4 x processes 1 = 32"),
         (8, 1, {PASSES: 128}, "gradient_accumulation_steps: 128 does not divide the 64 completions of a process"),
         (None, 1, {DEVICE: 4}, "num_generations: 8 does not divide the 4 completions of a step (per_device_train_batch_size 4 x"),
-        (None, 3, {DEVICE: 4, GENERATIONS: 8}, "x processes 3): make it a divisor, or say prompts_per_step"),
+        (None, 3, {DEVICE: 4, GENERATIONS: 8}, "x processes 3): make it a divisor, or set prompts_per_step"),
     ],
 )  # fmt: skip
 def test_a_contradiction_is_told_with_the_numbers(prompts, processes, given, message):
@@ -90,5 +90,5 @@ def test_too_few_problems_for_one_generation_batch_are_an_error():
 
 
 def test_an_optimizer_step_that_would_mix_two_generation_batches_is_an_error():
-    with pytest.raises(UserError, match="steps_per_generation: 6 is no multiple of gradient_accumulation_steps 4"):
+    with pytest.raises(UserError, match="steps_per_generation: 6 is not a multiple of gradient_accumulation_steps 4"):
         describe_batch(settings(steps_per_generation=6), 1, 100)

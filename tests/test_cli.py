@@ -68,7 +68,7 @@ def test_bash_completes_verbs_options_keys_and_recipes(tmp_path):
     [
         (
             ["trian"],
-            "error: no verb 'trian': did you mean train?\n",
+            "error: unknown verb 'trian': did you mean train?\n",
         ),
         (["train"], "error: no recipe: give one with --config recipes/X.yaml\n"),
         (
@@ -77,9 +77,9 @@ def test_bash_completes_verbs_options_keys_and_recipes(tmp_path):
         ),
         (["train", "--config"], "error: --config: expected one argument\n"),
         (["report"], "error: grpo-math report: the following arguments are required: RUN\n"),
-        (["runs", "runs", "more"], "error: grpo-math runs: more: no argument of this verb\n"),
+        (["runs", "runs", "more"], "error: grpo-math runs: more: unknown argument\n"),
         (["compare", "a", "b", "--shwo", "2"], "error: grpo-math compare: --shwo: did you mean --show?\n"),
-        (["check", "--sample", "x"], "error: --sample: want a whole number of 1 or more, got 'x'\n"),
+        (["check", "--sample", "x"], "error: --sample: expected an integer of at least 1, got 'x'\n"),
         (
             ["train", "--config", "recipes/quickstart.yaml", "--learning_rat", "1", "--max_step", "2"],
             "error: --learning_rat: unknown key, did you mean --learning_rate?\n"
@@ -146,7 +146,7 @@ def test_weights_and_biases_without_a_key_is_one_line(write_recipe, tmp_path, mo
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     done = grpo_math("train", "--config", str(write_recipe(report_to="wandb")))
-    assert "error: report_to: W&B knows no API key: run `wandb login`, set WANDB_MODE=offline, or give" in done.stderr
+    assert "error: report_to: W&B has no API key: run `wandb login`, set WANDB_MODE=offline, or give" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == 2
 

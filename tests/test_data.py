@@ -214,7 +214,7 @@ def test_ambiguous_or_missing_columns_are_an_error_not_a_guess(row, message):
 
 def test_fields_name_known_roles_and_columns_that_are_there():
     row = {"question": "q", "answer": "1"}
-    with pytest.raises(UserError, match=r"fields: quesion: name columns for question, answer, worked only"):
+    with pytest.raises(UserError, match=r"fields: quesion: unknown key, use one of question, answer, worked"):
         json_rows(row, {"quesion": "question"})
     with pytest.raises(UserError, match=r"no column 'steps' for the worked .*, or give fields without it$"):
         json_rows(row, {"worked": "steps"})
@@ -305,8 +305,8 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending, compression):
     ("name", "content", "message"),
     [
         ("r.jsonl", '{"question": "q", "answer": "1"}\n{oops\n', "r.jsonl, line 2: not JSON"),
-        ("r.jsonl", '"a string"\n', "r.jsonl, row 1: want an object with named columns, got 'a string'"),
-        ("r.csv", "question,answer\nq,1,000\n", "r.csv, row 1: more cells than columns: quote cells with commas"),
+        ("r.jsonl", '"a string"\n', "r.jsonl, row 1: expected an object with named columns, got 'a string'"),
+        ("r.csv", "question,answer\nq,1,000\n", "r.csv, row 1: more cells than columns: quote cells that contain commas"),
         ("r.jsonl", '{"question": "q", "answer": "1"}\n' + "[" * 100_000, "r.jsonl, line 2: not JSON (maximum recursion depth"),
         ("r.jsonl", '{"question": "q", "answer": "1"}\n\0\0\0\n', "r.jsonl, line 2: not JSON (Expecting value)"),
         ("r.csv", "question,answer,answer\nq,1,2\n", "r.csv: two columns have the same name (question, answer, answer)"),
@@ -314,12 +314,12 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending, compression):
         ("r.csv.zst", "no zstd", "r.csv.zst: cannot be read as csv"),
         ("r.csv", 'question,answer\nq,1\n"q,2\nq,3\n', "r.csv, after row 1: cannot be read as csv (unexpected end of data)"),
         ("r.csv", "question,answer\nq,1\nq," + "1" * 200_000, "r.csv, after row 1: cannot be read as csv (field larger than field limit"),
-        ("r.csv.txt", "q", "r.csv.txt: rows are read from .jsonl, .json, .csv, .parquet files, or those with .gz or .zst"),
-        ("r.json", "[1, 2]", "r.json, row 1: want an object with named columns, got 1"),
+        ("r.csv.txt", "q", "r.csv.txt: unsupported file type: use .jsonl, .json, .csv, .parquet, or these with .gz or .zst"),
+        ("r.json", "[1, 2]", "r.json, row 1: expected an object with named columns, got 1"),
         ("r.json", "{", "r.json: cannot be read as json"),
         ("r.parquet", "no parquet", "r.parquet: cannot be read as parquet"),
-        ("r.txt", "q", "r.txt: rows are read from .jsonl, .json, .csv, .parquet files"),
-        ("r.jsonl", "", "r train: 0 problems of 0 rows: nothing is left to train or test on"),
+        ("r.txt", "q", "r.txt: unsupported file type: use .jsonl, .json, .csv, .parquet"),
+        ("r.jsonl", "", "r train: 0 problems of 0 rows: no problems are left"),
         ("r.jsonl", '{"question": "q", "answer": ""}\n', "r train: 0 problems of 1 rows, dropped: 1 without an answer"),
     ],
 )  # fmt: skip
@@ -388,7 +388,7 @@ def test_the_wrong_adapter_says_what_the_row_looks_like(tmp_path):
     path = write_jsonl(tmp_path / "r.jsonl", [{"prompt": "q", "label": "1"}])
     with pytest.raises(
         UserError,
-        match=r"^dataset.name: row 1 of .* does not look like gsm8k .*its columns are prompt, label.*use name: json",
+        match=r"^dataset.name: row 1 of .* is not a row of gsm8k .*its columns are prompt, label.*use name: json",
     ):
         load_problems(DatasetSpec(name="gsm8k", path=path))
 
@@ -400,9 +400,9 @@ def test_a_missing_split_lists_what_is_there(tmp_path):
 
 
 def test_without_network_the_error_asks_for_a_local_path():
-    with pytest.raises(UserError, match=r"'openai/gsm8k' is no local file or folder.*give the folder, path: FOLDER"):
+    with pytest.raises(UserError, match=r"'openai/gsm8k' is not a local file or folder.*give the folder, path: FOLDER"):
         load_problems(DatasetSpec(name="gsm8k"))
-    with pytest.raises(UserError, match=r"mine.py:load is a function, and gsm8k wants files: set name: null"):
+    with pytest.raises(UserError, match=r"mine.py:load is a function, but gsm8k reads files: set name: null"):
         load_problems(DatasetSpec(name="gsm8k", path="mine.py:load"))
 
 
@@ -442,7 +442,7 @@ def test_a_users_own_loader(tmp_path):
     file.write_text("def load(split):\n    return ['text']\n")
     with pytest.raises(
         UserError,
-        match=r"^dataset.path: the function yields 'text': yield Problem objects or dicts with question and answer",
+        match=r"^dataset.path: the function yielded 'text': yield Problem objects or dicts with question and answer",
     ):
         load_problems(spec := DatasetSpec(path=f"{file}:load"))
     file.write_text("def load(split):\n    yield {'question': 'q', 'answer': 1}\n    raise OSError('disk')\n")

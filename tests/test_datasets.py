@@ -214,7 +214,10 @@ def test_rows_are_dropped_by_a_pattern_and_a_broken_one_is_named(tmp_path):
     assert str(loaded({"kind": "^(?!other)", "no such column": "."})) == (
         "rows train: 1 problems of 2 rows, dropped: 1 whose kind has None"
     )
-    for drop, message in (({"kind": "("}, "'(' is no regular expression"), ({"kind": 5}, "5 is no regular expression")):
+    for drop, message in (
+        ({"kind": "("}, "'(' is not a regular expression"),
+        ({"kind": 5}, "5 is not a regular expression"),
+    ):
         with pytest.raises(UserError, match=r"^dataset.drop.kind: ") as caught:
             loaded(drop)
         assert message in str(caught.value)
@@ -266,7 +269,7 @@ def test_decontamination_compares_with_the_evaluation_sets_that_it_names(tmp_pat
     for there in (tests[:1], []):
         with pytest.raises(
             UserError,
-            match=r"^dataset.decontaminate: aime25: neither on this machine nor to be read from the Hub.*name: aime25, path: FOLDER",
+            match=r"^dataset.decontaminate: aime25: neither on this machine nor readable from the Hub.*name: aime25, path: FOLDER",
         ):
             dropped(*there, decontaminate=["aime25"])
 

@@ -129,11 +129,11 @@ def test_an_exception_in_the_grader_costs_one_completion_and_no_batch(monkeypatc
             [[{"role": "assistant", "content": "4"}]],
             ["4"],
             "boxed",
-            "1 completions, 1 golds: want as many of both, all",
+            "expected as many completions as golds, all strings, got 1 and 1",
         ),
         (["4"], [4], "boxed", "all strings"),
-        (["4", "5"], ["4"], "boxed", "2 completions, 1 golds"),
-        (["4"], ["4"], "box", "no answer style 'box': use one of boxed, hash"),
+        (["4", "5"], ["4"], "boxed", "expected as many completions as golds, all strings, got 2 and 1"),
+        (["4"], ["4"], "box", "unknown answer style 'box': use one of boxed, hash"),
     ],
 )
 def test_arguments_that_no_policy_can_cause_raise(completions, golds, style, message):

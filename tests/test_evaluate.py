@@ -74,7 +74,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(run, t
     monkeypatch.setattr(TransformersEngine, "complete", interrupted)
     with pytest.raises(SystemExit):
         run(*SAMPLED)
-    assert "interrupted: the same command continues from here" in capsys.readouterr().err
+    assert "interrupted: run the same command to continue" in capsys.readouterr().err
     file = tmp_path / "out" / "completions.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     assert len(lines) == 16
@@ -119,12 +119,12 @@ def test_levels_are_broken_down(run, tmp_path, capsys):
 def test_what_was_evaluated_otherwise_is_not_overwritten(run, tmp_path):
     run()
     before = (tmp_path / "out" / "results.json").read_text()
-    with pytest.raises(UserError, match="holds an evaluation with another sampling: give another"):
+    with pytest.raises(UserError, match="has an evaluation with another sampling: use another folder"):
         run(*SAMPLED[:4])
     assert (tmp_path / "out" / "results.json").read_text() == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(UserError, match="holds something that is no evaluation"):
+    with pytest.raises(UserError, match="is not empty and not an evaluation"):
         run(out="mine")
 
 
@@ -140,7 +140,7 @@ def test_golds_that_cannot_be_read_are_named(run, tmp_path, capsys):
     ]
     run(*answered, dataset=f"json={tmp_path}/own.jsonl")
     assert "1 golds cannot be read and count as wrong, such as '1+1=<<" in capsys.readouterr().err
-    with pytest.raises(UserError, match="say what to evaluate: --model M --dataset gsm8k"):
+    with pytest.raises(UserError, match="nothing to evaluate: give --model M --dataset gsm8k"):
         dispatch(["evaluate"])
 
 
@@ -157,22 +157,22 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--dataset nothing", "eval.datasets[0].name: no dataset 'nothing': grpo-math datasets lists the names"),
+        ("--dataset nothing", "eval.datasets[0].name: unknown dataset 'nothing': `grpo-math datasets` lists them"),
         ("--dataset gsm8k=DATA --model /no/such/model", "model_name_or_path: no model at '/no/such/model'"),
         ("--dataset gsm8k=DATA --model EMPTY", "model_name_or_path: no model at"),
         ("--dataset gsm8k=DATA --model WEIGHTLESS", "weightless': it has no weights"),
         ("--dataset gsm8k=DATA --model ADAPTER", "gone, which cannot be loaded"),
-        ("--dataset gsm8k=DATA --samples 4", "eval.samples: 4 greedy completions of a problem are one and the same"),
+        ("--dataset gsm8k=DATA --samples 4", "eval.samples: 4 greedy completions of a problem are identical"),
         (
             "--dataset gsm8k=DATA --samples 4 --temperature 1 --k 8",
-            "eval.k: pass@8 wants 8 samples or more, and there are 4",
+            "eval.k: pass@8 needs at least 8 samples, got 4",
         ),
         ("--dataset gsm8k=DATA --split nowhere", "nowhere"),
-        ("--dataset json=BLANK", "nothing is left to train or test on"),
+        ("--dataset json=BLANK", "no problems are left"),
         ("--suite", "--suite: expected one argument"),
         ("--dataset none.yaml", "none.yaml: no such list"),
-        ("", "eval.datasets: missing: say which problems to evaluate on"),
-        ("--watch POLICY", "is no run but a model"),
+        ("", "eval.datasets: missing, name the problems to evaluate on"),
+        ("--watch POLICY", "is a model, not a run"),
         ("--watch RUN --sampels 2", "sampels: unknown key"),
         (
             "--dataset gsm8k=DATA --rewards.format.weight 1 --temprature 1",
@@ -180,7 +180,7 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ),
         ("--dataset gsm8k=DATA --device 1", "--device: only with --watch"),
         ("--watch nowhere", "--watch: no folder nowhere"),
-        ("--watch DATA --out o", "--watch: the run's recipe says what is evaluated"),
+        ("--watch DATA --out o", "--watch: the run's recipe sets what is evaluated"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, message, policy_folder, problem_folder, tmp_path):
@@ -295,7 +295,7 @@ def test_samples_and_other_settings_and_problems_in_one_only(write, capsys):
     assert rows_of(out, "gsm8k test")[0][5:] == ["0.5", "0", "2", "too few questions to tell"]  # p = 2 / 2^2
     assert "exact sign-flip p" in out
     assert "gsm8k test: 3 problems cannot show a difference\n" in out
-    assert "gsm8k test: 1 problems only in one of them are left out" in out
+    assert "gsm8k test: left out 1 problems that only one of them has" in out
     assert "lost by B: 0+1?\ngold: 7\nA, right (+): I say +\nB, wrong (-): I say -" in out
 
 
@@ -315,7 +315,7 @@ def test_a_dataset_of_one_evaluation_alone_is_named(write, capsys):
         file.write_text(file.read_text() + more)
     dispatch(["compare", first, second])
     out = capsys.readouterr().out
-    assert "only a: left out, no problem of it is in all of them\nonly b: left out, no problem" in out
+    assert "only a: left out, no problem is in all evaluations\nonly b: left out, no problem" in out
     assert len(rows_of(out, "gsm8k test")) == 1
 
 
@@ -338,11 +338,11 @@ def test_settings_are_compared_over_their_runs(write, capsys):
     out = capsys.readouterr().out
     assert [row[-1] for row in rows_of(out, "gsm8k test") if len(row) > 2] == ["not distinguishable"] * 2
     for one in (f"{a}1", f"{a}1,{a}1", f"{a}1*"):
-        with pytest.raises(UserError, match="is one run: name two or more of each setting, with commas between"):
+        with pytest.raises(UserError, match="is one run: give two or more per setting, separated by commas"):
             dispatch(["compare", "--seeds", settings[1], one])
     absent = f"{a}9"
     for one in (absent, f"{absent}*", f"{a}1,{absent}"):
-        with pytest.raises(UserError, match=r"there is no .*9\*?: check the path or the pattern"):
+        with pytest.raises(UserError, match=r"no .*9\*?: check the path or the pattern"):
             dispatch(["compare", "--seeds", settings[1], one])
 
 
@@ -361,7 +361,7 @@ def test_what_cannot_be_compared_is_one_line(write, tmp_path):
     blank.mkdir()
     cut.write_bytes(b"PAR1")
     for arguments, message in (
-        ([first], "name two evaluations or more"),
+        ([first], "expected two or more evaluations"),
         ([first, str(tmp_path / "nowhere")], "no completions.jsonl there"),
         ([first, str(blank)], "no completions.jsonl there"),
         ([first, str(cut)], "eval-000010.parquet: no completions: "),
@@ -386,7 +386,7 @@ def test_what_cannot_be_compared_is_one_line(write, tmp_path):
             "completions.jsonl: not the completions of an evaluation",
         ),
         (b"\xff", "completions.jsonl: no completions: 'utf-8' codec can't decode byte 0xff"),
-        (b"[" * 100_000, "completions.jsonl: holds no completion"),
+        (b"[" * 100_000, "completions.jsonl: has no completions"),
     ):
         (blank / "completions.jsonl").write_bytes(content + b"\n")
         with pytest.raises(UserError, match=message):

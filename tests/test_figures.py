@@ -292,7 +292,7 @@ def test_a_comparison_over_runs_knows_their_number():
     equal = over_seeds([0.5, 0.5], [0.6, 0.6])
     assert (equal.verdict, equal.p, equal.shows) == ("too few different runs to tell", 1, math.inf)
     assert over_seeds([0.5, 0.6], [0.5, 0.6], paired=True).verdict == "not distinguishable"
-    with pytest.raises(UserError, match="over seeds: 1 and 3 runs: give two or more of each setting"):
+    with pytest.raises(UserError, match="over seeds: 1 and 3 runs: give two or more per setting"):
         over_seeds([0.5], [0.5, 0.6, 0.7])
 
 

@@ -90,10 +90,10 @@ ENOUGH = "of 5 problems 2 are never right and 1 always: pass_rate: {min: 0.01, m
     ("group", "require", "line"),
     [  # a half: 1 - 2 / 2**G; a quarter: 1 - (1 + 3**G) / 4**G
         (2, 0.175, None),  # (1/2 + 3/8) / 5
-        (2, 0.18, f"0.17 of the groups can teach (num_generations 2, right and wrong ones among them), want 0.18: {ENOUGH}"),
+        (2, 0.18, f"0.17 of the groups (num_generations 2) have an advantage on average, expected at least 0.18: {ENOUGH}"),
         (4, 0.31, None),  # (7/8 + 87/128) / 5 = 0.3109
-        (4, 0.32, f"0.31 of the groups can teach (num_generations 4, right and wrong ones among them), want 0.32: {ENOUGH}"),
-        (2, 0.5, "0.17 of the groups can teach (num_generations 2, right and wrong ones among them), want 0.5: of 5 problems 2 are never right and 1 always: take easier or harder problems, or SFT first"),
+        (4, 0.32, f"0.31 of the groups (num_generations 4) have an advantage on average, expected at least 0.32: {ENOUGH}"),
+        (2, 0.5, "0.17 of the groups (num_generations 2) have an advantage on average, expected at least 0.5: of 5 problems 2 are never right and 1 always: take easier or harder problems, or SFT first"),
         (None, 0.1, "SFT has no groups: leave it out"),
     ],
 )  # fmt: skip
@@ -108,7 +108,7 @@ def test_too_few_groups_with_an_advantage_are_refused(group, require, line):
 def test_a_file_without_pass_rates_is_one_line(tmp_path, content):
     if content:
         (tmp_path / "x.jsonl").write_text(content)
-    with pytest.raises(UserError, match=r"^dataset.pass_rate.file: .*x.jsonl.*make it with grpo-math evaluate"):
+    with pytest.raises(UserError, match=r"^dataset.pass_rate.file: .*x.jsonl.*create it with grpo-math evaluate"):
         read_pass_rates(f"{tmp_path}/x.jsonl", "dataset.")
 
 

@@ -47,12 +47,12 @@ def test_a_file_keeps_its_rows_and_their_order(tmp_path, capsys):
         (["in.jsonl", "--gold", "1", "--completion", "2"], "give either FILE.jsonl"),
         (["nowhere.jsonl"], "No such file"),
         (["--style", "box", "--gold", "1", "--completion", "2"], "invalid choice: 'box'"),
-        (["in.jsonl", "--timeout", "0"], "--timeout: want at least 0.1 seconds, got 0"),
-        (["in.jsonl", "--workers", "0"], "--workers: want a whole number of 1 or more, got '0'"),
+        (["in.jsonl", "--timeout", "0"], "--timeout: expected at least 0.1 seconds, got 0"),
+        (["in.jsonl", "--workers", "0"], "--workers: expected an integer of at least 1, got '0'"),
         (["latin.jsonl"], "not UTF-8 text"),
         (["in.jsonl", "--out", "in.jsonl"], "is the file to be graded: name another"),
-        (["in.jsonl", "--out", "."], "--out: . is no file: name another"),
-        (["in.jsonl", "--timeout", "inf"], "--timeout: want at least 0.1 seconds, got inf"),
+        (["in.jsonl", "--out", "."], "--out: . is not a file: name another"),
+        (["in.jsonl", "--timeout", "inf"], "--timeout: expected at least 0.1 seconds, got inf"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, message):
@@ -69,16 +69,16 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, message):
     ("row", "message"),
     [
         ("{", "line 2: not JSON"),
-        ("[]", 'line 2: want {"gold": text, "completion": text}'),
-        ({"gold": 4, "completion": "4"}, "line 2: want"),
-        ({"gold": [4], "completion": "4"}, "line 2: want"),
-        ({"gold": [], "completion": "4"}, "line 2: want"),
+        ("[]", 'line 2: expected {"gold": string, "completion": string}'),
+        ({"gold": 4, "completion": "4"}, "line 2: expected"),
+        ({"gold": [4], "completion": "4"}, "line 2: expected"),
+        ({"gold": [], "completion": "4"}, "line 2: expected"),
         (
             '{"gold": "4", "completion": "4", "id": ' + "4" * 5_000 + "}",
             "line 2: not JSON .Exceeds the limit .4300 digits",
         ),
         ("[" * 100_000, "line 2: not JSON .maximum recursion depth"),
-        ({"gold": "4"}, "line 2: want"),
+        ({"gold": "4"}, "line 2: expected"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, row, message):

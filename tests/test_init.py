@@ -70,7 +70,7 @@ def test_the_recipe_passes_the_checks(name, text, said, tmp_path, monkeypatch, c
     recipe = (tmp_path / "recipe.yaml").read_text()
     assert [one for one in said if one not in recipe] == []
     assert [str(one) for one in check("recipe.yaml", layout="single_gpu") if one.level == "error"] == []
-    with pytest.raises(UserError, match=r"recipe.yaml exists: init overwrites nothing"):
+    with pytest.raises(UserError, match=r"recipe.yaml exists, and init never overwrites"):
         dispatch(["init", name])
 
 
@@ -118,8 +118,8 @@ def test_a_function_may_be_the_source(tmp_path, monkeypatch, policy_folder):
         ("a.csv", "x,y\n1,2\n", [], r"no column looks like the question \(the columns are x, y\): name it, --question"),
         ("a.csv", "x,y\n1,2\n", ["--question", "z", "--answer", "y"], "no column 'z' for the question"),
         ("a.jsonl", "", [], "a.jsonl: has no rows"),
-        ("a.txt", "1", [], "rows are read from .jsonl"),
-        ("a.jsonl", '{"question": "Why?", "answer": ""}', [], "1 without an answer: nothing is left"),
+        ("a.txt", "1", [], "unsupported file type: use .jsonl"),
+        ("a.jsonl", '{"question": "Why?", "answer": ""}', [], "1 without an answer: no problems are left"),
         (
             "a.jsonl",
             lines([{"question": "1+1?", "answer": "It is \\boxed{2}"}]),
@@ -128,7 +128,7 @@ def test_a_function_may_be_the_source(tmp_path, monkeypatch, policy_folder):
         ),
         ("a.jsonl", lines([{"question": "Why?", "answer": "so " * 20}]), [], "1 of 1 answers are sentences"),
         ("a.jsonl", lines(GSM8K), ["--model", "./none"], "none"),
-        ("a.jsonl", lines(GSM8K), ["--out", "a.txt"], "want a .yaml file"),
+        ("a.jsonl", lines(GSM8K), ["--out", "a.txt"], "expected a .yaml file"),
     ],
 )
 def test_what_cannot_be_a_recipe_is_one_line(name, text, options, message, tmp_path, monkeypatch):

@@ -163,38 +163,38 @@ def test_sft_is_launched_the_same_way(plan):
 @pytest.mark.parametrize(
     ("words", "gpus", "changes", "message"),
     [
-        ("--layout dual_gpu", "0", {}, "--layout: dual_gpu wants GPUs, 1 for training and 1 for the vLLM server; visible are 1 (CUDA_VISIBLE_DEVICES=0): use a smaller layout"),
-        ("--layout multi_gpu", "0", {}, "--layout: multi_gpu wants GPUs, 2 for training; visible are 1 (CUDA_VISIBLE_DEVICES=0): use single_gpu"),
-        ("--layout multi_gpu --num_processes 8", "0,1", {}, "wants GPUs, 8 for training; visible are 2"),
-        ("--layout single_gpu", "", {}, "wants GPUs, 1 for training; visible are 0 (CUDA_VISIBLE_DEVICES=): use --layout cpu"),
-        ("--layout single_gpu", "-1", {}, "wants GPUs, 1 for training; visible are 0"),
-        ("--layout dual_gpu_eval", "0", {}, "--layout: dual_gpu_eval wants GPUs, 1 for training and 1 for the evaluation; visible are 1 (CUDA_VISIBLE_DEVICES=0)"),
+        ("--layout dual_gpu", "0", {}, "--layout: dual_gpu needs GPUs, 1 for training and 1 for the vLLM server; visible are 1 (CUDA_VISIBLE_DEVICES=0): use a smaller layout"),
+        ("--layout multi_gpu", "0", {}, "--layout: multi_gpu needs GPUs, 2 for training; visible are 1 (CUDA_VISIBLE_DEVICES=0): use single_gpu"),
+        ("--layout multi_gpu --num_processes 8", "0,1", {}, "needs GPUs,  8 for training; visible are 2"),
+        ("--layout single_gpu", "", {}, "needs GPUs,  1 for training; visible are 0 (CUDA_VISIBLE_DEVICES=): use --layout cpu"),
+        ("--layout single_gpu", "-1", {}, "needs GPUs,  1 for training; visible are 0"),
+        ("--layout dual_gpu_eval", "0", {}, "--layout: dual_gpu_eval needs GPUs, 1 for training and 1 for the evaluation; visible are 1 (CUDA_VISIBLE_DEVICES=0)"),
         ("--layout dual_gpu_eval", "0,1", {"dataset": [{"name": "svamp"}, {"name": "math"}]}, "--layout: dual_gpu_eval evaluates every checkpoint: name problems"),
         ("--layout dual_gpu_eval", "0,1", {"eval": {"every": 5, "best": True}}, "eval.best: the evaluation process of dual_gpu_eval keeps no best model"),
         ("--layout dual_gpu", "0,0", {}, "CUDA_VISIBLE_DEVICES: 0,0 names a GPU twice"),
         ("--layout dual_gpu", "0,1", {"use_vllm": False}, "use_vllm: false, but the layout dual_gpu generates with vLLM"),
-        ("--layout dual_gpu", "0,1", {"use_vllm": None, "load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM takes no new weights for a quantised model"),
+        ("--layout dual_gpu", "0,1", {"use_vllm": None, "load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM cannot update the weights of a quantised model"),
         ("--layout dual_gpu", "0,1", {"vllm_server_base_url": "http://there:8000"}, "vllm_server_base_url: the layout dual_gpu starts its own server"),
-        ("--layout dual_gpu --vllm_server_port 99999", "0,1", {}, "vllm_server_port: want a port from 1 to 65535, got 99999"),
+        ("--layout dual_gpu --vllm_server_port 99999", "0,1", {}, "vllm_server_port: expected a port from 1 to 65535, got 99999"),
         ("--layout multi_gpu", "0,1,2", {"vllm_tensor_parallel_size": 2, "prompts_per_step": 6}, "vllm_tensor_parallel_size: 2 does not divide the 3 processes of the run"),
-        ("--layout multi_node", "0,1", {}, "--layout: multi_node is for several machines: say how many with --nodes"),
+        ("--layout multi_node", "0,1", {}, "--layout: multi_node is for several machines: set their number with --nodes"),
         ("--layout single_gpu --nodes 2", "0,1", {}, "--nodes: the layout single_gpu is for one process"),
         ("--layout multi_node --nodes 2 --vllm_mode server", "0,1", {}, "--nodes: start the server with grpo-math serve"),
         ("--layout multi_node --nodes 2 --main_process_ip h --node_rank 2", "0,1", {}, "--node_rank: 2 of 2 machines: the ranks are 0 to 1"),
-        ("--layout multi_node --nodes 0", "0,1", {}, "--nodes: want a whole number of 1 or more, got '0'"),
+        ("--layout multi_node --nodes 0", "0,1", {}, "--nodes: expected an integer of at least 1, got '0'"),
         ("--layout dual_gpu", "0,1,2,3,4", {"vllm_tensor_parallel_size": 3}, "vllm_tensor_parallel_size: 3 does not divide the 4 attention heads of"),
         ("--layout dual_gpu", "0,1", {"vllm_max_model_length": 20}, "vllm_max_model_length: 20 is too small for the longest prompt ("),
-        ("--layout nowhere", "0,1", {}, "--layout: no layout nowhere: use one of cpu, dual_gpu, dual_gpu_eval, fsdp2, multi_gpu, multi_node, single_gpu, zero2, zero3"),
+        ("--layout nowhere", "0,1", {}, "--layout: unknown layout nowhere: use one of cpu, dual_gpu, dual_gpu_eval, fsdp2, multi_gpu, multi_node, single_gpu, zero2, zero3"),
         ("--layout single_gpu --num_processes 2", "0,1", {}, "--num_processes: the layout single_gpu is for one process"),
-        ("--layout multi_gpu --num_processes two", "0,1", {}, "--num_processes: want a whole number of 1 or more, got 'two'"),
+        ("--layout multi_gpu --num_processes two", "0,1", {}, "--num_processes: expected an integer of at least 1, got 'two'"),
         ("--layout multi_node --nodes 2", "0,1", {}, "--nodes: give --main_process_ip too"),
-        ("--layout multi_gpu", "0,8", {}, "CUDA_VISIBLE_DEVICES: 0,8: there is no GPU 8 here: see nvidia-smi -L"),
-        ("--layout dual_gpu", "GPU-a,GPU-z", {}, "CUDA_VISIBLE_DEVICES: GPU-a,GPU-z: there is no GPU GPU-z here"),
-        ("--layout dual_gpu", "MIG-0h,MIG-7h", {}, "CUDA_VISIBLE_DEVICES: MIG-0h,MIG-7h: there is no GPU MIG-7h here"),
-        ("--layout single_gpu", "all", {}, "CUDA_VISIBLE_DEVICES: all: there is no GPU all here"),
-        ("--layout single_gpu", "gpu0", {}, "CUDA_VISIBLE_DEVICES: gpu0: there is no GPU gpu0 here"),
-        ("--layout single_gpu", "0;1", {}, "CUDA_VISIBLE_DEVICES: 0;1: there is no GPU 0;1 here"),
-        ("--layout multi_gpu", "0,1,2", {"prompts_per_step": 4}, "8 completions cannot be shared evenly by 3 processes: give a multiple of 3 prompts"),
+        ("--layout multi_gpu", "0,8", {}, "CUDA_VISIBLE_DEVICES: 0,8: no GPU 8 on this machine: see nvidia-smi -L"),
+        ("--layout dual_gpu", "GPU-a,GPU-z", {}, "CUDA_VISIBLE_DEVICES: GPU-a,GPU-z: no GPU GPU-z on this machine"),
+        ("--layout dual_gpu", "MIG-0h,MIG-7h", {}, "CUDA_VISIBLE_DEVICES: MIG-0h,MIG-7h: no GPU MIG-7h on this machine"),
+        ("--layout single_gpu", "all", {}, "CUDA_VISIBLE_DEVICES: all: no GPU all on this machine"),
+        ("--layout single_gpu", "gpu0", {}, "CUDA_VISIBLE_DEVICES: gpu0: no GPU gpu0 on this machine"),
+        ("--layout single_gpu", "0;1", {}, "CUDA_VISIBLE_DEVICES: 0;1: no GPU 0;1 on this machine"),
+        ("--layout multi_gpu", "0,1,2", {"prompts_per_step": 4}, "8 completions cannot be divided evenly among 3 processes: give a multiple of 3 prompts"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_told_before_anything_starts(plan, words, gpus, changes, message):
@@ -226,11 +226,11 @@ def test_all_that_a_machine_lacks_is_told_at_once_with_what_works_there(write_re
 @pytest.mark.parametrize(
     ("changes", "environment", "world", "message"),
     [
-        ({}, {"GRPO_MATH_PROCESSES": "4"}, {}, "launch: 4 processes were asked for, accelerate started 2"),
+        ({}, {"GRPO_MATH_PROCESSES": "4"}, {}, "launch: expected 4 processes, accelerate started 2"),
         ({}, {}, {"n_gpu": 2}, "launch: one process sees 2 GPUs: use grpo-math launch"),
-        ({}, {"ACCELERATE_USE_FSDP": "true"}, {"kind": "MULTI_CPU"}, "launch: accelerate makes DDP of FSDP on CPUs"),
-        ({"beta": 0.1}, {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "beta: 0.1 with FSDP measures against a reference model that was never loaded"),
-        ({"load_in_4bit": True, "use_peft": True, "use_vllm": None}, {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, {}, "load_in_4bit, load_in_8bit: ZeRO-3 cannot shard rounded weights"),
+        ({}, {"ACCELERATE_USE_FSDP": "true"}, {"kind": "MULTI_CPU"}, "launch: accelerate replaces FSDP with DDP on CPUs"),
+        ({"beta": 0.1}, {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "beta: 0.1 with FSDP needs the reference model, which would be loaded"),
+        ({"load_in_4bit": True, "use_peft": True, "use_vllm": None}, {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, {}, "load_in_4bit, load_in_8bit: ZeRO-3 cannot shard quantised weights"),
         ({"beta": 0.1}, {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "GRPO_MATH_PROCESSES": "2"}, {}, None),
     ],
 )  # fmt: skip
@@ -255,7 +255,7 @@ def test_gpus_on_a_machine_without_one(plan, nvidia_smi, monkeypatch, layout, br
         nvidia_smi.write_text("#!/bin/sh\necho NVIDIA-SMI has failed; exit 9\n")
     else:
         monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match=r"^CUDA_VISIBLE_DEVICES: 0,1: there is no GPU 0 here: see nvidia-smi -L$"):
+    with pytest.raises(UserError, match=r"^CUDA_VISIBLE_DEVICES: 0,1: no GPU 0 on this machine: see nvidia-smi -L$"):
         plan(f"--layout {layout}", eval={"every": 5})
 
 
@@ -300,9 +300,9 @@ def test_a_dry_run_under_accelerate_knows_its_strategy(monkeypatch, environment,
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "bf16: there is no GPU here that can"),
-        ({"bf16": None}, "bf16: there is no GPU here that can"),
-        ({"bf16": True, "fp16": True}, "bf16: there is no GPU here that can"),
+        ({}, "bf16: no GPU on this machine supports bfloat16"),
+        ({"bf16": None}, "bf16: no GPU on this machine supports bfloat16"),
+        ({"bf16": True, "fp16": True}, "bf16: no GPU on this machine supports bfloat16"),
         ({"fp16": True}, None),
         ({"fp16": True, "bf16": None}, None),
         ({"bf16": False}, None),

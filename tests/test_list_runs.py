@@ -71,9 +71,9 @@ def test_the_reason_of_a_failure_is_in_the_summary(tmp_path):
 
 def test_a_hint_where_there_are_none_and_a_line_for_a_mistake(tmp_path):
     done = runs(cwd=tmp_path)
-    assert done.stdout == "no runs in runs: grpo-math train makes one, in its recipe's output_dir\n"
+    assert done.stdout == "no runs in runs: grpo-math train creates one in the recipe's output_dir\n"
     assert done.returncode == 0
     done = runs("elsewhere", cwd=tmp_path)
     assert done.stderr == "error: elsewhere: no such folder: name one with runs in it\n"
     assert done.returncode == 2
-    assert runs("a", "b", cwd=tmp_path).stderr == "error: grpo-math runs: b: no argument of this verb\n"
+    assert runs("a", "b", cwd=tmp_path).stderr == "error: grpo-math runs: b: unknown argument\n"

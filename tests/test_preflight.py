@@ -102,68 +102,68 @@ def load_nothing(split):
 """
 ASKED, SAID = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "Why?"}
 BROKEN_DATA = [  # the dataset's further keys, its rows, the line
-    ({}, "", "dataset: rows train: 0 problems of 0 rows: nothing is left to train or test on"),
+    ({}, "", "dataset: rows train: 0 problems of 0 rows: no problems are left"),
     ({}, "{]", "dataset.path: HERE/rows.jsonl, line 1: not JSON (Expecting property name enclosed in double quotes): correct or delete the line"),
-    ({}, "[1]\n", "dataset.path: HERE/rows.jsonl, row 1: want an object with named columns, got [1]"),
+    ({}, "[1]\n", "dataset.path: HERE/rows.jsonl, row 1: expected an object with named columns, got [1]"),
     ({}, [{"text": "What?"}], "dataset.fields: no column 'question' for the question (the columns are text): name it, {question: COLUMN}"),
     ({}, [{"question": "What?"}], "dataset.fields: no column 'answer' for the answer (the columns are question): name it, {answer: COLUMN}"),
     ({}, [{"question": "What?", "final": "1"}], "dataset.fields: no column 'answer' for the answer (the columns are question, final): name it, {answer: COLUMN}"),
     ({"fields": {"question": "q"}}, GOOD, "dataset.fields: no column 'q' for the question (the columns are question, answer): name it, {question: COLUMN}"),
-    ({"fields": {"gold": "answer"}}, GOOD, "dataset.fields: gold: name columns for question, answer, worked only"),
-    ({}, [{"question": "What?", "answer": None}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 without an answer: nothing is left to train or test on"),
-    ({}, [{"question": "", "answer": "1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 without a question: nothing is left to train or test on"),
-    ({}, [{"question": "What?", "answer": {"text": "1"}}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 with an answer that is not text: nothing is left to train or test on"),
-    ({}, [{"question": "What?", "answer": float("inf")}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 without an answer: nothing is left to train or test on"),
-    ({}, [{"question": {"text": "What?"}, "answer": "1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 with a question that is not text: nothing is left to train or test on"),
-    ({}, [{"prompt": [ASKED, SAID, ASKED], "answer": "1"}] * 2, "dataset: rows train: 0 problems of 2 rows, dropped: 2 with turns that are not one question: nothing is left to train or test on"),
+    ({"fields": {"gold": "answer"}}, GOOD, "dataset.fields: gold: unknown key, use one of question, answer, worked"),
+    ({}, [{"question": "What?", "answer": None}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 without an answer: no problems are left"),
+    ({}, [{"question": "", "answer": "1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 without a question: no problems are left"),
+    ({}, [{"question": "What?", "answer": {"text": "1"}}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 with an answer that is not text: no problems are left"),
+    ({}, [{"question": "What?", "answer": float("inf")}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 without an answer: no problems are left"),
+    ({}, [{"question": {"text": "What?"}, "answer": "1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 with a question that is not text: no problems are left"),
+    ({}, [{"prompt": [ASKED, SAID, ASKED], "answer": "1"}] * 2, "dataset: rows train: 0 problems of 2 rows, dropped: 2 with turns that are not one question: no problems are left"),
     ({}, [{"messages": [ASKED]}], "dataset.fields: no column 'answer' for the answer (the columns are messages): name it, {answer: COLUMN}"),
     ({"fields": {"answer": "reward_model.gold"}}, [{"prompt": [ASKED], "reward_model": {"ground_truth": "1"}}], "dataset.fields: no column 'reward_model.gold' for the answer (the columns are prompt, reward_model, reward_model.ground_truth): name it, {answer: COLUMN}"),
     ({}, [{"messages": [ASKED, SAID], "conversations": [], "answer": "1"}], "dataset.fields: no column 'question' for the question (the columns are messages, conversations, answer): name it, {question: COLUMN}"),
-    ({}, [{"instruction": f"What is {n}+1?", "input": "", "output": f"It is, if you think about it for a little while and then count them well, {n + 1}."} for n in range(4)], "rows train: 4 of 4 golds are solutions, not answers: rows 1 (It is, if you think about it for a littl), 2 (It is, if you think about it for a littl), 3 (It is, if you think about it for a littl): dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone"),
+    ({}, [{"instruction": f"What is {n}+1?", "input": "", "output": f"It is, if you think about it for a little while and then count them well, {n + 1}."} for n in range(4)], "rows train: 4 of 4 golds are solutions, not answers: rows 1 (It is, if you think about it for a littl), 2 (It is, if you think about it for a littl), 3 (It is, if you think about it for a littl): dataset: {name: gsm8k or math} extracts the answer from them, or name a column with only the answer"),
     ({}, '{"question": "What?", "answer": "1"}\n' + "[" * 100_000, "dataset.path: HERE/rows.jsonl, line 2: not JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string): correct or delete the line"),
-    ({"name": "gsm8k"}, [{"problem": "What?", "answer": "#### 1"}], "dataset.name: row 1 of rows train does not look like gsm8k (no column 'question'; its columns are problem, answer): use name: json with fields"),
-    ({"name": "gsm8k"}, GOOD, "dataset: rows train: 0 problems of 20 rows, dropped: 20 without '####' before the answer: nothing is left to train or test on"),
-    ({"name": "math"}, [{"problem": "What?"}], "dataset.name: row 1 of rows train does not look like math (no column 'solution'; its columns are problem): use name: json with fields"),
-    ({"name": "math", "levels": [9]}, [{"problem": "What?", "solution": "\\boxed{1}", "level": "Level 1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 of other levels: nothing is left to train or test on"),
-    ({"max_prompt_tokens": 2}, GOOD, "dataset: rows train: 0 problems of 20 rows, dropped: 20 over 2 prompt tokens: nothing is left to train or test on"),
-    ({"decontaminate": True}, GOOD, "dataset.decontaminate: there is no test set to compare with: name one, eval: {datasets: ...}"),
-    ({"pass_rate": {"file": "HERE/none"}}, GOOD, "dataset.pass_rate.file: no file HERE/none: make it with grpo-math evaluate --config R --split train --samples 8 --temperature 1 --out FOLDER"),
-    ({"pass_rate": {"min": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.file: missing: want the folder of grpo-math evaluate --split train --samples 8"),
-    ({"pass_rate": {"file": "r", "min": 0.9, "max": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want 0 <= min <= max <= 1, got min 0.9 and max 0.1"),
-    ({"pass_rate": {"file": "r", "most": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.most: unknown key, the keys here are file, min, max, require"),
-    ({"pass_rate": 0.5}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: want a mapping or null, got 0.5"),
-    ({}, GOOD[:1], "dataset: 1 problems, but one generation batch takes 2 (4 completions / num_generations 2): lower prompts_per_step (or per_device_train_batch_size, gradient_accumulation_steps), or give more problems"),
+    ({"name": "gsm8k"}, [{"problem": "What?", "answer": "#### 1"}], "dataset.name: row 1 of rows train is not a row of gsm8k (no column 'question'; its columns are problem, answer): use name: json with fields"),
+    ({"name": "gsm8k"}, GOOD, "dataset: rows train: 0 problems of 20 rows, dropped: 20 without '####' before the answer: no problems are left"),
+    ({"name": "math"}, [{"problem": "What?"}], "dataset.name: row 1 of rows train is not a row of math (no column 'solution'; its columns are problem): use name: json with fields"),
+    ({"name": "math", "levels": [9]}, [{"problem": "What?", "solution": "\\boxed{1}", "level": "Level 1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 of other levels: no problems are left"),
+    ({"max_prompt_tokens": 2}, GOOD, "dataset: rows train: 0 problems of 20 rows, dropped: 20 over 2 prompt tokens: no problems are left"),
+    ({"decontaminate": True}, GOOD, "dataset.decontaminate: no test set to compare with: name one, eval: {datasets: ...}"),
+    ({"pass_rate": {"file": "HERE/none"}}, GOOD, "dataset.pass_rate.file: no file HERE/none: create it with grpo-math evaluate --config R --split train --samples 8 --temperature 1 --out FOLDER"),
+    ({"pass_rate": {"min": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.file: missing, expected the folder of grpo-math evaluate --split train --samples 8"),
+    ({"pass_rate": {"file": "r", "min": 0.9, "max": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: expected 0 <= min <= max <= 1, got min 0.9 and max 0.1"),
+    ({"pass_rate": {"file": "r", "most": 0.1}}, GOOD, "HERE/recipe.yaml: dataset.pass_rate.most: unknown key, use one of file, min, max, require"),
+    ({"pass_rate": 0.5}, GOOD, "HERE/recipe.yaml: dataset.pass_rate: expected a mapping or null, got 0.5"),
+    ({}, GOOD[:1], "dataset: 1 problems, but one generation batch takes 2 (4 completions / num_generations 2): lower prompts_per_step (or per_device_train_batch_size, gradient_accumulation_steps), or add problems"),
     # golds
-    ({}, [{"question": f"What is {n}+1?", "answer": f"{n}+1={n + 1}\n#### {n + 1}"} for n in range(4)], "rows train: 4 of 4 golds are solutions, not answers: rows 1 (0+1=1 #### 1), 2 (1+1=2 #### 2), 3 (2+1=3 #### 3): dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone"),
-    ({}, [{"question": "half a \ud800 sign", "answer": "1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 with a malformed cell: nothing is left to train or test on"),
-    ({}, [*GOOD, *({"question": f"Why {n}?", "answer": "\\frac{"} for n in range(3))], "rows train: 3 of 23 golds cannot be right, no completion earns anything for them: rows 21 (\\frac{), 22 (\\frac{), 23 (\\frac{): give the final answer alone in that column (dataset.fields), or delete these rows"),
+    ({}, [{"question": f"What is {n}+1?", "answer": f"{n}+1={n + 1}\n#### {n + 1}"} for n in range(4)], "rows train: 4 of 4 golds are solutions, not answers: rows 1 (0+1=1 #### 1), 2 (1+1=2 #### 2), 3 (2+1=3 #### 3): dataset: {name: gsm8k or math} extracts the answer from them, or name a column with only the answer"),
+    ({}, [{"question": "half a \ud800 sign", "answer": "1"}], "dataset: rows train: 0 problems of 1 rows, dropped: 1 with a malformed cell: no problems are left"),
+    ({}, [*GOOD, *({"question": f"Why {n}?", "answer": "\\frac{"} for n in range(3))], "rows train: 3 of 23 golds cannot be graded as right by any completion: rows 21 (\\frac{), 22 (\\frac{), 23 (\\frac{): use a column with only the final answer (dataset.fields), or delete these rows"),
 ]  # fmt: skip
 BROKEN_KEYS = [
     ({"dataset": {"path": "HERE/mine.py:load"}}, "dataset.path: HERE/mine.py:load raised OSError: no disk, mine.py:18"),
-    ({"dataset": {"path": "HERE/mine.py:load_texts"}}, "dataset.path: the function yields 'What is 1+1?': yield Problem objects or dicts with question and answer"),
-    ({"rewards": {"m": {"path": "HERE/mine.py:raises"}}}, "reward m: raised RuntimeError: no luck, mine.py:3; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Fix the function, or take it out of rewards"),
+    ({"dataset": {"path": "HERE/mine.py:load_texts"}}, "dataset.path: the function yielded 'What is 1+1?': yield Problem objects or dicts with question and answer"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:raises"}}}, "reward m: raised RuntimeError: no luck, mine.py:3; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Fix the function, or remove it from rewards"),
     ({"dataset": {"path": "HERE/mine.py:load_nothing"}}, "dataset.path: HERE/mine.py:load_nothing raised ValueError, mine.py:30"),
-    ({"rewards": {"m": {"path": "HERE/mine.py:silent"}}}, "reward m: raised AssertionError, mine.py:24; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Fix the function, or take it out of rewards"),
-    ({"rewards": {"m": {"path": "HERE/mine.py:in_a_library"}}}, "reward m: raised JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1), mine.py:27; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Fix the function, or take it out of rewards"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:silent"}}}, "reward m: raised AssertionError, mine.py:24; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Fix the function, or remove it from rewards"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:in_a_library"}}}, "reward m: raised JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1), mine.py:27; first of its 8 completions: [{'role': 'assistant', 'content': '\\\\boxed{1}'}]. Fix the function, or remove it from rewards"),
     ({"rewards": {"m": {"path": "HERE/mine.py:wrong_count"}}}, "reward m: returned 1 scores for 8 completions: return one per completion, in order (None where one cannot be scored)"),
     ({"rewards": {"m": {"path": "HERE/mine.py:text"}}}, "reward m: returned 'good' for the completion '\\\\boxed{1}': return a finite float, or None where it cannot be scored"),
     ({"rewards": {"m": {"path": "HERE/mine.py:nan"}}}, "reward m: returned nan for the completion '\\\\boxed{1}': return a finite float, or None where it cannot be scored"),
-    ({"rewards": {"m": {"path": "HERE/mine.py:wants"}}}, "rewards.m: wants hint, the data has question, solution, worked: give it as a setting, rewards: {m: {hint: ...}}, or add the column"),
-    ({"rewards": {"correctness": {}, "overlong": {"cache_tokens": 8}}}, "rewards.overlong: cache_tokens 8 of max_completion_length 8: it would punish every completion: rewards: {overlong: {cache_tokens: 2}}"),
+    ({"rewards": {"m": {"path": "HERE/mine.py:wants"}}}, "rewards.m: needs hint, the data has question, solution, worked: give it as a setting, rewards: {m: {hint: ...}}, or add the column"),
+    ({"rewards": {"correctness": {}, "overlong": {"cache_tokens": 8}}}, "rewards.overlong: cache_tokens 8 of max_completion_length 8: it would penalise every completion: rewards: {overlong: {cache_tokens: 2}}"),
     ({"sync_ref_model": True}, "sync_ref_model: TRL refuses it without a reference model (beta: 0): sync_ref_model: false"),
     ({"generation_kwargs": {"top_kk": 5}}, "generation_kwargs.top_kk: unknown key of transformers' GenerationConfig, did you mean generation_kwargs.top_k?"),
-    ({"max_completion_length": 512}, "the longest prompt (73 tokens) and max_completion_length 512 are 585 tokens, the model has room for 256: max_completion_length: 183"),
-    ({"num_generations": 3}, "num_generations: 3 does not divide the 4 completions of a step (per_device_train_batch_size 4 x gradient_accumulation_steps 1 x processes 1): make it a divisor, or say prompts_per_step instead of these"),
-    ({"model_name_or_path": "HERE/nowhere"}, "model_name_or_path: no model at 'HERE/nowhere': there is no such folder: give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"),
-    ({"loss_type": "grp"}, "HERE/recipe.yaml: loss_type: no 'grp': use one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo"),
-    ({"alarms": {"stop_on": ["nam"]}}, "HERE/recipe.yaml: alarms.stop_on: no 'nam': use one of nan, reward, zero_std, truncated, entropy, kl, importance, timeouts, length, spike, composition, diverged, tools"),
-    ({"alarms": {"steps": 0}}, "HERE/recipe.yaml: alarms.steps: want at least 1, got 0"),
-    ({"alarms": ["nan"]}, "HERE/recipe.yaml: alarms: want a mapping such as {stop_on: [nan]}, got ['nan']"),
-    ({"dtype": "float64"}, "HERE/recipe.yaml: dtype: no 'float64': use one of auto, bfloat16, float16, float32"),
-    ({"save_steps": 0}, "HERE/recipe.yaml: save_steps: want more than 0, got 0"),
-    ({"generation_kwargs": "x"}, "HERE/recipe.yaml: generation_kwargs: want a mapping or null, got 'x'"),
-    ({"rewards": {"m": {"path": "builtins:max"}}}, "builtins:max: its arguments have no names in Python: wrap it in a function of yours"),
-    ({"preflight": "no"}, "HERE/recipe.yaml: preflight: want true or false, got 'no'"),
+    ({"max_completion_length": 512}, "the longest prompt (73 tokens) and max_completion_length 512 are 585 tokens, the model's context is 256: max_completion_length: 183"),
+    ({"num_generations": 3}, "num_generations: 3 does not divide the 4 completions of a step (per_device_train_batch_size 4 x gradient_accumulation_steps 1 x processes 1): make it a divisor, or set prompts_per_step instead"),
+    ({"model_name_or_path": "HERE/nowhere"}, "model_name_or_path: no model at 'HERE/nowhere': no such folder: give a folder with config.json, weights and a tokenizer, or a Hub id that can be reached"),
+    ({"loss_type": "grp"}, "HERE/recipe.yaml: loss_type: unknown value 'grp': use one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo"),
+    ({"alarms": {"stop_on": ["nam"]}}, "HERE/recipe.yaml: alarms.stop_on: unknown value 'nam': use one of nan, reward, zero_std, truncated, entropy, kl, importance, timeouts, length, spike, composition, diverged, tools"),
+    ({"alarms": {"steps": 0}}, "HERE/recipe.yaml: alarms.steps: expected at least 1, got 0"),
+    ({"alarms": ["nan"]}, "HERE/recipe.yaml: alarms: expected a mapping such as {stop_on: [nan]}, got ['nan']"),
+    ({"dtype": "float64"}, "HERE/recipe.yaml: dtype: unknown value 'float64': use one of auto, bfloat16, float16, float32"),
+    ({"save_steps": 0}, "HERE/recipe.yaml: save_steps: expected more than 0, got 0"),
+    ({"generation_kwargs": "x"}, "HERE/recipe.yaml: generation_kwargs: expected a mapping or null, got 'x'"),
+    ({"rewards": {"m": {"path": "builtins:max"}}}, "builtins:max: its parameters have no names: wrap it in a Python function"),
+    ({"preflight": "no"}, "HERE/recipe.yaml: preflight: expected true or false, got 'no'"),
     ({"use_peft": True, "lora_modules_to_save": ["lm_haed"]}, "lora_modules_to_save: the model has no lm_haed: leave it out"),
     ({"use_peft": True, "lora_target_modules": ["q_proj"]}, "use_peft: peft refuses it: Target modules q_proj not found in the base model. Please check the target modules and try again: see lora_target_modules (TRL takes a list of one for a pattern)"),
     ({"learning_rat": 1}, "HERE/recipe.yaml: learning_rat: unknown key, did you mean learning_rate?"),
@@ -223,7 +223,7 @@ def test_a_hub_that_does_not_answer_is_one_line_before_a_model_is_loaded(first_l
         line = first_line(keys)
     assert (
         line
-        == f"{key}: the Hub does not answer (or HF_HUB_OFFLINE is set), {name} is not in its cache: copy it here, {key}: FOLDER"
+        == f"{key}: the Hub is not reachable (or HF_HUB_OFFLINE is set), {name} is not in its cache: download it, {key}: FOLDER"
     )
 
 
@@ -236,12 +236,12 @@ def test_a_silent_hub_is_asked_once(findings, no_hub, caplog, monkeypatch):
         with pytest.raises(BlockingIOError):
             hub.accept()
     assert [text for _, level, text in found if level == "error"][:2] == [
-        "model_name_or_path: the Hub does not answer (or HF_HUB_OFFLINE is set), org/model is not in its cache: copy it here, model_name_or_path: FOLDER",
-        "dataset.path: the Hub does not answer (or HF_HUB_OFFLINE is set), ChilleD/SVAMP is not in its cache: copy it here, dataset.path: FOLDER",
+        "model_name_or_path: the Hub is not reachable (or HF_HUB_OFFLINE is set), org/model is not in its cache: download it, model_name_or_path: FOLDER",
+        "dataset.path: the Hub is not reachable (or HF_HUB_OFFLINE is set), ChilleD/SVAMP is not in its cache: download it, dataset.path: FOLDER",
     ]  # fmt: skip
     assert re.fullmatch(
-        r"warning: the Hub, http://127.0.0.1:\d+, does not answer \(ReadTimeout: timed out\): its cache is used alone "
-        r"\(HF_HUB_OFFLINE=1 saves the attempt\)",
+        r"warning: the Hub, http://127.0.0.1:\d+, does not answer \(ReadTimeout: timed out\): using only its cache "
+        r"\(HF_HUB_OFFLINE=1 skips the attempt\)",
         next(record.getMessage() for record in caplog.records if record.name == "grpo_math"),
     )
     assert os.environ["HF_HUB_OFFLINE"] == "1"
@@ -268,23 +268,23 @@ def test_a_good_recipe_has_no_errors_and_no_warnings(findings):
     found = findings()
     assert wrong(found) == []
     assert {name for name, _, _ in found} == CHECKS.keys() - {"recipe"}
-    assert any("gsm8k train: all 16 golds are right as completions" in text for _, _, text in found)
+    assert any("gsm8k train: all 16 golds are graded as right" in text for _, _, text in found)
 
 
 UNEQUAL = "rewards: {correctness: {weight: 1.0}} would tell them apart"
 RIGHT = "rewards: {correctness: {correct: 1.0, wrong: 0.0, no_answer: 0.0}}"
 HURTS = [
-    ({"eval": {"every": 1, "max_completion_length": 512}}, "error", "the longest prompt of gsm8k test (74 tokens) and max_completion_length 512 are 586 tokens, the model has room for 256: eval: {max_completion_length: 182}"),
+    ({"eval": {"every": 1, "max_completion_length": 512}}, "error", "the longest prompt of gsm8k test (74 tokens) and max_completion_length 512 are 586 tokens, the model's context is 256: eval: {max_completion_length: 182}"),
     ({"num_generations": 2}, "warning", "num_generations: 2 completions per group: most groups have equal rewards, and the mean is noisy: num_generations: 8"),
     ({"temperature": 0.1}, "warning", "temperature: 0.1: the completions of a group will hardly differ: temperature: 1.0"),
-    ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "warning", "rewards: form alone is worth 2 (a wrong completion against none), being right 1 more: raise the weight of correctness"),
-    ({"rewards": {"format": {}}}, "error", f"rewards: a wrong answer earns 1, as much as the right one: {UNEQUAL}"),
-    ({"rewards": {"correctness": {"wrong": 2.0}}}, "error", f"rewards: a wrong answer earns 2, more than the right one: {RIGHT}"),
-    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "error", 'rewards: "empty" earns 0.962, a perfect completion 0.1: lower the weight of rewards.brevity, or give it gate: correctness'),
-    ({"rewards": {"correctness": {"no_answer": 1.0}}}, "error", f'rewards: "empty box" earns 1, a perfect completion 1: {RIGHT}'),
-    ({"rewards": {"language": {"scale": 1e-12, "bias": 0.5}}}, "error", f"rewards: a perfect, a wrong, an empty and every other completion earn 0.5: there is nothing to learn from: {UNEQUAL}"),
-    ({"rewards": {"correctness": {"wrong": -1.0, "no_answer": 0.0}}}, "warning", "rewards: an honest wrong completion earns -1, others more (empty box 0, cut off 0, an echo 0, nonsense 0, empty 0): lower the weight of what pays for them"),
-    ({"rewards": {"correctness": {}, "language": {"weight": 0.1, "scale": 0.0, "bias": 1.0}}}, "warning", "rewards.language: gives 1 to a perfect, a wrong, an empty and every other completion: it teaches nothing: rewards: {language: false}, or look at what it reads"),
+    ({"rewards": {"correctness": {}, "format": {"weight": 2}}}, "warning", "rewards: format alone scores 2 (a wrong completion over an empty one), a right answer 1 more: raise the weight of correctness"),
+    ({"rewards": {"format": {}}}, "error", f"rewards: a wrong answer scores 1, as much as the right one: {UNEQUAL}"),
+    ({"rewards": {"correctness": {"wrong": 2.0}}}, "error", f"rewards: a wrong answer scores 2, more than the right one: {RIGHT}"),
+    ({"rewards": {"correctness": {"weight": 0.1}, "brevity": {}}}, "error", 'rewards: "empty" scores 0.962, a perfect completion 0.1: lower the weight of rewards.brevity, or give it gate: correctness'),
+    ({"rewards": {"correctness": {"no_answer": 1.0}}}, "error", f'rewards: "empty box" scores 1, a perfect completion 1: {RIGHT}'),
+    ({"rewards": {"language": {"scale": 1e-12, "bias": 0.5}}}, "error", f"rewards: a perfect, a wrong, an empty and every other completion score 0.5: there is nothing to learn from: {UNEQUAL}"),
+    ({"rewards": {"correctness": {"wrong": -1.0, "no_answer": 0.0}}}, "warning", "rewards: an ordinary wrong completion scores -1, others score more (empty box 0, cut off 0, an echo 0, nonsense 0, empty 0): lower the weight of what rewards them"),
+    ({"rewards": {"correctness": {}, "language": {"weight": 0.1, "scale": 0.0, "bias": 1.0}}}, "warning", "rewards.language: scores 1 for a perfect, a wrong, an empty and every other completion: it has no effect: rewards: {language: false}, or check what it reads"),
 ]  # fmt: skip
 
 
@@ -326,8 +326,8 @@ def test_a_training_with_too_few_groups_that_can_teach_does_not_start(first_line
     """Of groups of two, 1 - 1/4 - 1/4 = 1/2 differ at a pass rate of a half, in the mean of four problems 1/8."""
     given = {"file": rates(tmp_path, 0, 0, 2, 4), "require": 0.2}
     assert first_line({"dataset": OWN | {"pass_rate": given}}) == (
-        "dataset.pass_rate.require: 0.12 of the groups can teach (num_generations 2, right and wrong ones among them), "
-        "want 0.2: of 4 problems 2 are never right and 1 always: pass_rate: {min: 0.01, max: 0.99} keeps the 1 between"
+        "dataset.pass_rate.require: 0.12 of the groups (num_generations 2) have an advantage on average, "
+        "expected at least 0.2: of 4 problems 2 are never right and 1 always: pass_rate: {min: 0.01, max: 0.99} keeps the 1 between"
     )
 
 
@@ -341,7 +341,7 @@ SAMPLED = [  # keys, the level, its beginning and its end; None: nothing is foun
     ({"use_vllm": True, "top_p": 0.9, "vllm_importance_sampling_correction": False}, "warning", "top_p: 0.9: samples come from another distribution", "top_p: 1.0"),
     ({"use_vllm": True, "top_p": 0.9, "vllm_importance_sampling_mode": "token_truncate"}, "warning", "top_p: 0.9: samples", "top_p: 1.0"),
     ({"use_vllm": True, "vllm_mode": "server", "repetition_penalty": 1.05}, "error", "repetition_penalty: 1.05: vLLM's", "repetition_penalty: 1.0"),
-    ({"top_p": 0.9}, "warning", "top_p: 0.9: samples come from another distribution than the one that is trained", "top_p: 1.0"),
+    ({"top_p": 0.9}, "warning", "top_p: 0.9: samples come from another distribution than the trained one", "top_p: 1.0"),
     ({"generation_kwargs": {"no_repeat_ngram_size": 3}}, "warning", "generation_kwargs.no_repeat_ngram_size: 3: samples", "leave out generation_kwargs.no_repeat_ngram_size"),
 ]  # fmt: skip
 
@@ -382,16 +382,16 @@ LOSSES = [  # the keys, and the findings with their fixes
     (VLLM | {"vllm_importance_sampling_clip_max": 0.0}, ["error vllm_importance_sampling_clip_min, vllm_importance_sampling_clip_max: they exclude 1, the ratio where vLLM and the trainer agree: vllm_importance_sampling_clip_min: null, vllm_importance_sampling_clip_max: 3.0"]),
     (VLLM | {"vllm_importance_sampling_clip_min": 1.5}, ["error vllm_importance_sampling_clip_min, vllm_importance_sampling_clip_max: they exclude 1, the ratio where vLLM and the trainer agree: vllm_importance_sampling_clip_min: null, vllm_importance_sampling_clip_max: 3.0"]),
     (VLLM | {"vllm_importance_sampling_clip_max": 1.0, "vllm_importance_sampling_clip_min": 0.5}, []),
-    ({"vllm_importance_sampling_correction": False, "vllm_importance_sampling_mode": "token_mask"}, ["warning vllm_importance_sampling_mode: without effect with vllm_importance_sampling_correction: false: vllm_importance_sampling_mode: null"]),
+    ({"vllm_importance_sampling_correction": False, "vllm_importance_sampling_mode": "token_mask"}, ["warning vllm_importance_sampling_mode: no effect with vllm_importance_sampling_correction: false: vllm_importance_sampling_mode: null"]),
     ({"sync_ref_model": True}, ["error sync_ref_model: TRL refuses it without a reference model (beta: 0): sync_ref_model: false"]),
     ({"sync_ref_model": True, "beta": 0.1, "ref_model_sync_steps": 8}, []),
     ({"sync_ref_model": True, "beta": 0.1, "use_peft": True}, ["error sync_ref_model: TRL refuses it for an adapter, whose reference is its base model: sync_ref_model: false"]),
-    ({"ref_model_sync_steps": 8, "ref_model_mixup_alpha": 0.5}, ["warning ref_model_sync_steps, ref_model_mixup_alpha: without effect with sync_ref_model: false: ref_model_sync_steps: null, ref_model_mixup_alpha: null"]),
+    ({"ref_model_sync_steps": 8, "ref_model_mixup_alpha": 0.5}, ["warning ref_model_sync_steps, ref_model_mixup_alpha: no effect with sync_ref_model: false: ref_model_sync_steps: null, ref_model_mixup_alpha: null"]),
     (LIGER, ["error use_liger_kernel: liger-kernel is not installed: use_liger_kernel: false"]),
     (LIGER | {"liger_kernel_config": {"fused_linear_cross_entropy": True}}, ["error use_liger_kernel: liger-kernel is not installed: use_liger_kernel: false", "error liger_kernel_config: TRL refuses fused_linear_cross_entropy, it has its own head: liger_kernel_config: {fused_linear_cross_entropy: false}"]),
-    ({"router_aux_loss_coef": 0.01}, ["error router_aux_loss_coef: TRL refuses it for a model that is no mixture of experts: router_aux_loss_coef: null"]),
-    ({"use_peft": True, "lora_target_modules": ["lm_head", "q_proj", "v_proj"]}, ["error lora_target_modules: TRL refuses lm_head, whose weight it takes without an adapter: lora_target_modules: [q_proj, v_proj]"]),
-    ({"use_peft": True, "lora_target_modules": ["lm_head"]}, ["error lora_target_modules: TRL refuses lm_head, whose weight it takes without an adapter: lora_target_modules: null"]),
+    ({"router_aux_loss_coef": 0.01}, ["error router_aux_loss_coef: TRL refuses it for a model that is not a mixture of experts: router_aux_loss_coef: null"]),
+    ({"use_peft": True, "lora_target_modules": ["lm_head", "q_proj", "v_proj"]}, ["error lora_target_modules: TRL refuses lm_head, whose weight it reads without the adapter: lora_target_modules: [q_proj, v_proj]"]),
+    ({"use_peft": True, "lora_target_modules": ["lm_head"]}, ["error lora_target_modules: TRL refuses lm_head, whose weight it reads without the adapter: lora_target_modules: null"]),
     (SMALL | {"loss_type": "luspo"}, ["warning loss_type: luspo with the ratios of tokens is not LUSPO, which clips the ratio of a whole completion: importance_sampling_level: sequence"]),
     (SMALL | SEQUENCE | {"loss_type": "luspo"}, []),
     (SMALL | SEQUENCE, ["warning importance_sampling_level: sequence with loss_type: dapo is not GSPO: long completions count more: loss_type: grpo"]),
@@ -402,14 +402,14 @@ LOSSES = [  # the keys, and the findings with their fixes
     (SEQUENCE | {"loss_type": "vespo"}, ["warning importance_sampling_level: sequence: loss_type: vespo is defined by the ratios of tokens: importance_sampling_level: token"]),
     ({"loss_type": "cispo"}, ["warning loss_type: cispo with epsilon_high 0.2 clips nearly everything: it is the limit of the ratio itself: epsilon_high: 5.0"]),
     ({"loss_type": "cispo", "epsilon_high": 0.28}, ["warning loss_type: cispo with epsilon_high 0.28 clips nearly everything: it is the limit of the ratio itself: epsilon_high: 5.0"]),
-    ({"loss_type": "cispo", "epsilon_high": 5.0, "epsilon": 0.1}, ["warning epsilon: without effect with loss_type: cispo: epsilon: null"]),
+    ({"loss_type": "cispo", "epsilon_high": 5.0, "epsilon": 0.1}, ["warning epsilon: no effect with loss_type: cispo: epsilon: null"]),
     ({"delta": 1.2}, ["warning delta: 1.2 is not above 1 + epsilon_high, and clips in its place: delta: 4.0"]),
     ({"delta": 4.0}, []),
-    ({"loss_type": "sapo", "delta": 4.0, "epsilon_high": 0.3}, ["warning delta: without effect with loss_type: sapo: delta: null", "warning epsilon_high: without effect with loss_type: sapo: epsilon_high: null"]),
-    ({"sapo_temperature_neg": 1.1, "vespo_k_pos": 1.0}, ["warning sapo_temperature_neg: without effect with loss_type: dapo: sapo_temperature_neg: null", "warning vespo_k_pos: without effect with loss_type: dapo: vespo_k_pos: null"]),
-    ({"multi_objective_aggregation": "normalize_then_sum", "scale_rewards": "none"}, ["warning scale_rewards: without effect with multi_objective_aggregation: normalize_then_sum: scale_rewards: null"]),
-    ({"use_bias_correction_kl": False}, ["warning use_bias_correction_kl: without effect with beta: 0.0: use_bias_correction_kl: null"]),
-    ({"entropy_coef": 0.01, "entropy_target": 0.5}, ["warning entropy_target: without effect with use_adaptive_entropy: false: entropy_target: null"]),
+    ({"loss_type": "sapo", "delta": 4.0, "epsilon_high": 0.3}, ["warning delta: no effect with loss_type: sapo: delta: null", "warning epsilon_high: no effect with loss_type: sapo: epsilon_high: null"]),
+    ({"sapo_temperature_neg": 1.1, "vespo_k_pos": 1.0}, ["warning sapo_temperature_neg: no effect with loss_type: dapo: sapo_temperature_neg: null", "warning vespo_k_pos: no effect with loss_type: dapo: vespo_k_pos: null"]),
+    ({"multi_objective_aggregation": "normalize_then_sum", "scale_rewards": "none"}, ["warning scale_rewards: no effect with multi_objective_aggregation: normalize_then_sum: scale_rewards: null"]),
+    ({"use_bias_correction_kl": False}, ["warning use_bias_correction_kl: no effect with beta: 0.0: use_bias_correction_kl: null"]),
+    ({"entropy_coef": 0.01, "entropy_target": 0.5}, ["warning entropy_target: no effect with use_adaptive_entropy: false: entropy_target: null"]),
     ({"use_adaptive_entropy": True, "entropy_target": 0.5}, []),
 ]  # fmt: skip
 
@@ -458,7 +458,7 @@ def test_rules_of_thumb_are_for_models_of_some_size(findings, tokenizer, tmp_pat
     tokenizer.save_pretrained(tmp_path / "big")
     keys = {"model_name_or_path": str(tmp_path / "big"), "learning_rate": 2e-5, "max_completion_length": 100}
     assert wrong(findings(**keys)) == [
-        ("warning", "learning_rate: 2e-05: GRPO's are about 1.0e-6 and hardly above 1e-05: learning_rate: 1.0e-6"),
+        ("warning", "learning_rate: 2e-05: usual for GRPO is about 1.0e-6, rarely above 1e-05: learning_rate: 1.0e-6"),
         ("warning", "max_completion_length: 100 tokens, and the prompt asks for reasoning: many may be cut off: max_completion_length: 512"),
     ]  # fmt: skip
     assert wrong(findings(**keys, use_peft=True)) == wrong(findings(**keys))[1:]
@@ -504,7 +504,7 @@ def test_an_own_reward_that_pays_for_nothing_is_an_error(findings, tmp_path):
         errors = [text for _, level, text in found if level == "error"]
         assert [text[: len(line or "")] for text in errors] == ([line] if line else []), errors
     found = findings(rewards={"correctness": {}, "any_box": {"path": f"{tmp_path}/own.py:any_box"}})
-    assert any(text.startswith("rewards.any_box: takes the solution, and gives a wrong") for _, _, text in found)
+    assert any(text.startswith("rewards.any_box: takes the solution, but scores a wrong") for _, _, text in found)
 
 
 def test_golds_that_are_text_among_numbers_are_named_with_their_rows(findings, tmp_path):
@@ -647,7 +647,7 @@ def test_all_checks_run_on_a_recipe_that_is_broken_in_several_places(findings):
     errors = [(name, text) for name, level, text in found if level == "error"]
     assert [name for name, _ in errors] == ["recipe"] * 3
     assert errors[0][1] == "--learning_rat: unknown key, did you mean --learning_rate?"
-    assert errors[1][1].startswith("rewards.fromat: no shipped reward, did you mean format?")
+    assert errors[1][1].startswith("rewards.fromat: not a shipped reward, did you mean format?")
     assert {name for name, level, _ in found if level == "note"} >= {
         "data",
         "golds",
@@ -662,7 +662,7 @@ def test_a_recipe_with_hardly_anything_is_checked_as_far_as_it_goes(tmp_path, ca
     (tmp_path / "r.yaml").write_text("learning_rate: 1.0e-6\n")
     assert cli("check", "--config", str(tmp_path / "r.yaml"), "--layout", "none") == 1
     said = capsys.readouterr().out
-    assert "error: dataset: missing: write dataset: {name: gsm8k}" in said
+    assert "error: dataset: missing, add dataset: {name: gsm8k}" in said
     assert "not checked: see the error above" in said
     assert "9. launch\n   the layout is not checked: fix the recipe first\n   error: bf16: " in said
     assert said.endswith("r.yaml: 4 errors, no warnings\n")
@@ -680,14 +680,14 @@ def cli(*words: str) -> int:
 
 def test_bare_golds_of_math_pass_and_crossed_ones_do_not(findings, real_data):
     texts = [text for name, _, text in findings(dataset={"name": "math500", "path": f"{real_data}/math500", "split": "test"}) if name == "golds"]  # fmt: skip
-    assert texts[0] == "math500 test: all 500 golds are right as completions"
+    assert texts[0] == "math500 test: all 500 golds are graded as right"
     assert texts[1].startswith(("0 of", "1 of", "2 of"))
 
 
 def test_all_golds_of_gsm8k_pass_in_seconds(findings, real_data):
     for split, count in (("train", "7,473"), ("test", "1,319")):
         found = findings(dataset={"name": "gsm8k", "path": f"{real_data}/gsm8k", "split": split})
-        assert ("golds", "note", f"gsm8k {split}: all {count} golds are right as completions") in found
+        assert ("golds", "note", f"gsm8k {split}: all {count} golds are graded as right") in found
 
 
 def test_a_think_tag_that_the_chat_template_prefills_wants_room_for_its_end(
@@ -781,7 +781,7 @@ def test_what_is_missing_offline_is_named_once(write_recipe, capsys):
     errors = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("   error: ")]
     for key in ("model_name_or_path", "dataset.path"):
         assert [line.partition(", ")[0] for line in errors if key in line] == [
-            f"error: {key}: the Hub does not answer (or HF_HUB_OFFLINE is set)"
+            f"error: {key}: the Hub is not reachable (or HF_HUB_OFFLINE is set)"
         ]
 
 
@@ -801,7 +801,7 @@ def test_a_check_of_gsm8k_takes_seconds_and_loads_no_model(write_recipe, real_da
     done = subprocess.run(command, capture_output=True, text=True)
     print(f"{time.monotonic() - start:.1f} s")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "golds are right as completions" in done.stdout
+    assert "golds are graded as right" in done.stdout
 
 
 def test_check_in_python_returns_the_findings(write_recipe):
@@ -812,5 +812,5 @@ def test_check_in_python_returns_the_findings(write_recipe):
     assert [one.says for one in check(path, layout="cpu", learning_rat=1) if one.level == "error"] == [
         "--learning_rat: unknown key, did you mean --learning_rate?"
     ]
-    with pytest.raises(UserError, match="no layout nowhere"):
+    with pytest.raises(UserError, match="unknown layout nowhere"):
         check(path, layout="nowhere")

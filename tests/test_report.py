@@ -411,7 +411,7 @@ def test_a_run_that_has_just_begun_is_reported(tmp_path, open_page):
     page = open_page(write_report([run]))
     assert "stopped, step 0" in page.inner_text(".facts")
     assert "Nothing was logged yet." in page.inner_text("#curves")
-    assert "No held-out evaluation: eval: {before_after: true}" in page.inner_text(".answer")
+    assert "No held-out evaluation: set eval: {before_after: true}" in page.inner_text(".answer")
 
 
 def test_an_sft_run_has_its_loss(tmp_path, open_page):
@@ -524,11 +524,11 @@ def test_steps_that_generate_nothing_count_with_the_generation_before_them(tmp_p
 def test_a_mistake_is_one_line(run, tmp_path):
     for folder, says in (
         (tmp_path / "none", "no such folder"),
-        (run.parent, r"not a run, no recipe.yaml in it \(there: alpha\)"),
+        (run.parent, r"not a run, it has no recipe.yaml \(but alpha\)"),
     ):
         with pytest.raises(UserError, match=says):
             write_report([folder])
-    with pytest.raises(UserError, match="want a file to write"):
+    with pytest.raises(UserError, match="expected a file to write"):
         write_report([run], tmp_path / "report.pdf")
 
 
@@ -545,7 +545,7 @@ sys.exit(run_cli(lambda argv: report.main(options)))
 def watching(run) -> subprocess.Popen:
     command = [sys.executable, "-u", "-c", WATCH, str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert "follows the run until it ends" in process.stdout.readline()
+    assert "updated until the run ends" in process.stdout.readline()
     return process
 
 

@@ -260,7 +260,7 @@ def test_rewards_get_the_columns_they_name_and_own_ones_with_kwargs_all_that_a_t
     for odd in ("text", 10**30, 1j, {1: 2}, "\ud800"):
         problems[0] = Problem("q", "1", meta=held | {"level": 1, "mixed": 1})
         problems[1] = Problem("q", "1", meta=held | {"level": 1, "mixed": odd})
-        left_out = "the rewards do not get mixed: a column with values of several types, or too large ones"
+        left_out = "the rewards do not get mixed: the values have several types, or are too large"
         assert data_columns(build(named), problems) == ({*held, "level"} - {"mixed"}, left_out)
         problems[1].meta["level"] = odd
         assert data_columns(build(shipped, few), problems) == ({"source"}, "")

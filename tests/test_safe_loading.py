@@ -173,7 +173,7 @@ def test_a_reward_model_is_loaded_as_safely(what, policy_folder, pickled, odd, m
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
     folder, message = pickled, "has only pickled weights"
     if what == "tokenizer":
-        folder, message = own_tokenizer(policy_folder, odd), "brings Python code of its own"
+        folder, message = own_tokenizer(policy_folder, odd), "has custom Python code"
     with pytest.raises(UserError, match=message):
         load_reward_models([str(folder)], ["judge"], TEMPLATES["boxed"], {})
     assert not flag.exists()
@@ -197,7 +197,7 @@ def test_a_models_own_code_is_refused_by_every_verb_and_nobody_is_asked(
     if what == "tokenizer":
         own_tokenizer(policy_folder, odd)
     told = said(verbs(write_recipe(), odd, tmp_path)[verb], capsys)
-    assert f"{odd} brings Python code of its own, which would run as you: read it, and then allow it with" in told
+    assert f"{odd} has custom Python code, which would run as you: read it, and then allow it with" in told
     assert "trust_remote_code: true" in told
     assert not flag.exists()
 
@@ -266,7 +266,9 @@ def test_a_pickle_is_no_dataset(ending, write_recipe, tmp_path, flag):
     (folder / f"train.{ending}").write_bytes(pickle.dumps([Planted(flag)]))
     for path in (folder, folder / f"train.{ending}"):
         recipe = load_recipe(["--config", str(write_recipe(dataset={"name": "json", "path": str(path)}))])
-        with pytest.raises(UserError, match=r"has no split 'train' \(it has no data file\)|rows are read from .jsonl"):
+        with pytest.raises(
+            UserError, match=r"has no split 'train' \(it has no data file\)|unsupported file type: use .jsonl"
+        ):
             train(recipe)
     assert not flag.exists()
 
@@ -300,7 +302,7 @@ def test_a_secret_in_a_recipe_is_refused_and_never_repeated(name, keys, write_re
     Path("judge.py").write_text("def judge(completions, api_key, **columns): ...")
     Path("rows.py").write_text("def load(split, login): ...")
     told = said(["train", "--config", str(write_recipe(**keys))], capsys)
-    assert f"{name}: a secret would be kept in the run folder: set it in the environment (HF_TOKEN" in told
+    assert f"{name}: a secret would be saved in the run folder: set it in the environment (HF_TOKEN" in told
     assert SECRET not in told
     assert str(NUMBER) not in told
     assert not (tmp_path / "run").exists()
@@ -326,7 +328,7 @@ def test_a_launch_with_a_secret_starts_nothing(write_recipe):
     words = ["launch", "--layout", "cpu", "--dry-run", "--config", str(write_recipe()), "--hub_token", SECRET]
     done = subprocess.run([sys.executable, "-m", "grpo_math", *words], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: --hub_token: a secret would be kept")
+    assert done.stderr.startswith("error: --hub_token: a secret would be saved")
     assert SECRET not in done.stderr
 
 

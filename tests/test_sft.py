@@ -250,8 +250,8 @@ TAGS = {"user": "{question}", "answer_style": "answer_tag"}
     ("chat_template", "changes", "message"),
     [
         (CHANGING, {"prompt_template": TAGS}, r"changes the answer: '<think>1\+1=2</think> <answer>2</answer>' becomes ' <answer>2"),
-        (ENDLESS, {}, r"ends an answer with '<\|user\|>', which ends no generation \('<\|end\|>' does\): set eos_token"),
-        (ENDLESS, {"eos_token": "<|nope|>"}, r"eos_token: '<\|nope\|>' is no token of"),
+        (ENDLESS, {}, r"ends an answer with '<\|user\|>', but generation ends at '<\|end\|>': set eos_token"),
+        (ENDLESS, {"eos_token": "<|nope|>"}, r"eos_token: '<\|nope\|>' is not a token of"),
     ],
 )  # fmt: skip
 def test_a_chat_template_that_would_teach_something_else(

@@ -118,7 +118,7 @@ def test_a_signal_ends_the_step_saves_it_and_prints_the_command_that_goes_on(wri
     assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == list(range(1, last + 1))
     line = said.splitlines()[-1]
     command = f"python -m grpo_math.train --config {recipe} --resume_from_checkpoint auto"
-    assert line == f"stopped after step {last}, all of it is saved. Continue with: {command}"
+    assert line == f"stopped after step {last}, which is saved. Continue with: {command}"
     words = shlex.split(line.partition("Continue with: python -m grpo_math.")[2])
     status, said = grpo_math([*words, "--max_steps", str(last + 1)], tmp_path)
     assert status == 0, said
@@ -131,7 +131,7 @@ def test_two_trainings_do_not_share_a_folder(write_recipe, tmp_path):
     try:
         wait_for_step(tmp_path / "run", 2)
         assert is_running(tmp_path / "run")
-        with pytest.raises(UserError, match=r"output_dir: a training is at work in .*/run: wait for it"):
+        with pytest.raises(UserError, match=r"output_dir: a training is running in .*/run: wait for it"):
             train(load_recipe(["--config", str(recipe), "--resume_from_checkpoint", "auto"]))
     finally:
         os.kill(training.pid, signal.SIGKILL)
@@ -159,7 +159,7 @@ def test_a_full_disk_is_one_line_with_the_last_good_checkpoint(write_recipe, sma
     good = max(complete_checkpoints(folder))
     assert str(caught.value).startswith(f"{folder}: cannot write the run (")
     assert str(caught.value).endswith(
-        f"): when that is fixed, continue from {folder}/checkpoint-{good} with --resume_from_checkpoint auto"
+        f"): fix that, then continue from {folder}/checkpoint-{good} with --resume_from_checkpoint auto"
     )
     for step in sorted(complete_checkpoints(folder))[:-1]:
         shutil.rmtree(folder / f"checkpoint-{step}")
@@ -180,8 +180,7 @@ def test_a_disk_that_turns_read_only_is_one_line(write_recipe, small_disk, tmp_p
     subprocess.run(["umount", "-l", str(folder)], check=True)
     assert status == 2
     assert said.splitlines()[-1] == (
-        f"error: {folder}: cannot write the run (Read-only file system): when that is fixed, start again, "
-        "no checkpoint yet"
+        f"error: {folder}: cannot write the run (Read-only file system): fix that, then start again, no checkpoint yet"
     )
 
 
@@ -193,7 +192,7 @@ def test_a_deleted_run_folder_is_one_line(write_recipe, tmp_path):
         shutil.rmtree(folder, ignore_errors=True)
     status, said = training.wait()
     assert status == 2
-    assert said.splitlines()[-1] == f"error: {folder} is gone: nothing of this run is left to continue from"
+    assert said.splitlines()[-1] == f"error: {folder} was deleted: there is nothing to resume from"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth"])
@@ -203,10 +202,10 @@ def test_a_damaged_checkpoint_is_left_out_and_said_so(write_recipe, tmp_path, ca
     damaged = tmp_path / "run" / "checkpoint-2" / name
     damaged.write_bytes(damaged.read_bytes()[:-100])
     resume = ["--config", str(recipe), "--max_steps", "3", "--resume_from_checkpoint"]
-    with pytest.raises(UserError, match=f"{name} is damaged: name another checkpoint, or say auto"):
+    with pytest.raises(UserError, match=f"{name} is damaged: name another checkpoint, or use auto"):
         train(load_recipe([*resume, str(tmp_path / "run" / "checkpoint-2")]))
     assert train(load_recipe([*resume, "auto"]))["steps"] == 3
-    assert f"{damaged} is damaged: its checkpoint is left out" in capsys.readouterr().out
+    assert f"{damaged} is damaged: skipping its checkpoint" in capsys.readouterr().out
     assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
 
 
@@ -231,11 +230,11 @@ def test_a_part_of_a_checkpoint_that_is_missing_does_not_begin_anew(tmp_path, ca
             save_file({}, checkpoint / part) if part.endswith("safetensors") else torch.save({}, checkpoint / part)
     (tmp_path / "metrics.jsonl").write_text("{}")
     with pytest.raises(
-        UserError, match=rf"checkpoint: .*/checkpoint-2 has {missing}: name another checkpoint, or say auto; "
+        UserError, match=rf"checkpoint: .*/checkpoint-2 has {missing}: name another checkpoint, or use auto; "
     ):
         find_checkpoint(tmp_path, str(checkpoint), {})
     assert find_checkpoint(tmp_path, "auto", {}) == tmp_path / "checkpoint-1"
-    assert capsys.readouterr().out == f"{checkpoint} has {missing}: its checkpoint is left out\n"
+    assert capsys.readouterr().out == f"{checkpoint} has {missing}: skipping its checkpoint\n"
 
 
 def test_an_abandoned_save_is_cleared_away_and_a_replaced_best_comes_back(tmp_path):
@@ -292,7 +291,7 @@ def test_a_signal_ends_an_evaluation_after_its_batch(write_recipe, tmp_path, mon
     assert train(load_recipe(["--config", str(recipe)])) == {}
     said = capsys.readouterr().out
     assert len(batches) == batch
-    assert f"stopped after step {step}, all of it is saved. Continue with: " in said
+    assert f"stopped after step {step}, which is saved. Continue with: " in said
     assert set(complete_checkpoints(tmp_path / "run")) == ({step} if step else set())
     assert [row["step"] for row in read_rows(tmp_path / "run" / "eval.jsonl")] == [0, 2][: batch // 3]
     resumed = train(load_recipe(["--config", str(recipe), "--resume_from_checkpoint", "auto"]))

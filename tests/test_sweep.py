@@ -103,16 +103,16 @@ def test_values_are_yaml_with_commas_between_them(text, key, values):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("beta", "want KEY=VALUE,VALUE"),
-        ("beta=", "want KEY=VALUE,VALUE"),
-        ("=1", "want KEY=VALUE,VALUE"),
+        ("beta", "expected KEY=VALUE,VALUE"),
+        ("beta=", "expected KEY=VALUE,VALUE"),
+        ("=1", "expected KEY=VALUE,VALUE"),
         ("beta=0,,1", "not YAML"),
         ("beta=[0,1", "not YAML"),
         ("beta=0],[1", "not YAML"),
         ("dataset.split=2020-01-01,train", "quote a date"),
         ("chat_template_kwargs={1: 2, b: 3}", "not YAML"),
-        ("prompt_template.system=null,Be brief.", "want text"),
-        ("config=null", "want text"),
+        ("prompt_template.system=null,Be brief.", "expected a string"),
+        ("config=null", "expected a string"),
         ("beta=0,0.04,0", "beta: 0 is given twice"),
         ("seed=1,2", "seed: give the number of --seeds"),
         ("output_dir=a", "output_dir: give --out"),
@@ -175,9 +175,9 @@ def test_every_recipe_is_checked_before_the_first_run(options, tmp_path):
     with pytest.raises(UserError) as found:
         sweep(wrong)
     assert sorted(str(found.value).splitlines()) == [
-        "--beta: want a number from 0 to 1000, got -1",
+        "--beta: expected a number from 0 to 1000, got -1",
         "--learning_rat: unknown key, did you mean --learning_rate?",
-        "--learning_rate: want a number, got 'x'",
+        "--learning_rate: expected a number, got 'x'",
     ]
     with pytest.raises(UserError, match=r"^eval: a sweep compares accuracies: add --eval.before_after true$"):
         sweep(options(eval=None))
@@ -276,10 +276,10 @@ def test_stopped_and_killed_sweeps_run_what_is_missing(options, fake, tmp_path):
 
     (tmp_path / "wait").touch()
     front = begin("train out/beta=0/seed-1")
-    with pytest.raises(UserError, match=r"^--out: another process is at work in .*out: wait for it, or end it$"):
+    with pytest.raises(UserError, match=r"^--out: another process is using .*out: wait for it, or stop it$"):
         sweep(options(*words))
     front.send_signal(signal.SIGTERM)
-    assert "stopped: the same command continues" in front.communicate()[0]
+    assert "stopped: run the same command to continue" in front.communicate()[0]
     assert front.returncode == 128 + signal.SIGTERM
 
     (tmp_path / "starts").unlink()

@@ -182,8 +182,8 @@ def said(thinker, write_recipe, tmp_path):
 
 OPENS = ("note", "the chat template opens <think> for the model: it counts as part of the completion", "")
 SHORT = (
-    "max_completion_length: {:,} tokens, and the model thinks before it answers: what is cut off while thinking has no "
-    "answer (Qwen3's model cards recommend 32,768; warned of below 4,096)"
+    "max_completion_length: {:,} tokens, and the model thinks before it answers: one cut off while thinking has no "
+    "answer (Qwen3's model cards recommend 32,768; this warns below 4,096)"
 )
 SWITCH = "chat_template_kwargs: {enable_thinking: false}, or max_completion_length: 4096"
 
@@ -245,7 +245,7 @@ def test_a_tokenizer_that_hides_the_end_of_the_thinking_is_an_error(said, thinke
     own.save_pretrained(folder)
     (_, says, fix) = said("always", 64, large=False)[1]
     thinker.cache_clear()
-    assert says.startswith("model_name_or_path: </think> is a special token of the tokenizer, which completions lose")
+    assert says.startswith("model_name_or_path: </think> is a special token, which is removed from completions")
     assert fix == 'set "special": false for it in tokenizer_config.json and tokenizer.json'
 
 
@@ -263,7 +263,7 @@ def test_a_stop_string_that_completions_lose_is_an_error(thinker, write_recipe, 
     assert errors(tokenizer.eos_token, "</answer>", "<|user") == []
     assert errors("<|user|>") == [
         (
-            "prompt_template.stop: <|user|> is a special token of the tokenizer",
+            "prompt_template.stop: <|user|> is a special token, which is removed",
             f"leave it out, and add {number} to eos_token_id in generation_config.json",
         )
     ]

@@ -133,16 +133,16 @@ def test_the_calculator_refuses_everything_else(expression):
             r"tools: .*:bare: Cannot generate JSON schema .*no docstring!: give it type hints, and a Google",
         ),
         (["untold"], None, r"tools: .*:untold: .*no description for the argument 'x': give it"),
-        (["Bag"], None, r"tools: .*:Bag is no function: name one, or a class as environment"),
+        (["Bag"], None, r"tools: .*:Bag is not a function: name one, or a class as environment"),
         (["missing"], None, r"own.py has no function 'missing'"),
         (["calculator", CALCULATOR], None, r"tools: several are called calculator: rename one"),
         (
             [],
             "Scored",
-            r"environment: .*Scored.get_reward would be a reward of weight 1 that no recipe shows: rename it",
+            r"environment: TRL would add .*Scored.get_reward as a reward of weight 1: rename it",
         ),
         ([], "Strict", r"environment: .*Strict needs a method reset\(self, \*\*row\)"),
-        ([], "Idle", r"environment: .*Idle has no public method but reset"),
+        ([], "Idle", r"environment: .*Idle has no public method except reset"),
         ([], "Costly", r"environment: .*Costly\(\) failed \(RuntimeError: no disk, own.py:\d+\)"),
     ],
 )
@@ -160,21 +160,21 @@ def test_a_recipe_with_tools_is_checked(write_recipe, own):
     tools = {"tools": [CALCULATOR]}
     assert problems(**tools, max_tool_calling_iterations=2) == problems(environment=f"{own}:Bag") == []
     for changes, says in (
-        ({"max_tool_calling_iterations": 2}, "max_tool_calling_iterations: without effect, there are no tools"),
-        ({**tools, "max_tool_calling_iterations": 0}, "max_tool_calling_iterations: want at least 1, got 0"),
-        ({"tools": CALCULATOR}, "tools: want a list of text, got"),
+        ({"max_tool_calling_iterations": 2}, "max_tool_calling_iterations: no effect without tools"),
+        ({**tools, "max_tool_calling_iterations": 0}, "max_tool_calling_iterations: expected at least 1, got 0"),
+        ({"tools": CALCULATOR}, "tools: expected a list of strings, got"),
         ({"tools": ["no.py:f"]}, "tools[0]: no file no.py"),
         ({"environment": f"{own}:Bags"}, f"environment: {own} has no function 'Bags'"),
-        ({**tools, "prompt_template": "r1_zero"}, "prompt_template: its chat: false makes the prompt plain text, and tools"),
-        ({**tools, "prompt_template": {"prefill": "<think>"}}, "prompt_template: its prefill makes the prompt plain text"),
-        ({**tools, "rewards": {"judge": {"reward_model": "a/b"}}}, "rewards.judge.reward_model: it reads whole"),
+        ({**tools, "prompt_template": "r1_zero"}, "prompt_template: tools need a conversation, but chat: false makes the prompt plain text"),
+        ({**tools, "prompt_template": {"prefill": "<think>"}}, "prompt_template: tools need a conversation, but prefill makes the prompt plain text"),
+        ({**tools, "rewards": {"judge": {"reward_model": "a/b"}}}, "rewards.judge.reward_model: it scores whole"),
     ):  # fmt: skip
         (found,) = problems(**changes)
         assert found.startswith(says)
     sft = resolve(
         ["--config", str(write_recipe(rewards=None, sft={}, num_generations=None, max_completion_length=None, **tools))]
     )[1]
-    assert sft == ["tools: a key of GRPO recipes, and this one is for SFT (it has sft:)"]
+    assert sft == ["tools: a key of GRPO recipes, but this one is for SFT (it has sft:)"]
 
 
 def test_the_chat_template_has_to_show_tools(tool_policy, tmp_path, policy_folder):

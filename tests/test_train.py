@@ -141,7 +141,7 @@ def test_resume_wants_the_same_problems(write_recipe):
     recipe = write_recipe(save_steps=1, max_steps=1)
     run(recipe)
     arguments = ["--max_steps", "2", "--resume_from_checkpoint", "auto", "--dataset.max_samples", "4"]
-    with pytest.raises(UserError, match="the run began with other problems"):
+    with pytest.raises(UserError, match="the run was started with other problems"):
         run(recipe, *arguments)
 
 
@@ -159,8 +159,8 @@ def test_a_resume_under_other_settings_says_so_and_refuses_what_the_optimizer_wo
     run(recipe)
     again = ("--resume_from_checkpoint", "auto", "--max_steps", "2")
     said = (
-        r"learning_rate: the run began with .*, and its checkpoint stays with that, not 0.5: restore it, or "
-        r"begin another run with --model_name_or_path .*/checkpoint-1 and its own --output_dir"
+        r"learning_rate: the checkpoint was saved with .* and cannot resume with 0.5: restore it, or "
+        r"start a new run with --model_name_or_path .*/checkpoint-1 and another --output_dir"
     )
     with pytest.raises(UserError, match=said):
         run(recipe, *again, "--learning_rate", "0.5")
@@ -188,10 +188,10 @@ def saved(folder: Path, recipe: dict, *others: str) -> Path:
 @pytest.mark.parametrize(
     ("before", "now", "others", "message"),
     [
-        ({"lora_r": 4}, {"lora_r": 8}, [], "lora_r: the run began with 4, and its checkpoint stays with that, not 8"),
-        ({"use_peft": True}, {}, [], "use_peft: the run began with True, and its checkpoint stays with that, not its default"),
-        ({"optim_args": "eps=1"}, {}, [], "optim_args: the run began with eps=1, and its checkpoint stays with that"),
-        ({"model_name_or_path": "a"}, {"model_name_or_path": "b"}, ["adapter_config.json"], "model_name_or_path: the run began with a, "),
+        ({"lora_r": 4}, {"lora_r": 8}, [], "lora_r: the checkpoint was saved with 4 and cannot resume with 8"),
+        ({"use_peft": True}, {}, [], "use_peft: the checkpoint was saved with True and cannot resume with its default"),
+        ({"optim_args": "eps=1"}, {}, [], "optim_args: the checkpoint was saved with eps=1 and cannot resume with"),
+        ({"model_name_or_path": "a"}, {"model_name_or_path": "b"}, ["adapter_config.json"], "model_name_or_path: the checkpoint was saved with a "),
         ({"sft": {}}, {}, [], r"checkpoint-1 is of an SFT run: begin GRPO with --model_name_or_path .*/checkpoint-1 and its own"),
         ({}, {"sft": {}}, [], r"checkpoint-1 is of a GRPO run: begin SFT with --model_name_or_path "),
     ],
@@ -207,7 +207,7 @@ def test_auto_does_not_begin_anew_where_checkpoints_are_damaged(tmp_path, conten
     checkpoint = saved(tmp_path / "run", {})
     (checkpoint / "trainer_state.json").write_text(content)
     with pytest.raises(
-        UserError, match=r"no checkpoint in .*/run is whole: .*--model_name_or_path .*/checkpoint-1; or "
+        UserError, match=r"no checkpoint in .*/run is complete: .*--model_name_or_path .*/checkpoint-1; or "
     ):
         find_checkpoint(tmp_path / "run", "auto", {})
     with pytest.raises(UserError, match=r"checkpoint-1/trainer_state.json is damaged: name another checkpoint"):
@@ -218,11 +218,13 @@ def test_a_checkpoint_resumed_in_another_folder_wants_the_problems_of_its_run(wr
     recipe = write_recipe(save_steps=1, max_steps=1)
     run(recipe)
     elsewhere = ["--max_steps", "2", "--output_dir", str(tmp_path / "new"), "--resume_from_checkpoint"]
-    with pytest.raises(UserError, match=rf"the run began with other problems .*keys of {tmp_path}/run/recipe.yaml"):
+    with pytest.raises(
+        UserError, match=rf"the run was started with other problems .*keys of {tmp_path}/run/recipe.yaml"
+    ):
         run(recipe, *elsewhere, str(tmp_path / "run" / "checkpoint-1"), "--dataset.max_samples", "4")
     copied = shutil.copytree(tmp_path / "run" / "checkpoint-1", tmp_path / "copies" / "checkpoint-1")
     assert run(recipe, *elsewhere, str(copied))["steps"] == 2
-    assert "warning: without the recipe.yaml of its run" in capsys.readouterr().out
+    assert "warning: the checkpoint's run has no recipe.yaml" in capsys.readouterr().out
 
 
 def test_a_run_that_is_trained_on_has_no_final_model_until_it_ends(write_recipe, tmp_path):
@@ -240,7 +242,7 @@ def test_a_run_that_is_trained_on_has_no_final_model_until_it_ends(write_recipe,
 
 
 def test_resume_from_a_named_checkpoint_that_is_not_there(write_recipe, tmp_path):
-    with pytest.raises(UserError, match=r"checkpoint-7 is no complete checkpoint \(there: none\)"):
+    with pytest.raises(UserError, match=r"checkpoint-7 is not a complete checkpoint: name one \(there: none\)"):
         run(write_recipe(), "--resume_from_checkpoint", "checkpoint-7")
     assert not (tmp_path / "run").exists()
 
@@ -451,7 +453,7 @@ def test_completions_are_kept_at_a_rate(write_recipe, tmp_path, steps, every, ke
         ),
         (
             {"model_name_or_path": "no/such-model"},
-            "no/such-model is not in its cache: copy it here, model_name_or_path: FOLDER",
+            "no/such-model is not in its cache: download it, model_name_or_path: FOLDER",
         ),
         ({"model_name_or_path": "./nowhere"}, "model_name_or_path: no model at './nowhere'"),
         ({"lr_scheduler_type": "zigzag"}, "TRL refused it: zigzag is not a valid SchedulerType"),
@@ -465,10 +467,10 @@ def test_completions_are_kept_at_a_rate(write_recipe, tmp_path, steps, every, ke
             "TRL refused the recipe: persistent_workers option needs num_workers > 0",
         ),
         ({"dtype": "float99"}, "float99"),
-        ({"use_cpu": False, "bf16": True}, "bf16: there is no GPU here that can: give --bf16 false"),
+        ({"use_cpu": False, "bf16": True}, "bf16: no GPU on this machine supports bfloat16: give --bf16 false"),
         (
             {"eval": {"before_after": True, "datasets": {"name": "math500"}}},
-            "HuggingFaceH4/MATH-500 is not in its cache: copy it here, eval.datasets.path: FOLDER",
+            "HuggingFaceH4/MATH-500 is not in its cache: download it, eval.datasets.path: FOLDER",
         ),
     ],
 )
@@ -584,7 +586,7 @@ def test_messages_are_the_prompt_and_columns_that_no_table_holds_are_left_out(wr
     (tmp_path / "own.py").write_text(OWN)
     keys = {"dataset": {"name": "json", "path": str(tmp_path / "rows.jsonl")}, "max_steps": 1}
     assert run(write_recipe(**keys, output_dir=str(tmp_path / "plain")))["steps"] == 1
-    left_out = "the rewards do not get index, level: a column with values of several types, or too large ones"
+    left_out = "the rewards do not get index, level: the values have several types, or are too large"
     assert left_out not in capsys.readouterr().out
     path = write_recipe(**keys, rewards={"seen": {"path": f"{tmp_path}/own.py:seen"}}, preflight=False)
     assert run(path)["steps"] == 1

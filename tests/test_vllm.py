@@ -44,7 +44,7 @@ RARE = {"dynamic_sampling": {"rounds": 3}, "rewards": {"rare": {"path": f"{TESTS
 
 @pytest.fixture(scope="module")
 def policy(tokenizer, tmp_path_factory) -> str:
-    """vLLM on CPUs wants heads of 32 or more."""
+    """vLLM on CPUs needs heads of 32 or more."""
     return str(save_policy(tokenizer, tmp_path_factory.mktemp("policy-vllm"), hidden_size=128))
 
 
@@ -185,7 +185,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.skipif(os.cpu_count() < 2, reason="two servers at a time want two cores")
+@pytest.mark.skipif(os.cpu_count() < 2, reason="two servers at a time need two cores")
 def test_the_dual_layout_trains_and_leaves_nobody_whoever_is_killed(
     write_recipe, policy, tmp_path, server_world, request
 ):

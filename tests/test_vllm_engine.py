@@ -50,7 +50,7 @@ def test_the_window_fits():
     assert fit_window(500, 100, 20) == 500
     with pytest.raises(
         UserError,
-        match=r"119 is too small for the longest prompt \(100 tokens\) and max_completion_length 20: want 120",
+        match=r"119 is too small for the longest prompt \(100 tokens\) and max_completion_length 20: set at least 120",
     ):
         fit_window(119, 100, 20)
 
@@ -74,14 +74,14 @@ def test_the_tensor_parallel_size_divides(recipe, size, processes, message):
 
 def test_no_vllm_and_an_old_vllm_are_told(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for gpu, fix in ((True, "pip install -e"), (False, "there is no GPU for it: set use_vllm: false")):
+    for gpu, fix in ((True, "pip install -e"), (False, "without a GPU, set use_vllm: false")):
         monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
         with pytest.raises(UserError, match=f"use_vllm: vLLM is not installed: {fix}"):
             vllm_engine.check_vllm({})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"vllm": ["vllm"]})
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.21.0+cu129")
-    with pytest.raises(UserError, match=r"vLLM 0.21.0 is installed, TRL 1.16 works with 0.22.0 to 0.31.0"):
+    with pytest.raises(UserError, match=r"vLLM 0.21.0 is installed, TRL 1.16 supports 0.22.0 to 0.31.0"):
         vllm_engine.check_vllm({})
 
 
@@ -151,12 +151,12 @@ def test_the_seed_reaches_the_engine_beside_the_processs_place(monkeypatch):
         ({"generation_kwargs": {"seed": 1}}, "generation_kwargs.seed: seeds every request alike"),
         ({"vllm_engine_kwargs": {"max_model_len": 5}}, "vllm_engine_kwargs.max_model_len: set it with vllm_max_model_length"),
         ({"vllm_engine_kwargs": {"dtype": "float16"}}, "vllm_engine_kwargs.dtype: float16, but the trainer computes in float32"),
-        ({"vllm_engine_kwargs": "eager"}, "vllm_engine_kwargs: want a mapping"),
-        ({"vllm_gpu_memory_utilization": 1.5}, "vllm_gpu_memory_utilization: want a number above 0 and up to 1, got 1.5"),
-        ({"vllm_tensor_parallel_size": 0}, "vllm_tensor_parallel_size: want at least 1, got 0"),
-        ({"load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM takes no new weights for a quantised model"),
-        ({"prompts_per_step": 0}, "prompts_per_step: want at least 1, got 0"),
-        ({"prompts_per_step": True}, "prompts_per_step: want a whole number or null, got True"),
+        ({"vllm_engine_kwargs": "eager"}, "vllm_engine_kwargs: expected a mapping"),
+        ({"vllm_gpu_memory_utilization": 1.5}, "vllm_gpu_memory_utilization: expected a number above 0 and up to 1, got 1.5"),
+        ({"vllm_tensor_parallel_size": 0}, "vllm_tensor_parallel_size: expected at least 1, got 0"),
+        ({"load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM cannot update the weights of a quantised model"),
+        ({"prompts_per_step": 0}, "prompts_per_step: expected at least 1, got 0"),
+        ({"prompts_per_step": True}, "prompts_per_step: expected an integer or null, got True"),
     ],
 )  # fmt: skip
 def test_what_a_recipe_must_not_say(recipe, changes, message):
@@ -232,7 +232,7 @@ def test_the_right_server_passes(recipe, serve, policy_folder, monkeypatch):
         ({"dev": False}, r"takes no new weights \(no VLLM_SERVER_DEV_MODE=1\)"),
         ({"transfer": None}, r"takes no new weights \(no --weight-transfer-config\)"),
         ({"logprobs_mode": "raw_logprobs"}, r"has --logprobs-mode raw_logprobs, not processed_logprobs"),
-        ({"health": 404}, r"/health answers 404: it is no vLLM server"),
+        ({"health": 404}, r"/health returned 404: not a vLLM server"),
     ],
 )
 def test_another_server_is_an_error_before_a_model_loads(recipe, serve, policy_folder, changes, message):
@@ -243,7 +243,7 @@ def test_another_server_is_an_error_before_a_model_loads(recipe, serve, policy_f
 
 @pytest.mark.parametrize("url", ["localhost:8000", "http://", "ftp://there"])
 def test_an_address_that_is_none(recipe, url):
-    with pytest.raises(UserError, match=r"is not an address: write http://HOST:PORT"):
+    with pytest.raises(UserError, match=r"expected http://HOST:PORT, got"):
         vllm_server.check_server(recipe().keys, {}, config(url), 100, 20)
 
 

@@ -126,7 +126,11 @@ def test_whatever_can_be_called_may_be_a_reward_with_its_settings(build, tmp_pat
     ("name", "params", "line"),
     [
         ("plain_instance", {"bonsu": 1}, "rewards.plain_instance.bonsu: unknown key, did you mean bonus?"),
-        ("Judge", {}, "rewards.Judge.path: HERE/mine.py:Judge is a class: name an instance of it, made in that file"),
+        (
+            "Judge",
+            {},
+            "rewards.Judge.path: HERE/mine.py:Judge is a class: name an instance of it, created in that file",
+        ),
         ("calls", {}, "HERE/mine.py:calls: HERE/mine.py has no function 'calls'"),
     ],
 )

@@ -88,7 +88,7 @@ def test_rows_survive_half_lines_and_strange_line_ends(tmp_path):
 
 def test_two_at_work_in_one_folder_are_one_too_many(tmp_path):
     again = only_one(tmp_path, "--watch")
-    with only_one(tmp_path, "--watch"), pytest.raises(UserError, match="--watch: another process is at work"), again:
+    with only_one(tmp_path, "--watch"), pytest.raises(UserError, match="--watch: another process is using"), again:
         pass
     with only_one(tmp_path, "--watch"):
         pass
@@ -202,7 +202,7 @@ def test_the_trainer_and_the_watcher_are_killed_and_started_again(recipe, start,
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.cpu_count() < 2, reason="two processes at a time want two cores")
+@pytest.mark.skipif(os.cpu_count() < 2, reason="two processes at a time need two cores")
 def test_the_layout_starts_both_starts_a_killed_watcher_again_and_ends_both(recipe, start, tmp_path):
     run = tmp_path / "run"
     launcher = start("launch", "--layout", "dual_gpu_eval", "--config", str(recipe), "--max_steps", "30")

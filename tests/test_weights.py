@@ -104,13 +104,13 @@ def without(there, *keys):
 BROKEN = {  # what is done to a model's folder, the line
     "the prefix of a compiled module": (
         weights(lambda there: {f"_orig_mod.{name}": tensor for name, tensor in there.items()}),
-        rf"HERE: its weights are not those of the architecture in config.json: \d+ missing \(lm_head\.weight, model\.embed_tokens\.weight, model\.layers\.0\.input_layernorm\.weight, \.\.\.\), \d+ unexpected \(_orig_mod\.model\.embed_tokens\.weight, .*\): {FIX}",
+        rf"HERE: its weights do not match the architecture in config.json: \d+ missing \(lm_head\.weight, model\.embed_tokens\.weight, model\.layers\.0\.input_layernorm\.weight, \.\.\.\), \d+ unexpected \(_orig_mod\.model\.embed_tokens\.weight, .*\): {FIX}",
     ),
     "the prefix of DDP": (
         weights(lambda there: {f"module.{name}": tensor for name, tensor in there.items()}),
-        r"HERE: its weights are not .* unexpected \(module\.model\.embed_tokens\.weight, ",
+        r"HERE: its weights do not match .* unexpected \(module\.model\.embed_tokens\.weight, ",
     ),
-    "one tensor missing": (weights(lambda there: without(there, KEY)), rf"HERE: its weights are not .*: 1 missing \({KEY}\): {FIX}"),
+    "one tensor missing": (weights(lambda there: without(there, KEY)), rf"HERE: its weights do not match .*: 1 missing \({KEY}\): {FIX}"),
     "several missing": (weights(lambda there: without(there, KEY, NORM)), rf"HERE: .*: 2 missing \({KEY}, {NORM}\): {FIX}"),
     "one too many": (
         weights(lambda there: there | {"value_head.weight": there[NORM].clone()}),
@@ -130,9 +130,9 @@ BROKEN = {  # what is done to a model's folder, the line
     "another width in the config": (config(hidden_size=64, head_dim=8), r"HERE: .* of another shape \(model\.embed_tokens\.weight \("),
     "a weight that is not a number": (
         weights(lambda there: there | {KEY: there[KEY].fill_(math.nan)}),
-        rf"HERE: its weights are not finite \({KEY}\): take an earlier checkpoint, or another model",
+        rf"HERE: its weights are not finite \({KEY}\): use an earlier checkpoint, or another model",
     ),
-    "no architecture": (config(architectures=None), r"HERE/config\.json names no architectures: add the class of the model, which save_pretrained writes"),
+    "no architecture": (config(architectures=None), r"HERE/config\.json has no `architectures`: add the class of the model, as save_pretrained does"),
     "quantised by a method nobody knows": (
         lambda folder: (config(quantization_config={"quant_method": "zzz"})(folder), weights(lambda there: without(there, KEY))(folder)),
         rf"HERE: .*: 1 missing \({KEY}\)",
@@ -143,24 +143,24 @@ BROKEN = {  # what is done to a model's folder, the line
     "a width that heads do not divide": (config(num_attention_heads=3, head_dim=None), r"model_name_or_path: no model at 'HERE': "),
     "a config that is a list": (text("config.json", "[]"), r"HERE/config\.json: not that of a model: "),
     "a tokenizer of null": (text("tokenizer.json", "null"), r"model_name_or_path: no model at 'HERE': "),
-    "a tokenizer without a vocabulary": (no_vocabulary, r"prompt_template: no question reaches the prompt of HERE: its tokenizer has no vocabulary \("),
+    "a tokenizer without a vocabulary": (no_vocabulary, r"prompt_template: the prompt of HERE does not contain the question: its tokenizer has no vocabulary \("),
     "a chat template that reads no text": (
         text("chat_template.jinja", "{% for m in messages %}<|{{ m['role'] }}|>{% endfor %}"),
-        r"prompt_template: no question reaches the prompt of HERE: .* or its chat template reads no text",
+        r"prompt_template: the prompt of HERE does not contain the question: .* or its chat template ignores the text",
     ),
     "a generation config that cannot be saved": (
         text("generation_config.json", '{"temperature": 0.9, "top_p": 0.6}'),
         r"HERE/generation_config\.json: transformers saves no model with it: .*: correct it, or delete it",
     ),
     "a generation config that is not JSON": (text("generation_config.json", "{"), r"HERE/generation_config\.json: transformers saves no model with it: "),
-    "a model without a head": (config(architectures=["LlamaModel"]), r"HERE: LlamaModel in config\.json is no language model: it has no head for tokens"),
-    "a reward model": (config(architectures=["LlamaForSequenceClassification"]), r"HERE: LlamaForSequenceClassification in config\.json is no language model"),
+    "a model without a head": (config(architectures=["LlamaModel"]), r"HERE: LlamaModel in config\.json is not a language model: it has no LM head"),
+    "a reward model": (config(architectures=["LlamaForSequenceClassification"]), r"HERE: LlamaForSequenceClassification in config\.json is not a language model"),
     "a pointer for the weights": (text("model.safetensors", POINTER), r"HERE/model\.safetensors: a git-lfs pointer, not the file itself: run `git lfs pull` in its folder"),
     "a pointer for the tokenizer": (text("tokenizer.json", POINTER), r"HERE/tokenizer\.json: a git-lfs pointer, "),
     "a pointer for the config": (text("config.json", POINTER), r"HERE/config\.json: a git-lfs pointer, "),
-    "a cut file": (cut, r"HERE/model\.safetensors: damaged or cut short: copy or download it again"),
-    "an empty file": (text("model.safetensors", ""), r"HERE/model\.safetensors: damaged or cut short: "),
-    "a web page for the weights": (text("model.safetensors", "<!DOCTYPE html><html>Not found</html>"), r"HERE/model\.safetensors: damaged or cut short: "),
+    "a cut file": (cut, r"HERE/model\.safetensors: damaged or incomplete: copy or download it again"),
+    "an empty file": (text("model.safetensors", ""), r"HERE/model\.safetensors: damaged or incomplete: "),
+    "a web page for the weights": (text("model.safetensors", "<!DOCTYPE html><html>Not found</html>"), r"HERE/model\.safetensors: damaged or incomplete: "),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), r"model_name_or_path: no model at 'HERE': .*no file named .*model\.safetensors"),
     "a shard that is not there": (index({NORM: "model-00002-of-00002.safetensors"}), r"model_name_or_path: no model at 'HERE': .*model-00002-of-00002\.safetensors"),
     "an index without metadata": (index({}, '{"weight_map": {}}'), r"model_name_or_path: no model at 'HERE': 'metadata': "),
@@ -169,7 +169,7 @@ BROKEN = {  # what is done to a model's folder, the line
     "an unknown architecture": (config(architectures=["NewForCausalLM"], model_type="new"), r"model_name_or_path: no model at 'HERE': .*`new`"),
     "a token without a row": (
         more_tokens(special=False),
-        r"model_name_or_path: the tokenizer of HERE has (\d+) tokens, the model's embedding \d+ rows, none for '<calc>': take the tokenizer that was saved with the model, or save the model with its embedding resized to it",
+        r"model_name_or_path: the tokenizer of HERE has (\d+) tokens, the model's embedding \d+ rows, none for '<calc>': use the tokenizer that was saved with the model, or save the model with its embedding resized to it",
     ),
     "a larger vocabulary": (larger_vocabulary, r"model_name_or_path: the tokenizer of HERE has .* tokens, the model's embedding \d+ rows, none for "),
     "an end token without a row": (own_end, r"model_name_or_path: the tokenizer of HERE has .* none for '<end>': "),
@@ -257,7 +257,7 @@ def test_every_verb_refuses_weights_that_do_not_fit(folder, write_recipe, tmp_pa
     weights(lambda there: without(there, KEY))(folder)
     adapter, line = (
         adapter_of(folder, tmp_path / "adapter"),
-        rf"{folder}: its weights are not .*: 1 missing \({KEY}\): {FIX}",
+        rf"{folder}: its weights do not match .*: 1 missing \({KEY}\): {FIX}",
     )
     recipe, own = (
         write_recipe(model_name_or_path=str(folder)),
@@ -292,7 +292,7 @@ def test_every_verb_refuses_weights_that_do_not_fit(folder, write_recipe, tmp_pa
 )
 def test_model_init_kwargs_that_change_the_architecture_are_refused(write_recipe, changes):
     recipe = write_recipe(model_init_kwargs=changes)
-    with pytest.raises(UserError, match="its weights are not those of the architecture"):
+    with pytest.raises(UserError, match="its weights do not match the architecture"):
         train(load_recipe(["--config", str(recipe)]))
 
 
@@ -313,7 +313,9 @@ def test_a_checkpoint_without_one_of_its_weights_is_not_resumed_from(write_recip
     weights(lambda there: without(there, KEY))(tmp_path / "run" / "checkpoint-1")
     words = ["train", "--config", recipe, "--max_steps", "2", "--resume_from_checkpoint", "auto"]
     assert run_cli(dispatch, words) == 2
-    assert re.search(rf"error: .*checkpoint-1: its weights are not .*: 1 missing \({KEY}\)", capsys.readouterr().err)
+    assert re.search(
+        rf"error: .*checkpoint-1: its weights do not match .*: 1 missing \({KEY}\)", capsys.readouterr().err
+    )
 
 
 SIZES = {

@@ -13,7 +13,7 @@ import sys
 from typing import NoReturn
 
 from grpo_math import __version__
-from grpo_math.errors import UserError, run_cli, suggestion
+from grpo_math.errors import UserError, nearest, run_cli, suggestion
 from grpo_math.verbs import TASKS, VERBS, Verb
 
 DASHED = re.compile(r"--\w[\w.-]*(=|$)")
@@ -81,7 +81,8 @@ def add_keys(parser: argparse.ArgumentParser, kind: str) -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The verb that `argv` names, and its options; where it takes recipe keys, `words` are `--config` and those."""
     if argv and not argv[0].startswith("-") and argv[0] not in VERBS:
-        raise UserError(f"no verb {argv[0]!r}: {suggestion(argv[0], list(VERBS), '', {})}")
+        near = nearest(argv[0], VERBS)
+        raise UserError(f"unknown verb {argv[0]!r}: " + (f"did you mean {near}?" if near else "see grpo-math --help"))
     options, rest = command_line().parse_known_args([underscored(word) for word in argv] or ["--help"])
     verb = VERBS[options.verb]
     if verb.keys:
@@ -90,7 +91,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         options.words += ["--preflight", "false"] if getattr(options, "no_preflight", False) else []
     elif rest:
         known = [name for names, _ in verb.options for name in names if name.startswith("-")]
-        hint = suggestion(rest[0], known, "", {}) if rest[0].startswith("-") else "no argument of this verb"
+        hint = suggestion(rest[0], known, "", {}) if rest[0].startswith("-") else "unknown argument"
         raise UserError(f"grpo-math {options.verb}: {rest[0]}: {hint}")
     return options
 

@@ -1,4 +1,4 @@
-"""Mistakes that the user can correct: one line each, no traceback, exit status 2."""
+"""Errors that the user can fix: one line each, no traceback, exit status 2."""
 
 import difflib
 import gc
@@ -14,7 +14,7 @@ from pickle import UnpicklingError
 
 
 class UserError(Exception):
-    """A mistake that the user can correct: what was wrong, the rule and the fix, one line per problem."""
+    """An error that the user can fix: what was wrong, the rule and the fix, one line per problem."""
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints instead of a traceback."""
@@ -22,7 +22,7 @@ class UserError(Exception):
 
 
 class RewardError(UserError):
-    """A reward function that raised, was late or returned nonsense; only the process that met it knows. `batch` is what
+    """A reward function that raised, timed out or returned invalid scores, on one of the processes. `batch` is what
     it was given."""
 
     batch: dict
@@ -35,14 +35,14 @@ REFUSALS = (ImportError, OSError, TypeError, ValueError, ZeroDivisionError, Unpi
 
 @contextmanager
 def one_line(what: str, fix: str = "", kinds: tuple[type[Exception], ...] = REFUSALS) -> Iterator[None]:
-    """Turn what TRL or transformers say of a bad setting or a missing model into one line: `what: reason: fix`."""
+    """Turn an exception of TRL or transformers about a setting or a model into one line: `what: reason: fix`."""
     try:
         yield
     except UserError:
         raise
     except kinds as error:
         reason = reason_of(error)
-        if isinstance(error, UnpicklingError):  # torch explains how to load it all the same
+        if isinstance(error, UnpicklingError):  # torch's text explains how to load it anyway
             reason = "a pickled file is damaged, or holds more than tensors and could run code"
         raise UserError(f"{what}: {reason}{fix and ': ' + fix}") from error
 
@@ -74,10 +74,10 @@ def at_once(*checks: Callable[[], object] | bool, instead: str = "") -> None:
 
 
 def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
-    """Run one verb and return the exit status: 0, 2 for a mistake, 130 for Ctrl-C, 1 where another process of the run
+    """Run one verb and return the exit status: 0, 2 for a UserError, 130 for Ctrl-C, 1 where another process of the run
     has ended and this one lost its connection.
 
-    Under `accelerate launch` every process meets the same mistake; only the first one of a machine says it.
+    Under `accelerate launch` all processes raise the same error; only the first one of a machine prints it.
     """
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     gc.set_threshold(10_000)  # with Python's 700, importing torch and TRL takes a second longer
@@ -92,7 +92,7 @@ def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
         if "gloo" not in str(error) and type(error).__name__ not in ("DistBackendError", "DistNetworkError"):
             raise
         if rank == 0:
-            print(f"error: no connection to another process of the run ({error})".splitlines()[0], file=sys.stderr)
+            print(f"error: lost connection to another process of the run ({error})".splitlines()[0], file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         if rank == 0:
@@ -112,7 +112,7 @@ def suggestion(key: str, known: list[str], where: str, renamed: dict[str, str]) 
     if key in renamed:
         return f"use {renamed[key]}"
     if ":" in key:
-        return f"a blank is missing after the colon: {key.replace(':', ': ', 1)}"
+        return f"add a space after the colon: {key.replace(':', ': ', 1)}"
     if near := nearest(key, known):
         return f"did you mean {where}{near}?"
-    return f"the keys here are {', '.join(known)}" if len(known) <= 12 else "it is neither TRL's nor ours"
+    return f"use one of {', '.join(known)}" if len(known) <= 12 else "not a key of TRL or grpo-math"

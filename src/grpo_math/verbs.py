@@ -1,4 +1,4 @@
-"""The verbs of `grpo-math`, by task: each with its module, its help and its options. No verb is imported here."""
+"""The verbs of `grpo-math`: module, help and options of each. No verb's module is imported here."""
 
 import argparse
 from collections.abc import Callable
@@ -12,11 +12,11 @@ MODEL = "Qwen/Qwen2.5-1.5B-Instruct"  # of a new recipe
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """An argument type: a whole number of `least` or more."""
+    """An argument type: an integer of at least `least`."""
 
     def convert(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"want a whole number of {least} or more, got {text!r}")
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text!r}")
         return int(text)
 
     return convert

@@ -46,7 +46,7 @@ def rows(subject: Subject) -> Iterator[Finding]:
     shares = ", ".join(f"{share:.0%} up to {lengths[int((len(lengths) - 1) * share)]}" for share in (0.5, 0.9, 0.99))
     yield note(f"prompts: {shares}, the longest {lengths[-1]} tokens")
     if left_out := subject.columns[1]:
-        yield warning(left_out, "make each column one type, or ignore this if no reward reads it")
+        yield warning(left_out, "convert each column to one type, or ignore this if no reward reads it")
 
 
 def power(subject: Subject) -> Iterator[Finding]:
@@ -66,8 +66,8 @@ def reachable(subject: Subject) -> Iterator[Finding]:
     if most < wanted:
         needed = math.ceil(wanted / (1 - wanted) * problems * (1 - most) / most)
         yield error(
-            f"eval.stop_at: {wanted:g} is never reached: with all {problems:,} problems right the lower end of "
-            f"accuracy's interval is {most:.3f}",
+            f"eval.stop_at: {wanted:g} cannot be reached: with all {problems:,} problems right, the lower end of "
+            f"the accuracy interval is {most:.3f}",
             f"lower it, or evaluate on at least {needed:,} problems",
         )
 
@@ -102,12 +102,12 @@ def golds(subject: Subject) -> Iterator[Finding]:
             many = graded and len(wrong) > FEW * len(part.problems)
             places = [(part.places[index], part.problems[index].answer) for index in wrong]
             yield (error if many else warning)(
-                f"{part.title}: {len(wrong):,} of {len(part.problems):,} golds cannot be right, no completion earns "
-                f"anything for them: rows {listed(places)}",
-                "give the final answer alone in that column (dataset.fields), or delete these rows",
+                f"{part.title}: {len(wrong):,} of {len(part.problems):,} golds cannot be graded as right by any "
+                f"completion: rows {listed(places)}",
+                "use a column with only the final answer (dataset.fields), or delete these rows",
             )
         else:
-            yield note(f"{part.title}: all {len(part.problems):,} golds are right as completions")
+            yield note(f"{part.title}: all {len(part.problems):,} golds are graded as right")
         yield from whole_solutions(part, graded)
         yield from text_among_numbers(part)
     yield from crossed(subject.problems)
@@ -140,7 +140,7 @@ def whole_solutions(part: Problems, graded: bool) -> Iterator[Finding]:
         yield (error if graded and len(long) > FEW * len(part.problems) else warning)(
             f"{part.title}: {len(long):,} of {len(part.problems):,} golds are solutions, not answers: rows "
             f"{listed(long)}",
-            "dataset: {name: gsm8k or math} takes the answer out of them, or name a column that holds it alone",
+            "dataset: {name: gsm8k or math} extracts the answer from them, or name a column with only the answer",
         )
 
 

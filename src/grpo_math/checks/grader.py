@@ -1,6 +1,6 @@
 """Checks of the grader and of own rewards: no answer without content may be right for two different golds.
 
-A policy will find such answers, so about a hundred are tried here."""
+A policy finds such answers, so about a hundred are tried here."""
 
 import math
 from collections.abc import Iterator
@@ -77,11 +77,11 @@ def own_rewards(subject: Subject) -> Iterator[Finding]:
                 answer: [gold for gold, some in zip(golds, found, strict=True) if some[place] > some[0] - EQUAL]
                 for place, answer in enumerate(EMPTY_ANSWERS, 2)
             }
-            fix = "refuse them, a policy will exploit them: a list of nothing must not count as all right"
+            fix = "score them 0, a policy will exploit them: an empty list must not count as all right"
             yield from exploits(f"rewards.{spec.name}", paid, fix)
         elif "solution" in parameters(reward.function) and not any(told):
             yield warning(
-                f"rewards.{spec.name}: takes the solution, and gives a wrong answer as much as the right one",
+                f"rewards.{spec.name}: takes the solution, but scores a wrong answer as high as the right one",
                 "compare the answer with the solution, or drop the parameter",
             )
 

@@ -43,9 +43,9 @@ def main(options: argparse.Namespace) -> None:
     """Write the recipe, and print what was seen."""
     out = options.out
     if out.exists():
-        raise UserError(f"--out: {out} exists: init overwrites nothing: give another --out")
+        raise UserError(f"--out: {out} exists, and init never overwrites: give another --out")
     if out.suffix not in (".yaml", ".yml") or not out.parent.is_dir():
-        raise UserError(f"--out: {out}: want a .yaml file to write, in a folder that exists")
+        raise UserError(f"--out: {out}: expected a .yaml file to write, in an existing folder")
     if looks_local(options.source) and not Path(options.source).expanduser().exists():
         raise UserError(f"no file or folder {options.source}: paths are relative to the current folder")
     spec = recognised(options.source, {role: getattr(options, role) for role in COLUMN_NAMES})

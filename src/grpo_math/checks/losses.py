@@ -1,4 +1,4 @@
-"""Settings of the loss that TRL refuses only once the model is loaded, ignores, or takes for another method's.
+"""Settings of the loss that TRL refuses only after loading the model, ignores, or that make another method of it.
 
 What each loss is: docs/losses.md.
 """
@@ -81,16 +81,16 @@ def losses(subject: Subject) -> Iterator[Finding]:
     for names, (other, values) in READ_WITH.items():
         unread = [name for name in names.split() if name in given]
         if unread and (keys[other] not in values if values else not keys[other]):
-            says = f"{', '.join(unread)}: without effect with {other}: {str(keys[other]).lower()}"
+            says = f"{', '.join(unread)}: no effect with {other}: {str(keys[other]).lower()}"
             yield warning(says, ", ".join(f"{name}: null" for name in unread))
     if keys["use_peft"] and "lm_head" in (targets := keys["lora_target_modules"] or []):
         rest = ", ".join(target for target in targets if target != "lm_head")
-        says = "lora_target_modules: TRL refuses lm_head, whose weight it takes without an adapter"
+        says = "lora_target_modules: TRL refuses lm_head, whose weight it reads without the adapter"
         yield error(says, f"lora_target_modules: {f'[{rest}]' if rest else 'null'}")
     if given.get("router_aux_loss_coef") and not hasattr(
         subject.model_config.get_text_config(), "output_router_logits"
     ):
-        says = "router_aux_loss_coef: TRL refuses it for a model that is no mixture of experts"
+        says = "router_aux_loss_coef: TRL refuses it for a model that is not a mixture of experts"
         yield error(says, "router_aux_loss_coef: null")
 
 

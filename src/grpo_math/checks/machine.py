@@ -21,13 +21,13 @@ def batch(subject: Subject) -> Iterator[Finding]:
     """The size of a step, in completions and tokens, and of an evaluation."""
     recipe, processes = subject.recipe, subject.processes
     if recipe.sft:
-        yield note("the recipe's own: SFT has no groups")
+        yield note("as in the recipe: SFT has no groups")
         return
     config = batch_of(recipe, processes)
     generated, each_pass = recipe.trainer.get("generation_batch_size"), config.per_device_train_batch_size * processes
     if generated and generated % each_pass:
         yield error(
-            f"generation_batch_size: {generated} is no multiple of the {each_pass} completions of a pass of all "
+            f"generation_batch_size: {generated} is not a multiple of the {each_pass} completions of a pass of all "
             "processes",
             f"generation_batch_size: {each_pass * math.ceil(generated / each_pass)}, or leave it out",
         )
@@ -36,7 +36,7 @@ def batch(subject: Subject) -> Iterator[Finding]:
     if len(subject.problems) < step * recipe.rounds:
         most = len(subject.problems) // step
         yield warning(
-            f"dynamic_sampling: {recipe.rounds} rounds of {step} prompts are {recipe.rounds * step} different ones, "
+            f"dynamic_sampling: {recipe.rounds} rounds of {step} prompts need {recipe.rounds * step} different ones, "
             f"and there are {len(subject.problems):,}: a step may run out of them",
             f"dynamic_sampling: {{rounds: {most}}}" if most > 1 else "dynamic_sampling: null",
         )

@@ -152,8 +152,8 @@ def adapter_size(model: "PreTrainedModel", recipe: Recipe) -> int:
         freeze_vision(adapted)
     if recipe.trainer.get("use_vllm") and changes_tied_weights(adapted):
         raise UserError(
-            "lora_target_modules: the embedding and the head share their weights, and LoRA changes one of them: merged "
-            "for vLLM, both would change, and completions be sampled from another model: leave them out, or use_vllm: "
+            "lora_target_modules: the embedding and the head share their weights, and LoRA changes only one: merged "
+            "for vLLM, both would change, and vLLM would sample from another model: leave them out, or use_vllm: "
             "false"
         )
     return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)

@@ -67,7 +67,7 @@ def audit(subject: Subject) -> Iterator[Finding]:
     unread = any(spec.path and same(each[spec.name]) for spec, _ in pairs)
     if not learned and not unread and same(totals.values()):
         yield error(
-            f"rewards: a perfect, a wrong, an empty and every other completion earn {totals['perfect']:.3g}: there is "
+            f"rewards: a perfect, a wrong, an empty and every other completion score {totals['perfect']:.3g}: there is "
             "nothing to learn from",
             ADD_CORRECTNESS,
         )
@@ -75,9 +75,9 @@ def audit(subject: Subject) -> Iterator[Finding]:
     for name, given in each.items():
         if same(given):
             yield warning(
-                f"rewards.{name}: gives {given[0]:g} to a perfect, a wrong, an empty and every other completion: it "
-                "teaches nothing",
-                f"rewards: {{{name}: false}}, or look at what it reads",
+                f"rewards.{name}: scores {given[0]:g} for a perfect, a wrong, an empty and every other completion: it "
+                "has no effect",
+                f"rewards: {{{name}: false}}, or check what it reads",
             )
     if not learned:
         judged = any(spec.path or "grades" in parameters(one.function) for spec, one in pairs)
@@ -119,7 +119,7 @@ def missing_columns(pairs: list[tuple[RewardSpec, Reward]], there: set[str]) -> 
         if absent := sorted(reward.missing(there | {"trainer_state"})):
             fix = f"give it as a setting, rewards: {{{spec.name}: {{{absent[0]}: ...}}}}, or add the column"
             yield error(
-                f"rewards.{spec.name}: wants {', '.join(absent)}, the data has {', '.join(sorted(there - {'prompt'}))}",
+                f"rewards.{spec.name}: needs {', '.join(absent)}, the data has {', '.join(sorted(there - {'prompt'}))}",
                 "the gold's name is solution" if absent[0] in GOLD_NAMES else fix,
             )
 
@@ -187,21 +187,21 @@ def misled(
     best = "wrong" if wrong >= right - EQUAL else max(others, key=others.__getitem__)
     if not judged and best == "wrong in the box" and same([right, others[best]]):
         yield warning(
-            f"rewards: none reads the final answer, a wrong one after the right reasoning earns {right:.3g} too",
+            f"rewards: none reads the final answer, a wrong one after the right reasoning scores {right:.3g} too",
             ADD_CORRECTNESS,
         )
         return
     if others[best] >= right - EQUAL:
         than = "as much as" if same([right, others[best]]) else "more than"
-        says = f'rewards: "{best}" earns {others[best]:.3g}, a perfect completion {right:.3g}'
+        says = f'rewards: "{best}" scores {others[best]:.3g}, a perfect completion {right:.3g}'
         if best == "wrong":
-            says = f"rewards: a wrong answer earns {wrong:.3g}, {than} the right one"
+            says = f"rewards: a wrong answer scores {wrong:.3g}, {than} the right one"
         yield error(says, instead(best, weights, scores))
         return
     form, being_right = wrong - totals["empty"], right - wrong
     if form > being_right:
         yield warning(
-            f"rewards: form alone is worth {form:.3g} (a wrong completion against none), being right "
+            f"rewards: format alone scores {form:.3g} (a wrong completion over an empty one), a right answer "
             f"{being_right:.3g} more",
             "raise the weight of correctness",
         )
@@ -209,8 +209,8 @@ def misled(
     if paid := {kind: total for kind, total in more.items() if kind != "wrong in the box"}:  # which is as honest
         earned = ", ".join(f"{kind} {total:.3g}" for kind, total in paid.items())
         yield warning(
-            f"rewards: an honest wrong completion earns {wrong:.3g}, others more ({earned})",
-            "lower the weight of what pays for them",
+            f"rewards: an ordinary wrong completion scores {wrong:.3g}, others score more ({earned})",
+            "lower the weight of what rewards them",
         )
 
 

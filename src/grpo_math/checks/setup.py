@@ -49,7 +49,7 @@ def values(subject: Subject) -> Iterator[Finding]:
         cache = spec.params.get("cache_tokens", 128)
         if spec.name == "overlong" and not spec.path and cache >= length:
             yield error(
-                f"rewards.overlong: cache_tokens {cache} of max_completion_length {length}: it would punish every "
+                f"rewards.overlong: cache_tokens {cache} of max_completion_length {length}: it would penalise every "
                 "completion",
                 f"rewards: {{overlong: {{cache_tokens: {length // 4}}}}}",
             )
@@ -95,12 +95,12 @@ def truncated_sampling(given: dict, length: int) -> Iterator[Finding]:
     fix = ", ".join(f"leave out {key}" if "." in key else f"{key}: {UNCHANGED[key][0]}" for key in changed)
     keys = with_defaults(given)
     if not corrected(keys) or keys["vllm_importance_sampling_mode"].startswith("token"):
-        yield warning(f"{says}: samples come from another distribution than the one that is trained", fix)
+        yield warning(f"{says}: samples come from another distribution than the trained one", fix)
         return
     worst = f", 1e{math.floor(length * math.log10(changed['top_p']))} at worst" if changed.keys() == {"top_p"} else ""
     yield error(
         f"{says}: vLLM's probabilities include it, the trainer's do not: the weight of a completion in TRL's "
-        f"correction falls with the length, where about 1 is right (up to {length} tokens{worst}; measured at top_p "
+        f"correction falls with the length, expected about 1 (up to {length} tokens{worst}; measured at top_p "
         "0.9 after 160 tokens: 0.0006 to 0.012)",
         fix,
     )
@@ -110,7 +110,7 @@ def rules_of_thumb(recipe: Recipe) -> Iterator[Finding]:
     rate, length = recipe.trainer.get("learning_rate", 1e-6), recipe.max_completion_length
     most, usual = (2e-4, "1.0e-5") if trains_adapter(recipe.keys) else (1e-5, "1.0e-6")
     if rate > most:
-        says = f"learning_rate: {rate:g}: GRPO's are about {usual} and hardly above {most:g}"
+        says = f"learning_rate: {rate:g}: usual for GRPO is about {usual}, rarely above {most:g}"
         yield warning(says, f"learning_rate: {usual}")
     asked = f"{recipe.template.system or ''} {recipe.template.user} {recipe.template.prefill}".lower()
     if length < 256 and any(word in asked for word in ("step by step", "think", "reason")):
@@ -126,7 +126,7 @@ def weights(subject: Subject) -> Iterator[Finding]:
     source = ModelSource.of(subject.recipe.keys)
     if check_weights(source, local=True):
         rows = subject.model_config.get_text_config().vocab_size
-        yield note(f"{source.base.name}: all weights are there, {len(subject.tokenizer):,} tokens, embedding {rows:,}")
+        yield note(f"{source.base.name}: all weights found, {len(subject.tokenizer):,} tokens, embedding {rows:,}")
     else:
         yield note(f"{source.base.name}: not compared with its weights, which are quantised or not on this machine")
 
@@ -143,14 +143,14 @@ def template(subject: Subject) -> Iterator[Finding]:
     for token in recipe.template.stop:
         if token in special and special[token] not in end_tokens(ModelSource.of(recipe.keys), tokenizer):
             yield error(
-                f"prompt_template.stop: {token} is a special token of the tokenizer, which completions lose: what ends "
+                f"prompt_template.stop: {token} is a special token, which is removed from completions: what ends "
                 "with it would count as cut off, and vLLM would not stop at it",
                 f"leave it out, and add {special[token]} to eos_token_id in generation_config.json",
             )
     for key in recipe.trainer.get("chat_template_kwargs") or {}:
         if recipe.template.chat and not re.search(rf"\b{re.escape(key)}\b", str(tokenizer.chat_template)):
             yield warning(
-                f"chat_template_kwargs.{key}: the chat template has no variable of that name, it changes nothing",
+                f"chat_template_kwargs.{key}: the chat template has no variable of that name, so it has no effect",
                 "leave it out, or correct the name",
             )
     if recipe.sft is None:
@@ -170,7 +170,7 @@ def thinking(subject: Subject) -> Iterator[Finding]:
         yield note("the chat template opens <think> for the model: it counts as part of the completion")
     if "</think>" not in tokenizer.decode(tokenizer("</think>")["input_ids"], skip_special_tokens=True):
         yield error(
-            "model_name_or_path: </think> is a special token of the tokenizer, which completions lose: thinking would "
+            "model_name_or_path: </think> is a special token, which is removed from completions: the thinking would "
             "be graded as the answer",
             f'{switch}set "special": false for it in tokenizer_config.json and tokenizer.json',
         )
@@ -183,8 +183,8 @@ def thinking(subject: Subject) -> Iterator[Finding]:
         )
     elif length < THINKING and subject.shape.parameters >= TOY and not template.prefill:
         yield warning(
-            f"max_completion_length: {length:,} tokens, and the model thinks before it answers: what is cut off while "
-            f"thinking has no answer (Qwen3's model cards recommend 32,768; warned of below {THINKING:,})",
+            f"max_completion_length: {length:,} tokens, and the model thinks before it answers: one cut off while "
+            f"thinking has no answer (Qwen3's model cards recommend 32,768; this warns below {THINKING:,})",
             f"{switch}max_completion_length: {THINKING}",
         )
 
@@ -215,12 +215,12 @@ def window(subject: Subject) -> Iterator[Finding]:
                 no_room(f" of {one.title}", longest, recipe.eval_completion_length, room),
                 f"eval: {{max_completion_length: {room - longest}}}"
                 if longest < room
-                else "leave it out of eval.datasets, or take a model with a longer context",
+                else "leave it out of eval.datasets, or use a model with a longer context",
             )
 
 
 def no_room(of: str, longest: int, length: int, room: int) -> str:
     return (
         f"the longest prompt{of} ({longest} tokens) and max_completion_length {length} are {longest + length} tokens, "
-        f"the model has room for {room}"
+        f"the model's context is {room}"
     )

@@ -94,12 +94,12 @@ def json_rows(row: dict, fields: dict | None = None, drop: dict | None = None) -
         try:
             found = re.search(pattern, str(row[column])) if column in row else None
         except (re.error, TypeError) as wrong:
-            raise UserError(f"drop.{column}: {pattern!r} is no regular expression ({wrong})") from wrong
+            raise UserError(f"drop.{column}: {pattern!r} is not a regular expression ({wrong})") from wrong
         if found:
             raise Unusable(f"whose {column} has {str(found[0] or row[column])[:40]}")
     fields = fields or {}
     if unknown := fields.keys() - COLUMN_NAMES:
-        raise UserError(f"fields: {', '.join(unknown)}: name columns for {', '.join(COLUMN_NAMES)} only")
+        raise UserError(f"fields: {', '.join(unknown)}: unknown key, use one of {', '.join(COLUMN_NAMES)}")
     cells = dict(flat(row)) | row
     asked = find_column(cells, "question", fields)
     said = turns(cells[asked])
@@ -203,7 +203,7 @@ def own_row(row: object, **_: object) -> Problem:
         return row
     if isinstance(row, dict):
         return json_rows(row)
-    raise UserError(f"path: the function yields {row!r}: yield Problem objects or dicts with question and answer")
+    raise UserError(f"path: the function yielded {row!r}: yield Problem objects or dicts with question and answer")
 
 
 @dataclass(frozen=True)

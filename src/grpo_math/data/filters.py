@@ -64,9 +64,9 @@ def require_advantages(
     if between and sum(between) / len(between) >= spec.require:
         fix = f"pass_rate: {{min: 0.01, max: 0.99}} keeps the {len(between):,} between"
     raise UserError(
-        f"{where}pass_rate.require: {share:.2g} of the groups can teach (num_generations {group}, right and wrong ones "
-        f"among them), want {spec.require:g}: of {len(found):,} problems {found.count(0):,} are never right and "
-        f"{found.count(1):,} always: {fix}"
+        f"{where}pass_rate.require: {share:.2g} of the groups (num_generations {group}) have an advantage on "
+        f"average, expected at least {spec.require:g}: of {len(found):,} problems {found.count(0):,} are never right "
+        f"and {found.count(1):,} always: {fix}"
     )
 
 
@@ -74,7 +74,7 @@ def read_pass_rates(file: str, where: str) -> PassRates:
     """The share of right completions by question and gold, in the files of an evaluation."""
     path = Path(file).expanduser()
     path = path / "completions.jsonl" if path.is_dir() else path
-    fix = "make it with grpo-math evaluate --config R --split train --samples 8 --temperature 1 --out FOLDER"
+    fix = "create it with grpo-math evaluate --config R --split train --samples 8 --temperature 1 --out FOLDER"
     if not path.is_file():
         raise UserError(f"{where}pass_rate.file: no file {path}: {fix}")
     correct = defaultdict(list)

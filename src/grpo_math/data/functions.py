@@ -14,7 +14,7 @@ def split_reference(reference: str) -> tuple[str, str]:
     """`file.py:function` or `package.module:function` as its two halves."""
     module, colon, name = reference.rpartition(":")
     if not colon or not module or not name.isidentifier():
-        raise UserError(f"{reference!r}: want file.py:function or package.module:function")
+        raise UserError(f"{reference!r}: expected file.py:function or package.module:function")
     return module, name
 
 
@@ -31,7 +31,7 @@ def source_file(module: str) -> Path | None:
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        raise UserError(f"no module {module!r} is installed (a file needs its ending: {module}.py)")
+        raise UserError(f"no module {module!r} is installed (for a file, write {module}.py)")
     return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
 
 
@@ -62,7 +62,7 @@ def load_function(reference: str) -> Callable:
     try:
         inspect.signature(function)
     except ValueError:
-        raise UserError(f"{reference}: its arguments have no names in Python: wrap it in a function of yours") from None
+        raise UserError(f"{reference}: its parameters have no names: wrap it in a Python function") from None
     return function
 
 

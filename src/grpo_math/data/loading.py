@@ -73,7 +73,7 @@ def mix_parts(parts: list[Problems], specs: list[DatasetSpec], seed: int) -> lis
         return [problem for part in parts for problem in part.problems]
     weights = [spec.weight or 0.0 for spec in specs]
     if min(weights) <= 0:
-        raise UserError(f"dataset weights {weights}: give every dataset of the list a weight above 0, or none of them")
+        raise UserError(f"dataset weights {weights}: set a weight above 0 for every dataset of the list, or for none")
     total = sum(weights)
     size = min(len(part.problems) * total / weight for part, weight in zip(parts, weights, strict=True))
     rng = random.Random(seed)
@@ -90,11 +90,11 @@ def overlap_with_tests(spec: DatasetSpec, specs: list[DatasetSpec], tests: Seque
     found, missing = test_sets(specs, tests, named if isinstance(named, list) else None)
     if missing and isinstance(named, list):
         raise UserError(
-            f"{where}: {', '.join(missing)}: neither on this machine nor to be read from the Hub: leave it out, or "
+            f"{where}: {', '.join(missing)}: neither on this machine nor readable from the Hub: leave it out, or "
             f"name its folder, eval: {{datasets: [{{name: {missing[0]}, path: FOLDER}}]}}"
         )
     if not found:
-        raise UserError(f"{where}: there is no test set to compare with: name one, eval: {{datasets: ...}}")
+        raise UserError(f"{where}: no test set to compare with: name one, eval: {{datasets: ...}}")
     logger.info("%s: compared with %s", where, ", ".join(test.title for test in found))
     return Overlap([problem for test in found for problem in test.problems])
 
@@ -149,7 +149,7 @@ def load_problems(spec: DatasetSpec, *filters: Filter) -> Problems:
         dropped.update(filter(None, reasons))
     loaded = Problems(spec.title, [problem for _, problem in kept], [place for place, _ in kept], read, dropped)
     if not kept:
-        raise UserError(f"{spec.where[:-1]}: {loaded}: nothing is left to train or test on")
+        raise UserError(f"{spec.where[:-1]}: {loaded}: no problems are left")
     return loaded
 
 
@@ -178,7 +178,7 @@ def parsed_rows(spec: DatasetSpec) -> Iterator[tuple[int, Problem | str]]:
                 yield place, "with a malformed cell"
             except KeyError as error:
                 raise UserError(
-                    f"name: row {place} of {spec.title} does not look like {spec.name} (no column {error}; its columns "
+                    f"name: row {place} of {spec.title} is not a row of {spec.name} (no column {error}; its columns "
                     f"are {', '.join(map(str, row))}): use name: json with fields"
                 ) from error
     except UserError as error:
@@ -195,10 +195,10 @@ def raw_rows(spec: DatasetSpec) -> Iterable:
     path, asked = spec.path or adapter.hub, (spec.params.get("fields") or {}).values()
     skip = {*adapter.skip} - {str(column).partition(".")[0] for column in asked}
     if path is None:
-        raise UserError(f"path: missing for {spec.name}: give a FILE, a FOLDER or a HUB_ID")
+        raise UserError(f"path: missing, {spec.name} needs a FILE, a FOLDER or a HUB_ID")
     if Path(path).expanduser().exists():
         files = local_files(Path(path).expanduser(), spec.split, spec.subset, adapter.configs)
         return (row for file in files for row in rows_of_file(file, skip))
     if ".py:" in path:
-        raise UserError(f"path: {path} is a function, and {spec.name} wants files: set name: null")
+        raise UserError(f"path: {path} is a function, but {spec.name} reads files: set name: null")
     return hub_rows(path, (spec.subset,) if spec.subset else adapter.configs, spec.split, skip)

@@ -47,7 +47,7 @@ class Pairs:
         if answer == whole or target not in answer:
             raise UserError(
                 f"prompt_template: the chat template of {self.tokenizer.name_or_path} changes the answer: "
-                f"{target!r:.60} becomes {answer!r:.60}: use one with chat: false, or with a prefill"
+                f"{target!r:.60} becomes {answer!r:.60}: use a template with chat: false, or with a prefill"
             )
         return answer
 
@@ -65,6 +65,6 @@ class Pairs:
         if last not in ends:
             raise UserError(
                 f"eos_token: the chat template of {tokenizer.name_or_path} ends an answer with "
-                f"{tokenizer.decode([last])!r}, which ends no generation ({tokenizer.eos_token!r} does): set eos_token "
-                "to the token that ends it"
+                f"{tokenizer.decode([last])!r}, but generation ends at {tokenizer.eos_token!r}: set eos_token to the "
+                "token that ends an answer"
             )

@@ -46,12 +46,12 @@ class PassRateSpec(BaseModel):
     file: str = Field(min_length=1, description="the folder of grpo-math evaluate --split train --samples 8")
     min: float = Field(default=0.0, ge=0, le=1, description="the lowest pass rate to keep")
     max: float = Field(default=1.0, ge=0, le=1, description="the highest pass rate to keep")
-    require: float = Field(default=0.0, ge=0, le=1, description="the least expected share of groups with an advantage")
+    require: float = Field(default=0.0, ge=0, le=1, description="the minimum share of groups with an advantage")
 
     @model_validator(mode="after")
     def check_order(self) -> "PassRateSpec":
         if self.min > self.max:
-            raise ValueError(f"want 0 <= min <= max <= 1, got min {self.min:g} and max {self.max:g}")
+            raise ValueError(f"expected 0 <= min <= max <= 1, got min {self.min:g} and max {self.max:g}")
         return self
 
 
@@ -70,13 +70,13 @@ class DatasetSpec(BaseModel):
     config: str | dict[str, Any] | None = Field(
         default=None, description="the Hub dataset's config, or the task's settings"
     )
-    max_samples: int | None = Field(default=None, ge=1, description="use the first so many problems; null: all")
-    shuffle_seed: int | None = Field(default=None, description="shuffle before max_samples; null: do not")
+    max_samples: int | None = Field(default=None, ge=1, description="the number of problems to use; null: all")
+    shuffle_seed: int | None = Field(default=None, description="the seed of a shuffle before max_samples; null: none")
     max_prompt_tokens: int | None = Field(default=None, ge=1, description="drop problems with longer prompts")
-    weight: float | None = Field(default=None, description="the share of a mixture; null: use all problems")
+    weight: float | None = Field(default=None, description="the share in the mixture; null: use all problems")
     decontaminate: bool | list[str] = Field(
         default=False,
-        description="drop problems that overlap with evaluation sets; a list: with those of eval: and these",
+        description="drop problems that overlap with evaluation sets; a list: only with these and those of eval",
     )
     pass_rate: PassRateSpec | None = Field(default=None, description="keep problems by their pass rate; null: keep all")
     params: dict[str, Any] = {}

@@ -44,11 +44,11 @@ def rows_of_file(path: Path, skip: Collection[str]) -> Iterable[dict]:
     try:
         for number, row in enumerate(entries(path, skip), 1):
             if not isinstance(row, dict):
-                raise UserError(f"path: {path}, row {number}: want an object with named columns, got {row!r:.60}")
+                raise UserError(f"path: {path}, row {number}: expected an object with named columns, got {row!r:.60}")
             if None in row:  # the csv module's key for them
                 raise UserError(
-                    f"path: {path}, row {number}: more cells than columns: quote cells with commas, and separate them "
-                    "by commas"
+                    f"path: {path}, row {number}: more cells than columns: quote cells that contain "
+                    "commas, and separate cells by commas"
                 )
             yield row
     except UserError:
@@ -67,7 +67,7 @@ def entries(path: Path, skip: Collection[str]) -> Iterable:
         yield from without(load_from_disk(str(path)), skip).with_format(None)
         return
     if kind not in FILE_TYPES:
-        raise UserError(f"path: {path}: rows are read from {', '.join(FILE_TYPES)} files, or those with .gz or .zst")
+        raise UserError(f"path: {path}: unsupported file type: use {', '.join(FILE_TYPES)}, or these with .gz or .zst")
     if kind == ".parquet":
         from pyarrow import BufferReader, parquet
 
@@ -168,7 +168,7 @@ def hub_answers() -> bool:
         get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except httpx.TransportError as error:
         what = f"warning: the Hub, {constants.ENDPOINT}, does not answer ({raised(error)})"
-        logging.getLogger("grpo_math").warning("%s: its cache is used alone (HF_HUB_OFFLINE=1 saves the attempt)", what)
+        logging.getLogger("grpo_math").warning("%s: using only its cache (HF_HUB_OFFLINE=1 skips the attempt)", what)
         os.environ["HF_HUB_OFFLINE"] = "1"
         constants.HF_HUB_OFFLINE = True
         if "datasets" in sys.modules:  # it has a copy
@@ -198,7 +198,7 @@ def hub_rows(path: str, configs: Iterable[str | None], split: str, skip: Collect
             yield from without(load_dataset(path, config, split=split), skip)
         except Exception as error:
             raise UserError(
-                f"path: {path!r} is no local file or folder, and the Hugging Face Hub gave no split {split!r} "
+                f"path: {path!r} is not a local file or folder, and the Hub returned no split {split!r} "
                 f"of it ({type(error).__name__}: {reason_of(error)}): without network, download it once "
                 f"and give the folder, path: FOLDER (with {split}.jsonl, .json, .csv or .parquet)"
             ) from error

@@ -60,7 +60,7 @@ class Comparison:
 
 def main(options: argparse.Namespace) -> None:
     if len(options.evaluations) < 2:
-        raise UserError("compare: name two evaluations or more: grpo-math compare A B")
+        raise UserError("compare: expected two or more evaluations: grpo-math compare A B")
     first, *others = [files_of(named) if options.seeds else [Path(named)] for named in options.evaluations]
     a = [read_evaluation(path) for path in first]
     for other in others:
@@ -115,11 +115,11 @@ def files_of(setting: str) -> list[Path]:
     """The evaluations of a setting's runs: paths with commas between them, each of which may be a pattern."""
     named = {part: sorted(glob.glob(part)) for part in filter(None, map(str.strip, setting.split(",")))}
     if absent := [part for part, found in named.items() if not found]:
-        raise UserError(f"compare --seeds: there is no {' and no '.join(absent)}: check the path or the pattern")
+        raise UserError(f"compare --seeds: no {' and no '.join(absent)}: check the path or the pattern")
     files = list({Path(path).resolve(): Path(path) for found in named.values() for path in found}.values())
     if len(files) < 2:
         raise UserError(
-            f"compare --seeds: {setting} is one run: name two or more of each setting, with commas between them or as "
+            f"compare --seeds: {setting} is one run: give two or more per setting, separated by commas or as "
             "a pattern in quotes"
         )
     return files
@@ -131,18 +131,16 @@ def read_evaluation(path: Path) -> Problems:
     kept = sorted((path / "completions").glob("eval-*.parquet"))
     file = kept[-1] if kept else path / "completions.jsonl" if path.is_dir() else path
     if not file.exists():
-        raise UserError(
-            f"{path}: no completions.jsonl there: name a folder of grpo-math evaluate, or a run that was evaluated"
-        )
+        raise UserError(f"{path}: has no completions.jsonl: give a folder of grpo-math evaluate, or an evaluated run")
     problems: dict[tuple[str, int], Rows] = defaultdict(list)
     for row in read_table(file):
         if any(not isinstance(row.get(column), kind) for column, kind in COLUMNS.items()):
-            raise UserError(f"{file}: not the completions of an evaluation: name a folder of grpo-math evaluate")
+            raise UserError(f"{file}: not the completions of an evaluation: give a folder of grpo-math evaluate")
         if not isinstance(row.get("correct", ""), bool | None):
             raise UserError(f"{path}: the evaluation is not finished: run the same grpo-math evaluate again")
         problems[row["dataset"], row["problem"]].append(row)
     if not problems:
-        raise UserError(f"{file}: holds no completion")
+        raise UserError(f"{file}: has no completions")
     found: dict[Key, Rows] = {}
     for (dataset, _), rows in sorted(problems.items()):
         earlier = 0
@@ -175,7 +173,7 @@ def print_pair(a: Problems, b: Problems, different: list[str], shown: int) -> No
     for one in found:
         print(f"{one.dataset}: {can_show(f'{len(one.problems):,} problems', one.difference.shows, SPREAD)}")
         if one.unpaired:
-            print(f"{one.dataset}: {one.unpaired:,} problems only in one of them are left out")
+            print(f"{one.dataset}: left out {one.unpaired:,} problems that only one of them has")
     print_left_out([a, b], {one.dataset for one in found})
     for one in found:
         for won in (True, False):
@@ -203,7 +201,7 @@ def print_over_seeds(first: list[Problems], second: list[Problems], different: l
 
 def print_left_out(evaluations: list[Problems], kept: set[str]) -> None:
     for dataset in sorted({key[0] for one in evaluations for key in one} - kept):
-        print(f"{dataset}: left out, no problem of it is in all of them")
+        print(f"{dataset}: left out, no problem is in all evaluations")
 
 
 def verdict(change: Difference) -> str:

@@ -23,7 +23,7 @@ def uses_vllm(keys: dict) -> bool:
     """As `use_vllm` asks, by default wherever vLLM runs."""
     quantised = keys.get("load_in_4bit") or keys.get("load_in_8bit")
     if keys.get("use_vllm") and quantised:
-        raise UserError("use_vllm: load_in_4bit and load_in_8bit are for transformers: add --use_vllm false")
+        raise UserError("use_vllm: load_in_4bit and load_in_8bit need transformers: add --use_vllm false")
     return keys["use_vllm"] if keys.get("use_vllm") is not None else not quantised and vllm_runs_here(keys)
 
 
@@ -77,7 +77,7 @@ def window_for(source: ModelSource, longest_prompt: int, longest_completion: int
     window, room = longest_prompt + longest_completion, context_of(source.config())
     if longest_prompt >= room:
         raise UserError(
-            f"eval.datasets: the longest prompt has {longest_prompt} tokens, the model has room for {room}: leave out "
-            "the dataset with it, or take a model with a longer context"
+            f"eval.datasets: the longest prompt has {longest_prompt} tokens, the model's context is {room}: leave out "
+            "the dataset with it, or use a model with a longer context"
         )
     return min(window, room)

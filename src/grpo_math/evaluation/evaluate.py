@@ -49,9 +49,9 @@ LOADING = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "attn_implemen
 
 def main(options: argparse.Namespace) -> None:
     if not (options.config or options.model or options.watch):
-        raise UserError("say what to evaluate: --model M --dataset gsm8k, or --config recipes/X.yaml")
+        raise UserError("nothing to evaluate: give --model M --dataset gsm8k, or --config recipes/X.yaml")
     if options.device and not options.watch:
-        raise UserError("--device: only with --watch: here CUDA_VISIBLE_DEVICES names the GPUs")
+        raise UserError("--device: only with --watch: set CUDA_VISIBLE_DEVICES to choose GPUs")
     words = [*options.words, *recipe_words(vars(options))]
     if options.watch:
         watch.main(options, words)
@@ -141,13 +141,13 @@ def run_evaluation(recipe: Recipe, out: str | None) -> tuple[Path, dict]:
     """Generate what is missing, grade everything, print and keep the figures; returns the folder and what its
     results.json holds."""
     if world_size() > 1:
-        raise UserError("evaluate runs in one process: start it by itself, vLLM uses all visible GPUs")
+        raise UserError("evaluate runs in one process: start it without accelerate, vLLM uses all visible GPUs")
     configure(recipe.grading)
     quiet_progress_bars()
     keys, spec, template, length = recipe.keys, recipe.eval, recipe.template, recipe.eval_completion_length
     tools = load_tools(recipe.tools, recipe.environment, keys.get("max_tool_calling_iterations"))
     if not tools and trained_with_tools(keys["model_name_or_path"]):
-        print("warning: trained with tools, evaluated without: name its recipe with --config", file=sys.stderr)
+        print("warning: trained with tools, evaluated without: give its recipe with --config", file=sys.stderr)
     tokenizer = load_tokenizer(keys, template, tools)
     benchmarks = load_benchmarks(recipe.eval_datasets)
     scoring = Scoring(recipe, benchmarks, tokenizer, in_training=False)
@@ -165,7 +165,7 @@ def run_evaluation(recipe: Recipe, out: str | None) -> tuple[Path, dict]:
         try:
             rows, seconds = generate(recipe, benchmarks, setup, folder)
         except (KeyboardInterrupt, Stopped):
-            print("interrupted: the same command continues from here", file=sys.stderr)
+            print("interrupted: run the same command to continue", file=sys.stderr)
             sys.exit(130)
         rows = grade_rows(rows, template)
         try:
@@ -247,10 +247,10 @@ def open_folder(folder: Path, settings: dict) -> None:
             earlier = json.loads(file.read_text(encoding="utf-8"))
             if different := [key for key in settings if earlier.get(key) != settings[key]]:
                 raise UserError(
-                    f"--out: {folder} holds an evaluation with another {', '.join(different)}: give another"
+                    f"--out: {folder} has an evaluation with another {', '.join(different)}: use another folder"
                 )
         elif any(folder.iterdir()):
-            raise UserError(f"--out: {folder} holds something that is no evaluation: give another")
+            raise UserError(f"--out: {folder} is not empty and not an evaluation: use another folder")
         write_json(settings, file)
 
 

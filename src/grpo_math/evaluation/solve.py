@@ -63,7 +63,7 @@ def setup_of(
 def load_benchmarks(specs: list[DatasetSpec]) -> list[Benchmark]:
     """The held-out problems, dataset by dataset, each with a name of its own."""
     if not specs:
-        raise UserError("eval.datasets: missing: say which problems to evaluate on, eval: {datasets: {name: gsm8k}}")
+        raise UserError("eval.datasets: missing, name the problems to evaluate on, eval: {datasets: {name: gsm8k}}")
     benchmarks: list[Benchmark] = []
     for spec, title in zip(specs, titles(specs), strict=True):
         loaded = load_problems(spec)

@@ -240,7 +240,7 @@ def over_seeds(first: list[float], second: list[float], paired: bool = False) ->
     from scipy.stats import t
 
     if min(len(first), len(second)) < 2:
-        raise UserError(f"over seeds: {len(first)} and {len(second)} runs: give two or more of each setting")
+        raise UserError(f"over seeds: {len(first)} and {len(second)} runs: give two or more per setting")
     value = fmean(second) - fmean(first)
     test = "paired t-test's p" if paired else "Welch's p"
     samples = [np.subtract(second, first)] if paired else [np.array(first), np.array(second)]

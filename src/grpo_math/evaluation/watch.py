@@ -45,18 +45,18 @@ def main(options: argparse.Namespace, arguments: list[str]) -> None:
     """The verb `evaluate --watch`; `arguments` are keys of a recipe."""
     run = Path(options.watch)
     if options.out or "--model_name_or_path" in arguments:
-        raise UserError("--watch: the run's recipe says what is evaluated: leave out --model and --out")
+        raise UserError("--watch: the run's recipe sets what is evaluated: leave out --model and --out")
     if not run.is_dir():
-        raise UserError(f"--watch: no folder {run}: name a run's, which the training makes in its first seconds")
+        raise UserError(f"--watch: no folder {run}: give a run folder, which the training creates at its start")
     kinds = {"config.json": "a model", "adapter_config.json": "an adapter", "settings.json": "an evaluation"}
     for name, what in kinds.items():
         if (run / name).exists():
-            raise UserError(f"--watch: {run} is no run but {what}: name the run's folder, which has a recipe.yaml")
+            raise UserError(f"--watch: {run} is {what}, not a run: give the run folder, which has a recipe.yaml")
     recipe = run / "recipe.yaml"
     if recipe.exists():
         load_recipe(["--config", str(recipe), *arguments], "evaluation")  # report mistakes now
     else:
-        print(f"no recipe.yaml in {run} yet: waiting for a training to begin there", flush=True)
+        print(f"no recipe.yaml in {run} yet: waiting for a training to start", flush=True)
     device = None if options.device is None else chosen(options.device)
     (run / "evaluate").mkdir(exist_ok=True)
     if status := supervised(lambda: run_cli(lambda _: watch(run, device, arguments))):
@@ -87,7 +87,7 @@ def watch(run: Path, device: str | None, arguments: list[str]) -> None:
                     attempt = f"attempt {failures[found]} of {TRIES}"
                     print(f"{found.folder} could not be evaluated, {attempt}", file=sys.stderr, flush=True)
             elif finished and found and evaluated(run, found):
-                print(f"{run} is finished, and its newest checkpoint evaluated", flush=True)
+                print(f"{run} is finished, and its last checkpoint is evaluated", flush=True)
                 return
             elif finished:
                 log = run / "watch.log"
@@ -183,4 +183,4 @@ def log_to_wandb(run: Path, step: int, metrics: dict[str, float]) -> None:
             shown.define_metric("eval/*", step_metric="train/global_step")
             shown.log(metrics | {"train/global_step": step})
     except Exception as error:  # of W&B or the network: the figures are in eval.jsonl
-        print(f"W&B did not take step {step} ({type(error).__name__}: {error})", file=sys.stderr, flush=True)
+        print(f"W&B rejected step {step} ({type(error).__name__}: {error})", file=sys.stderr, flush=True)

@@ -244,9 +244,9 @@ class ServerEngine:
         try:
             answer = ask(f"{self.url}/v1/completions", HOUR, fields)
         except OSError as error:
-            raise UserError(f"the vLLM server at {self.url} does not answer ({type(error).__name__})") from error
+            raise UserError(f"the vLLM server at {self.url} does not respond ({type(error).__name__})") from error
         if not answer.ok:
-            raise UserError(f"the vLLM server at {self.url} refuses a request: {answer.text[:300]}")
+            raise UserError(f"the vLLM server at {self.url} rejected a request: {answer.text[:300]}")
         choices = sorted(answer.json()["choices"], key=lambda choice: choice["index"])
         return [from_vllm(c["token_ids"], c["finish_reason"], sampling, self.tokenizer) for c in choices]
 

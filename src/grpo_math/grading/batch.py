@@ -68,9 +68,9 @@ def grade_batch(completions: list[str], golds: list[str], style: str = "boxed") 
         ValueError: For an unknown style, and unless there are as many golds as completions, all of them strings.
     """
     if style not in STYLES:
-        raise ValueError(f"no answer style {style!r}: use one of {', '.join(STYLES)}")
+        raise ValueError(f"unknown answer style {style!r}: use one of {', '.join(STYLES)}")
     if len(completions) != len(golds) or not all(isinstance(text, str) for text in (*completions, *golds)):
-        raise ValueError(f"{len(completions)} completions, {len(golds)} golds: want as many of both, all strings")
+        raise ValueError(f"expected as many completions as golds, all strings, got {len(completions)} and {len(golds)}")
     found = [guarded(answers, completion, style) for completion in completions]
     right = [accepted(gold) for gold in golds]
     pairs = [

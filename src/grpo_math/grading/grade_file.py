@@ -31,7 +31,7 @@ REASONS = {
 
 def main(options: argparse.Namespace) -> None:
     if not 0.1 <= options.timeout < math.inf:
-        raise UserError(f"--timeout: want at least 0.1 seconds, got {options.timeout:g}")
+        raise UserError(f"--timeout: expected at least 0.1 seconds, got {options.timeout:g}")
     configure(PoolSettings(timeout=options.timeout, workers=options.workers))
     one = options.gold is not None and options.completion is not None
     if one == (options.file is not None) or (options.file and (options.gold or options.completion)):
@@ -74,7 +74,7 @@ def grade_file(path: Path, out: Path | None, style: str) -> None:
     if out and out.exists() and path.exists() and out.samefile(path):
         raise UserError(f"--out: {out} is the file to be graded: name another")
     if out and out.exists() and not out.is_file():
-        raise UserError(f"--out: {out} is no file: name another")
+        raise UserError(f"--out: {out} is not a file: name another")
     verdicts: Counter[bool | None] = Counter()
     hows: Counter[str] = Counter()
     out = out and out.resolve()  # a link stays one
@@ -109,5 +109,5 @@ def labelled(line: str, where: str) -> dict:
     golds = row.get("gold") if isinstance(row, dict) else []
     golds = golds if isinstance(golds, list) else [golds]
     if not golds or not all(isinstance(text, str) for text in (*golds, row.get("completion"))):
-        raise UserError(f'{where}: want {{"gold": text, "completion": text}}, or for gold a list of texts')
+        raise UserError(f'{where}: expected {{"gold": string, "completion": string}}, or a list of strings as gold')
     return row

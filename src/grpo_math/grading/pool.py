@@ -92,7 +92,7 @@ class Pool:
             if self.door.recv(MAX_MESSAGE):
                 return
         self.end()
-        raise UserError("grading: no worker starts: `python -c 'import math_verify'` may say why")
+        raise UserError("grading: the workers do not start: `python -c 'import math_verify'` may show why")
 
     def end(self) -> None:
         if self.process is not None:

@@ -54,7 +54,7 @@ def read_units(text: str) -> tuple[Fraction | int, dict[str, int], bool]:
         item = ITEM.match(text, at)
         word = (item["word"] if item else None) or ""
         if not item or (word and word.lower() in STOP and not (last and word in POWERS)):
-            raise Unreadable("something that is no unit")
+            raise Unreadable("something that is not a unit")
         at = item.end()
         if item["over"]:
             sign = -1

@@ -73,7 +73,7 @@ def run_plan(plan: Plan) -> None:
         again = resume_command(plan.recipe.output_dir, "launch")
         print(f"error: the training {how_ended(status)}. Continue with: {again}", file=sys.stderr)
     if status and stopped:
-        print("stopped before a step was finished: nothing of it is saved", file=sys.stderr)
+        print("stopped before a step was finished: nothing is saved", file=sys.stderr)
     if status:
         sys.exit(status if status > 0 else 128 - status)
     if watcher and watcher.results.exists():

@@ -197,7 +197,7 @@ def serves_itself(recipe: Recipe, layout: Layout) -> bool:
             f"{elsewhere.pop()}: the layout {layout.name} starts its own server: leave it out, or use single_gpu"
         )
     if recipe.sft is not None:
-        raise UserError(f"--layout: SFT generates nothing, {layout.name} is for GRPO: use single_gpu")
+        raise UserError(f"--layout: SFT does not generate, {layout.name} is for GRPO: use single_gpu")
     other = "cpu" if given.get("use_cpu") else "single_gpu"
     if given.get("use_vllm") is False:
         raise UserError(
@@ -217,7 +217,7 @@ def check_deepspeed(layout: Layout) -> None:
 def check_nodes(options: argparse.Namespace, layout: Layout, serves: bool) -> None:
     nodes = options.nodes or 1
     if options.nodes is None and layout.config.get("num_machines", 1) > 1:
-        raise UserError(f"--layout: {layout.name} is for several machines: say how many with --nodes")
+        raise UserError(f"--layout: {layout.name} is for several machines: set their number with --nodes")
     if nodes == 1:
         return
     if layout.single:
@@ -253,7 +253,7 @@ def share_gpus(
         seen = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
         wants = f"{max(local, least)} for training" + (f" and {serving} for the {second}" if second else "")
         smaller = "--layout cpu" if not gpus else "a smaller layout" if layout.single else "single_gpu"
-        raise UserError(f"--layout: {layout.name} wants GPUs, {wants}; visible are {len(gpus)}{seen}: use {smaller}")
+        raise UserError(f"--layout: {layout.name} needs GPUs, {wants}; visible are {len(gpus)}{seen}: use {smaller}")
     return local, gpus[:local], gpus[local : local + serving]
 
 
@@ -277,7 +277,7 @@ def add_server(plan: Plan, gpus: list[str] | None) -> None:
     check_port(group, "vllm_group_port")
     plan.url = f"http://{LOOPBACK}:{port}"
     if port == group:
-        raise UserError(f"vllm_group_port: {group} is vllm_server_port too: leave both out, or give two")
+        raise UserError(f"vllm_group_port: {group} is also vllm_server_port: leave both out, or set two ports")
     words = server_words(plan.recipe.keys, plan.recipe.engine, needed_window(plan.recipe), LOOPBACK, port)
     plan.server = Command("vllm serve", PROGRAM, words, ENVIRONMENT | {"VLLM_HOST_IP": LOOPBACK}, gpus)
     plan.trainer.environment["VLLM_HOST_IP"] = LOOPBACK

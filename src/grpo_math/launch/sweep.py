@@ -143,7 +143,7 @@ def sweep(options: argparse.Namespace) -> None:
     ]
     write_sweep(options.out, found, options.seeds, list(varied) if options.one_at_a_time else [])
     if failed:
-        print(f"{len(failed)} of {len(trials)} runs failed: the same command tries them again", file=sys.stderr)
+        print(f"{len(failed)} of {len(trials)} runs failed: run the same command to retry them", file=sys.stderr)
         sys.exit(1)
     firsts = {trial.setting: trial.folder for trial in reversed(trials) if trial.finished}
     if len(firsts) > 1:
@@ -178,9 +178,9 @@ def parse_setting(given: str) -> tuple[str, list]:
             "brackets, braces or colons"
         ) from None
     if not key or not values:
-        raise UserError(f"--set: {given}: want KEY=VALUE,VALUE, as learning_rate=1e-6,3e-6")
+        raise UserError(f"--set: {given}: expected KEY=VALUE,VALUE, such as learning_rate=1e-6,3e-6")
     if key in PLAIN and not all(isinstance(value, str) for value in values):
-        raise UserError(f"--set: {given}: want text: quote a value that YAML takes for something else")
+        raise UserError(f"--set: {given}: expected a string: quote a value that YAML reads as another type")
     if twice := [value for place, value in enumerate(texts) if value in texts[:place]]:
         raise UserError(f"--set: {key}: {', '.join(twice)} is given twice: name each value once")
     return key, values
@@ -284,7 +284,7 @@ def run_all(missing: list[Trial], layout: str | None, shares: list[list[str] | N
                 process.terminate()
         for process, _, _ in running.values():
             process.wait()
-        print("stopped: the same command continues", flush=True)
+        print("stopped: run the same command to continue", flush=True)
         raise
     return failed
 

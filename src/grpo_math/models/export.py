@@ -39,7 +39,7 @@ def export(model: ModelSource, out: Path, dtype: str = "float32") -> None:
     import torch
 
     if not any(Path(model.name, file).exists() for file in ("config.json", "adapter_config.json")):
-        raise UserError(f"{model.name}: no model and no adapter there: give a run's folder or a checkpoint")
+        raise UserError(f"{model.name}: no model or adapter there: give a run's folder or a checkpoint")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already: name a new folder")
     model.check()
@@ -73,7 +73,7 @@ def merged(adapter: "PeftModel", tokenizer: "PreTrainedTokenizerBase", name: str
     )
     if not difference <= ROUNDING:
         raise UserError(
-            f"{name}: merged into its base model, the adapter has other logits (by {difference:.2g} of the largest, "
+            f"{name}: merging the adapter changes the logits (by {difference:.2g} of the largest, "
             f"rounding explains {ROUNDING:g}): use the base model and the adapter unchanged, with peft"
         )
     return whole

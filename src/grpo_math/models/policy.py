@@ -126,8 +126,8 @@ def load_adapter(model: ModelSource, trainable: bool = False, **base_arguments: 
         saved = load_peft_weights(model.name, "cpu", revision=model.revision)
     whole = load_base(model, **base_arguments)
     other = UserError(
-        f"{model.name} is an adapter of {model.base.name}, but was trained on another model, its weights do not fit: "
-        f"put that model there, or correct {model.name}/adapter_config.json"
+        f"{model.name} is an adapter of {model.base.name}, but its weights do not fit it: use the model that it was "
+        f"trained on, or correct {model.name}/adapter_config.json"
     )
     try:
         with warnings.catch_warnings(action="ignore"):  # of missing weights, which are an error here

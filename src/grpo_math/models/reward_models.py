@@ -42,8 +42,8 @@ def load_reward_model(
             path, num_labels=1, output_loading_info=True, ignore_mismatched_sizes=True, **allowed
         )
     if misfits := misfits_of(info | {"unexpected_keys": ()}):  # a language model's head is left out
-        raise UserError(f"{where}: is no reward model, which has a trained head for one label: {misfits}")
+        raise UserError(f"{where}: is not a reward model, which has a trained head for one label: {misfits}")
     if template.chat and not template.prefill and not tokenizer.chat_template:
-        raise UserError(f"{where}: its tokenizer has no chat template, and the prompts are chats")
+        raise UserError(f"{where}: its tokenizer has no chat template, but the prompts are chats")
     model.config.name_or_path = name  # TRL names the metric by it
     return model, tokenizer

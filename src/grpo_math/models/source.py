@@ -149,7 +149,7 @@ class ModelSource:
                 if content.read(len(POINTER)) == POINTER:
                     raise UserError(f"{file}: a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
             if not whole(file) and not file.name.startswith("adapter_"):  # which peft reads and refuses
-                raise UserError(f"{file}: damaged or cut short: copy or download it again")
+                raise UserError(f"{file}: damaged or incomplete: copy or download it again")
         self.check_generation_config()
         if self.base is not self:
             self.base.check()
@@ -179,7 +179,7 @@ class ModelSource:
 
     def needs_code(self) -> UserError:
         return UserError(
-            f"{self.name} brings Python code of its own, which would run as you: read it, and then allow it with "
+            f"{self.name} has custom Python code, which would run as you: read it, and then allow it with "
             "trust_remote_code: true"
         )
 
@@ -195,7 +195,7 @@ class ModelSource:
             fix = f"put that model there, or correct {self.base_of}/adapter_config.json"
         with one_line(what, fix, (Exception,)):
             if self.name.count("/") > 1 and not os.path.isdir(self.name):  # no id on the Hub either
-                raise OSError("there is no such folder")
+                raise OSError("no such folder")
             try:
                 yield
             except ValueError as error:

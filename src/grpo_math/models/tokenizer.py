@@ -40,22 +40,22 @@ def load_tokenizer(keys: dict, template: PromptTemplate, tools: Tools | None = N
         )
     if end := keys.get("eos_token"):
         if end not in tokenizer.get_vocab():
-            raise UserError(f"eos_token: {end!r} is no token of {model.name}")
+            raise UserError(f"eos_token: {end!r} is not a token of {model.name}")
         tokenizer.eos_token = end
     if tokenizer.eos_token is None:
-        raise UserError(f"model_name_or_path: the tokenizer of {model.name} has no end token: completions never end")
+        raise UserError(f"model_name_or_path: the tokenizer of {model.name} has no EOS token: completions never end")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     try:
         prompt, other = (token_ids(template.prompt(asked, tokenizer), tokenizer) for asked in ("1+1?", "2+2?"))
     except Exception as error:  # a chat template is a Jinja program and may raise anything
         raise UserError(
-            f"prompt_template: the chat template of {model.name} refuses it ({raised(error.__cause__ or error)})"
+            f"prompt_template: the chat template of {model.name} rejects it ({raised(error.__cause__ or error)})"
         ) from error
     if prompt == other:
         raise UserError(
-            f"prompt_template: no question reaches the prompt of {model.name}: its tokenizer has no vocabulary "
-            f"({len(tokenizer):,} tokens), or its chat template reads no text"
+            f"prompt_template: the prompt of {model.name} does not contain the question: its tokenizer has no "
+            f"vocabulary ({len(tokenizer):,} tokens), or its chat template ignores the text"
         )
     check_vocabulary(model, tokenizer, {*prompt, tokenizer.eos_token_id, tokenizer.pad_token_id})
     return tokenizer
@@ -85,7 +85,7 @@ def check_vocabulary(
     if wrong:
         raise UserError(
             f"{where}: the tokenizer of {model.name} has {max(beyond) + 1:,} tokens, the model's embedding "
-            f"{rows:,} rows, none for {', '.join(map(repr, wrong[:3]))}: take the tokenizer that was saved with the "
+            f"{rows:,} rows, none for {', '.join(map(repr, wrong[:3]))}: use the tokenizer that was saved with the "
             "model, or save the model with its embedding resized to it"
         )
 

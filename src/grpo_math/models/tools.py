@@ -50,13 +50,13 @@ def load_tools(references: list[str], environment: str | None, max_calls: int | 
     found = Tools([load_function(reference) for reference in references], max_calls=max_calls)
     for reference, function in zip(references, found.functions, strict=True):
         if not inspect.isroutine(function):
-            raise UserError(f"tools: {reference} is no function: name one, or a class as environment")
+            raise UserError(f"tools: {reference} is not a function: name one, or a class as environment")
         found.schemas.append(schema(function, f"tools: {reference}"))
     if environment:
         found.environment = load_function(environment)
         methods = found.methods(probe(found, environment))
         if not methods:
-            raise UserError(f"environment: {environment} has no public method but reset: there is nothing to call")
+            raise UserError(f"environment: {environment} has no public method except reset: there is nothing to call")
         found.schemas += [schema(method, f"environment: {environment}.{method.__name__}") for method in methods]
     names = [one["function"]["name"] for one in found.schemas]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -83,12 +83,12 @@ def probe(tools: Tools, reference: str) -> Any:
     reset = getattr(type(environment), "reset", None)
     if not inspect.isfunction(reset) or not takes_everything(reset):
         raise UserError(
-            f"environment: {reference} needs a method reset(self, **row), which TRL gives the whole row: question, "
+            f"environment: {reference} needs a method reset(self, **row), which TRL calls with the row: question, "
             "solution, prompt and every other column"
         )
     if hasattr(environment, "get_reward"):
         raise UserError(
-            f"environment: {reference}.get_reward would be a reward of weight 1 that no recipe shows: rename it, and "
+            f"environment: TRL would add {reference}.get_reward as a reward of weight 1: rename it, and "
             "add one that calls it, def mine(environments, **_): return [each.score() for each in environments]"
         )
     return environment

@@ -113,7 +113,7 @@ def load_base(model: ModelSource, **arguments: Any) -> "PreTrainedModel":
     base = model.base
     if not model.config().architectures:
         raise UserError(
-            f"{base.name}/config.json names no architectures: add the class of the model, which save_pretrained writes"
+            f"{base.name}/config.json has no `architectures`: add the class of the model, as save_pretrained does"
         )
     arguments = {"device_map": None} | base.arguments | arguments
     return loaded(base, create_model_from_path, model_id=base.name, **arguments)
@@ -133,11 +133,11 @@ def loaded(base: ModelSource, load: Callable[..., Any], **arguments: Any) -> "Pr
             logging.set_verbosity(level)
     if model.get_output_embeddings() is None:
         raise UserError(
-            f"{base.name}: {type(model).__name__} in config.json is no language model: it has no head for tokens"
+            f"{base.name}: {type(model).__name__} in config.json is not a language model: it has no LM head"
         )
     if misfits := misfits_of(info):
         raise UserError(
-            f"{base.name}: its weights are not those of the architecture in config.json: {misfits}: save the unwrapped "
+            f"{base.name}: its weights do not match the architecture in config.json: {misfits}: save the unwrapped "
             "model with save_pretrained, or correct config.json"
         )
     return model
@@ -151,7 +151,7 @@ def check_finite(model: "Module | None", name: str) -> None:
         if weight.is_meta or weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             continue
         if not weight.detach().sum(dtype=torch.float32).isfinite():  # a sum takes no memory
-            raise UserError(f"{name}: its weights are not finite ({key}): take an earlier checkpoint, or another model")
+            raise UserError(f"{name}: its weights are not finite ({key}): use an earlier checkpoint, or another model")
 
 
 def misfits_of(info: dict) -> str:

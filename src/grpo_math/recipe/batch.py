@@ -1,6 +1,6 @@
-"""How many prompts and completions a step takes, and how they are cut over processes and passes.
+"""How many prompts and completions a step takes, and how they are divided among processes and passes.
 
-A step is one optimizer step. Its completions are shared by all processes; each takes its share in passes (forward and
+A step is one optimizer step. Its completions are divided among all processes; each takes its share in passes (forward,
 backward) of `per_device_train_batch_size` completions, `gradient_accumulation_steps` of them.
 """
 
@@ -34,8 +34,8 @@ def count(number: int, word: str) -> str:
 def batch_arguments(given: dict, prompts: int | None, processes: int) -> dict:
     """TRL's two batch keys for a step of `prompts` prompts (the recipe's `prompts_per_step`); {} without it.
 
-    What is given of the two stays. Raises UserError, with the numbers, where they contradict the prompts, where the
-    completions cannot be shared evenly, or where a step has no whole groups.
+    Given keys are kept. Raises UserError, with the numbers, where they contradict the prompts, where the
+    completions cannot be divided evenly, or where a step has no whole groups.
     """
     device, passes = given.get("per_device_train_batch_size"), given.get("gradient_accumulation_steps")
     generations = given.get("num_generations", 8)
@@ -48,7 +48,7 @@ def batch_arguments(given: dict, prompts: int | None, processes: int) -> dict:
     if rest:
         unit = processes // math.gcd(processes, generations)
         raise UserError(
-            f"prompts_per_step: {step} cannot be shared evenly by {processes} processes: give a multiple of {unit} "
+            f"prompts_per_step: {step} cannot be divided evenly among {processes} processes: give a multiple of {unit} "
             "prompts"
         )
     for key, part in (("per_device_train_batch_size", device), ("gradient_accumulation_steps", passes)):
@@ -70,13 +70,13 @@ def batch_arguments(given: dict, prompts: int | None, processes: int) -> dict:
 
 
 def check_groups(device: int, passes: int, processes: int, generations: int, given: dict) -> None:
-    """The completions of a step must be whole groups. Where the recipe cuts its own batches, TRL says so itself."""
+    """The completions of a step must be whole groups. TRL checks a recipe's own generation batches."""
     completions = device * passes * processes
     if completions % generations and not {"generation_batch_size", "steps_per_generation"} & given.keys():
         raise UserError(
             f"num_generations: {generations} does not divide the {completions} completions of a step ("
             f"per_device_train_batch_size {device} x gradient_accumulation_steps {passes} x processes {processes}): "
-            "make it a divisor, or say prompts_per_step instead of these"
+            "make it a divisor, or set prompts_per_step instead"
         )
 
 
@@ -96,12 +96,12 @@ def describe_batch(config: "GRPOConfig | SimpleNamespace", processes: int, probl
         raise UserError(
             f"dataset: {problems} problems, but one generation batch takes {prompts} ({generated} completions / "
             f"num_generations {generations}): lower prompts_per_step (or per_device_train_batch_size, "
-            "gradient_accumulation_steps), or give more problems"
+            "gradient_accumulation_steps), or add problems"
         )
     completions = device * passes * processes
     if per_generation % passes:
         raise UserError(
-            f"steps_per_generation: {per_generation} is no multiple of gradient_accumulation_steps "
+            f"steps_per_generation: {per_generation} is not a multiple of gradient_accumulation_steps "
             f"{passes}: an optimizer step would mix two generation batches"
         )
     shares = f"{count(processes, 'process')} x {count(passes, 'pass')} x {device}"

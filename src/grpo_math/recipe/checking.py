@@ -1,5 +1,6 @@
-"""Values against pydantic models: every problem is one line, `path: what is wanted, what was given, the fix`."""
+"""Validate values with pydantic models. Each problem is one line: `path: expected X, got Y: the fix`."""
 
+import re
 import types
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
@@ -9,7 +10,7 @@ from pydantic.fields import FieldInfo
 from grpo_math.errors import suggestion
 
 Path = tuple[str, ...]
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string", type(None): "null"}
 
 
 class Part(BaseModel):
@@ -39,7 +40,7 @@ def options(annotation: Any) -> list[Any]:
 
 
 def describe(annotation: Any) -> str:
-    """A type in words: `a list of whole numbers or null`."""
+    """A type in words: `a list of integers or null`."""
     return " or ".join(dict.fromkeys(describe_one(option) for option in options(annotation)))
 
 
@@ -49,7 +50,7 @@ def describe_one(option: Any) -> str:
         return ", ".join(repr(choice) for choice in get_args(option))
     if kind in (list, tuple):
         inner = describe(get_args(option)[0]) if get_args(option) else "values"
-        return f"a list of {inner.removeprefix('a ').replace('number', 'numbers')}"
+        return "a list of " + re.sub(r"an? (number|integer|string)", r"\1s", inner)
     return WORDS.get(kind, "a mapping")
 
 
@@ -59,7 +60,7 @@ def validated(model: type[Part], given: Any, where: str, problems: list[str]) ->
     `where` is the prefix of its keys in messages: `dataset[1].`.
     """
     if not isinstance(given, dict):
-        problems.append(f"{where[:-1]}: want a mapping such as {model.example}, got {given!r}")
+        problems.append(f"{where[:-1]}: expected a mapping such as {model.example}, got {given!r}")
         return None
     try:
         return model.model_validate(given)
@@ -109,18 +110,18 @@ def explain(error: Any, owner: type[BaseModel], path: Path, where: str, value: A
         return str(error["ctx"]["error"])
     field = owner.model_fields[key]
     if kind == "missing":
-        return f"missing: want {field.description or describe(field.annotation)}"
+        return f"missing, expected {field.description or describe(field.annotation)}"
     if kind == "finite_number":
-        return f"want a finite number, got {value}"
+        return f"expected a finite number, got {value}"
     if kind == "literal_error":
         choices = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
-        return f"no {error['input']!r}: use one of {choices}"
+        return f"unknown value {error['input']!r}: use one of {choices}"
     if kind.startswith(("greater_than", "less_than")):
-        return f"want {limits(field)}, got {value}"
+        return f"expected {limits(field)}, got {value}"
     example = next((kind.example for kind in options(field.annotation) if hasattr(kind, "example")), "")
     if example:
-        return f"want a mapping such as {example}, got {value!r}"
-    return f"want {describe(field.annotation)}, got {value!r}{hint(field.annotation, value)}"
+        return f"expected a mapping such as {example}, got {value!r}"
+    return f"expected {describe(field.annotation)}, got {value!r}{hint(field.annotation, value)}"
 
 
 def limits(field: FieldInfo) -> str:
@@ -137,9 +138,9 @@ def limits(field: FieldInfo) -> str:
 def hint(annotation: Any, value: Any) -> str:
     kinds = [get_origin(option) or option for option in options(annotation)]
     if isinstance(value, str | int | float) and (list in kinds or tuple in kinds):
-        return f", write [{value}]"
+        return f": write [{value}]"
     text = str in kinds and set(kinds) <= {str, type(None)}
-    return f', write "{value}"' if text and isinstance(value, int | float | bool) else ""
+    return f': write "{value}"' if text and isinstance(value, int | float | bool) else ""
 
 
 def without(given: dict, paths: set[Path]) -> dict:

@@ -21,8 +21,8 @@ from grpo_math.recipe.trl import assigns, function_types
 from grpo_math.rewards.library import LIMITS
 from grpo_math.rewards.reward import REWARDS, RewardSpec, settings
 
-NO_DATASET = "dataset: missing: write dataset: {name: gsm8k}"
-NO_REWARDS = "rewards: missing: write rewards: {correctness: {weight: 1.0}}"
+NO_DATASET = "dataset: missing, add dataset: {name: gsm8k}"
+NO_REWARDS = "rewards: missing, add rewards: {correctness: {weight: 1.0}}"
 
 
 class Entry(Part):
@@ -32,7 +32,7 @@ class Entry(Part):
 
 
 class OpenEntry(Entry):
-    """For a function whose parameters only importing it would tell."""
+    """For a function whose parameters are known only after importing it."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -58,7 +58,7 @@ def parameter_types(function: Callable, *left_out: str) -> dict[str, Any]:
 
 
 def reference_types(reference: str, where: str, problems: list[str]) -> dict[str, Any] | None:
-    """The parameters of the function `file.py:function` names; None where only importing it would tell."""
+    """The parameters of the function `file.py:function` names; None where only an import would tell."""
     try:
         module, name = split_reference(reference)
         source = source_file(module)
@@ -90,12 +90,12 @@ def dataset_specs(given: Any, problems: list[str]) -> list[DatasetSpec]:
 def dataset_spec(entry: Any, where: str, problems: list[str]) -> list[DatasetSpec]:
     """One dataset as a list of one spec, or of none where it cannot be read."""
     if not isinstance(entry, dict):
-        problems.append(f"{where[:-1]}: want a mapping such as {{name: gsm8k}}, got {entry!r}")
+        problems.append(f"{where[:-1]}: expected a mapping such as {{name: gsm8k}}, got {entry!r}")
         return []
     name, path = entry.get("name"), entry.get("path")
     for key in ("name", "path"):
         if not isinstance(entry.get(key), str | None):
-            problems.append(f"{where}{key}: want text, got {entry[key]!r}")
+            problems.append(f"{where}{key}: expected a string, got {entry[key]!r}")
             return []
     if name is None and ".py:" in str(path):
         own = reference_types(str(path), f"{where}path", problems)
@@ -103,9 +103,9 @@ def dataset_spec(entry: Any, where: str, problems: list[str]) -> list[DatasetSpe
         adapter = ADAPTERS[name]
         own = parameter_types(adapter.generate or adapter.parse, "row", "split", "config")
     else:
-        wrong = f"no dataset {name!r}{closest(name, ADAPTERS)}" if name else "missing"
+        wrong = f"unknown dataset {name!r}{closest(name, ADAPTERS)}" if name else "missing"
         problems.append(
-            f"{where}name: {wrong}: grpo-math datasets lists the names (your own: {{name: json, path: FILE, FOLDER or "
+            f"{where}name: {wrong}: `grpo-math datasets` lists them (your own: {{name: json, path: FILE, FOLDER or "
             "HUB_ID}, or only path: my_data.py:load)"
         )
         return []
@@ -127,13 +127,13 @@ def name_problems(spec: DatasetSpec) -> Iterator[str]:
             yield f"{spec.where}split: no split {part!r} of {spec.name}: use {' or '.join(there)}"
     for name in spec.decontaminate if isinstance(spec.decontaminate, list) else ():
         if name not in EVALUATION:
-            wrong = f"no evaluation set {name!r}{closest(name, EVALUATION)}"
-            yield f"{spec.where}decontaminate: {wrong}: grpo-math datasets lists them"
+            wrong = f"unknown evaluation set {name!r}{closest(name, EVALUATION)}"
+            yield f"{spec.where}decontaminate: {wrong}: `grpo-math datasets` lists them"
 
 
 def closest(name: str, known: Iterable[str]) -> str:
     near = nearest(name, known)
-    return f", the nearest is {near}" if near else ""
+    return f" (did you mean {near}?)" if near else ""
 
 
 def evaluation_split(name: str | None, asked: str) -> str:
@@ -142,29 +142,29 @@ def evaluation_split(name: str | None, asked: str) -> str:
 
 
 def held_out_specs(spec: EvalSpec, datasets: list[DatasetSpec], trains: bool, problems: list[str]) -> list[DatasetSpec]:
-    """The datasets of `eval:`. Where nothing `trains`, the training problems are as good as any others."""
+    """The datasets of `eval:`. Where nothing `trains`, the training problems serve as well."""
     wanted = trains and spec.wanted
     asked: dict[str, Any] = {"split": spec.split, "max_samples": spec.max_samples}
     if spec.datasets:
         found = named_specs(spec.datasets, asked, problems)
         if trains and any(same_rows(one, trained) for one in found for trained in datasets):
-            problems.append("eval.datasets: these are the training problems: name others, or another split")
+            problems.append("eval.datasets: these are the training problems: name other datasets, or another split")
         return found
     if len(datasets) != 1:
         if wanted and datasets:
-            problems.append("eval.datasets: missing: with several training datasets, name those to evaluate on")
+            problems.append("eval.datasets: missing, with several training datasets: name those to evaluate on")
         return []
     trained = datasets[0]
     asked["split"] = evaluation_split(trained.name, spec.split)
     if trained.name and trained.path and Path(trained.path).is_file():
         if wanted:
             problems.append(
-                f"eval.datasets: missing: {trained.path} is one file, and the training itself reads it: name another, "
+                f"eval.datasets: missing, and {trained.path} is a single file, which the training reads: name another, "
                 f"eval: {{datasets: {{name: {trained.name}, path: FILE}}}}"
             )
         return []
     if wanted and asked["split"] == trained.split:
-        problems.append(f"eval.split: {trained.split} is what the training reads: name another split")
+        problems.append(f"eval.split: {trained.split} is the training split: name another one")
     kept = {key: getattr(trained, key) for key in ("name", "path", "config", "params")}
     held_out = DatasetSpec(**kept, **asked, where="eval.datasets.")
     if not any(name_problems(held_out)):
@@ -212,14 +212,14 @@ def reward_specs(given: Any, problems: list[str]) -> list[RewardSpec]:
     for spec in specs.values():
         check_gate(spec, specs, problems)
     if not problems and not any(spec.weight * spec.scale for spec in specs.values()):
-        problems.append("rewards: none has a weight other than 0: there is nothing to learn from")
+        problems.append("rewards: every weight or scale is 0, so there is nothing to learn: set one to another value")
     return list(specs.values())
 
 
 def reward_spec(name: str, entry: Any, problems: list[str]) -> RewardSpec | None:
     where = f"rewards.{name}."
     if not isinstance(entry, dict):
-        problems.append(f"{where[:-1]}: want a mapping such as {{weight: 1.0}}, or false, got {entry!r}")
+        problems.append(f"{where[:-1]}: expected a mapping such as {{weight: 1.0}}, or false, got {entry!r}")
         return None
     path, own = entry.get("path"), None
     if entry.get("reward_model") is not None:
@@ -233,10 +233,10 @@ def reward_spec(name: str, entry: Any, problems: list[str]) -> RewardSpec | None
         own |= {key: (own[key][0], Field(own[key][1], ge=low, le=high)) for key, (low, high) in limits.items()}
     else:
         known = suggestion(name, list(REWARDS), "", {})
-        problems.append(f"{where[:-1]}: no shipped reward, {known} (your own: path: my_rewards.py:function)")
+        problems.append(f"{where[:-1]}: not a shipped reward, {known} (your own: path: my_rewards.py:function)")
         return None
     for key in (own or {}).keys() & (RewardSpec.model_fields.keys() - {"name", "params"}) & entry.keys():
-        problems.append(f"{where}{key}: a key of every entry and a parameter of the function: rename the parameter")
+        problems.append(f"{where}{key}: a key of every entry, and a parameter of the function: rename the parameter")
     checked = validated(entry_model(RewardSpec, own, "name", "params"), entry, where, problems)
     return checked and RewardSpec(name=name, **split_params(checked, RewardSpec, "name"))
 
@@ -244,7 +244,7 @@ def reward_spec(name: str, entry: Any, problems: list[str]) -> RewardSpec | None
 def reward_model_spec(name: str, entry: dict, where: str, problems: list[str]) -> RewardSpec | None:
     refused = [key for key in ("scale", "bias", "gate") if key in entry]
     problems += [
-        f"{where}{key}: not for a reward model, whose score TRL takes unchanged: use weight" for key in refused
+        f"{where}{key}: not supported for a reward model, whose score TRL uses unchanged: use weight" for key in refused
     ]
     model = entry_model(RewardSpec, {}, "name", "params", "path", "scale", "bias", "gate", "timeout")
     checked: Any = validated(model, {k: v for k, v in entry.items() if k not in refused}, where, problems)
@@ -262,14 +262,14 @@ def check_gate(spec: RewardSpec, by_name: dict[str, RewardSpec], problems: list[
     gate = by_name.get(spec.gate)
     if gate is None or gate is spec:
         others = ", ".join(name for name in by_name if name != spec.name) or "none"
-        problems.append(f"rewards.{spec.name}.gate: no other reward {spec.gate!r} here (there: {others})")
+        problems.append(f"rewards.{spec.name}.gate: no other reward {spec.gate!r} in this recipe (it has {others})")
     elif gate.gate or gate.reward_model:
-        wrong = "is gated itself" if gate.gate else "is a reward model"
-        problems.append(f"rewards.{spec.name}.gate: {spec.gate} {wrong}: name a plain one")
+        wrong = "has a gate itself" if gate.gate else "is a reward model"
+        problems.append(f"rewards.{spec.name}.gate: {spec.gate} {wrong}: name a reward function without a gate")
     elif min(spec.weight, spec.scale) < 0:
         problems.append(
-            f"rewards.{spec.name}.gate: a gate holds back what is earned, and with a negative weight or scale that is "
-            "what is taken: turn the signs of the settings instead"
+            f"rewards.{spec.name}.gate: a gate withholds positive scores, which a negative weight or scale turns into "
+            "penalties: make both positive, and negate the reward's own settings instead"
         )
 
 
@@ -279,7 +279,7 @@ def tool_problems(
     """Tools are called in a conversation, which TRL continues with the chat template."""
     if not (ours.tools or ours.environment):
         if "max_tool_calling_iterations" in flat:
-            yield "max_tool_calling_iterations: without effect, there are no tools: add tools: [FILE.py:FUNCTION]"
+            yield "max_tool_calling_iterations: no effect without tools: add tools: [FILE.py:FUNCTION]"
         return
     found: list[str] = []
     for place, reference in enumerate(ours.tools):
@@ -287,17 +287,17 @@ def tool_problems(
     if ours.environment:
         reference_types(ours.environment, "environment", found)
         if ours.dynamic_sampling:
-            found.append("dynamic_sampling: TRL resets the environments for a batch's own prompts alone: leave it out")
+            found.append("dynamic_sampling: TRL resets the environments only for the batch's own prompts: leave it out")
     yield from found
     if template and not (template.chat and not template.prefill):
         key = "prefill" if template.chat else "chat: false"
         yield (
-            f"prompt_template: its {key} makes the prompt plain text, and tools are called in a conversation: use one "
+            f"prompt_template: tools need a conversation, but {key} makes the prompt plain text: use a template "
             "with chat: true and no prefill, such as boxed"
         )
     for spec in rewards:
         if spec.reward_model:
             yield (
-                f"rewards.{spec.name}.reward_model: it reads whole conversations, and its chat template need not know "
+                f"rewards.{spec.name}.reward_model: it scores whole conversations, and its template may not support "
                 "tools: leave it out"
             )

@@ -37,7 +37,7 @@ class StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key_node.value!r} is given twice, first on line {seen[key_node.value]}: delete one",
+                    None, None, f"{key_node.value!r} is given twice, first in line {seen[key_node.value]}: delete one",
                     key_node.start_mark,
                 )  # fmt: skip
             seen[key_node.value] = key_node.start_mark.line + 1
@@ -65,9 +65,9 @@ def read_yaml(path: Path, kind: type[dict] | type[list] = dict) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not YAML ({reason_of(error)})") from None
     if not isinstance(content, kind):
-        found = "empty" if content is None else f"a {type(content).__name__}"
+        found = "an empty file" if content is None else f"a {type(content).__name__}"
         wanted = "`key: value` lines (see recipes/quickstart.yaml)" if kind is dict else "a list, `- name: gsm8k`"
-        raise UserError(f"{path}: is {found}, want {wanted}")
+        raise UserError(f"{path}: expected {wanted}, got {found}")
     return content
 
 
@@ -82,7 +82,7 @@ def read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         return content
     names = base if isinstance(base, list) else [base]
     if not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: extends: want a file name, or a list of them, got {base!r}")
+        raise UserError(f"{path}: extends: expected a file name or a list of them, got {base!r}")
     first, *further = (extended(path, name) for name in names)
     below = read_recipe(first, (*seen, path.resolve()))
     for file in further:
@@ -98,7 +98,7 @@ def extended(path: Path, name: str) -> Path:
         except UserError as error:
             raise UserError(f"{path}: extends: {error}") from None
     if not (path.parent / name).is_file():
-        raise UserError(f"{path}: extends: no recipe {name} in the folder of this one: give its path from there")
+        raise UserError(f"{path}: extends: no recipe {name}: give its path relative to the folder of this file")
     return path.parent / name
 
 
@@ -122,21 +122,21 @@ def parse_arguments(argv: list[str]) -> tuple[Path | None, dict]:
     while arguments:
         word = arguments.pop(0)
         if not word.startswith("--"):
-            hint = f"did you mean --config {word}?" if word.endswith((".yaml", ".yml")) else "quote a value with blanks"
-            raise UserError(f"{word!r}: want --key value pairs ({hint})")
+            hint = f"did you mean --config {word}?" if word.endswith((".yaml", ".yml")) else "quote a value with spaces"
+            raise UserError(f"{word!r}: expected --key value pairs ({hint})")
         name, equals, value = word[2:].partition("=")
         if not equals:
             value = arguments.pop(0) if arguments and not arguments[0].startswith("--") else "true"
         given[name] = value
     if "extends" in given:
-        raise UserError("--extends: only a recipe file extends another: write `extends: other.yaml` into it")
+        raise UserError("--extends: only a recipe file can extend another: write `extends: other.yaml` in it")
     config = given.pop("config", None)
     overrides: dict = {}
     for name, value in given.items():
         try:
             value = value if name in TEXTS else yaml.load(value, StrictLoader)
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise UserError(f"--{name}: its value is not YAML: quote it") from None
+            raise UserError(f"--{name}: the value is not YAML: quote it") from None
         overrides = merge(overrides, nested(name, value))
     return recipe_path(config) if config else None, overrides
 

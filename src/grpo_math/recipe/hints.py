@@ -1,4 +1,4 @@
-"""Keys of other trainers, of older releases and of TRL that lead to the key that does it here."""
+"""Fixes for keys of other trainers, of older releases and of TRL: the key to use here instead."""
 
 OTHER_NAMES = {  # of keys with one meaning everywhere
     "beta": "kl_coef kl_beta",
@@ -70,16 +70,16 @@ WITHOUT_EFFECT = {  # TRL's keys that would have none here, or the wrong one, by
         "prediction_loss_only batch_eval_metrics bf16_full_eval eval_do_concat_batches eval_packing "
         "eval_use_gather_object fp16_full_eval include_for_metrics label_names"
     ),
-    "leave it out: the command names what is done": "do_train do_predict",
+    "leave it out: the command selects training or evaluation": "do_train do_predict",
     "leave it out: accelerate launch sets it": "local_rank",
     "leave it out: the problems are text": "log_multimodal",
-    "leave it out: the final model alone is pushed, at the end": "hub_always_push",
-    "set HF_TOKEN in the environment, so that no file keeps it": "hub_token",
+    "leave it out: only the final model is pushed, at the end": "hub_always_push",
+    "set HF_TOKEN in the environment, so that no file contains it": "hub_token",
     "leave it out: rewards need the columns": "remove_unused_columns",
     "leave it out: a resume continues with the problems that were not trained on": "ignore_data_skip",
     "use shuffle_dataset: false for the order of the dataset": "train_sampling_strategy length_column_name",
     "set it in the accelerate config of the layout": "parallelism_config",
-    "leave it out: TRL's trainers take CAUSAL_LM alone": "lora_task_type",
+    "leave it out: TRL's trainers support only CAUSAL_LM": "lora_task_type",
     "save the template in the model's folder, so that SFT, GRPO and evaluation see the same": "chat_template_path",
     "use dataset: {name: json, fields: {question: COLUMN, worked: COLUMN}}": "dataset_text_field",
     "leave it out: it ignores stop strings, and with bf16 casts the policy to bfloat16 for the rest of the run": (
@@ -96,7 +96,7 @@ GENERATION = {  # keys of generation_kwargs that are refused, by what to do inst
         "do_sample num_beams num_return_sequences n"
     ),
     STRUCTURED: "structured_outputs",
-    "seeds every request alike, which makes the completions of a group identical: leave it out, `seed` reaches vLLM": (
+    "it seeds every request, so the completions of a group are identical: leave it out, `seed` is passed to vLLM": (
         "seed"
     ),
 }
@@ -113,8 +113,8 @@ BY_TRL = {  # arguments of vLLM's engine that a recipe sets under TRL's own name
     "trust_remote_code": "trust_remote_code",
     "seed": "seed",
     "max_num_seqs": "per_device_train_batch_size and steps_per_generation",
-    "quantization": "no key: vLLM takes no new weights for a quantised model",
-    "distributed_executor_backend": "no key: TRL needs its own",
-    "data_parallel_size": "no key: the copies of a server sample alike, and a group would be identical",
-    "logprobs_mode": "no key: the importance-sampling correction needs TRL's",
+    "quantization": "leave it out: vLLM cannot update the weights of a quantised model",
+    "distributed_executor_backend": "leave it out: TRL sets it",
+    "data_parallel_size": "leave it out: all copies would sample the same completions",
+    "logprobs_mode": "leave it out: the importance-sampling correction needs TRL's",
 }

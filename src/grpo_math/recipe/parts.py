@@ -39,8 +39,8 @@ class AlarmSpec(Part):
     example: ClassVar = "{stop_on: [nan]}"
 
     stop_on: tuple[Alarm, ...] = Field(default=("nan",), strict=False, description="the alarms that stop the training")
-    steps: int = Field(default=10, ge=1, description="steps that each alarm except nan looks back on")
-    kl: float = Field(default=1.0, ge=0, description="the KL divergence from the reference model that is too much")
+    steps: int = Field(default=10, ge=1, description="the steps over which alarms other than nan average")
+    kl: float = Field(default=1.0, ge=0, description="the KL divergence above which the alarm kl is raised")
 
 
 class CompletionsSpec(Part):
@@ -51,7 +51,7 @@ class CompletionsSpec(Part):
     every: int | None = Field(
         default=None,
         ge=0,
-        description="keep the completions of every so many steps; 0: of none; null: of about 100 steps of the run",
+        description="keep the completions of every Nth step; 0: of none; null: of about 100 steps",
     )
 
 
@@ -60,7 +60,7 @@ class DynamicSamplingSpec(Part):
 
     example: ClassVar = "{rounds: 3}"
 
-    rounds: int = Field(default=3, ge=2, description="the maximum of generation rounds per batch, the first included")
+    rounds: int = Field(default=3, ge=2, description="the maximum number of generation rounds per batch")
 
 
 class GradingSpec(Part):
@@ -82,7 +82,7 @@ class EvalSpec(Part):
     renamed: ClassVar = RENAMED_IN_EVAL
 
     before_after: bool = Field(default=False, description="evaluate before the first step and after the last")
-    every: int | None = Field(default=None, ge=1, description="evaluate every so many steps; null: do not")
+    every: int | None = Field(default=None, ge=1, description="steps between evaluations; null: none in the training")
     best: bool = Field(default=False, description="keep the model whose accuracy interval has the highest lower end")
     stop_at: float | None = Field(
         default=None, gt=0, lt=1, description="stop when the lower end of the accuracy interval reaches this accuracy"
@@ -90,12 +90,12 @@ class EvalSpec(Part):
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="stop when the last so many evaluations are no better in mean than as many before them",
+        description="N: stop when the mean accuracy of the last N evaluations is not above that of the N before",
     )
     datasets: list | dict | str | None = Field(
-        default=None, description="held-out datasets, named or as in `dataset`; null: the training one at `split`"
+        default=None, description="held-out datasets, by name or as in `dataset`; null: `split` of the training dataset"
     )
-    split: str = Field(default="test", description="the split of datasets that name none")
+    split: str = Field(default="test", description="the default split of the held-out datasets")
     max_samples: int | None = Field(default=None, ge=1, description="problems per dataset; null: all")
     samples: int = Field(default=1, ge=1, description="completions per problem")
     temperature: float = Field(default=0.0, ge=0, description="the sampling temperature; 0: greedy decoding")
@@ -116,7 +116,7 @@ class EvalSpec(Part):
 
 
 class TemplateKeys(Part, PromptTemplate):
-    """A prompt template of one's own."""
+    """A user's own prompt template."""
 
 
 class Ours(Part):
@@ -126,16 +126,16 @@ class Ours(Part):
 
     extends: str | list[str] | None = Field(
         default=None,
-        description="the recipe to start from: a file, or the name of a shipped recipe; of a list the first, with the "
-        "keys that the others set themselves",
+        description="the recipe to start from: a file, or the name of a shipped recipe; a list: the first, "
+        "overridden by the own keys of the others",
     )
     dataset: Any = Field(default=None, description="the training problems: one dataset, or a list of them")
     prompt_template: Any = Field(
-        default="boxed", description=f"how a question is asked: {', '.join(TEMPLATES)}, or a mapping of your own"
+        default="boxed", description=f"the prompt's template: {', '.join(TEMPLATES)}, or a mapping of your own"
     )
     eval: EvalSpec = Field(default=EvalSpec(), description="evaluation on held-out problems")
     grading: GradingSpec = Field(default=GradingSpec(), description="limits of the grading processes")
-    alarms: AlarmSpec = Field(default=AlarmSpec(), description="what is watched during the training, and what stops it")
+    alarms: AlarmSpec = Field(default=AlarmSpec(), description="the alarms of the training, and which of them stop it")
     preflight: bool = Field(default=True, description="check data, golds and rewards before the model is loaded")
 
 
@@ -151,23 +151,23 @@ class GrpoKeys(Ours):
     )
     dynamic_sampling: DynamicSamplingSpec | None = Field(
         default=None,
-        description="replace zero-std groups by groups of further prompts (DAPO); null: do not",
+        description="replace zero-std groups with groups of further prompts (DAPO); null: off",
     )
-    vllm_engine_kwargs: dict[str, Any] = Field(default={}, description="further arguments of vLLM's engine")
+    vllm_engine_kwargs: dict[str, Any] = Field(default={}, description="additional arguments of vLLM's engine")
     completions: CompletionsSpec = Field(default=CompletionsSpec(), description="which completions are kept in files")
     tools: list[str] = Field(default=[], description="functions that the model may call, each FILE.py:FUNCTION")
     environment: str | None = Field(
         default=None, description="a class whose methods the model may call, FILE.py:CLASS; one instance per completion"
     )
     on_reward_error: Literal["stop", "skip"] = Field(
-        default="stop", description="where a reward function fails: stop, or skip the completions"
+        default="stop", description="if a reward function fails: stop the training, or skip the completions"
     )
 
 
 class SftKeys(Ours):
     """Our keys of an SFT recipe."""
 
-    sft: SftSpec = Field(default=SftSpec(), description="makes the recipe one for SFT")
+    sft: SftSpec = Field(default=SftSpec(), description="marks the recipe as one for SFT")
 
 
 def baseline_problems(keys: GrpoKeys, flat: dict) -> Iterator[str]:
@@ -175,14 +175,11 @@ def baseline_problems(keys: GrpoKeys, flat: dict) -> Iterator[str]:
     if keys.baseline != "none":
         return
     if keys.dynamic_sampling:
-        yield (
-            "dynamic_sampling: it leaves out groups whose completions all earn the same, which teach with baseline: "
-            "none: leave it out"
-        )
+        yield ("dynamic_sampling: it drops zero-std groups, which have a gradient with baseline: none: leave it out")
     wanted = {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}
     for key, value in wanted.items():
         if flat.setdefault(key, value) != value:
-            yield f"{key}: {flat[key]} normalises by a mean, which baseline: none does without: leave it out"
+            yield f"{key}: {flat[key]} normalises the rewards, which baseline: none does not: leave it out"
 
 
 def prompt_template(given: Any, problems: list[str]) -> PromptTemplate | None:
@@ -190,16 +187,16 @@ def prompt_template(given: Any, problems: list[str]) -> PromptTemplate | None:
         return TEMPLATES[given]
     if not isinstance(given, dict):
         problems.append(
-            f"prompt_template: no template {given!r}: use one of {', '.join(TEMPLATES)}, or a mapping with user: and "
-            "answer_style:"
+            f"prompt_template: unknown template {given!r}: use one of {', '.join(TEMPLATES)}, or a mapping with user: "
+            "and answer_style:"
         )
         return None
     before = len(problems)
     keys = validated(TemplateKeys, given, "prompt_template.", problems)
     if "{question}" not in str(given.get("user", "{question}")):
-        problems.append("prompt_template.user: holds no {question}: say where the question goes")
+        problems.append("prompt_template.user: has no {question}: put it where the question goes")
     if keys and "" in keys.stop:
-        problems.append("prompt_template.stop: an empty text would end every completion at once: leave it out")
+        problems.append("prompt_template.stop: an empty string would end every completion immediately: leave it out")
     return None if len(problems) > before else PromptTemplate(**keys.model_dump())
 
 

@@ -1,4 +1,4 @@
-"""One YAML file and the command line become one checked `Recipe`, before anything heavy is imported.
+"""Read a YAML file and the command line into a checked `Recipe`, before anything heavy is imported.
 
 All problems are reported at once, one line each. Keys are TRL's own (GRPOConfig, or SFTConfig where there is `sft:`;
 ModelConfig) plus ours (parts.py); `extends: other.yaml` starts from another recipe.
@@ -51,7 +51,7 @@ CHOICES = {  # which TRL names only in the help, and looks at only after the fir
     "log_level_replica": Literal["detail", "debug", "info", "warning", "error", "critical", "passive"],
 }
 FILES = ("accelerator_config", "deepspeed", "fsdp_config")  # mappings that may be the path of a JSON file
-NO_RECIPE = {"output_dir": "runs", "dtype": "auto", "bf16": False}  # an evaluation's: the model as it is
+NO_RECIPE = {"output_dir": "runs", "dtype": "auto", "bf16": False}  # an evaluation's: the model unchanged
 
 
 @dataclass(frozen=True)
@@ -184,13 +184,13 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
     path = path or Path("command line")
     found = "SFT" if "sft" in raw else "GRPO"
     if kind not in (None, "evaluation", found):
-        fix = "run it with grpo-math sft" if found == "SFT" else "run it with grpo-math train, or write sft: into it"
+        fix = "run it with grpo-math sft" if found == "SFT" else "run it with grpo-math train, or add sft: to it"
         raise UserError(f"{path}: a recipe for {found}, not for {kind}: {fix}")
     raw["output_dir"] = raw.get("output_dir") or f"runs/{path.stem}"
     found_secrets: list[str] = []
     raw = without_secrets(raw, "", found_secrets)
     problems = [
-        f"{key}: a secret would be kept in the run folder: set it in the environment (HF_TOKEN, WANDB_API_KEY, or a "
+        f"{key}: a secret would be saved in the run folder: set it in the environment (HF_TOKEN, WANDB_API_KEY, or a "
         "variable that your own code reads)"
         for key in found_secrets
     ]
@@ -245,15 +245,15 @@ def check_keys(raw: dict, kind: str, problems: list[str]) -> tuple[Any, dict]:
     refused = REFUSED.keys() & raw.keys()
     unknown = raw.keys() - model.model_fields.keys() - refused
     foreign = unknown & recipe_keys(other).model_fields.keys() if unknown else set()
-    problems += [f"{key}: not a key here: {REFUSED[key]}" for key in raw if key in refused]
+    problems += [f"{key}: not supported, {REFUSED[key]}" for key in raw if key in refused]
     problems += [
-        f"{key}: a key of {other} recipes, and this one is for {kind} ({'it has' if kind == 'SFT' else 'no'} sft:)"
+        f"{key}: a key of {other} recipes, but this one is for {kind} ({'it has' if kind == 'SFT' else 'no'} sft:)"
         for key in raw
         if key in foreign
     ]
     given = {key: value for key, value in raw.items() if key not in refused | foreign}
     if given.get("loss_type") in LOSSES:
-        problems.append(f"loss_type: no {given['loss_type']!r}: {LOSSES[given.pop('loss_type')]}")
+        problems.append(f"loss_type: unknown value {given['loss_type']!r}: {LOSSES[given.pop('loss_type')]}")
     keys = validated(model, given, "", problems)
     flat = {  # 0 for a float is 0.0
         key: getattr(keys, key)
@@ -262,11 +262,11 @@ def check_keys(raw: dict, kind: str, problems: list[str]) -> tuple[Any, dict]:
     }
     lora = [key for key, value in flat.items() if key.startswith("lora_") and value is not None]
     if lora and "use_peft" not in raw:
-        problems.append(f"{', '.join(lora)}: without effect on a whole model: set use_peft: true as well")
+        problems.append(f"{', '.join(lora)}: no effect without LoRA: set use_peft: true as well")
     if "max_steps" in flat and flat["max_steps"] < 1 and flat["max_steps"] != -1:
-        problems.append(f"max_steps: want at least 1 (or -1: num_train_epochs decides), got {flat['max_steps']}")
+        problems.append(f"max_steps: expected at least 1 (or -1 for num_train_epochs), got {flat['max_steps']}")
     if not flat.get("model_name_or_path"):
-        problems.append("model_name_or_path: missing: give a local folder or a Hub id")
+        problems.append("model_name_or_path: missing, give a local folder or a Hub id")
     else:
         flat["model_name_or_path"] = model_folder(flat["model_name_or_path"])
     return keys, flat
@@ -274,18 +274,18 @@ def check_keys(raw: dict, kind: str, problems: list[str]) -> tuple[Any, dict]:
 
 def eval_problems(spec: EvalSpec) -> Iterator[str]:
     if spec.best and not spec.wanted:
-        yield "eval.best: there is no evaluation to choose by: add every: 20"
+        yield "eval.best: needs evaluations: add every: 20"
     for name in ("stop_at", "patience"):
         if getattr(spec, name) is not None and spec.every is None:
-            yield f"eval.{name}: there is no evaluation during the training to stop after: add every: 20"
+            yield f"eval.{name}: needs evaluations during the training: add every: 20"
     if spec.samples > 1 and spec.temperature == 0:
         yield (
-            f"eval.samples: {spec.samples} greedy completions of a problem are one and the same: set temperature: 0.7, "
+            f"eval.samples: {spec.samples} greedy completions of a problem are identical: set temperature: 0.7, "
             "or samples: 1"
         )
     for k in spec.k or []:
         if not 1 <= k <= spec.samples:
-            yield f"eval.k: pass@{k} wants {k} samples or more, and there are {spec.samples}: raise samples"
+            yield f"eval.k: pass@{k} needs at least {k} samples, got {spec.samples}: raise samples"
 
 
 def engine_problems(given: dict) -> Iterator[str]:
@@ -297,31 +297,31 @@ def engine_problems(given: dict) -> Iterator[str]:
     for key in given:
         where = "vllm_engine_kwargs."
         if key in BY_TRL:
-            yield f"{where}{key}: set it with {BY_TRL[key]}"
+            yield f"{where}{key}: {'' if ':' in BY_TRL[key] else 'set it with '}{BY_TRL[key]}"
         elif key not in known:
             yield f"{where}{key}: unknown key, {suggestion(str(key), known, where, {})}"
 
 
 def generation_problems(flat: dict, engine: dict, template: PromptTemplate | None) -> Iterator[str]:
-    """Keys that contradict each other, or do what nobody wants."""
+    """Keys that contradict each other or have unintended effects."""
     if template and template.stop and flat.get("mask_truncated_completions"):
         yield (
-            f"mask_truncated_completions: TRL takes a completion that ends at a stop string {list(template.stop)} for "
-            "a truncated one and would mask them all: set it to false, or use a template without stop strings"
+            f"mask_truncated_completions: TRL treats a completion that ends at a stop string {list(template.stop)} as "
+            "truncated, and would mask them all: set it to false, or use a template without stop strings"
         )
     if "trust_remote_code" in (flat.get("model_init_kwargs") or ()):
-        yield "model_init_kwargs.trust_remote_code: set it with trust_remote_code, for tokenizer and vLLM too"
+        yield "model_init_kwargs.trust_remote_code: use trust_remote_code, which covers the tokenizer and vLLM too"
     for key in flat.get("generation_kwargs") or ():
         if key in SAMPLING:
             yield f"generation_kwargs.{key}: {SAMPLING[key]}"
     for key in ("add_generation_prompt", "continue_final_message", "tokenize", "return_dict", "return_tensors"):
         if key in (flat.get("chat_template_kwargs") or ()):
-            yield f"chat_template_kwargs.{key}: no variable of the chat template, TRL sets it: leave it out"
+            yield f"chat_template_kwargs.{key}: not a variable of the chat template, TRL sets it: leave it out"
     if not flat.get("use_vllm"):
         return
     if flat.get("load_in_4bit") or flat.get("load_in_8bit"):
         yield (
-            "use_vllm: vLLM takes no new weights for a quantised model: set it to false, or leave out load_in_4bit and "
+            "use_vllm: vLLM cannot update the weights of a quantised model: set it to false, or drop load_in_4bit and "
             "load_in_8bit"
         )
     computed = trainer_dtype(flat)

@@ -1,4 +1,4 @@
-"""What a recipe may hold: a JSON schema for editors, lines of help for people, both from the models that check it."""
+"""The JSON schema of a recipe, for editors, and the help of its keys, both from the models that validate it."""
 
 import argparse
 import json

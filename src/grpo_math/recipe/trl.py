@@ -1,4 +1,4 @@
-"""Keys read from source text, so that nothing heavy is imported and they are those of the installed version.
+"""Keys read from source text, so that nothing heavy is imported and the installed version decides.
 
 TRL's and transformers' keys are the fields of GRPOConfig, SFTConfig and ModelConfig, with type, default and help; the
 parameters of people's own functions come from their `def`.
@@ -27,7 +27,7 @@ DEFAULTS = {  # ours, where TRL's differ
     "hub_strategy": "end",  # any other pushes the whole run folder
     "disable_tqdm": True,
 }
-LIMITS: tuple[tuple[dict[str, Any], str], ...] = (  # what TRL would meet only after the model is loaded, or not at all
+LIMITS: tuple[tuple[dict[str, Any], str], ...] = (  # what TRL checks only after the model is loaded, or not at all
     ({"gt": 0}, "num_train_epochs logging_steps save_steps"),
     ({"ge": 0}, "weight_decay adam_epsilon max_grad_norm warmup_steps neftune_noise_alpha dataloader_num_workers"),
     ({"ge": 0}, "top_k epsilon_high"),

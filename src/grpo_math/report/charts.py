@@ -60,7 +60,7 @@ CHARTS = {  # title: pattern of the metrics, how to read them
     STACKED: ("time/*", "seconds for generating, scoring and updating: running means, stacked"),
     "step time": ("step_time", "seconds per step"),
     "throughput": ("tokens_per_second", "tokens of prompts and completions per second of a step"),
-    "loss": ("loss", "falls in SFT; in GRPO it stays near 0 and is no measure of progress"),
+    "loss": ("loss", "falls in SFT; in GRPO it stays near 0 and does not measure progress"),
     "gradient norm": ("grad_norm", "before clipping"),
 }
 AXES = {  # of charts whose title has no unit

@@ -140,10 +140,10 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder: name a run, as grpo-math runs lists them")
+        raise UserError(f"{folder}: no such folder: name a run that `grpo-math runs` lists")
     if not (folder / "recipe.yaml").is_file():
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise UserError(f"{folder}: not a run, no recipe.yaml in it (there: {there}): name a folder of train or sft")
+        raise UserError(f"{folder}: not a run, it has no recipe.yaml (but {there}): name a run folder of train or sft")
     rows = [row for row in read_rows(folder / "metrics.jsonl") if isinstance(row.get("step"), int)]
     raised = [row for row in read_rows(folder / "alarms.jsonl") if {"step", "alarm", "says"} <= row.keys()]
     return Run(

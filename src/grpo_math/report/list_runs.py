@@ -23,7 +23,7 @@ def main(options: argparse.Namespace) -> None:
     if found:
         print_table(COLUMNS, [[str(path.relative_to(folder)), *row(path)] for path in found])
     else:
-        print(f"no runs in {folder}: grpo-math train makes one, in its recipe's output_dir")
+        print(f"no runs in {folder}: grpo-math train creates one in the recipe's output_dir")
 
 
 def begun(folder: Path) -> datetime.datetime:

@@ -73,7 +73,7 @@ def write_page(runs: list[Run], out: Path | None, live: bool = False) -> Path:
     """Write the page and its pictures, and return the page's path; a `live` page reloads itself."""
     out = out or runs[0].folder / ("report.html" if len(runs) == 1 else "compare-report.html")
     if out.suffix != ".html" or not out.parent.is_dir():
-        raise UserError(f"--out: {out}: want a file to write, such as report.html, in a folder that is there")
+        raise UserError(f"--out: {out}: expected a file to write, such as report.html, in an existing folder")
     names = [run.name if [other.name for other in runs].count(run.name) == 1 else str(run.folder) for run in runs]
     shown = panels(runs, names)
     last_step = max(row["step"] for run in runs for row in [{"step": 1}, *run.steps, *run.evaluations])
@@ -156,7 +156,7 @@ def watch(folders: list[Path], out: Path | None) -> None:
                 runs = read_runs(folders)
                 page = write_page(runs, out, live=running)
                 if before is None and running:
-                    print(f"{page}: follows the run until it ends (stop with Ctrl-C)", flush=True)
+                    print(f"{page}: updated until the run ends (stop with Ctrl-C)", flush=True)
                 before = now
             if running:
                 time.sleep(POLL)

@@ -7,7 +7,7 @@ from statistics import fmean
 from grpo_math.evaluation.statistics import Difference, Figure
 from grpo_math.report.data import Run
 
-NOT_EVALUATED = "no held-out evaluation: eval: {before_after: true} in the recipe makes one before and one after"
+NOT_EVALUATED = "no held-out evaluation: set eval: {before_after: true} to evaluate before and after training"
 MEANS = (  # of training logs, their name in an evaluation, and in a headline
     ("reward", "reward", "reward"),
     ("completions/mean_length", "length", "tokens per completion"),
@@ -55,7 +55,7 @@ def problems(evaluation: dict) -> str:
 def verdict(change: Difference | None) -> str:
     """Of the later evaluation against the earlier one."""
     if change is None:
-        return "no completions of the same problems to compare: the intervals alone show how certain this is"
+        return "no completions of the same problems to compare: only the intervals apply"
     return f"{change.verdict}: {change.won:,} problems won and {change.lost:,} lost, {change}"
 
 

@@ -56,7 +56,7 @@ class RewardSpec(BaseModel):
     weight: float = Field(default=1.0, description="the reward is weight * (scale * score + bias)")
     scale: float = Field(default=1.0, description="multiplies the score")
     bias: float = Field(default=0.0, description="added to the scaled score")
-    gate: str | None = Field(default=None, description="the entry that must score above 0 for this to earn anything")
+    gate: str | None = Field(default=None, description="this one scores above 0 only if the entry named here does")
     timeout: float | None = Field(default=None, gt=0, description="the time limit of one call, in seconds; null: none")
     params: dict[str, Any] = {}
 
@@ -66,7 +66,7 @@ def grades_of(texts: tuple[str, ...], golds: tuple[str, ...], style: str) -> lis
     """The verdicts of a batch, made once for all rewards that read them."""
     grades = grade_batch(list(texts), list(golds), style)
     if failed := sum(grade.how in FAILED.values() for grade in grades):
-        logger.warning("grading: %d of %d answers took too long, or made the grader fail: wrong", failed, len(grades))
+        logger.warning("grading: %d of %d answers timed out or crashed the grader: wrong", failed, len(grades))
     return grades
 
 
@@ -168,7 +168,7 @@ class Reward:
             logger.debug("reward %s failed", self.spec.name, exc_info=error)
             cause, wrong = error, late if isinstance(error, Late) else f"raised {raised(error)}"
             wrong += f"; first of its {len(completions)} completions: {completions[0]!r:.200}. "
-            wrong += "Fix the function, or take it out of rewards"
+            wrong += "Fix the function, or remove it from rewards"
         if not wrong:
             return [None if score is None else float(score) for score in scores]
         failed = RewardError(f"reward {self.spec.name}: {wrong}")
@@ -243,7 +243,7 @@ def settings(function: Callable) -> dict:
 def own_function(spec: RewardSpec, path: str) -> Callable:
     function = load_function(path)
     if inspect.isclass(function):
-        raise UserError(f"rewards.{spec.name}.path: {path} is a class: name an instance of it, made in that file")
+        raise UserError(f"rewards.{spec.name}.path: {path} is a class: name an instance of it, created in that file")
     named = list(parameters(function))
     unknown = [key for key in spec.params if key not in named]
     if unknown and not takes_everything(function):
@@ -298,7 +298,7 @@ def data_columns(rewards: list[Reward | str], problems: list[Problem], every: bo
             if name in named:
                 raise UserError(f"dataset: a reward reads the column {name}: {error}: make it one type") from error
             odd.append(name)
-    said = f"the rewards do not get {', '.join(odd)}: a column with values of several types, or too large ones"
+    said = f"the rewards do not get {', '.join(odd)}: the values have several types, or are too large"
     return there - {*odd}, said if odd else ""
 
 

@@ -106,7 +106,7 @@ def writes_to(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         if not folder.exists():
-            raise UserError(f"{folder} is gone: nothing of this run is left to continue from") from error
+            raise UserError(f"{folder} was deleted: there is nothing to resume from") from error
         if getattr(error, "errno", None) not in REFUSALS and not WRITER.search(str(error)):
             raise
         left = f"{shutil.disk_usage(folder).free / 1e6:.1f} MB are left on its disk"
@@ -115,7 +115,7 @@ def writes_to(folder: Path) -> Iterator[None]:
             f"continue from {found} with --resume_from_checkpoint auto" if found else "start again, no checkpoint yet"
         )
         reason = getattr(error, "strerror", None) or left
-        raise UserError(f"{folder}: cannot write the run ({reason}): when that is fixed, {then}") from error
+        raise UserError(f"{folder}: cannot write the run ({reason}): fix that, then {then}") from error
 
 
 def complete_checkpoints(folder: Path) -> dict[int, Path]:
@@ -153,7 +153,7 @@ def last_whole(folder: Path) -> Path | None:
         if not (fault := fault_of(checkpoint)):
             return checkpoint
         if is_main_process():
-            print(f"{fault}: its checkpoint is left out")
+            print(f"{fault}: skipping its checkpoint")
     return None
 
 
@@ -191,15 +191,15 @@ def find_checkpoint(folder: Path, wanted: str | bool | None, settings: dict) -> 
     if checkpoint and (before := recipe_of(checkpoint)) and ("sft" in before) != ("sft" in settings):
         kinds = ("an SFT run", "GRPO") if "sft" in before else ("a GRPO run", "SFT")
         raise UserError(
-            f"resume_from_checkpoint: {checkpoint} is of {kinds[0]}: begin {kinds[1]} with --model_name_or_path "
-            f"{checkpoint} and its own --output_dir"
+            f"resume_from_checkpoint: {checkpoint} is of {kinds[0]}: start {kinds[1]} with --model_name_or_path "
+            f"{checkpoint} and another --output_dir"
         )
     adapter = checkpoint and (checkpoint / "adapter_config.json").exists()  # whose base model is not in the checkpoint
     for key, (before, now) in other_settings(checkpoint, settings).items():
         if key in KEPT or (key == "model_name_or_path" and adapter):
             raise UserError(
-                f"{key}: the run began with {before}, and its checkpoint stays with that, not {now}: restore it, or "
-                f"begin another run with --model_name_or_path {checkpoint} and its own --output_dir"
+                f"{key}: the checkpoint was saved with {before} and cannot resume with {now}: restore it, or "
+                f"start a new run with --model_name_or_path {checkpoint} and another --output_dir"
             )
     return checkpoint
 
@@ -226,31 +226,33 @@ def differences(first: dict, second: dict) -> dict[str, tuple]:
 
 def wanted_checkpoint(folder: Path, wanted: str | bool | None) -> Path | None:
     if is_main_process() and folder.exists() and is_running(folder):
-        raise UserError(f"output_dir: a training is at work in {folder}: wait for it, end it, or name another folder")
+        raise UserError(f"output_dir: a training is running in {folder}: wait for it, stop it, or use another folder")
     finished = (folder / "results.json").exists() or (folder / "final").exists()
     metrics = folder / "metrics.jsonl"
     if wanted in ("auto", True):
         found = last_whole(folder)
         if not found and (complete := saved_checkpoints(folder)):
             raise UserError(
-                f"resume_from_checkpoint: no checkpoint in {folder} is whole: where its weights are, a new run can "
-                f"begin with --model_name_or_path {complete[max(complete)]}; or remove them, and begin at step 0"
+                f"resume_from_checkpoint: no checkpoint in {folder} is complete: if its weights are, start a new run "
+                f"with --model_name_or_path {complete[max(complete)]}; or remove them to start at step 0"
             )
         if not found and finished:
             raise UserError(f"{folder} holds a finished run without a checkpoint: give another --output_dir")
         if not found and is_main_process():
-            print(f"{folder}: no checkpoint to continue from: beginning at step 0")
+            print(f"{folder}: no checkpoint to resume from, starting at step 0")
         return found
     complete = complete_checkpoints(folder)
     if wanted:
         chosen = Path(str(wanted))
         if not (chosen / "trainer_state.json").exists():
             there = ", ".join(str(complete[step]) for step in sorted(complete)) or "none"
-            raise UserError(f"resume_from_checkpoint: {wanted} is no complete checkpoint (there: {there}): or say auto")
+            raise UserError(
+                f"resume_from_checkpoint: {wanted} is not a complete checkpoint: name one (there: {there}), or use auto"
+            )
         if fault := fault_of(chosen):
             raise UserError(
-                f"resume_from_checkpoint: {fault}: name another checkpoint, or say auto; where its weights are whole, "
-                f"a new run can begin with --model_name_or_path {chosen}"
+                f"resume_from_checkpoint: {fault}: name another checkpoint, or use auto; if its weights are complete, "
+                f"start a new run with --model_name_or_path {chosen}"
             )
         return chosen
     if complete or finished or (metrics.exists() and metrics.stat().st_size):
@@ -286,16 +288,16 @@ def finished_results(folder: Path, checkpoint: Path | None, settings: dict, step
     if found.get("stopped") and found["steps"] == done:
         if {"eval.stop_at", "eval.patience"} & other_settings(checkpoint, settings).keys():
             return None
-        return told(folder, found, f"{found['stopped']}; another value of that key trains on")
+        return told(folder, found, f"{found['stopped']}; change that key to train on")
     if steps <= 0:
         last = state["max_steps"] if state["num_train_epochs"] == math.ceil(epochs) else math.inf
     if done < last:
         return None
     if not found:
         if done > last:
-            raise UserError(f"max_steps: {last:g}, and {checkpoint} is at step {done:g} already: raise it")
+            raise UserError(f"max_steps: {last:g}, but {checkpoint} is already at step {done:g}: raise it")
         return None  # killed before its end
-    return told(folder, found, "more max_steps or num_train_epochs train on")
+    return told(folder, found, "raise max_steps or num_train_epochs to train on")
 
 
 def told(folder: Path, results: dict, how: str) -> dict:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: OUTPUT_DIR with recipe.yaml, environment.json, training.log, metrics.jsonl, eval.jsonl,
+"""The output files of a run: OUTPUT_DIR with recipe.yaml, environment.json, training.log, metrics.jsonl, eval.jsonl,
 alarms.jsonl, completions/, checkpoint-*, best/, final/, results.json and report.html."""
 
 import contextlib
@@ -38,7 +38,7 @@ def write_facts(folder: Path, recipe: str, dataset_fingerprint: str, checkpoint:
         before, times = known["dataset_fingerprint"], {"started": known.get("started"), "resumed": now}
         if before != dataset_fingerprint:
             raise UserError(
-                f"resume_from_checkpoint: the run began with other problems (fingerprint {before}, now "
+                f"resume_from_checkpoint: the run was started with other problems (fingerprint {before}, now "
                 f"{dataset_fingerprint}): restore the dataset keys of {earlier.parent}/recipe.yaml"
             )
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
@@ -202,7 +202,7 @@ def forget_completions(folder: Path, step: int) -> None:
 
 @contextlib.contextmanager
 def only_one(folder: Path, what: str) -> Iterator[None]:
-    """Raise UserError where another process is at work in this folder, for more than `is_running`'s moment."""
+    """Raise UserError where another process is using this folder, for more than `is_running`'s moment."""
     held = os.open(folder, os.O_RDONLY)
     try:
         for patience in (0.1, 0.1, 0):
@@ -212,14 +212,14 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
             except OSError:
                 time.sleep(patience)
         else:
-            raise UserError(f"{what}: another process is at work in {folder}: wait for it, or end it")
+            raise UserError(f"{what}: another process is using {folder}: wait for it, or stop it")
         yield
     finally:
         os.close(held)
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a training is at work in this folder."""
+    """Whether a training is running in this folder."""
     held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)

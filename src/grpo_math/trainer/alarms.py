@@ -1,7 +1,7 @@
 """Alarms while a training runs: the cause by its name, and the fix, once each, in training.log and alarms.jsonl.
 
 `alarms.stop_on` names those that stop the training; it is then not finished, and exits with status 2. A note (`solved`)
-is no alarm: nothing is wrong. course.py decides what is one.
+is not an alarm: nothing is wrong. course.py decides which are raised.
 """
 
 import logging

@@ -170,7 +170,7 @@ class Evaluations(TrainerCallback):
             try:
                 self.measure(f"step {step}", model, state)
             except Abandoned:
-                logger.info("the evaluation at step %d was stopped and is left out (grpo-math evaluate makes it)", step)
+                logger.info("the evaluation at step %d was interrupted and is not saved (run grpo-math evaluate)", step)
             else:
                 self.end(state)
             control.should_log = wanted  # the evaluation's log has taken it back
@@ -221,7 +221,7 @@ class Evaluations(TrainerCallback):
             best = self.folder / "best"
             save_whole(self.trainer, best, lambda folder: write_rows([counts], folder / "evaluation.jsonl"))
             if state.is_world_process_zero:
-                logger.info("best so far, in best/: step %d", counts["step"])
+                logger.info("best model so far, in best/: step %d", counts["step"])
         self.seconds += time.perf_counter() - started
         self.count += 1
         return counts

@@ -58,7 +58,7 @@ class StopOnSignal(TrainerCallback):
         """Whether any process was told; all ask together."""
         if not self.wanted and "ACCELERATE_MIXED_PRECISION" in os.environ and os.getppid() != PARENT:
             self.wanted = True
-            logger.info("stopping: accelerate launch has ended; the step is finished and saved first")
+            logger.info("stopping: accelerate launch has exited; the step is finished and saved first")
         self.told = bool(reduce(torch.tensor(float(self.wanted), device=device)))
         return self.told
 

@@ -17,7 +17,7 @@ from grpo_math.recipe.parts import is_hub_id
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.trl import DEFAULTS
 
-WORKS_HERE = "what works here: grpo-math quickstart (make quickstart), a whole GRPO run without GPU, vLLM and network"
+WORKS_HERE = "what works here: grpo-math quickstart (make quickstart), a full GRPO run without GPU, vLLM and network"
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,7 +59,7 @@ def sft_config(recipe: Recipe) -> "SFTConfig":
 
 
 def check_machine(recipe: Recipe) -> None:
-    """Raise UserError with all that the recipe wants and this machine lacks, before a model is loaded."""
+    """Raise UserError with all that the recipe needs and this machine lacks, before a model is loaded."""
     import torch
 
     given = recipe.trainer
@@ -77,7 +77,9 @@ def check_16_bits(given: dict) -> None:
 
     bf16 = not given.get("fp16") if given.get("bf16") is None else given["bf16"]  # as in TRL
     if bf16 and not given.get("use_cpu") and not is_torch_bf16_gpu_available():
-        raise UserError("bf16: there is no GPU here that can: give --bf16 false, and without any GPU --use_cpu true")
+        raise UserError(
+            "bf16: no GPU on this machine supports bfloat16: give --bf16 false, and without any GPU --use_cpu true"
+        )
 
 
 def check_hub(recipe: Recipe, kinds: tuple[str, ...] = ("model", "dataset")) -> None:
@@ -89,7 +91,7 @@ def check_hub(recipe: Recipe, kinds: tuple[str, ...] = ("model", "dataset")) -> 
         if (adapter := ADAPTERS.get(data.name or "")) and not adapter.generate:
             wanted.append(("dataset", data.path or adapter.hub, f"{data.where}path"))
     lacking = [
-        f"{key}: the Hub does not answer (or HF_HUB_OFFLINE is set), {name} is not in its cache: copy it here, "
+        f"{key}: the Hub is not reachable (or HF_HUB_OFFLINE is set), {name} is not in its cache: download it, "
         f"{key}: FOLDER"
         for kind, name, key in wanted
         if kind in kinds and name and is_hub_id(name) and not hub_answers() and not in_hub_cache(kind, name)
@@ -111,7 +113,7 @@ def check_world(recipe: Recipe, config: "GRPOConfig | SFTConfig") -> None:
     asked = int(environment.get("GRPO_MATH_PROCESSES", state.num_processes))
     if state.num_processes != asked:
         raise UserError(
-            f"launch: {asked} processes were asked for, accelerate started {state.num_processes}: check the layout's "
+            f"launch: expected {asked} processes, accelerate started {state.num_processes}: check the layout's "
             "num_processes and distributed_type, and --config_file"
         )
     if config.n_gpu > 1:
@@ -121,18 +123,18 @@ def check_world(recipe: Recipe, config: "GRPOConfig | SFTConfig") -> None:
         )
     if environment.get("ACCELERATE_USE_FSDP") == "true":
         if state.distributed_type.value in ("MULTI_CPU", "NO"):
-            raise UserError("launch: accelerate makes DDP of FSDP on CPUs: use multi_gpu, or zero2, zero3 there")
+            raise UserError("launch: accelerate replaces FSDP with DDP on CPUs: use multi_gpu, or zero2, zero3 there")
         beta = recipe.trainer.get("beta")
         if beta and environment.get("FSDP_CPU_RAM_EFFICIENT_LOADING") == "true":
             raise UserError(
-                f"beta: {beta} with FSDP measures against a reference model that was never loaded on all processes but "
-                "the first: set fsdp_cpu_ram_efficient_loading: false in the accelerate config"
+                f"beta: {beta} with FSDP needs the reference model, which would be loaded only on the first process: "
+                "set fsdp_cpu_ram_efficient_loading: false in the accelerate config"
             )
     if recipe.tools or recipe.environment:
         check_turns(cast("GRPOConfig", config))
     quantised = recipe.model.get("load_in_4bit") or recipe.model.get("load_in_8bit")
     if quantised and environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
-        raise UserError("load_in_4bit, load_in_8bit: ZeRO-3 cannot shard rounded weights: use zero2 or multi_gpu")
+        raise UserError("load_in_4bit, load_in_8bit: ZeRO-3 cannot shard quantised weights: use zero2 or multi_gpu")
 
 
 def check_turns(config: "GRPOConfig") -> None:
@@ -149,7 +151,7 @@ def check_turns(config: "GRPOConfig") -> None:
     }
     if found := [reason for reason, true in reasons.items() if true]:
         raise UserError(
-            f"tools: {found[0]} generates on all processes together, and conversations differ in their turns: "
+            f"tools: {found[0]} generates on all processes together, but conversations differ in the number of turns: "
             "use vllm_mode: colocate with vllm_tensor_parallel_size: 1, or one process"
         )
 
@@ -160,9 +162,9 @@ def check_wandb() -> None:
     if wandb.setup().settings.mode in ("offline", "disabled", "dryrun"):
         return
     fix = "run `wandb login`, set WANDB_MODE=offline, or give --report_to none"
-    with one_line("report_to: W&B refuses the API key", fix, (wandb.errors.Error,)):
+    with one_line("report_to: W&B rejects the API key", fix, (wandb.errors.Error,)):
         if not wandb.login(prompt=False, verify=False):
-            raise UserError(f"report_to: W&B knows no API key: {fix}")
+            raise UserError(f"report_to: W&B has no API key: {fix}")
 
 
 def longest_generated(

@@ -123,13 +123,13 @@ class Course:
         zero = zero if self.baseline == "group" else None  # without a baseline, groups of equal rewards teach
         solved = accuracy is not None and accuracy > SOLVED
         if solved and (alike or zero):
-            yield "solved", f"{accuracy:.0%} of the completions are right: stop here, or take harder problems"
+            yield "solved", f"{accuracy:.0%} of the completions are right: stop the run, or use harder problems"
         elif alike:
-            yield "reward", f"every completion earns the same, {self.spec.steps} logs long: {self.cause(cut, longer)}"
+            yield "reward", f"all completions got the same reward for {self.spec.steps} logs: {self.cause(cut, longer)}"
         elif zero:
-            yield "zero_std", f"in {zero:.0%} of the groups all completions earn the same: {self.cause(cut, longer)}"
+            yield "zero_std", f"in {zero:.0%} of the groups all rewards are equal:  {self.cause(cut, longer)}"
         if cut is not None and cut > MOST["truncated"]:
-            yield "truncated", f"{cut:.0%} of the completions are cut off: {longer}"
+            yield "truncated", f"{cut:.0%} of the completions are truncated: {longer}"
         if late := self.above("grading/timeouts", MOST["timeouts"]):
             yield "timeouts", f"{late:.1%} of the answers took too long to grade: raise grading: {{timeout: 5.0}}"
         if (calls := self.mean("tools/call_frequency")) is not None:
@@ -137,12 +137,15 @@ class Course:
             if not calls:
                 yield (
                     "tools",
-                    "no completion calls a tool: ask for it in prompt_template, or SFT on conversations first",
+                    "no completion calls a tool: ask for it in prompt_template, or run SFT on conversations first",
                 )
             elif failed:
-                yield "tools", f"{failed:.0%} of the calls of tools fail: read why in the completions that are kept"
+                yield "tools", f"{failed:.0%} of the tool calls fail: see why in the saved completions"
         if kl := self.above("kl", self.spec.kl):
-            yield "kl", f"{kl:.3g} from the reference, above {self.spec.kl:g}: lower learning_rate, or raise beta"
+            yield (
+                "kl",
+                f"KL {kl:.3g} from the reference model, above {self.spec.kl:g}: lower learning_rate, or raise beta",
+            )
         ratio = self.mean("sampling/importance_sampling_ratio/mean")
         if ratio is not None and ratio < RATIO:
             yield "importance", self.other_policy(ratio)
@@ -151,12 +154,12 @@ class Course:
         if start and now is not None and now < COLLAPSE * start and stuck:
             yield (
                 "entropy",
-                f"fell from {start:.3g} to {now:.3g}, and most groups no longer differ: raise epsilon_high (0.28) or "
+                f"fell from {start:.3g} to {now:.3g}, and most groups have equal rewards: raise epsilon_high (0.28) or "
                 "temperature, or set entropy_coef: 0.001; then lower learning_rate",
             )
         start, now = self.begin["completions/mean_length"], self.mean("completions/mean_length")
         if start and now is not None and not start / DRIFT <= now <= start * DRIFT:
-            yield "length", f"completions went from {start:.0f} to {now:.0f} tokens: read some, for what they are paid"
+            yield "length", f"completions went from {start:.0f} to {now:.0f} tokens: read some to see what is rewarded"
         yield from self.spikes()
         yield from self.composition(solved)
 
@@ -164,21 +167,21 @@ class Course:
         """Why all completions earn the same, and what to do."""
         accuracy, start, style = self.mean("accuracy"), self.begin["accuracy"], self.template.answer_style
         if start and accuracy is not None and accuracy < start / 2:
-            return f"accuracy fell from {start:.2f} to {accuracy:.2f}, the policy broke: lower learning_rate"
+            return f"accuracy fell from {start:.2f} to {accuracy:.2f}, the policy collapsed: lower learning_rate"
         if unread := self.above("grading/unparsable_gold", 0.5):
-            return f"{unread:.0%} of the golds cannot be read: see grpo-math check"
+            return f"{unread:.0%} of the golds cannot be parsed: see grpo-math check"
         if cut and cut > 0.9:
-            return f"{cut:.0%} are cut off: {longer}"
+            return f"{cut:.0%} are truncated: {longer}"
         if absent := self.above("grading/no_answer", 0.9):
             fix = "add rewards: {format: {weight: 0.2}}, a worked example to the prompt, or SFT first"
-            return f"{absent:.0%} give no answer in style {style}: {fix}"
+            return f"{absent:.0%} have no answer in style {style}: {fix}"
         group, distinct = self.args.num_generations, self.mean("completions/distinct")
         if distinct and distinct < max(0.5, 1.5 / group):
             return (
                 f"of {group} completions {distinct * group:.1f} are distinct: raise temperature, or lower learning_rate"
             )
         if accuracy is not None and accuracy < 0.1:
-            return f"{accuracy:.0%} are right: take easier problems, dataset: {{pass_rate: ...}}, or SFT first"
+            return f"{accuracy:.0%} are right: use easier problems, dataset: {{pass_rate: ...}}, or SFT first"
         return "raise temperature or num_generations, or look at the rewards (grpo-math check)"
 
     def other_policy(self, ratio: float) -> str:
@@ -186,12 +189,12 @@ class Course:
         if changed := changed_sampling(vars(self.args)):
             cut = ", ".join(f"{key}: {value}" for key, value in changed.items())
             return (
-                f"vLLM's completions have a mean weight of {ratio:.2g}, where 1 is right: with {cut} vLLM's "
-                "probabilities are those among the tokens kept, the trainer's among all: sample from all tokens "
+                f"the mean importance weight of vLLM's completions is {ratio:.2g}, expected 1: with {cut} vLLM's "
+                "probabilities are over the kept tokens, the trainer's over all: sample from all tokens "
                 "(top_p: 1.0), or set vllm_importance_sampling_correction: false"
             )
         return (
-            f"vLLM samples another policy than is trained (ratio {ratio:.2f}): leave its dtype to the trainer's, or "
+            f"vLLM's policy is not the trained one (ratio {ratio:.2f}, expected 1): leave vLLM's dtype unset, or "
             "lower learning_rate and steps_per_generation"
         )
 
@@ -209,7 +212,7 @@ class Course:
         if len(high) >= SPIKES:
             yield (
                 "spike",
-                f"the gradient's norm was above {SPIKE} times its median ({usual:.3g}) in {len(high)} of "
+                f"the gradient norm was above {SPIKE} times its median ({usual:.3g}) in {len(high)} of "
                 f"{len(norms)} steps: lower learning_rate, or raise prompts_per_step",
             )
 
@@ -230,8 +233,8 @@ class Course:
         if shares[most] > 0.5 and not solved and (accuracy is None or accuracy > EARLY):
             yield (
                 "composition",
-                f"{most}, which knows no solution, makes {shares[most]:.2f} of the reward's variance in the groups "
-                f"(all entries together make 1): lower its weight, or give it gate: {self.graded[0]}",
+                f"{most}, which does not read the solution, is {shares[most]:.2f} of the reward variance within groups "
+                f"(all entries sum to 1): lower its weight, or set gate: {self.graded[0]}",
             )
 
     def diverged(self) -> Iterator[tuple[str, str]]:
@@ -253,6 +256,6 @@ class Course:
             yield (
                 "diverged",
                 f"the reward rose from {fmean(after):.3g} to {fmean(now):.3g}, held-out accuracy fell from "
-                f"{accuracy:.3f} to {later[-1][1]:.3f} in {len(later)} evaluations: rewards pay for something else, "
+                f"{accuracy:.3f} to {later[-1][1]:.3f} in {len(later)} evaluations: the rewards favour something else, "
                 f"the model of step {step} is {model}",
             )

@@ -35,12 +35,10 @@ def begin(trainer: Trainer, checkpoint: Path | None, settings: dict, recipe: str
         told = ", ".join(f"{key} {now} (it was {before})" for key, (before, now) in others)
         logger.info("continuing from %s%s", checkpoint, f" with other settings: {told}" if told else "")
         if not checkpoints.recipe_of(checkpoint):
-            logger.info(
-                "warning: without the recipe.yaml of its run: its learning rate and optimizer settings are kept"
-            )
+            logger.info("warning: the checkpoint's run has no recipe.yaml: its learning rate and optimizer are kept")
         saved, processes = len(list(checkpoint.glob("rng_state*.pth"))), trainer.args.world_size
         if saved != processes:
-            logger.info("warning: %d processes resume what %d saved: they draw other samples", processes, saved)
+            logger.info("warning: %d processes resume a checkpoint of %d: the samples will differ", processes, saved)
     environment = run_folder.write_facts(folder, recipe, fingerprint, checkpoint)
     checkpoints.set_aside(folder, step)
     (folder / "results.json").unlink(missing_ok=True)  # which means that the run is finished
@@ -101,7 +99,7 @@ def run(
     alarms.check()
     step, spent = trainer.state.global_step, time.perf_counter() - started
     if stop.told or unfinished(trainer.state):
-        logger.info("stopped after step %d, all of it is saved. Continue with: %s", step, again)
+        logger.info("stopped after step %d, which is saved. Continue with: %s", step, again)
         return {}
     times = {"train": spent - evaluations.seconds, "evaluate": evaluations.seconds}
     seconds = {name: round(value, 2) for name, value in times.items()}
