@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
+PARENT = os.getppid()  # of a training, `accelerate launch`, which may end during the imports that follow
+
 
 class UserError(Exception):
     """A mistake that the user can correct: what was wrong, the rule and the fix, one line per problem."""
