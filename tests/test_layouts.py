@@ -246,8 +246,10 @@ def test_fsdp_that_silently_became_ddp_is_an_error(write_recipe):
     assert "error: launch: accelerate replaces FSDP with DDP on CPUs" in output
 
 
-@pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGKILL)])
-def test_a_training_whose_accelerate_launch_is_killed_saves_and_ends(write_recipe, tmp_path, processes, number):
+@pytest.mark.parametrize(
+    ("processes", "number", "moment"), [(1, signal.SIGTERM, "loading PyTorch"), (2, signal.SIGKILL, "step 3/")]
+)
+def test_a_training_whose_accelerate_launch_is_killed_saves_and_ends(write_recipe, tmp_path, processes, number, moment):
     """The launcher alone gets the signal, and leaves its processes behind."""
     recipe = write_recipe(max_steps=100_000, save_steps=100_000, num_generations=2, preflight=False)
     layout = "cpu" if processes == 1 else "multi_gpu"
@@ -258,7 +260,7 @@ def test_a_training_whose_accelerate_launch_is_killed_saves_and_ends(write_recip
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     running = subprocess.Popen([*command, "--config", str(recipe)], env=environment, **options)
     for line in running.stdout:
-        if line.startswith("step 3/"):
+        if line.startswith(moment):
             break
     family = psutil.Process(running.pid).children(recursive=True)
     running.send_signal(number)

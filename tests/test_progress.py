@@ -1,6 +1,8 @@
 """The bars on a real pseudo-terminal, the plain lines in a pipe, and where the messages of libraries go."""
 
+import contextlib
 import json
+import logging
 import os
 import pty
 import re
@@ -9,12 +11,15 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import deque
 from types import SimpleNamespace
 
 import pytest
 
+from grpo_math.errors import UserError
 from grpo_math.recipe.parts import EvalSpec
+from grpo_math.runs.logs import log_to, run_logging
 from grpo_math.runs.progress import Bar
 from grpo_math.trainer.callbacks import Evaluations
 from grpo_math.trainer.progress import fitting, numbers
@@ -227,6 +232,58 @@ def test_in_a_pipe_there_are_plain_lines(start, tmp_path):
     assert [line[:8] for line in output[5:]] == ["step 2/3", "alarm kl", "step 3/3", "the end"]
     log = (tmp_path / "training.log").read_text()
     assert f"INFO grpo_math.trainer.progress: step 1/3  {NUMBERS}  812 tokens/s  71% generating  1.2" in log
+
+
+def state_of_logging():
+    changed = [logging.getLogger(name) for name in ("grpo_math", "vllm", None)]
+    found = [(one.handlers[:], one.level, one.propagate) for one in changed]
+    return found, logging.raiseExceptions, warnings.showwarning
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.ERROR])
+def test_the_end_of_a_run_restores_the_logging_of_the_process(level, tmp_path, monkeypatch, capsys):
+    """However it ends, where it contains another run, and whatever the process had set."""
+    ours, root = logging.getLogger("grpo_math"), logging.getLogger()
+    monkeypatch.setattr(ours, "level", level)
+    monkeypatch.setattr(ours, "propagate", level == logging.NOTSET)
+    monkeypatch.setattr(logging, "raiseExceptions", level == logging.NOTSET)
+    logging.captureWarnings(level == logging.ERROR)
+    before = state_of_logging()
+
+    @run_logging()
+    def run(name, error=None, inside=None):
+        ours.info("%s begins", name)
+        if name == "early":
+            raise error
+        log_to(tmp_path / name)
+        warnings.warn(f"a warning of {name}", stacklevel=2)
+        root.error("an error of %s", name)
+        if inside:
+            inside()
+        ours.info("%s ends", name)
+        if error:
+            raise error
+
+    try:
+        for place, error in enumerate((None, UserError("no"), KeyboardInterrupt(), RuntimeError("no"))):
+            with pytest.raises(type(error)) if error else contextlib.nullcontext():
+                run(f"{place}", error, inside=lambda: run("inner"))
+            assert state_of_logging() == before
+            with pytest.raises(UserError):
+                run("early", UserError("no"))
+            assert state_of_logging() == before
+            log = (tmp_path / f"{place}").read_text()
+            for line in ("begins", "ends"):
+                assert log.count(f"INFO grpo_math: {place} {line}") == log.count(f"INFO grpo_math: inner {line}") == 1
+            assert [log.count(f"a warning of {name}\n") for name in (place, "inner")] == [1, 1]
+            assert [log.count(f"ERROR root: an error of {name}") for name in (place, "inner")] == [1, 1]
+            assert "early" not in log
+            printed = capsys.readouterr().out
+            assert [printed.count(f"{name} ends") for name in (place, "inner")] == [1, 1]
+        assert (tmp_path / "inner").read_text().count("inner ends") == 4
+    finally:
+        logging.captureWarnings(False)
 
 
 def test_no_line_is_wider_than_80_columns():

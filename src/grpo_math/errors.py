@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
+PARENT = os.getppid()  # of a training, `accelerate launch`, which may end during the imports that follow
+
 
 class UserError(Exception):
     """An error that the user can fix: what was wrong, the rule and the fix, one line per problem."""

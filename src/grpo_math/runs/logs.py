@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from logging.handlers import BufferingHandler
 from pathlib import Path
@@ -58,6 +59,7 @@ class LogFile(logging.FileHandler):
         self.setFormatter(logging.Formatter(f"%(asctime)s{rank} %(levelname)s %(name)s: %(message)s"))
 
 
+console = Console()
 waiting = BufferingHandler(10_000)  # records; of more the earlier ones are lost
 
 
@@ -68,34 +70,38 @@ def loggers() -> tuple[logging.Logger, logging.Logger]:
 
 @contextlib.contextmanager
 def run_logging() -> Iterator[None]:
-    """Print our records, and keep all for `log_to`. The end undoes this: a notebook starts several runs in one process.
-    Entered before torch is imported; also a decorator."""
+    """Print our records, and keep all for `log_to`. The end restores what was there before: a notebook starts several
+    runs in one process. Entered before torch is imported; also a decorator. May be nested."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    changed = (*loggers(), logging.getLogger("vllm"))
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in changed]
+    raises, shows = logging.raiseExceptions, warnings.showwarning
     logging.raiseExceptions = False  # a full disk is reported once, by what has to be written
     logging.captureWarnings(True)
-    logging.getLogger("vllm").setLevel(logging.INFO)
-    for logger in loggers():
-        logger.addHandler(waiting)
-    ours, _ = loggers()
+    captured = warnings.showwarning is not shows  # by this call
+    ours, root, vllm = changed
+    vllm.setLevel(logging.INFO)
     ours.setLevel(logging.DEBUG)
     ours.propagate = False
-    ours.addHandler(Console(logging.INFO if is_main_process() else logging.WARNING))
+    console.setLevel(logging.INFO if is_main_process() else logging.WARNING)
+    ours.addHandler(console)
+    for logger in (ours, root):
+        logger.addHandler(waiting)
     try:
         yield
     finally:
-        waiting.flush()
-        for logger in loggers():
+        for logger, handlers, level, propagate in before:
             for handler in logger.handlers[:]:
-                if isinstance(handler, Console | LogFile | BufferingHandler):
+                if isinstance(handler, Console | LogFile | BufferingHandler) and handler not in handlers:
                     logger.removeHandler(handler)
-                if isinstance(handler, LogFile):
                     with contextlib.suppress(OSError):  # of a full disk
                         handler.close()
-        ours.setLevel(logging.NOTSET)
-        ours.propagate = True
-        logging.captureWarnings(False)
-        logging.raiseExceptions = True
+            logger.setLevel(level)
+            logger.propagate = propagate
+        if captured:
+            logging.captureWarnings(False)
+        logging.raiseExceptions = raises
 
 
 def log_to(path: Path) -> None:

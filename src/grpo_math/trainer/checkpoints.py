@@ -12,13 +12,11 @@ from peft import get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from grpo_math.errors import UserError
+from grpo_math.errors import PARENT, UserError
 from grpo_math.generation import Burst, heeded
 from grpo_math.models import copy_processor
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.runs import checkpoints
-
-PARENT = os.getppid()
 
 logger = logging.getLogger(__name__)
 
