@@ -15,8 +15,10 @@ ONE_AT_A_TIME = threading.Lock()
 
 @functools.cache
 def parent() -> subprocess.Popen:
-    """It ends with the tests, when its input does."""
-    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    """It ends with the tests, when its input does. Other tests may have left settings for W&B in the environment."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, __file__], env=environment, **pipes)
 
 
 class Command:

@@ -1,27 +1,48 @@
-"""The commands as a person types them: real processes, exit statuses, the first line of an error."""
+"""The commands as a person types them: exit statuses, the first line of an error."""
 
+import json
 import subprocess
 import sys
 
+import forked
 import pytest
 from conftest import ROOT
 
 from grpo_math.__main__ import dispatch, parse, underscored
 from grpo_math.completion import script
+from grpo_math.errors import run_cli
 from grpo_math.runs.folder import read_table
 from grpo_math.verbs import TASKS, VERBS
 
 
-def grpo_math(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "grpo_math", *arguments], cwd=cwd, capture_output=True, text=True)
+@pytest.fixture
+def grpo_math(monkeypatch, capsys):
+    """The exit status, the output and the errors of a command, in this process."""
+    monkeypatch.chdir(ROOT)
+
+    def command(*words: str) -> tuple[int, str, str]:
+        return run_cli(dispatch, [*words]), *capsys.readouterr()
+
+    return command
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)])
-def test_help_answers_without_anything_heavy(arguments):
-    code = f"import contextlib, sys; from grpo_math.__main__ import dispatch\nwith contextlib.suppress(SystemExit): dispatch({arguments})\nprint(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "grpo-math" in done.stdout
-    assert done.stdout.endswith("[]\n")
+HELP = """
+import contextlib, json, sys
+from grpo_math.__main__ import dispatch
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.suppress(SystemExit):
+        dispatch(arguments)
+    print("heavy:", sorted({"torch", "transformers"} & set(sys.modules)))
+"""
+
+
+def test_help_answers_without_anything_heavy():
+    asked = [[], ["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)]
+    command = [sys.executable, "-c", HELP, json.dumps(asked)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    *answers, end = done.stdout.split("heavy: []\n")
+    assert ["grpo-math" in answer for answer in answers] == [True] * len(asked)
+    assert end == ""
 
 
 def test_the_help_fits_a_terminal_and_cuts_nothing_off(capsys, monkeypatch):
@@ -87,12 +108,12 @@ def test_bash_completes_verbs_options_keys_and_recipes(tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_status_2(arguments, message, tmp_path):
-    done = grpo_math(*arguments)
-    assert done.stderr.startswith(message)
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    assert done.returncode == 2
+def test_a_mistake_is_one_line_and_exit_status_2(grpo_math, arguments, message):
+    status, output, errors = grpo_math(*arguments)
+    assert errors.startswith(message)
+    assert "Traceback" not in errors
+    assert output == ""
+    assert status == 2
 
 
 @pytest.mark.parametrize(
@@ -141,20 +162,16 @@ def test_accelerate_launch_trains(write_recipe, tmp_path):
     assert (tmp_path / "run" / "final" / "model.safetensors").exists()
 
 
-def test_weights_and_biases_without_a_key_is_one_line(write_recipe, tmp_path, monkeypatch):
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    done = grpo_math("train", "--config", str(write_recipe(report_to="wandb")))
-    assert "error: report_to: W&B has no API key: run `wandb login`, set WANDB_MODE=offline, or give" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.returncode == 2
+def test_weights_and_biases_without_a_key_is_one_line(write_recipe, tmp_path):
+    words = ["train", "--config", str(write_recipe(report_to="wandb"))]
+    status, output = forked.grpo_math(words, tmp_path, WANDB_API_KEY="", WANDB_MODE="online", HOME=str(tmp_path))
+    assert "error: report_to: W&B knows no API key: run `wandb login`, set WANDB_MODE=offline, or give" in output
+    assert "Traceback" not in output
+    assert status == 2
 
 
 def test_two_processes_train_and_evaluate_one_run(write_recipe, tmp_path, monkeypatch):
     """DDP over gloo: the GPU file, told to stay on the CPU."""
-    import json
-
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/multi_gpu.yaml"]
     recipe = write_recipe(eval={"before_after": True}, per_device_train_batch_size=2)
@@ -177,18 +194,18 @@ def test_every_accelerate_config_loads(path):
     assert path.read_text().startswith("# ")
 
 
-def test_the_rewards_verb_lists_every_reward_with_its_settings():
+def test_the_rewards_verb_lists_every_reward_with_its_settings(grpo_math):
     from grpo_math.rewards.reward import REWARDS
 
-    done = grpo_math("rewards")
-    assert done.returncode == 0
-    assert all(f"\n{name} " in f"\n{done.stdout}" for name in REWARDS)
-    assert "{correct: 1.0, wrong: 0.0, no_answer: null}" in done.stdout
+    status, output, _ = grpo_math("rewards")
+    assert status == 0
+    assert all(f"\n{name} " in f"\n{output}" for name in REWARDS)
+    assert "{correct: 1.0, wrong: 0.0, no_answer: null}" in output
 
 
-def test_the_rewards_verb_scores_a_text_with_nothing_but_the_recipe():
+def test_the_rewards_verb_scores_a_text_with_nothing_but_the_recipe(grpo_math):
     tried = ["rewards", "--try", "recipes/math_plusminus.yaml", "--gold", "4"]
-    lines = grpo_math(*tried, "--completion", r"so \boxed{5}", "--rewards.format.weight", "0.5").stdout.splitlines()
+    lines = grpo_math(*tried, "--completion", r"so \boxed{5}", "--rewards.format.weight", "0.5")[1].splitlines()
     assert [line.split() for line in lines] == [
         ["solution:", "4"],
         ["answer:", "5", "(number)"],
@@ -197,21 +214,20 @@ def test_the_rewards_verb_scores_a_text_with_nothing_but_the_recipe():
         ["format", "1", "0.5"],
         ["reward", "-0.5"],
     ]
-    assert (
-        grpo_math(*tried).stderr
-        == "error: rewards: give --try recipes/X.yaml and --completion TEXT, or nothing at all\n"
+    assert grpo_math(*tried)[2] == (
+        "error: rewards: give --try recipes/X.yaml and --completion TEXT, or nothing at all\n"
     )
-    assert grpo_math(*tried, "--completion").stderr == "error: --completion: expected one argument\n"
+    assert grpo_math(*tried, "--completion")[2] == "error: --completion: expected one argument\n"
 
 
-def test_the_rewards_verb_gives_an_own_function_what_trl_gives(write_recipe, tmp_path):
+def test_the_rewards_verb_gives_an_own_function_what_trl_gives(grpo_math, write_recipe, tmp_path):
     body = (
         "async def f(completions, log_metric, trainer_state, **kwargs):\n    log_metric('m', 1.0)\n    return [0.5]\n"
     )
     (tmp_path / "mine.py").write_text(body)
     recipe = write_recipe(rewards={"mine": {"path": f"{tmp_path}/mine.py:f"}}, model_name_or_path="no/model")
-    done = grpo_math("rewards", "--try", str(recipe), "--gold", "4", "--completion", "x")
-    assert "mine                  0.5        1" in done.stdout
+    _, output, _ = grpo_math("rewards", "--try", str(recipe), "--gold", "4", "--completion", "x")
+    assert "mine                  0.5        1" in output
 
 
 def test_the_rewards_verb_counts_tokens_and_takes_the_first_problem(write_recipe, capsys):

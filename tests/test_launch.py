@@ -5,11 +5,11 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import forked
 import pytest
 from conftest import ROOT
 
 from grpo_math.__main__ import dispatch, parse
-from grpo_math.checks.memory import strategy_here
 from grpo_math.errors import UserError
 from grpo_math.generation.processes import how_ended
 from grpo_math.generation.vllm_engine import ON_CPU
@@ -283,21 +283,6 @@ def test_a_copy_of_a_layout_is_that_layout(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("environment", "strategy"),
-    [
-        ({}, "ddp"),
-        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, "zero2"),
-        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "fsdp"),
-    ],
-)
-def test_a_dry_run_under_accelerate_knows_its_strategy(monkeypatch, environment, strategy):
-    for name, setting in environment.items():
-        monkeypatch.setenv(name, setting)
-    assert strategy_here() == strategy
-
-
-@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({}, "bf16: no GPU on this machine supports bfloat16"),
@@ -432,10 +417,9 @@ def test_one_training_machine_with_a_server_elsewhere_keeps_its_own_address(plan
 
 
 @pytest.mark.parametrize("layout", ["cpu", pytest.param("multi_gpu", marks=pytest.mark.slow)])
-def test_a_failing_process_gives_its_status_and_no_traceback(write_recipe, layout):
+def test_a_failing_process_gives_its_status_and_no_traceback(write_recipe, tmp_path, layout):
     recipe = write_recipe(model_name_or_path="/nowhere/x/y")
-    command = [sys.executable, "-m", "grpo_math", "launch", "--layout", layout, "--config", str(recipe)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("error: model_name_or_path: no model at '/nowhere/x/y'") == 1
-    assert "Traceback" not in done.stderr
+    status, output = forked.grpo_math(["launch", "--layout", layout, "--config", str(recipe)], tmp_path)
+    assert status == 2, output
+    assert output.count("error: model_name_or_path: no model at '/nowhere/x/y'") == 1
+    assert "Traceback" not in output

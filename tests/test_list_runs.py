@@ -1,16 +1,25 @@
-"""`grpo-math runs`, as a real process over made-up runs in every state."""
+"""`grpo-math runs`, over made-up runs in every state."""
 
 import fcntl
 import os
-import subprocess
-import sys
+import time
 
+import pytest
 from make_run import make_run, make_sft_run, write_json, write_rows
 
+from grpo_math.__main__ import dispatch
+from grpo_math.errors import run_cli
 
-def runs(*arguments, cwd) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "grpo_math", "runs", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"TZ": "UTC"})
+
+@pytest.fixture
+def runs(monkeypatch, capsys, tmp_path):
+    """The exit status, the output and the errors of the command in this folder."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.chdir(tmp_path)
+    yield lambda *words: (run_cli(dispatch, ["runs", *words]), *capsys.readouterr())
+    monkeypatch.undo()
+    time.tzset()
 
 
 def started(run, day: int):
@@ -18,7 +27,7 @@ def started(run, day: int):
     return run
 
 
-def test_a_line_a_run_with_state_and_headline_newest_last(tmp_path):
+def test_a_line_a_run_with_state_and_headline_newest_last(runs, tmp_path):
     folder = tmp_path / "runs"
     started(make_run(folder / "done"), 20)
     live = started(make_run(folder / "live", steps=12, finished=False), 22)
@@ -35,10 +44,10 @@ def test_a_line_a_run_with_state_and_headline_newest_last(tmp_path):
     (folder / "no-run").mkdir()
     held = os.open(live, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
-    done = runs(cwd=tmp_path)
+    status, output, _ = runs()
     os.close(held)
-    assert done.returncode == 0
-    head, *lines = [line.split("  ") for line in done.stdout.strip().splitlines()]
+    assert status == 0
+    head, *lines = [line.split("  ") for line in output.strip().splitlines()]
     lines = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert [cell.strip() for cell in head if cell.strip()] == ["run", "state", "steps", "accuracy", "reward", "started"]
     assert [line[:3] for line in lines] == [
@@ -69,11 +78,7 @@ def test_the_reason_of_a_failure_is_in_the_summary(tmp_path):
     assert state(read_run(run)) == "stopped, step 5 of 40"
 
 
-def test_a_hint_where_there_are_none_and_a_line_for_a_mistake(tmp_path):
-    done = runs(cwd=tmp_path)
-    assert done.stdout == "no runs in runs: grpo-math train creates one in the recipe's output_dir\n"
-    assert done.returncode == 0
-    done = runs("elsewhere", cwd=tmp_path)
-    assert done.stderr == "error: elsewhere: no such folder: name one with runs in it\n"
-    assert done.returncode == 2
-    assert runs("a", "b", cwd=tmp_path).stderr == "error: grpo-math runs: b: unknown argument\n"
+def test_a_hint_where_there_are_none_and_a_line_for_a_mistake(runs):
+    assert runs() == (0, "no runs in runs: grpo-math train makes one, in its recipe's output_dir\n", "")
+    assert runs("elsewhere") == (2, "", "error: elsewhere: no such folder: name one with runs in it\n")
+    assert runs("a", "b")[2] == "error: grpo-math runs: b: no argument of this verb\n"

@@ -7,14 +7,16 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 import time
 
+import forked
 import pytest
+from conftest import wait_for
 from make_run import held_out, make_run, make_sft_run, write_json, write_parquet, write_rows
 
-from grpo_math.errors import UserError
+from grpo_math.__main__ import dispatch
+from grpo_math.errors import UserError, run_cli
 from grpo_math.report.charts import panels, plotly_figure, running_means
 from grpo_math.report.completions import spread
 from grpo_math.report.data import read_run
@@ -23,11 +25,6 @@ from grpo_math.report.summary import footer, headline, without_signal
 from grpo_math.runs.folder import read_table
 
 BAD = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> {{ 7 * 7 }} %{x} $\\frac"
-
-
-def grpo_math(*arguments, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "grpo_math", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -424,8 +421,9 @@ def test_an_sft_run_has_its_loss(tmp_path, open_page):
 @pytest.mark.slow
 def test_a_real_training_is_reported(write_recipe, problem_folder, tmp_path, open_page):
     held_out = {"before_after": True, "datasets": {"name": "gsm8k", "path": str(problem_folder)}, "max_samples": 4}
-    trained = grpo_math("train", "--config", write_recipe(eval=held_out, max_steps=3, completions={"every": 1}))
-    assert trained.returncode == 0, trained.stderr
+    recipe = write_recipe(eval=held_out, max_steps=3, completions={"every": 1})
+    status, output = forked.grpo_math(["train", "--config", str(recipe)], tmp_path)
+    assert status == 0, output
     page = open_page(write_report([tmp_path / "run"]))
     assert "finished, 3 steps" in page.inner_text(".facts")
     assert "on 4 problems of gsm8k test" in page.inner_text(".answer")
@@ -494,9 +492,9 @@ def test_running_means_and_the_order_of_steps():
     assert list(spread(9))[:5] == [0, 8, 4, 2, 6]
 
 
-def test_the_verb_prints_a_summary(run):
-    done = grpo_math("report", run)
-    lines = done.stdout.splitlines()
+def test_the_verb_prints_a_summary(run, capsys):
+    dispatch(["report", str(run)])
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{run}: finished, 40 steps"
     assert re.fullmatch(r"accuracy 0\.\d+ \(.*\) → 0\.\d+ \(.*\) on 60 problems of gsm8k test", lines[1])
     assert lines[2].startswith("better: ")
@@ -507,7 +505,6 @@ def test_the_verb_prints_a_summary(run):
     assert lines[7].startswith("alarm kl at step 31: ")
     assert lines[8] == "note solved at step 35: 95% of the completions are right"
     assert re.fullmatch(rf"{run}/report.html \(2\.\d MB\), report.png, report.svg", lines[-1])
-    assert done.returncode == 0
 
 
 def test_steps_that_generate_nothing_count_with_the_generation_before_them(tmp_path):
@@ -532,28 +529,20 @@ def test_a_mistake_is_one_line(run, tmp_path):
         write_report([run], tmp_path / "report.pdf")
 
 
-WATCH = """
-import argparse, pathlib, sys
-from grpo_math.errors import run_cli
-from grpo_math.report import report
-report.POLL = 1
-options = argparse.Namespace(runs=[pathlib.Path(sys.argv[1])], out=None, watch=True)
-sys.exit(run_cli(lambda argv: report.main(options)))
-"""
+@pytest.fixture
+def live(tmp_path, monkeypatch):
+    """The lock that a training holds of the run that it is in; a watch looks every second."""
+    monkeypatch.setattr("grpo_math.report.report.POLL", 1)
+    held = os.open(make_run(tmp_path / "live", steps=12, finished=False), os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return held
 
 
-def watching(run) -> subprocess.Popen:
-    command = [sys.executable, "-u", "-c", WATCH, str(run)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert "updated until the run ends" in process.stdout.readline()
-    return process
-
-
-def test_watch_follows_a_run_to_its_end_and_the_open_page_with_it(tmp_path, open_page):
-    run = make_run(tmp_path / "live", steps=12, finished=False)
-    held = os.open(run, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)  # as a training does
-    process = watching(run)
+def test_watch_follows_a_run_to_its_end_and_the_open_page_with_it(live, tmp_path, open_page, capsys):
+    run = tmp_path / "live"
+    watch = threading.Thread(target=dispatch, args=(["report", str(run), "--watch"],), daemon=True)
+    watch.start()
+    wait_for((run / "report.html").exists)
     page = open_page(run / "report.html")
     assert "running, step 12 of 40" in page.inner_text(".facts")
     choose(page, "step 3", "wrong", "apples")
@@ -567,22 +556,26 @@ def test_watch_follows_a_run_to_its_end_and_the_open_page_with_it(tmp_path, open
     assert page.locator("#step option:checked").inner_text() == "step 3"
     assert page.input_value("#filter") == "wrong"
     assert page.input_value("#search") == "apples"
-    os.close(held)
-    assert process.wait(30) == 0
-    assert "stopped, step 13 of 40" in process.stdout.read()
+    os.close(live)
+    watch.join(30)
+    output = capsys.readouterr().out
+    assert "follows the run until it ends" in output
+    assert "stopped, step 13 of 40" in output
     page.wait_for_selector("body[data-reload='0']")
 
 
-def test_ctrl_c_ends_the_watch(tmp_path):
-    run = make_run(tmp_path / "live", steps=2, finished=False)
-    held = os.open(run, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    process = watching(run)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    assert "Traceback" not in process.stdout.read()
-    os.close(held)
+def test_ctrl_c_ends_the_watch(live, tmp_path, capsys):
+    def interrupt() -> None:
+        wait_for((tmp_path / "live" / "report.html").exists)
+        time.sleep(0.3)
+        signal.raise_signal(signal.SIGINT)
+
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert run_cli(dispatch, ["report", str(tmp_path / "live"), "--watch"]) == 0
+    signal.signal(signal.SIGINT, earlier)
+    os.close(live)
+    assert capsys.readouterr().err == ""
 
 
 def test_several_samples_are_compared_by_their_means(tmp_path):

@@ -95,7 +95,8 @@ def duplicates(part: Problems) -> Iterator[Finding]:
 
 def golds(subject: Subject) -> Iterator[Finding]:
     """Every gold as a perfect completion must be right, and as the answer to another problem wrong."""
-    graded = uses_grader(subject)
+    functions = [reward.function for reward in subject.rewards if isinstance(reward, Reward)]
+    graded = subject.recipe.eval.wanted or any("grades" in parameters(function) for function in functions)
     for part in subject.parts:
         wrong = graded_as(subject, part.problems, worked=False, verdicts=(False, None))
         if wrong:
@@ -121,12 +122,6 @@ def graded_as(subject: Subject, problems: list[Problem], worked: bool, verdicts:
     texts = [template.full_text(template.target(problem, worked=worked)) for problem in problems]
     grades = grade_batch(texts, [problem.answer for problem in problems], template.answer_style)
     return [index for index, grade in enumerate(grades) if grade.correct in verdicts]
-
-
-def uses_grader(subject: Subject) -> bool:
-    """Whether anything is graded: by a shipped reward, by an own reward that takes `grades`, or in an evaluation."""
-    functions = [reward.function for reward in subject.rewards if isinstance(reward, Reward)]
-    return subject.recipe.eval.wanted or any("grades" in parameters(function) for function in functions)
 
 
 def whole_solutions(part: Problems, graded: bool) -> Iterator[Finding]:

@@ -8,7 +8,6 @@ backward pass is counted tensor by tensor after Korthikanti et al. 2022 (arXiv:2
 that keeps no scores. Nothing is counted as offloaded to the CPU. docs/performance.md compares it with real runs.
 """
 
-import os
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -187,14 +186,6 @@ def setting_of(
         tensor_parallel=given.get("vllm_tensor_parallel_size", 1),
         server=given.get("vllm_gpu_memory_utilization", UTILISATION) if served else None,
     )
-
-
-def strategy_here() -> str:
-    """That of this run, as accelerate tells its processes."""
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        return "fsdp"
-    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
-    return f"zero{stage}" if stage else "ddp"
 
 
 def items(shape: Shape, setting: Setting) -> dict[str, float]:

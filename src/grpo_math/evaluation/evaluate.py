@@ -22,7 +22,7 @@ from grpo_math.evaluation.scoring import Scoring
 from grpo_math.evaluation.solve import Benchmark, Setup, grade_rows, load_benchmarks, prompts_of, setup_of, solve
 from grpo_math.evaluation.statistics import problems_show
 from grpo_math.evaluation.summary import metrics_of, summarise_each
-from grpo_math.evaluation.tables import print_tables, tracked
+from grpo_math.evaluation.tables import print_tables
 from grpo_math.generation import Stopped, engine_arguments, longest_sequence, supervised
 from grpo_math.grading import configure
 from grpo_math.models import ModelSource, end_tokens, load_tokenizer, load_tools
@@ -41,6 +41,7 @@ from grpo_math.runs.folder import (
     write_rows,
 )
 from grpo_math.runs.logs import log_to, run_logging
+from grpo_math.runs.progress import Bar
 
 OF_EVAL = ("split", "max_samples", "samples", "temperature", "top_p", "k", "batch_size", "max_completion_length")
 SHORT = {"model": "model_name_or_path", "dataset": "eval.datasets"} | {name: f"eval.{name}" for name in OF_EVAL}
@@ -261,7 +262,9 @@ def generate(
     are solved; those that an interrupted evaluation wrote are kept."""
     file, samples = folder / "completions.jsonl", setup.sampling.samples
     seconds = {one.title: 0.0 for one in benchmarks}
-    rows = whole_problems(read_rows(file), samples)
+    rows = read_rows(file)
+    written = Counter((row["dataset"], row["problem"]) for row in rows)  # a killed run may lack some samples of one
+    rows = [row for row in rows if written[row["dataset"], row["problem"]] == samples]
     write_rows(rows, file)
     done = {one.title: {row["problem"] for row in rows if row["dataset"] == one.title} for one in benchmarks}
     missing = [one for one in benchmarks if len(done[one.title]) < len(one.problems)]
@@ -273,16 +276,12 @@ def generate(
     longest, log = longest_sequence(parts, setup.template, setup.tokenizer), folder / "vllm_server.log"
     with engine_for(recipe.keys, recipe.engine, setup.tokenizer, recipe.eval.batch_size, longest, log) as engine:
         for one in missing:
-            title, started = one.title, time.perf_counter()
-            solved = solve(engine, one, setup, done=done[title])
-            for new in tracked(solved, title, len(one.problems), len(done[title]), samples):
-                append_rows(new, file)
-                rows += new
+            title, count, started = one.title, len(one.problems), time.perf_counter()
+            with Bar(title, count, "problems", len(done[title])) as bar:
+                for new in solve(engine, one, setup, done=done[title]):
+                    append_rows(new, file)
+                    rows += new
+                    bar.update(bar.done + len(new) // samples)
             seconds[title] = time.perf_counter() - started
+            print(f"{title}: {count:,} problems in {seconds[title]:.0f} s", flush=True)
     return rows, seconds
-
-
-def whole_problems(rows: list[dict], samples: int) -> list[dict]:
-    """Without the problems of which a killed run wrote only some samples."""
-    count = Counter((row["dataset"], row["problem"]) for row in rows)
-    return [row for row in rows if count[row["dataset"], row["problem"]] == samples]

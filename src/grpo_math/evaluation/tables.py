@@ -1,27 +1,13 @@
-"""An evaluation as text: its progress and its figures."""
+"""An evaluation as text: its figures."""
 
 import sys
-import time
-from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
 
 from grpo_math.evaluation.summary import TOGETHER, Evaluation
-from grpo_math.runs.progress import Bar
 
 WIDE = 10_000  # characters: nothing is wrapped where there is no terminal
-
-
-def tracked(solved: Iterator[list[dict]], title: str, count: int, done: int, samples: int) -> Iterator[list[dict]]:
-    """Pass the rows of solved problems on, and show the progress."""
-    started, new = time.monotonic(), 0
-    with Bar(title, count, "problems", done) as bar:
-        for rows in solved:
-            yield rows
-            new += len(rows) // samples
-            bar.update(done + new)
-    print(f"{title}: {count:,} problems in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def print_tables(found: list[Evaluation], shown: list[int] | None) -> None:
