@@ -165,7 +165,7 @@ def test_accelerate_launch_trains(write_recipe, tmp_path):
 def test_weights_and_biases_without_a_key_is_one_line(write_recipe, tmp_path):
     words = ["train", "--config", str(write_recipe(report_to="wandb"))]
     status, output = forked.grpo_math(words, tmp_path, WANDB_API_KEY="", WANDB_MODE="online", HOME=str(tmp_path))
-    assert "error: report_to: W&B knows no API key: run `wandb login`, set WANDB_MODE=offline, or give" in output
+    assert "error: report_to: W&B has no API key: run `wandb login`, set WANDB_MODE=offline, or give" in output
     assert "Traceback" not in output
     assert status == 2
 

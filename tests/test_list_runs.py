@@ -79,6 +79,6 @@ def test_the_reason_of_a_failure_is_in_the_summary(tmp_path):
 
 
 def test_a_hint_where_there_are_none_and_a_line_for_a_mistake(runs):
-    assert runs() == (0, "no runs in runs: grpo-math train makes one, in its recipe's output_dir\n", "")
+    assert runs() == (0, "no runs in runs: grpo-math train creates one in the recipe's output_dir\n", "")
     assert runs("elsewhere") == (2, "", "error: elsewhere: no such folder: name one with runs in it\n")
-    assert runs("a", "b")[2] == "error: grpo-math runs: b: no argument of this verb\n"
+    assert runs("a", "b")[2] == "error: grpo-math runs: b: unknown argument\n"

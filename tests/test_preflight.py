@@ -799,7 +799,7 @@ def test_a_check_of_gsm8k_takes_seconds(write_recipe, real_data, capsys):
     status, output = cli("check", "--config", str(path), "--layout", "cpu"), capsys.readouterr().out
     print(f"{time.monotonic() - start:.1f} s")
     assert status == 0, output
-    assert "golds are right as completions" in output
+    assert "golds are graded as right" in output
 
 
 def test_check_in_python_returns_the_findings(write_recipe):

@@ -84,7 +84,7 @@ def test_rewards_have_figures_over_what_they_could_score(made):
     metrics, flat = metrics_of([found]), found.flat()
     for name in ("reward", "reward_low", "reward_high", "rewards/half", "rewards/correctness_high"):
         assert metrics[name] == flat[name]
-    assert f"reward {found.figures['reward']}" in str(found)
+    assert f"reward {found.figures['reward'].value:.3f}, " in str(found)
 
 
 def test_what_the_evaluation_has_graded_is_not_graded_again(made):

@@ -68,7 +68,7 @@ def test_a_run_without_patience_left_is_finished(write_recipe, tmp_path, capsys)
     assert json.loads((folder / "results.json").read_text()) == results
     assert "eval.patience 2 at step 3: the training ends here" in capsys.readouterr().out
     assert state(read_run(folder)) == "finished, 3 steps (eval.patience 2 at step 3)"
-    assert row(folder)[:2] == ["finished, eval.patience 2 at step 3", "3/3"]
+    assert row(folder)[1:3] == ["finished, eval.patience 2 at step 3", "3/3"]
 
     assert resume() == results
     assert "already finished, 3 steps (eval.patience 2 at step 3; another value" in capsys.readouterr().out
