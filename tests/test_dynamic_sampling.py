@@ -187,7 +187,7 @@ def test_check_counts_the_prompts_of_all_rounds(write_recipe):
         return [one for one in check(recipe) if "dynamic_sampling" in one.says]
 
     warned, table = sorted(found(5), key=lambda one: one.level != "warning")
-    assert warned.says.startswith("dynamic_sampling: 5 rounds of 4 prompts are 20 different ones, and there are 16")
+    assert warned.says.startswith("dynamic_sampling: 5 rounds of 4 prompts need 20 different ones, and there are 16")
     assert warned.fix == "dynamic_sampling: {rounds: 4}"
     assert "groups per generation, at most    20  in 5 rounds" in table.says
     assert [one.level for one in found(4)] == ["note"]

@@ -362,8 +362,8 @@ def test_what_cannot_be_compared_is_one_line(write, tmp_path):
     cut.write_bytes(b"PAR1")
     for arguments, message in (
         ([first], "expected two or more evaluations"),
-        ([first, str(tmp_path / "nowhere")], "no completions.jsonl there"),
-        ([first, str(blank)], "no completions.jsonl there"),
+        ([first, str(tmp_path / "nowhere")], "has no completions.jsonl"),
+        ([first, str(blank)], "has no completions.jsonl"),
         ([first, str(cut)], "eval-000010.parquet: no completions: "),
     ):
         with pytest.raises(UserError, match=message):

@@ -165,13 +165,13 @@ def test_sft_is_launched_the_same_way(plan):
     [
         ("--layout dual_gpu", "0", {}, "--layout: dual_gpu needs GPUs, 1 for training and 1 for the vLLM server; visible are 1 (CUDA_VISIBLE_DEVICES=0): use a smaller layout"),
         ("--layout multi_gpu", "0", {}, "--layout: multi_gpu needs GPUs, 2 for training; visible are 1 (CUDA_VISIBLE_DEVICES=0): use single_gpu"),
-        ("--layout multi_gpu --num_processes 8", "0,1", {}, "needs GPUs,  8 for training; visible are 2"),
-        ("--layout single_gpu", "", {}, "needs GPUs,  1 for training; visible are 0 (CUDA_VISIBLE_DEVICES=): use --layout cpu"),
-        ("--layout single_gpu", "-1", {}, "needs GPUs,  1 for training; visible are 0"),
+        ("--layout multi_gpu --num_processes 8", "0,1", {}, "needs GPUs, 8 for training; visible are 2"),
+        ("--layout single_gpu", "", {}, "needs GPUs, 1 for training; visible are 0 (CUDA_VISIBLE_DEVICES=): use --layout cpu"),
+        ("--layout single_gpu", "-1", {}, "needs GPUs, 1 for training; visible are 0"),
         ("--layout dual_gpu_eval", "0", {}, "--layout: dual_gpu_eval needs GPUs, 1 for training and 1 for the evaluation; visible are 1 (CUDA_VISIBLE_DEVICES=0)"),
         ("--layout dual_gpu_eval", "0,1", {"dataset": [{"name": "svamp"}, {"name": "math"}]}, "--layout: dual_gpu_eval evaluates every checkpoint: name problems"),
         ("--layout dual_gpu_eval", "0,1", {"eval": {"every": 5, "best": True}}, "eval.best: the evaluation process of dual_gpu_eval keeps no best model"),
-        ("--layout dual_gpu", "0,0", {}, "CUDA_VISIBLE_DEVICES: 0,0 names a GPU twice"),
+        ("--layout dual_gpu", "0,0", {}, "CUDA_VISIBLE_DEVICES: 0,0 has a GPU twice"),
         ("--layout dual_gpu", "0,1", {"use_vllm": False}, "use_vllm: false, but the layout dual_gpu generates with vLLM"),
         ("--layout dual_gpu", "0,1", {"use_vllm": None, "load_in_4bit": True, "use_peft": True}, "use_vllm: vLLM cannot update the weights of a quantised model"),
         ("--layout dual_gpu", "0,1", {"vllm_server_base_url": "http://there:8000"}, "vllm_server_base_url: the layout dual_gpu starts its own server"),
@@ -326,9 +326,9 @@ def test_a_port_that_is_taken(plan):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"vllm_group_port: port {port} is taken"):
+        with pytest.raises(UserError, match=f"vllm_group_port: port {port} is in use"):
             plan("--layout dual_gpu", vllm_group_port=port)
-        with pytest.raises(UserError, match=f"vllm_server_port: port {port} is taken"):
+        with pytest.raises(UserError, match=f"vllm_server_port: port {port} is in use"):
             plan("--layout dual_gpu", vllm_server_port=port)
 
 

@@ -141,7 +141,7 @@ def test_the_answer_comes_first(page):
     assert "McNemar's exact p" in said
     assert "0.168 GPU-hours" in said
     assert "2 x NVIDIA H100 80GB HBM3" in said
-    assert "alarm kl at step 31: 1.2 from the reference" in said
+    assert "alarm kl at step 31: KL 1.2 from the reference" in said
     assert "reward\n0.307 → 1.09 training, mean of 5 logs: steps 1-5 and 36-40" in said
     assert "solved at step 35" in page.inner_text(".notes")  # good news, in green
     assert "solved" not in page.inner_text(".alarms:not(.notes)")
@@ -150,7 +150,7 @@ def test_the_answer_comes_first(page):
 def test_an_alarm_is_a_line_on_every_chart(page):
     assert page.locator(".shapelayer path").count() == page.locator("figure").count()
     page.locator("figure .annotation-text-g").first.hover()
-    assert "step 31: 1.2 from the reference" in page.locator(".hoverlayer").first.text_content()
+    assert "step 31: KL 1.2 from the reference" in page.locator(".hoverlayer").first.text_content()
 
 
 def test_every_filter_shows_what_it_says(run, page):

@@ -71,7 +71,7 @@ def test_a_run_without_patience_left_is_finished(write_recipe, tmp_path, capsys)
     assert row(folder)[1:3] == ["finished, eval.patience 2 at step 3", "3/3"]
 
     assert resume() == results
-    assert "already finished, 3 steps (eval.patience 2 at step 3; another value" in capsys.readouterr().out
+    assert "already finished, 3 steps (eval.patience 2 at step 3; change that key" in capsys.readouterr().out
     (folder / "results.json").unlink()
     shutil.rmtree(folder / "final")
     check_end(resume(), 3, 2)  # killed between its last step and its end: nothing is trained or evaluated again

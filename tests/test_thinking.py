@@ -263,7 +263,7 @@ def test_a_stop_string_that_completions_lose_is_an_error(thinker, write_recipe, 
     assert errors(tokenizer.eos_token, "</answer>", "<|user") == []
     assert errors("<|user|>") == [
         (
-            "prompt_template.stop: <|user|> is a special token, which is removed",
+            "prompt_template.stop: <|user|> is a special token",
             f"leave it out, and add {number} to eos_token_id in generation_config.json",
         )
     ]

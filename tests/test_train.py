@@ -120,7 +120,7 @@ def test_a_finished_run_is_neither_trained_on_nor_replaced(write_recipe, tmp_pat
     again = run(recipe, "--resume_from_checkpoint", "auto")  # as if killed before it was written
     assert again.keys() == results.keys()
     (tmp_path / "run" / "results.json").unlink()
-    with pytest.raises(UserError, match=r"max_steps: .*checkpoint-2 is at step 2 already: raise it"):
+    with pytest.raises(UserError, match=r"max_steps: .*checkpoint-2 is already at step 2: raise it"):
         run(recipe, "--resume_from_checkpoint", "auto", "--max_steps", "1")
     for step in (1, 2):
         (tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").unlink()
@@ -192,8 +192,8 @@ def saved(folder: Path, recipe: dict, *others: str) -> Path:
         ({"use_peft": True}, {}, [], "use_peft: the checkpoint was saved with True and cannot resume with its default"),
         ({"optim_args": "eps=1"}, {}, [], "optim_args: the checkpoint was saved with eps=1 and cannot resume with"),
         ({"model_name_or_path": "a"}, {"model_name_or_path": "b"}, ["adapter_config.json"], "model_name_or_path: the checkpoint was saved with a "),
-        ({"sft": {}}, {}, [], r"checkpoint-1 is of an SFT run: begin GRPO with --model_name_or_path .*/checkpoint-1 and its own"),
-        ({}, {"sft": {}}, [], r"checkpoint-1 is of a GRPO run: begin SFT with --model_name_or_path "),
+        ({"sft": {}}, {}, [], r"checkpoint-1 is of an SFT run: start GRPO with --model_name_or_path .*/checkpoint-1 and another"),
+        ({}, {"sft": {}}, [], r"checkpoint-1 is of a GRPO run: start SFT with --model_name_or_path "),
     ],
 )  # fmt: skip
 def test_a_checkpoint_keeps_what_is_in_it(tmp_path, before, now, others, message):
@@ -516,7 +516,7 @@ def test_a_chat_template_that_refuses_the_prompt_is_one_line(write_recipe, polic
     model = changed_policy(policy_folder, tmp_path / "strict", chat_template=refuse)
     with pytest.raises(
         UserError,
-        match=r"the chat template of .* refuses it \(TemplateError: no system message, please, <template>:1\)",
+        match=r"the chat template of .* rejects it \(TemplateError: no system message, please, <template>:1\)",
     ):
         run(write_recipe(model_name_or_path=model))
 

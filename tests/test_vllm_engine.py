@@ -148,7 +148,7 @@ def test_the_seed_reaches_the_engine_beside_the_processs_place(monkeypatch):
     ("changes", "message"),
     [
         ({"generation_kwargs": {"stop": ["x"]}}, "generation_kwargs.stop: set it with prompt_template"),
-        ({"generation_kwargs": {"seed": 1}}, "generation_kwargs.seed: seeds every request alike"),
+        ({"generation_kwargs": {"seed": 1}}, "generation_kwargs.seed: it seeds every request"),
         ({"vllm_engine_kwargs": {"max_model_len": 5}}, "vllm_engine_kwargs.max_model_len: set it with vllm_max_model_length"),
         ({"vllm_engine_kwargs": {"dtype": "float16"}}, "vllm_engine_kwargs.dtype: float16, but the trainer computes in float32"),
         ({"vllm_engine_kwargs": "eager"}, "vllm_engine_kwargs: expected a mapping"),
@@ -269,5 +269,5 @@ def test_no_server_at_all(recipe):
 def test_a_group_port_that_is_taken(recipe, serve, policy_folder):
     url = serve(str(policy_folder))
     port = int(url.rpartition(":")[2])
-    with pytest.raises(UserError, match=f"vllm_group_port: port {port} is taken"):
+    with pytest.raises(UserError, match=f"vllm_group_port: port {port} is in use"):
         vllm_server.check_server(recipe().keys, {}, config(url, vllm_group_port=port), 100, 20)

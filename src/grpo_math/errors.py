@@ -56,7 +56,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def raised(error: BaseException) -> str:
-    """`RuntimeError: no luck, my_rewards.py:12`: what somebody's own code raised, and the innermost line of it."""
+    """`RuntimeError: no luck, my_rewards.py:12`: what a user's code raised, and the innermost line of it."""
     reason = f"{type(error).__name__}: {reason_of(error)}" if str(error).strip() else type(error).__name__
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not NOT_OWN.match(frame.filename)]
     return ", ".join([reason, *(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-1:])])

@@ -93,8 +93,8 @@ def memory_estimate(subject: Subject) -> Iterator[Finding]:
         asleep = ", asleep while training" if setting.sleeps else ""
         lines.append(f"{'vLLM':32}{setting.vllm:7.0%} of the GPU{asleep}")
     if setting.server is not None:
-        beside = (memory.buffers(shape, replace(setting, processes=1)) + memory.CONTEXT) / memory.GIB
-        lines.append(f"{'vLLM server':32}{setting.server:7.0%} of its GPU, which needs {beside:.1f} GiB next to that")
+        buffers = (memory.buffers(shape, replace(setting, processes=1)) + memory.CONTEXT) / memory.GIB
+        lines.append(f"{'vLLM server':32}{setting.server:7.0%} of its GPU, which needs {buffers:.1f} GiB in addition")
     verdicts = {size: memory.verdict(shape, setting, size) for size in memory.CARDS}
     lines.append("; ".join(f"{size} GB: {verdict}" for size, verdict in verdicts.items()))
     yield note("\n".join(lines))

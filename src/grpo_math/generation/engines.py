@@ -181,7 +181,7 @@ def from_vllm(
 
 
 class VllmEngine:
-    """A `vllm.LLM` of this process. What is left is not generated once nobody asks for it."""
+    """A `vllm.LLM` of this process. Generation stops when the caller stops iterating."""
 
     def __init__(self, llm: "LLM", tokenizer: "PreTrainedTokenizerBase"):
         self.llm, self.tokenizer = llm, tokenizer

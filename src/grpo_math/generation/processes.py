@@ -24,7 +24,7 @@ TOGETHER = 2  # seconds in which signals are one
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # of prctl
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # the last two are SLURM's
 USUALLY = {
-    signal.SIGKILL: "usually by the kernel, out of memory (`dmesg` says so): lower per_device_train_batch_size",
+    signal.SIGKILL: "usually by the kernel, out of memory (see `dmesg`): lower per_device_train_batch_size",
     signal.SIGBUS: "usually shared memory is full: give the container more, as docker run --shm-size 16g",
     signal.SIGSEGV: "a crash in compiled code: its last lines are above",
     signal.SIGABRT: "usually by NCCL or a C++ library: its message is above",

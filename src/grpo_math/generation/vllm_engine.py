@@ -25,7 +25,7 @@ LARGE = 0.5  # from this share of a GPU on, a colocated engine sleeps while the 
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below those that outgoing connections take (from 32768 on under Linux): it may be
+    """A free port, below those that outgoing connections take (from 32768 on under Linux): it may be
     half a minute until it is used."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
@@ -121,7 +121,7 @@ def colocated_engine(arguments: dict, seed: int) -> Iterator[None]:
     from trl.generation import vllm_generation
 
     plain = vllm_generation.LLM
-    if world_size() == 1:  # nobody to meet, but two runs on one machine would both take accelerate's 29500
+    if world_size() == 1:  # no other process, but two runs on one machine would both take accelerate's 29500
         os.environ["MASTER_PORT"] = str(free_port())
 
     def start(**by_trl):

@@ -157,7 +157,7 @@ def show_end(log: Path, lines: int = 15) -> None:
 
 
 def ask(url: str, timeout: float = 5, json: dict | None = None) -> "Response":
-    """GET, or POST where there is JSON to send, without a proxy. Raises OSError where nobody answers."""
+    """GET, or POST where there is JSON to send, without a proxy. Raises OSError where nothing answers."""
     import requests
 
     with requests.Session() as session:

@@ -334,7 +334,7 @@ def call_arguments(
 def for_trl(reward: Any) -> Any:
     """The reward as TRL calls it: an async one as a coroutine function, which TRL runs concurrently.
 
-    All that Reward does happens in a thread, so that what blocks there, such as grading, holds up nobody. Anything
+    All that Reward does happens in a thread, so that blocking calls, such as grading, do not delay others. Anything
     else than a Reward (a loaded model) is returned unchanged.
     """
     from trl.trainer.utils import is_async_callable

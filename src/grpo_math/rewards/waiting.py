@@ -47,7 +47,7 @@ def as_list(scores: Any) -> Any:
 def thread(work: Callable[[], object]) -> Future:
     """What `work` returns, from a daemon thread: Python's exit would wait for those of an executor."""
     future: Future = Future()
-    future.set_running_or_notify_cancel()  # from here on nobody can cancel it
+    future.set_running_or_notify_cancel()  # from here on it cannot be cancelled
 
     def run() -> None:
         try:

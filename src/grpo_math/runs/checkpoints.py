@@ -23,7 +23,7 @@ KEPT = {  # by a checkpoint: settings of its optimizer and of its adapter
 ASIDE = ".unfinished"  # in the run folder: what is being written, replaced or deleted, by its name
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 WRITER = re.compile("I/O error|iostream error|inline_container")  # safetensors' and torch's word for any of them
-PARTS = {  # by the names of transformers, FSDP and DeepSpeed; transformers begins anew, silently, what is missing
+PARTS = {  # by the names of transformers, FSDP and DeepSpeed; transformers silently resets what is missing
     "weights": ("*model*.safetensors", "pytorch_model*", "adapter_model.bin", "global_step*"),
     "optimizer": ("optimizer*", "global_step*"),
     "scheduler": ("scheduler.pt", "global_step*"),
@@ -184,7 +184,7 @@ def find_checkpoint(folder: Path, wanted: str | bool | None, settings: dict) -> 
     """The checkpoint that `resume_from_checkpoint` names; `auto` (or true) is the last whole one, None without any.
 
     `settings` is the recipe as written. Raises UserError for a checkpoint that is not there, for settings that its
-    optimizer would not take over, and where a run would be overwritten: one that nobody asked to resume, or a finished
+    optimizer would not take over, and where a run would be overwritten: one that was not to be resumed, or a finished
     one without a checkpoint.
     """
     checkpoint = wanted_checkpoint(folder, wanted)

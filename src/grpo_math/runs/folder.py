@@ -76,7 +76,7 @@ def at_work(folder: Path) -> Iterator[None]:
 
 
 def quiet_progress_bars() -> None:
-    """No bars for loading, saving and tokenising where nobody watches: in a log file they are noise."""
+    """No bars for loading, saving and tokenising without a terminal: in a log file they are noise."""
     from datasets import disable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 

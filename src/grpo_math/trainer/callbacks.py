@@ -112,7 +112,7 @@ class Evaluations(TrainerCallback):
     metrics.jsonl and W&B eval/accuracy and its companions, with those of `scoring` eval/reward and eval/rewards/NAME;
     with several datasets first each, then all problems together, which is what counts. A resumed run keeps the
     evaluations made up to its checkpoint. With `eval.best` the model with the highest lower end of accuracy's interval
-    is in OUTPUT_DIR/best/. `longest` is the longest completion, in tokens. Where `stopped` says so, an evaluation ends
+    is in OUTPUT_DIR/best/. `longest` is the longest completion, in tokens. If `stopped()`, an evaluation ends
     unfinished: the first and the last one, which a resumed run makes again, with Abandoned. With `eval.stop_at` or
     `eval.patience` the step of an evaluation becomes the last one of the run.
     """

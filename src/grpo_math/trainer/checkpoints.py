@@ -154,7 +154,7 @@ def save_whole(trainer: Trainer, folder: Path, facts: Callable[[Path], None] = l
     trainer.save_model(str(written), _internal_call=True)  # which pushes nothing
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
-        (written / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads, with local paths
+        (written / "training_args.bin").unlink(missing_ok=True)  # an unused pickle, with local paths
         copy_processor(trainer.model, written)
         facts(written)
         checkpoints.publish(written, folder)
