@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import forked
 import pytest
@@ -228,6 +229,19 @@ def test_the_rewards_verb_gives_an_own_function_what_trl_gives(grpo_math, write_
     recipe = write_recipe(rewards={"mine": {"path": f"{tmp_path}/mine.py:f"}}, model_name_or_path="no/model")
     _, output, _ = grpo_math("rewards", "--try", str(recipe), "--gold", "4", "--completion", "x")
     assert "mine                  0.5        1" in output
+
+
+def test_the_rewards_verb_takes_the_columns_of_the_first_problem_with_another_gold(tmp_path, capsys):
+    root = Path(__file__).parents[1] / "examples" / "own"
+    data = f"{{name: json, path: {root}/problems.jsonl, fields: {{question: text, answer: result}}}}"
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(f"dataset: {data}\nrewards:\n  working: {{path: {root}/rewards.py:working}}\n")
+    keys = ["--model_name_or_path", "no/model"]
+    dispatch(["rewards", "--try", str(recipe), "--gold", "5", "--completion", r"2+3=5 \boxed{5}", *keys])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()][::3] == [
+        ["solution:", "5"],
+        ["working", "0.5", "1"],
+    ]
 
 
 def test_the_rewards_verb_counts_tokens_and_takes_the_first_problem(write_recipe, capsys):

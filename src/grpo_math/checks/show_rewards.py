@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+from dataclasses import replace
 from typing import Any
 
 from grpo_math.data import Problem, load_problems, to_rows
@@ -40,10 +41,11 @@ def scored(recipe: Recipe, completion: str, gold: str | None) -> str:
     rewards = build_rewards(recipe.rewards, template, recipe.max_completion_length)
     counting = any("completion_ids" in parameters(one.function) for one in rewards if isinstance(one, Reward))
     tokenizer: Any = load_tokenizer(recipe.keys, template) if counting or (template.chat and template.prefill) else None
-    if gold is not None:
-        problem = Problem("(none)", gold)
-    else:
+    problem = Problem("(none)", gold or "")
+    alone = {*to_rows([problem], template, tokenizer)[0], "trainer_state"}
+    if gold is None or any(reward.missing(alone) for reward in rewards if isinstance(reward, Reward)):
         problem = load_problems(recipe.datasets[0].model_copy(update={"max_samples": 1})).problems[0]
+        problem = problem if gold is None else replace(problem, answer=gold)
     rows, total = to_rows([problem], template, tokenizer), 0.0
     seen = grade(template.full_text(completion), problem.answer, template.answer_style)
     lines = [
