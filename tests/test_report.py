@@ -559,7 +559,7 @@ def test_watch_follows_a_run_to_its_end_and_the_open_page_with_it(live, tmp_path
     os.close(live)
     watch.join(30)
     output = capsys.readouterr().out
-    assert "follows the run until it ends" in output
+    assert "updated until the run ends" in output
     assert "stopped, step 13 of 40" in output
     page.wait_for_selector("body[data-reload='0']")
 

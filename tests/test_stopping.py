@@ -68,7 +68,7 @@ def test_a_run_without_patience_left_is_finished(write_recipe, tmp_path, capsys)
     assert json.loads((folder / "results.json").read_text()) == results
     assert "eval.patience 2 at step 3: the training ends here" in capsys.readouterr().out
     assert state(read_run(folder)) == "finished, 3 steps (eval.patience 2 at step 3)"
-    assert row(folder)[1:3] == ["finished, eval.patience 2 at step 3", "3/3"]
+    assert row(folder)[:2] == ["finished, eval.patience 2 at step 3", "3/3"]
 
     assert resume() == results
     assert "already finished, 3 steps (eval.patience 2 at step 3; change that key" in capsys.readouterr().out
@@ -107,11 +107,11 @@ def test_a_warm_start_ends_where_it_is_good_enough(write_recipe, tmp_path, probl
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"stop_at": 0.9, "before_after": True}, "eval.stop_at: there is no evaluation during the training to stop"),
-        ({"patience": 3}, "eval.patience: there is no evaluation during the training to stop after: add every: 20"),
-        ({"stop_at": 1.0, "every": 1}, "eval.stop_at: want a number above 0 to below 1, got 1.0"),
-        ({"stop_at": 90, "every": 1}, "eval.stop_at: want a number above 0 to below 1, got 90"),
-        ({"patience": 0, "every": 1}, "eval.patience: want at least 1, got 0"),
+        ({"stop_at": 0.9, "before_after": True}, "eval.stop_at: needs evaluations during the training"),
+        ({"patience": 3}, "eval.patience: needs evaluations during the training: add every: 20"),
+        ({"stop_at": 1.0, "every": 1}, "eval.stop_at: expected a number above 0 to below 1, got 1.0"),
+        ({"stop_at": 90, "every": 1}, "eval.stop_at: expected a number above 0 to below 1, got 90"),
+        ({"patience": 0, "every": 1}, "eval.patience: expected at least 1, got 0"),
         # 8 / (8 + 1.96^2) = 0.676, and n / (n + 3.84) = 0.9 for n = 34.6
         (
             {"stop_at": 0.9, "every": 1},
