@@ -1,6 +1,7 @@
 """`grpo-math init`: the recipe of any problems loads, and `check` finds no error in it."""
 
 import json
+import shlex
 
 import pytest
 
@@ -76,11 +77,49 @@ def test_the_recipe_passes_the_checks(name, text, said, tmp_path, monkeypatch, c
 
 def test_no_question_is_in_both_parts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.jsonl").write_text(lines(GSM8K + GSM8K))
+    again = [row | {"question": row["question"].upper().replace(" ", "  ")} for row in GSM8K]
+    (tmp_path / "mine.jsonl").write_text(lines(GSM8K + again))
     dispatch(["init", "mine.jsonl"])
-    train, test = ((tmp_path / "mine_split" / f"{part}.jsonl").read_text().splitlines() for part in ("train", "test"))
+    train, test = (
+        (tmp_path / "mine_split" / f"{part}.jsonl").read_text().upper().replace("  ", " ").splitlines()
+        for part in ("train", "test")
+    )
     assert (len(train), len(test), {*train} & {*test}) == (36, 4, set())
     assert load_recipe(tmp_path / "recipe.yaml").eval_datasets[0].split == "test"
+
+
+def test_odd_names_are_safe_in_the_recipe_and_in_the_shell(tmp_path, monkeypatch, capsys, policy_folder):
+    monkeypatch.chdir(tmp_path)
+    file, out = tmp_path / "it's {a}\n#b: \x1b[0m.jsonl", tmp_path / "o'ut $(x).yaml"
+    rows = [{"- question\n: #": ASK.format(a, b), "&answer": a + b, "choices\n x: {1}": 0} for a, b in SUMS]
+    file.write_text(lines(rows))
+    dispatch(["init", file.name, "--out", out.name, "--model", str(policy_folder)])
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert shlex.split(printed.splitlines()[-1])[-1] == out.name
+    recipe = load_recipe(out)
+    assert recipe.datasets[0].params["fields"] == {"question": "- question\n: #", "answer": "&answer"}
+    assert [str(one) for one in check(str(out), layout="single_gpu") if one.level == "error"] == []
+
+
+def test_a_relative_path_after_the_name_of_a_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "boxed.jsonl").write_text(lines(BOXED))
+    dispatch(["init", "math=boxed.jsonl"])
+    assert load_recipe("recipe.yaml").datasets[0].name == "math"
+    with pytest.raises(UserError, match="no file or folder none"):
+        dispatch(["init", "math=none.jsonl", "--out", "other.yaml"])
+    with pytest.raises(UserError, match="--answer: only for files"):
+        dispatch(["init", "math=boxed.jsonl", "--answer", "solution", "--out", "other.yaml"])
+
+
+def test_a_test_split_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").write_text(lines(BOXED))
+    (tmp_path / "test.jsonl").write_text('{"x": 1}')
+    with pytest.raises(UserError, match=r"eval\.fields: no column"):
+        dispatch(["init", "."])
+    assert not (tmp_path / "recipe.yaml").exists()
 
 
 def test_a_test_split_that_is_there_is_taken(tmp_path, problem_folder):
@@ -101,9 +140,14 @@ def test_a_function_may_be_the_source(tmp_path, monkeypatch, policy_folder):
     (tmp_path / "mine.py").write_text(
         body + "        yield {'question': f'What is {a} plus 1?', 'answer': str(a + 1)}\n"
     )
-    dispatch(["init", "mine.py:load", "--model", str(policy_folder)])
+    dispatch(["init", "./mine.py:load", "--model", str(policy_folder)])
     assert [str(one) for one in check("recipe.yaml", layout="single_gpu") if one.level == "error"] == []
     assert load_recipe("recipe.yaml").eval_datasets[0].split == "test"
+    (tmp_path / "train.py").write_text(
+        "def load(split):\n    return {'train': [dict(question='1+1?', answer=2)]}[split]\n"
+    )
+    dispatch(["init", "train.py:load", "--out", "train.yaml", "--model", str(policy_folder)])
+    assert not load_recipe("train.yaml").eval.wanted
 
 
 @pytest.mark.parametrize(
@@ -128,13 +172,14 @@ def test_a_function_may_be_the_source(tmp_path, monkeypatch, policy_folder):
         ),
         ("a.jsonl", lines([{"question": "Why?", "answer": "so " * 20}]), [], "1 of 1 answers are sentences"),
         ("a.jsonl", lines(GSM8K), ["--model", "./none"], "none"),
-        ("a.jsonl", lines(GSM8K), ["--out", "a.txt"], "expected a .yaml file"),
+        ("a.jsonl", lines(GSM8K), ["--out", "a.txt"], "want a .yaml file"),
+        ("a.jsonl", lines([{"question": "1+1? " * 5_000, "answer": 2}]), [], r"the shortest prompt has [\d,]+ tokens"),
     ],
 )
-def test_what_cannot_be_a_recipe_is_one_line(name, text, options, message, tmp_path, monkeypatch):
+def test_what_cannot_be_a_recipe_is_one_line(name, text, options, message, tmp_path, monkeypatch, policy_folder):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message) as raised:
-        dispatch(["init", name, *options])
+        dispatch(["init", name, "--model", str(policy_folder), *options])
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == [tmp_path / name]
