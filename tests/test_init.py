@@ -172,7 +172,7 @@ def test_a_function_may_be_the_source(tmp_path, monkeypatch, policy_folder):
         ),
         ("a.jsonl", lines([{"question": "Why?", "answer": "so " * 20}]), [], "1 of 1 answers are sentences"),
         ("a.jsonl", lines(GSM8K), ["--model", "./none"], "none"),
-        ("a.jsonl", lines(GSM8K), ["--out", "a.txt"], "want a .yaml file"),
+        ("a.jsonl", lines(GSM8K), ["--out", "a.txt"], "expected a .yaml file"),
         ("a.jsonl", lines([{"question": "1+1? " * 5_000, "answer": 2}]), [], r"the shortest prompt has [\d,]+ tokens"),
     ],
 )

@@ -45,7 +45,7 @@ def main(options: argparse.Namespace) -> None:
     if out.exists():
         raise UserError(f"--out: {out} exists, and init never overwrites: give another --out")
     if out.suffix not in (".yaml", ".yml") or not out.parent.is_dir():
-        raise UserError(f"--out: {out}: want a .yaml file to write, in a folder that exists")
+        raise UserError(f"--out: {out}: expected a .yaml file to write, in an existing folder")
     spec = recognised(options.source, {role: column for role in COLUMN_NAMES if (column := getattr(options, role))})
     found = load_problems(spec)
     trained, test, problems, files, how = held_out(spec, found, out.parent)
