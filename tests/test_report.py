@@ -215,6 +215,7 @@ FORMULAS = [  # a text, what is rendered of it
     ),
     ("$\\def\\a{\\a\\a}\\a$", []),
     ("$\\text{<img src=x onerror=window.hacked=4>}$", ["\\text{<img src=x onerror=window.hacked=4>}"]),
+    ("$x$, " * 250, ["x"] * 200),  # a loop: enough of it
     ("\\begin{align*} a &= b \\\\ c &= d \\end{align*}", ["\\begin{align*} a &= b \\\\ c &= d \\end{align*}"]),
 ]
 

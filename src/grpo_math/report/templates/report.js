@@ -60,6 +60,7 @@ const FORMULA = new RegExp([
   String.raw`(?<whole>\\begin\{(?<name>(?:align|aligned|gather|equation|cases|[pbv]?matrix)\*?)\}[^]+?\\end\{\k<name>\}|\\boxed\{${INNER}\})`,
 ].join("|"), "g");
 const TEMML = { throwOnError: true, trust: false, maxSize: [20, 200], maxExpand: 200 };
+const FORMULAS = 200; // of one text: the loops of a collapsed policy stay readable, and the page quick
 const known = new Map(); // formula: its MathML, or null where it cannot be read
 
 function formula(source, displayMode = false) {
@@ -87,6 +88,7 @@ function written(text) {
     const { bracket, round, display, dollar, whole, name } = found.groups;
     const math = formula(bracket ?? round ?? display ?? dollar ?? whole, (bracket ?? display ?? name) !== undefined);
     if (!math) continue;
+    if (nodes.length === 2 * FORMULAS) break;
     nodes.push(text.slice(end, found.index), math);
     end = found.index + found[0].length;
   }
