@@ -115,6 +115,7 @@ VERBS = {
             CONFIG,
             option("--host", "HOST", "the address to listen on (default: 127.0.0.1)", default="127.0.0.1"),
             option("--port", "PORT", "the port to listen on (default: 8000)", type=whole(1), default=8000),
+            option("--dry_run", "", "print the server's command and start nothing"),
         ],
         "Use it if the server and the training run on different machines; `grpo-math launch` starts its own server. "
         "The server uses the first vllm_tensor_parallel_size GPUs of CUDA_VISIBLE_DEVICES. Anyone who can reach the "

@@ -2,22 +2,26 @@
 
 import argparse
 import os
+import shlex
 import sys
 
 from grpo_math.checks import Subject
 from grpo_math.generation import check_vllm, fit_window
 from grpo_math.generation.vllm_server import ENVIRONMENT, PROGRAM, check_port, ready_by, server_words, start_up
 from grpo_math.recipe.recipe import Recipe, load_recipe
+from grpo_math.runs.folder import quiet_progress_bars
 from grpo_math.trainer.config import longest_generated
 
 
 def main(options: argparse.Namespace) -> None:
+    quiet_progress_bars()
     recipe = load_recipe(options.words, "GRPO")
     check_vllm(recipe.keys)
     check_port(options.port, "--port")
     words = server_words(recipe.keys, recipe.engine, needed_window(recipe), options.host, options.port)
-    print(" ".join(["vllm serve", *words]), flush=True)
-    os.execve(sys.executable, [*PROGRAM, *words], os.environ | ENVIRONMENT | ready_by(start_up(recipe.keys)))
+    print(shlex.join(["vllm", "serve", *words]), flush=True)
+    if not options.dry_run:
+        os.execve(sys.executable, [*PROGRAM, *words], os.environ | ENVIRONMENT | ready_by(start_up(recipe.keys)))
 
 
 def needed_window(recipe: Recipe) -> int:
