@@ -14,7 +14,7 @@ from grpo_math.errors import UserError
 from grpo_math.generation.processes import how_ended
 from grpo_math.generation.vllm_engine import ON_CPU
 from grpo_math.launch.layouts import read_layout
-from grpo_math.launch.plan import make_plan
+from grpo_math.launch.plan import make_plan, outline
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.train import train
 from grpo_math.trainer.config import check_16_bits, check_world
@@ -120,11 +120,18 @@ def test_the_second_gpu_evaluates_as_often_as_the_recipe_would(plan, monkeypatch
     assert (value(made.trainer.words, "--eval.every"), value(made.trainer.words, "--save_steps")) == ("null", "20")
     assert made.trainer.environment["WANDB_MODE"] == "shared"
     assert "--save_steps" not in plan("--layout dual_gpu_eval", eval={"every": 20}, save_steps=5).trainer.words
+    assert "held out: gsm8k test, evaluated at each checkpoint" in outline(made).splitlines()
 
 
 def test_a_server_of_ones_own_is_left_alone(plan):
     made = plan("--layout single_gpu", vllm_mode="server", vllm_server_base_url="http://there:8000")
     assert made.server is None
+
+
+def test_the_dry_run_of_a_server_prints_its_command(write_recipe, monkeypatch, capsys):
+    monkeypatch.setattr("grpo_math.launch.serve.check_vllm", lambda keys: None)
+    dispatch(["serve", "--config", str(write_recipe()), "--dry_run"])
+    assert capsys.readouterr().out.startswith("vllm serve ")
 
 
 def test_several_machines(plan):
@@ -201,6 +208,15 @@ def test_what_cannot_work_is_told_before_anything_starts(plan, words, gpus, chan
     with pytest.raises(UserError) as caught:
         plan(words, gpus, **changes)
     assert message in str(caught.value)
+
+
+def test_a_pytorch_without_cuda_is_named(write_recipe, monkeypatch):
+    """On a machine with GPUs nothing else would say why none of them is visible."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.version.cuda", None)
+    with pytest.raises(UserError, match=r"visible are 0 \(PyTorch .* is built without CUDA\): use --layout cpu"):
+        make_plan(parse(["launch", "--layout", "single_gpu", "--config", str(write_recipe(use_cpu=None))]))
 
 
 def test_all_that_a_machine_lacks_is_told_at_once_with_what_works_there(write_recipe, monkeypatch):

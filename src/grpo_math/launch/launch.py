@@ -16,7 +16,7 @@ from grpo_math.generation.vllm_server import show_end, start_server, start_up
 from grpo_math.launch.plan import Command, Plan, make_plan, outline, plan_here
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.runs import checkpoints
-from grpo_math.runs.folder import resume_command
+from grpo_math.runs.folder import quiet_progress_bars, resume_command
 
 RESTARTS = 5  # of the evaluation process
 
@@ -33,6 +33,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def launch(options: argparse.Namespace) -> None:
+    quiet_progress_bars()
     plan = make_plan(options)
     print(plan, flush=True)
     if options.dry_run:

@@ -94,12 +94,13 @@ def outline(plan: Plan) -> str:
     parts = load_parts(recipe.datasets, recipe.template, None, recipe.eval_datasets)
     problems = len(mix_parts(parts, recipe.datasets, given.get("seed", 42)))
     moments = ["before and after"] * spec.before_after + [f"every {spec.every} steps"] * bool(spec.every)
+    moments += ["at each checkpoint"] * bool(plan.watcher)
     held_out = ", ".join(one.title for one in recipe.eval_datasets)
     steps = given["max_steps"] if given.get("max_steps", -1) > 0 else steps_of(recipe, problems, plan.processes)
     lines = [
         f"model:   {recipe.model['model_name_or_path']}{', LoRA' if recipe.model.get('use_peft') else ''}",
         *(f"data:    {part}" for part in parts),
-        f"held out: {held_out}, evaluated {', '.join(moments)}" if spec.wanted else "no evaluation",
+        f"held out: {held_out}, evaluated {', '.join(moments)}" if moments else "no evaluation",
     ]
     if recipe.sft is None:
         rewards = ", ".join(f"{one.name} (weight {one.weight:g})" for one in recipe.rewards)
@@ -250,11 +251,18 @@ def share_gpus(
     least = 2 if layout.config["distributed_type"] == "MULTI_GPU" and (options.nodes or 1) == 1 else 1
     if max(local, least) > left:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        seen = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
+        seen = without_cuda() if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
         wants = f"{max(local, least)} for training" + (f" and {serving} for the {second}" if second else "")
         smaller = "--layout cpu" if not gpus else "a smaller layout" if layout.single else "single_gpu"
         raise UserError(f"--layout: {layout.name} wants GPUs, {wants}; visible are {len(gpus)}{seen}: use {smaller}")
     return local, gpus[:local], gpus[local : local + serving]
+
+
+def without_cuda() -> str:
+    """That PyTorch sees no GPU whatever the machine has, for a message; empty where it is built for CUDA."""
+    import torch
+
+    return "" if torch.version.cuda else f" (PyTorch {torch.__version__} is built without CUDA)"
 
 
 def accelerate_arguments(options: argparse.Namespace, layout: Layout, processes: int) -> list[str]:
