@@ -26,7 +26,7 @@ SKYPILOT = yaml.safe_load((ROOT / "examples" / "skypilot.yaml").read_text())
 POD = KUBERNETES[1]["spec"]["template"]["spec"]
 (TRAIN,) = POD["containers"]
 SCRIPTS = {
-    "kubernetes": (TRAIN["args"][0], {one["name"]: one["value"] for one in TRAIN["env"]}),
+    "kubernetes": (TRAIN["args"][0], {one["name"]: one["value"] for one in TRAIN["env"] if "value" in one}),
     "skypilot": (SKYPILOT["run"], SKYPILOT["envs"]),
 }
 
