@@ -34,10 +34,11 @@ LIBRARIES = {"plotly", "temml"}  # embedded in a report
 EMBEDDED = re.compile(r'<script (?:id="(\w+)"|class="step")[^>]*type="application/gzip"[^>]*>([^<]*)</script>')
 PRIVATE = {
     "an absolute path": re.compile(
-        r"(?<![\w.:/])/(?:home|root|Users|tmp|var|mnt|work|workspace|scratch|opt)/[^\s\"'<]+"
+        r"(?<![\w.:/])/(?:home|root|Users|tmp|var|mnt|nfs|srv|data|work|workspace|scratch|opt)/[^\s\"'<]+"
+        r"|\b[A-Z]:\\Users\b|(?<!\S)~/\w+"
     ),
     "an address": re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b|[\w.+-]+@[\w-]+\.\w+"),
-    "a token": re.compile(r"\b(?:hf_|sk-|ghp_|wandb_)\w{16,}"),
+    "a token": re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_|glpat-|wandb_|AKIA)[\w-]{16,}"),
     "the name of this machine": re.compile(rf"\b{re.escape(socket.gethostname())}\b"),
 }
 PAGE = """# Measured runs

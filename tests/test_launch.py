@@ -376,7 +376,7 @@ def test_the_dry_run_of_a_training_is_a_plan_too(write_recipe, tmp_path, capsys)
     recipe = write_recipe(eval={"every": 1}, max_steps=None, num_train_epochs=2)
     dispatch(["train", "--config", str(recipe), "--dry_run"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "layout none: 1 training process on the CPU; completions by transformers"
+    assert lines[0] == "1 training process on the CPU; completions by transformers"
     assert f"trainer: grpo-math train --config {recipe}" in lines
     assert "data:    gsm8k train: 16 problems of 16 rows" in lines
     assert "held out: gsm8k test, evaluated every 1 steps" in lines

@@ -302,7 +302,6 @@ def main(options: argparse.Namespace) -> None:
     results["seconds"]["total"] = round(time.perf_counter() - started, 2)
     write_json(results, folder / "results.json")
     print_results(results)
-    print(f"run folder: {folder}")
     report_end(results, folder)
     print("your own problems: grpo-math init problems.jsonl; a real model:")
     real = (

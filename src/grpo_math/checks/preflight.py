@@ -20,6 +20,7 @@ from grpo_math.models.weights import unsharded
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs.folder import quiet_progress_bars
+from grpo_math.trainer.config import WORKS_HERE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +64,8 @@ def findings_of(check: Check, subject: Subject) -> Iterator[Finding]:
     try:
         yield from check(subject)
     except UserError as mistake:
-        yield from map(error, str(mistake).splitlines())
+        for line in str(mistake).splitlines():
+            yield note(line) if line == WORKS_HERE else error(line)
     except Exception as mistake:
         if subject.mistakes:  # an incomplete recipe may lead to anything
             yield note("not checked: fix the recipe first")

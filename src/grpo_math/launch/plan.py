@@ -68,7 +68,7 @@ class Plan:
     def __str__(self) -> str:
         processes = f"{count(self.processes, 'training process')} on {self.trainer.where}"
         generator = f"; completions by {self.generator}" if self.recipe.sft is None else ""
-        lines = [f"layout {self.layout}: {processes}{generator}"]
+        lines = [f"{self.layout and f'layout {self.layout}: '}{processes}{generator}"]
         if self.batch:
             lines.append("each process: " + ", ".join(f"{key} {value}" for key, value in self.batch.items()))
         lines += [f"server:  {self.server}"] if self.server else []
@@ -118,7 +118,7 @@ def plan_here(options: argparse.Namespace) -> Plan:
     batch = batch_arguments(recipe.trainer, recipe.prompts_per_step, world_size()) if recipe.sft is None else {}
     command = Command("grpo-math", [], [options.verb, *options.words])
     command.gpus = gpus
-    return Plan(recipe, "none", world_size(), batch, command)
+    return Plan(recipe, "", world_size(), batch, command)
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
