@@ -48,6 +48,12 @@ that of the whole run, evaluations included, on a machine that may have done oth
 what is missing in `runs/` and rewrites this page; `.venv/bin/python scripts/results.py runs/NAME` adds a finished run.
 
 {table}
+
+The commands that made them:
+
+```
+{commands}
+```
 """
 
 
@@ -104,15 +110,17 @@ def unpacked(element: re.Match) -> str:
 
 def page(results: Path) -> str:
     """README.md of the folder with the published runs."""
-    head = ["run", "model", "problems", "before", "after", "hardware, time", "command", ""]
-    rows = [row(file.parent) for file in sorted(results.glob("*/results.json"))]
-    lines = [head, ["---"] * len(head), *rows]
-    return PAGE.format(table="\n".join(f"| {' | '.join(line)} |" for line in lines))
+    head = ["run", "model", "problems", "before", "after", "hardware, time", ""]
+    runs = [read_run(file.parent) for file in sorted(results.glob("*/results.json"))]
+    lines = [head, ["---"] * len(head), *map(row, runs)]
+    return PAGE.format(
+        table="\n".join(f"| {' | '.join(line)} |" for line in lines),
+        commands="\n".join(shlex.join(run.environment["command"]) for run in runs),
+    )
 
 
-def row(folder: Path) -> list[str]:
-    run: Run = read_run(folder)
-    found = run.results
+def row(run: Run) -> list[str]:
+    folder, found = run.folder, run.results
     ends = {moment: f"{Figure.of(found[moment], 'accuracy')}" for moment in ("before", "after") if moment in found}
     files = ("report.html", "recipe.yaml", "results.json")
     links = ", ".join(f"[{file.partition('.')[0]}]({folder.name}/{file})" for file in files)
@@ -123,7 +131,6 @@ def row(folder: Path) -> list[str]:
         ends.get("before", "not evaluated"),
         f"{ends.get('after', 'not evaluated')}, {found['steps']} steps",
         f"{run.hardware}, {clock(found['seconds']['total'])}",
-        f"`{shlex.join(run.environment['command'])}`",
         links,
     ]
 

@@ -140,7 +140,7 @@ def test_golds_that_cannot_be_read_are_named(run, tmp_path, capsys):
     ]
     run(*answered, dataset=f"json={tmp_path}/own.jsonl")
     assert "1 golds cannot be read and count as wrong, such as '1+1=<<" in capsys.readouterr().err
-    with pytest.raises(UserError, match="nothing to evaluate: give --model M --dataset gsm8k"):
+    with pytest.raises(UserError, match="nothing to evaluate: give --model M --suite gsm8k"):
         dispatch(["evaluate"])
 
 

@@ -50,7 +50,7 @@ LOADING = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "attn_implemen
 
 def main(options: argparse.Namespace) -> None:
     if not (options.config or options.model or options.watch):
-        raise UserError("nothing to evaluate: give --model M --dataset gsm8k, or --config recipes/X.yaml")
+        raise UserError("nothing to evaluate: give --model M --suite gsm8k, or --config recipes/X.yaml")
     if options.device and not options.watch:
         raise UserError("--device: only with --watch: set CUDA_VISIBLE_DEVICES to choose GPUs")
     words = [*options.words, *recipe_words(vars(options))]
