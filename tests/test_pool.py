@@ -190,7 +190,7 @@ def of_a_worker(before: str, job: tuple[str, str], after: str = "pass") -> tuple
 
 def test_a_worker_that_cannot_start_is_one_line(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(UserError, match="no worker starts"):
+    with pytest.raises(UserError, match="the workers do not start"):
         Pool(PoolSettings(workers=1)).run([EASY])
 
 
