@@ -14,6 +14,7 @@ import time
 
 import psutil
 import pytest
+from conftest import wait_for
 
 from grpo_math.errors import UserError
 from grpo_math.grading import PoolSettings, configure, grade, grade_batch
@@ -47,7 +48,7 @@ def fresh_pool():
     yield
     pool.close()
     configure(PoolSettings())
-    assert workers_alive() == 0
+    wait_for(lambda: workers_alive() == 0, 10)
 
 
 def workers_alive() -> int:
