@@ -101,10 +101,11 @@ def test_no_server_of_ours_listens_everywhere():
             assert not file.is_file() or b"0.0.0.0" not in file.read_bytes(), file
 
 
-def test_out_of_time_it_saves_and_is_requeued(job, tmp_path):
-    running = job("r.yaml")
-    words(tmp_path / "launch")
-    words(tmp_path / "serve")
+@pytest.mark.parametrize("alone", [False, True], ids=["train.sbatch", "one_node.sbatch"])
+def test_out_of_time_it_saves_and_is_requeued(job, tmp_path, alone):
+    running = job("--config", "r.yaml", script="one_node.sbatch", ALONE="1") if alone else job("r.yaml")
+    for step in ("launch",) if alone else ("launch", "serve"):
+        words(tmp_path / step)
     time.sleep(0.3)
     running.send_signal(signal.SIGTERM)
     assert running.wait(10) == 0
@@ -125,13 +126,3 @@ def test_one_node_launches_and_passes_its_status_on(job, tmp_path):
         tmp_path / "launch"
     ).read_text() == "launch --layout dual_gpu --config r.yaml --resume_from_checkpoint auto\n"
     assert not (tmp_path / "scontrol").exists()
-
-
-def test_one_node_out_of_time_saves_and_is_requeued(job, tmp_path):
-    running = job("--config", "r.yaml", script="one_node.sbatch", ALONE="1")
-    words(tmp_path / "launch")
-    time.sleep(0.3)
-    running.send_signal(signal.SIGTERM)
-    assert running.wait(10) == 0
-    assert (tmp_path / "saved").exists()
-    assert words(tmp_path / "scontrol") == "requeue 7\n"

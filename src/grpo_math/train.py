@@ -21,7 +21,7 @@ from grpo_math.recipe.batch import describe_batch, world_size
 from grpo_math.recipe.recipe import Recipe, load_recipe
 from grpo_math.rewards import Reward, build_rewards, data_columns, for_trl, graded_names
 from grpo_math.runs.checkpoints import find_checkpoint, finished_results, writes_to
-from grpo_math.runs.folder import at_work, resume_command, write_results
+from grpo_math.runs.folder import at_work, command, resume_command, write_results
 from grpo_math.runs.logs import run_logging
 
 logger = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def finish(
         template, tokenizer = recipe.template, trainer.processing_class
         switch = template.thinks(tokenizer) and template.can_stop_thinking(tokenizer)
         alarms = Alarms(Course(folder, recipe.alarms, template, recipe.baseline, graded, switch))
-        again = resume_command(folder, "sft" if recipe.sft else "train")
+        again = resume_command(command(), folder, "sft" if recipe.sft else "train")
         results = run(trainer, evaluations, alarms, checkpoint, again, recipe.completions.every)
         if not results:
             return {}

@@ -235,7 +235,7 @@ def lengths(model: str, problems: list[Problem]) -> tuple[str, int, int, str]:
     longest = min(LONGEST_PROMPT, 64 * -(-max(prompts) // 64), room // 2)
     if min(prompts) > longest:
         raise UserError(
-            f"the shortest prompt has {min(prompts):,} tokens, want at most {longest:,}: shorten the questions"
+            f"the shortest prompt has {min(prompts):,} tokens, at most {longest:,} are allowed: shorten the questions"
             + (", or give another --model" if longest < LONGEST_PROMPT else "")
         )
     wanted, said = COMPLETION, f"the longest prompt has {max(prompts):,} tokens"

@@ -16,7 +16,7 @@ from grpo_math.generation.vllm_server import show_end, start_server, start_up
 from grpo_math.launch.plan import Command, Plan, make_plan, outline, plan_here
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.runs import checkpoints
-from grpo_math.runs.folder import quiet_progress_bars, resume_command
+from grpo_math.runs.folder import command, quiet_progress_bars, resume_command
 
 RESTARTS = 5  # of the evaluation process
 
@@ -71,7 +71,7 @@ def run_plan(plan: Plan) -> None:
             "above): continue from the last checkpoint with --resume_from_checkpoint auto"
         )
     if status and was_killed(status) and not stopped:
-        again = resume_command(plan.recipe.output_dir, "launch")
+        again = resume_command(command(), plan.recipe.output_dir, "launch")
         print(f"error: the training {how_ended(status)}. Continue with: {again}", file=sys.stderr)
     if status and stopped:
         print("stopped before a step was finished: nothing is saved", file=sys.stderr)

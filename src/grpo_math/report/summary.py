@@ -6,6 +6,7 @@ from statistics import fmean
 
 from grpo_math.evaluation.statistics import Difference, Figure
 from grpo_math.report.data import Run
+from grpo_math.runs.folder import resume_command
 
 NOT_EVALUATED = "no held-out evaluation: set eval: {before_after: true} to evaluate before and after training"
 MEANS = (  # of training logs, their name in an evaluation, and in a headline
@@ -93,14 +94,7 @@ def commands(run: Run) -> Iterator[tuple[str, str]]:
     if words:
         yield "Started by", shlex.join(words)
     if run.state != "finished":
-        if "--config" not in words:  # quickstart, or the Python API
-            words = [
-                "grpo-math",
-                "sft" if "sft" in run.recipe else "train",
-                "--config",
-                str(run.folder / "recipe.yaml"),
-            ]
-        yield "Resume with", shlex.join([*words, "--resume_from_checkpoint", "auto"])
+        yield "Resume with", resume_command(words, run.folder, "sft" if "sft" in run.recipe else "train")
 
 
 def movements(run: Run) -> Iterator[tuple[str, float, float, str]]:

@@ -286,9 +286,9 @@ def next_step(*words: str | Path) -> None:
         print(f"next: grpo-math {shlex.join(map(str, words))}", flush=True)
 
 
-def resume_command(folder: Path, verb: str) -> str:
-    words = command()
-    if "--config" not in words:
+def resume_command(words: list[str], folder: Path, verb: str) -> str:
+    """What resumes the run in this folder that these words have started."""
+    if "--config" not in words:  # quickstart, or the Python API
         words = ["grpo-math", verb, "--config", str(folder / "recipe.yaml")]
     if "--resume_from_checkpoint" in words:
         place = words.index("--resume_from_checkpoint")
