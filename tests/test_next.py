@@ -3,6 +3,7 @@
 import json
 import shlex
 
+import forked
 import pytest
 from conftest import ROWS
 
@@ -10,24 +11,20 @@ from grpo_math.__main__ import dispatch
 from grpo_math.errors import UserError
 
 
-@pytest.fixture
-def run(capsys):
-    """Runs the words of a command in this process and returns the words of the next one."""
+@pytest.mark.slow
+def test_from_a_file_to_a_comparison(policy_folder, tmp_path):
+    folder = tmp_path / "a b"  # a folder to quote
 
     def run(words):
-        dispatch(words)
-        printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+        """The words of the command that follows this one."""
+        status, output = forked.grpo_math(words, folder)
+        assert status == 0, output
+        printed = [line for line in output.splitlines() if line.startswith("next: ")]
         assert len(printed) <= 1
         return shlex.split(printed[0])[2:] if printed else None
 
-    return run
-
-
-@pytest.mark.slow
-def test_from_a_file_to_a_comparison(run, policy_folder, tmp_path, monkeypatch):
-    (tmp_path / "a b").mkdir()  # a folder to quote
-    monkeypatch.chdir(tmp_path / "a b")
-    (tmp_path / "a b" / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    folder.mkdir()
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     check = run(["init", "mine.jsonl", "--out", "my recipe.yaml", "--model", str(policy_folder)])
     assert check == ["check", "--config", "my recipe.yaml"]
     launch = run([*check, "--max_completion_length", "8"])
@@ -55,9 +52,9 @@ def test_from_a_file_to_a_comparison(run, policy_folder, tmp_path, monkeypatch):
     assert run(again)[0] == "compare"
 
 
-def test_nothing_follows_a_mistake(run, write_recipe, capsys):
+def test_nothing_follows_a_mistake(write_recipe, capsys):
     with pytest.raises(SystemExit):
-        run(["check", "--config", str(write_recipe()), "--layout", "none", "--max_completion_length", "1000"])
+        dispatch(["check", "--config", str(write_recipe()), "--layout", "none", "--max_completion_length", "1000"])
     assert "next: " not in capsys.readouterr().out
     with pytest.raises(UserError):
-        run(["export", "nowhere", "merged"])
+        dispatch(["export", "nowhere", "merged"])
