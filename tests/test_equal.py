@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from grpo_math.data.loading import load_problems
@@ -152,6 +152,10 @@ ANSWERS = (
 
 
 @given(ANSWERS)
+@example("**5**.")
+@example("\\{}>")
+@example("\\°")
+@example("\\\\!¤")
 def test_normalising_twice_changes_nothing_more(text):
     assert normalise(normalise(text)) == normalise(text)
 

@@ -26,6 +26,7 @@ ALIGNED = re.compile(
     re.DOTALL,
 )
 DIGIT = re.compile(r"\d")
+STRAY = re.compile(r"(?<!\\)\\(?=[^\x00-}])")  # a backslash before ~ or a character outside ASCII
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[lcr|]*\})?")
 REPEATING = re.compile(  # 0.1\overline{6}, 0.1(6), 0.1666...
     r"(?<![\d.])(?P<whole>\d{0,20})\."
@@ -67,6 +68,7 @@ def normalise(text: str) -> str:
     if PLAIN.fullmatch(text):
         return text
     text = " ".join(text.split())
+    text = STRAY.sub("", text) if "\\" in text else text
     if not text.isascii():
         text = "".join(UNICODE.get(character) or plain(character) for character in text)
         text = text.replace("\0}^{", "").replace("\0}_{", "").replace("\0", "")  # of several raised digits
@@ -79,7 +81,7 @@ def normalise(text: str) -> str:
     text = " ".join(text.split()).strip("*`").strip()  # Markdown
     if text[:1] == text[-1:] == '"' and text.count('"') == 2 and re.search(r"\d", text):
         text = text[1:-1]
-    end = text.rstrip(".,;:\\ ")
+    end = text.rstrip(".,;:\\ *`")
     text = text if ".." in text[len(end) :] else end
     lead = LEAD.match(text)
     return text[lead.end() :].strip() if lead else text
