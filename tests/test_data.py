@@ -310,6 +310,7 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending, compression):
         ("r.jsonl", '{"question": "q", "answer": "1"}\n' + "[" * 100_000, "r.jsonl, line 2: not JSON (maximum recursion depth"),
         ("r.jsonl", '{"question": "q", "answer": "1"}\n\0\0\0\n', "r.jsonl, line 2: not JSON (Expecting value)"),
         ("r.csv", "question,answer,answer\nq,1,2\n", "r.csv: two columns have the same name (question, answer, answer)"),
+        ("r.csv", "question;answer\nq;1\n", "r.csv: expected commas between columns, got 'question;answer'"),
         ("r.jsonl.gz", "no gzip", "r.jsonl.gz: cannot be read as jsonl"),
         ("r.csv.zst", "no zstd", "r.csv.zst: cannot be read as csv"),
         ("r.csv", 'question,answer\nq,1\n"q,2\nq,3\n', "r.csv, after row 1: cannot be read as csv (unexpected end of data)"),

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -64,13 +65,13 @@ def main(options: argparse.Namespace) -> None:
 def recognised(source: str, columns: dict[str, str]) -> DatasetSpec:
     """The dataset, as the first adapter sees it that reads its first row. `columns` are those given, by role."""
     name, _, path = source.partition("=")
-    exists = Path(source).expanduser().exists()
+    exists = Path(os.path.expanduser(source)).exists()
     named, function = name in ADAPTERS.keys() - {"json"} and (path or not exists), ":" in source and not exists
     if named and "training" not in ADAPTERS[name].uses:
         raise UserError(f"{name}: has no training problems: `grpo-math datasets` lists the sets that have")
     if columns and (named or function):
         raise UserError(f"--{min(columns)}: only for files and Hub datasets that are given without NAME=: leave it out")
-    if named and (not looks_local(path) or Path(path).expanduser().exists()):
+    if named and (not looks_local(path) or Path(os.path.expanduser(path)).exists()):
         return DatasetSpec(name=name, path=path or None)
     if function and not named:
         return DatasetSpec(path=source)
@@ -104,6 +105,8 @@ def roles_of(row: dict, given: dict[str, str]) -> tuple[dict[str, str], dict[str
     cells, fields = dict(flat(row)) | row, dict(given)
     if cells.keys() & {*COLUMN_NAMES["question"][1]}:  # a conversation
         cells[REPLY] = ""
+    if wrong := next((role for role, name in given.items() if name not in cells), None):
+        raise UserError(f"--{wrong}: no column {given[wrong]!r}: the columns are {', '.join(row)}")
     names = {role: itertools.chain(*groups) for role, groups in COLUMN_NAMES.items()}
     known = {role: name for role, them in names.items() if (name := next((one for one in them if one in cells), None))}
     for role in [role for role in COLUMN_NAMES if role not in known | given]:
@@ -166,7 +169,7 @@ def held_out(
 ) -> tuple[DatasetSpec, str, list[Problem], dict[Path, str], str]:
     """The dataset to train on, what `eval:` names, the training problems, files to write, and what was done. A test
     split is taken where there is one; else the problems are cut in two, and no question is in both parts."""
-    problems, local = found.problems, Path(spec.path or "").expanduser()
+    problems, local = found.problems, Path(os.path.expanduser(spec.path or ""))
     if spec.name and not spec.path:
         test = "split: test" if "test" in ADAPTERS[spec.name].splits else "datasets: [math500]"
         return spec, test, problems, {}, test

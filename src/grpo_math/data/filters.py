@@ -1,6 +1,7 @@
 """Filters: why a training problem is dropped. Each takes problems and gives a reason for each, or None to keep it."""
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -72,7 +73,7 @@ def require_advantages(
 
 def read_pass_rates(file: str, where: str) -> PassRates:
     """The share of right completions by question and gold, in the files of an evaluation."""
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     path = path / "completions.jsonl" if path.is_dir() else path
     fix = "create it with grpo-math evaluate --config R --split train --samples 8 --temperature 1 --out FOLDER"
     if not path.is_file():

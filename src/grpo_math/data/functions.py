@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ def split_reference(reference: str) -> tuple[str, str]:
 def source_file(module: str) -> Path | None:
     """The Python file of `file.py` or `package.module`; None for a module without one (a built-in, an extension)."""
     if module.endswith(".py"):
-        path = Path(module).expanduser()
+        path = Path(os.path.expanduser(module))
         if not path.is_file():
             where = "" if path.is_absolute() else ": paths are relative to the folder where the command runs"
             raise UserError(f"no file {path}{where}")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -123,7 +124,7 @@ def in_training_folder(name: str, specs: list[DatasetSpec]) -> DatasetSpec | Non
     """The test split of an evaluation set in the folder of training problems of that name."""
     adapter = ADAPTERS[name]
     for spec in specs:
-        folder = Path(spec.path or "").expanduser()
+        folder = Path(os.path.expanduser(spec.path or ""))
         if spec.name == name and spec.path and folder.is_dir():
             with contextlib.suppress(UserError):  # it has no such split
                 local_files(folder, adapter.test, spec.subset, adapter.configs)
@@ -196,8 +197,8 @@ def raw_rows(spec: DatasetSpec) -> Iterable:
     skip = {*adapter.skip} - {str(column).partition(".")[0] for column in asked}
     if path is None:
         raise UserError(f"path: missing, {spec.name} needs a FILE, a FOLDER or a HUB_ID")
-    if Path(path).expanduser().exists():
-        files = local_files(Path(path).expanduser(), spec.split, spec.subset, adapter.configs)
+    if Path(os.path.expanduser(path)).exists():
+        files = local_files(Path(os.path.expanduser(path)), spec.split, spec.subset, adapter.configs)
         return (row for file in files for row in rows_of_file(file, skip))
     if ".py:" in path:
         raise UserError(f"path: {path} is a function, but {spec.name} reads files: set name: null")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ class DatasetSpec(BaseModel):
     def title(self) -> str:
         """The name in tables and figures: that of the files, or the Hub id, where a `path` is given."""
         source = self.path or self.name
-        if self.path and self.name and (path := Path(self.path).expanduser()).exists():
+        if self.path and self.name and (path := Path(os.path.expanduser(self.path))).exists():
             path = path.resolve()
             source = path.parent.name if path.is_file() and path.stem in ("train", "test", self.split) else path.stem
         return f"{source} {self.split}"

@@ -79,8 +79,11 @@ def entries(path: Path, skip: Collection[str]) -> Iterable:
     with io.TextIOWrapper(stream(path), encoding="utf-8-sig", newline="") as lines:
         if kind == ".csv":
             table = csv.DictReader(lines, strict=True)  # an open quote would swallow rows
-            if len({*(table.fieldnames or ())}) < len(table.fieldnames or ()):
-                raise UserError(f"path: {path}: two columns have the same name ({', '.join(table.fieldnames or ())})")
+            names = list(table.fieldnames or ())
+            if len({*names}) < len(names):
+                raise UserError(f"path: {path}: two columns have the same name ({', '.join(names)})")
+            if len(names) == 1 and any(sign in names[0] for sign in ";\t|"):
+                raise UserError(f"path: {path}: expected commas between columns, got {names[0]!r}: save it with commas")
             yield from table
         elif kind == ".json":  # a list of rows, one row (MATH's files), or one list under a name, {"data": [...]}
             content = json.load(lines, parse_int=integer)
