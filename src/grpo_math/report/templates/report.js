@@ -51,13 +51,14 @@ for (const button of document.querySelectorAll("[data-copy]")) button.addEventLi
 
 // Mathematics: Temml makes MathML of what stands between delimiters, of bare \boxed{...} and of environments. As in
 // Pandoc a dollar opens before and closes behind a letter or sign, and no digit follows: "$5 and $7" stays an amount.
+// No formula is longer than 4,000 characters, or a text of many that never end would be read again from each.
 const INNER = String.raw`(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*`;
 const FORMULA = new RegExp([
-  String.raw`\\\[(?<bracket>[^]+?)\\\]`,
-  String.raw`\\\((?<round>[^]+?)\\\)`,
-  String.raw`(?<!\\)\$\$(?<display>[^$]+)\$\$`,
-  String.raw`(?<![\\\w$])\$(?<dollar>(?![\s$])(?:\\[^]|[^$\\\n]|\n(?!\s*\n))+?(?<!\s))\$(?![\d$])`,
-  String.raw`(?<whole>\\begin\{(?<name>(?:align|aligned|gather|equation|cases|[pbv]?matrix)\*?)\}[^]+?\\end\{\k<name>\}|\\boxed\{${INNER}\})`,
+  String.raw`\\\[(?<bracket>[^]{1,4000}?)\\\]`,
+  String.raw`\\\((?<round>[^]{1,4000}?)\\\)`,
+  String.raw`(?<!\\)\$\$(?<display>[^$]{1,4000})\$\$`,
+  String.raw`(?<![\\\w$])\$(?<dollar>(?![\s$])(?:\\[^]|[^$\\\n]|\n(?!\s*\n)){1,4000}?(?<!\s))\$(?![\d$])`,
+  String.raw`(?<whole>\\begin\{(?<name>(?:align|aligned|gather|equation|cases|[pbv]?matrix)\*?)\}[^]{1,4000}?\\end\{\k<name>\}|\\boxed\{${INNER}\})`,
 ].join("|"), "g");
 const TEMML = { throwOnError: true, trust: false, maxSize: [20, 200], maxExpand: 200 };
 const FORMULAS = 200; // of one text: the loops of a collapsed policy stay readable, and the page quick
