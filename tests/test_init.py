@@ -160,7 +160,12 @@ def test_a_function_may_be_the_source(tmp_path, monkeypatch, policy_folder):
             r"no column looks like the answer \(the columns are question, hint",
         ),
         ("a.csv", "x,y\n1,2\n", [], r"no column looks like the question \(the columns are x, y\): name it, --question"),
-        ("a.csv", "x,y\n1,2\n", ["--question", "z", "--answer", "y"], "--question: no column 'z': the columns are x, y"),
+        (
+            "a.csv",
+            "x,y\n1,2\n",
+            ["--question", "z", "--answer", "y"],
+            "--question: no column 'z': the columns are x, y",
+        ),
         ("a.jsonl", "", [], "a.jsonl: has no rows"),
         ("~nobody.txt", "1", [], "unsupported file type: use .jsonl"),
         ("a.jsonl", '{"question": "Why?", "answer": ""}', [], "1 without an answer: no problems are left"),

@@ -215,6 +215,7 @@ FORMULAS = [  # a text, what is rendered of it
     ),
     ("$\\def\\a{\\a\\a}\\a$", []),
     ("$\\text{<img src=x onerror=window.hacked=4>}$", ["\\text{<img src=x onerror=window.hacked=4>}"]),
+    ("$\\textcolor{white}{2}\\colorbox{black}{3}$", ["\\textcolor{white}{2}\\colorbox{black}{3}"]),
     ("$x$, " * 250, ["x"] * 200),  # a loop: enough of it
     ("\\begin{align*} a &= b \\\\ c &= d \\end{align*}", ["\\begin{align*} a &= b \\\\ c &= d \\end{align*}"]),
 ]
@@ -238,6 +239,8 @@ def test_mathematics_is_rendered_and_all_else_stays_text(tmp_path, open_page):
         assert card.locator(".meta math mfrac").count() == 1
     assert page.evaluate("window.hacked") is None
     assert page.locator("#cards img, #cards a, #cards script").count() == 0
+    colours = "all => all.map(one => [getComputedStyle(one).color, getComputedStyle(one).backgroundColor].join())"
+    assert len(set(page.locator(".completion .math *").evaluate_all(colours))) == 1  # a colour hides nothing
     page.uncheck("#rendered")
     assert page.locator("math").count() == 0
     assert [one.inner_text() for one in page.locator(".completion").all()] == texts
