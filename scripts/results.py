@@ -32,13 +32,17 @@ FILES = ("recipe.yaml", "results.json", "environment.json", "report.html")
 LARGEST = 3_000_000  # bytes of a report
 LIBRARIES = {"plotly", "temml"}  # embedded in a report
 EMBEDDED = re.compile(r'<script (?:id="(\w+)"|class="step")[^>]*type="application/gzip"[^>]*>([^<]*)</script>')
-PRIVATE = {
+PRIVATE = {  # what gives a machine, its users or their accounts away
     "an absolute path": re.compile(
-        r"(?<![\w.:/])/(?:home|root|Users|tmp|var|mnt|nfs|srv|data|work|workspace|scratch|opt)/[^\s\"'<]+"
-        r"|\b[A-Z]:\\Users\b|(?<!\S)~/\w+"
+        r"(?<![\w.<*+)\]}/])/(?:[A-Za-z][\w.-]+/[\w.-]+|(?:home|root)\b)[^\s\"'<]*|\b[A-Z]:\\+Users\b|(?<!\w)~/\w+|file:///\w+"
     ),
-    "an address": re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b|[\w.+-]+@[\w-]+\.\w+"),
-    "a token": re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_|glpat-|wandb_|AKIA)[\w-]{16,}"),
+    "an address": re.compile(
+        r"\b\d{1,3}(?:\.\d{1,3}){3}\b|[\w.+-]+@[\w-]+\.\w+|://[^/\s:@]+:[^/\s@]+@"
+        r"|\b\w[\w.-]*\.(?:corp|internal|intranet|lan|local)\b"
+    ),
+    "a token": re.compile(
+        r"\b(?:hf_|sk-|gh[oprsu]_|github_pat_|glpat-|wandb_|xox[a-z]-|nvapi-|A[KS]IA|AIza|eyJ)[\w.-]{16,}"
+    ),
     "the name of this machine": re.compile(rf"\b{re.escape(socket.gethostname())}\b"),
 }
 PAGE = """# Measured runs
@@ -94,9 +98,10 @@ def wanted(name: str) -> bool:
 
 
 def refuse_private(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
+    text = EMBEDDED.sub(unpacked, file.read_text(encoding="utf-8"))
+    text = text.replace("\\n", "\n")  # as JSON writes the ends of lines
     for what, pattern in PRIVATE.items():
-        if found := pattern.search(EMBEDDED.sub(unpacked, text)):
+        if found := pattern.search(text):
             raise UserError(
                 f"{file.parent.name}/{file.name} has {what}, {found[0][:80]!r}: train again without it, with "
                 "relative paths or Hub ids"

@@ -13,6 +13,20 @@ from grpo_math.report.completions import encoded
 
 ROOT = Path(__file__).parents[1]
 RUNS = sorted(path.parent for path in (ROOT / "docs/results").glob("*/results.json"))
+PRIVATE = (
+    ("/home/ann/x", "an absolute path"),
+    ("/gpfs/users/ann", "an absolute path"),
+    ("see\n/lustre/ann", "an absolute path"),
+    ("node:/export/ann", "an absolute path"),
+    ("--dataset.path=~/data", "an absolute path"),
+    ("file:///root", "an absolute path"),
+    ("10.0.0.7", "an address"),
+    ("https://ann:secret@host", "an address"),
+    ("gpu17.corp", "an address"),
+    (f"see\nhf_{'x' * 20}", "a token"),
+    (f"gho_{'x' * 36}", "a token"),
+    (f"ASIA{'X' * 16}", "a token"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +59,7 @@ def test_a_run_is_published_and_one_with_something_private_is_refused(results, t
     results.publish(run, out)
     assert {file.name for file in (out / "mine").iterdir()} == set(results.FILES)
     assert "a-machine" not in (out / "mine/environment.json").read_text() + (out / "mine/report.html").read_text()
-    for text, what in (("/home/ann/x", "an absolute path"), ("10.0.0.7", "an address"), (f"hf_{'x' * 20}", "a token")):
+    for text, what in PRIVATE:
         (run / "environment.json").write_text(json.dumps(found | {"command": ["train", text]}))
         with pytest.raises(UserError, match=f"mine/environment.json has {what}"):
             results.publish(run, tmp_path / "none")
