@@ -34,6 +34,10 @@ BOXED = [{"problem": ASK.format(a, b), "solution": f"Add: $\\boxed{{\\frac{{{a}}
 NAMED = [
     {"capital of": f"Country {place}, what question", "answer": name} for place, name in enumerate(["Oslo", "Bern"] * 9)
 ]
+IDS = [
+    {"problem_id": f"p{a}", "problem_text": ASK.format(a, b), "answer_type": "numeric", "correct_answer": f"{a + b}"}
+    for a, b in SUMS
+]
 
 
 def lines(rows):
@@ -58,6 +62,7 @@ def lines(rows):
             lines(NAMED).replace("capital of", "Question"),
             ["answers: 18 text", "also with the same meaning"],
         ),
+        ("ids.jsonl", lines(IDS), ["answer: 'correct_answer'", "answers: 20 numbers"]),
         ("one.jsonl", lines(GSM8K[:1]), ["held out: nothing: there is one question"]),
         ("two.jsonl", lines(GSM8K[:2]), ["held out: 1 of 2 questions"]),
     ],
@@ -166,6 +171,14 @@ def test_a_function_may_be_the_source(tmp_path, monkeypatch, policy_folder):
             ["--question", "z", "--answer", "y"],
             "--question: no column 'z': the columns are x, y",
         ),
+        (
+            "a.csv",
+            "prompt,problem,answer\n1,2,3\n",
+            [],
+            "problem and prompt: either may be the question: name it, --que",
+        ),
+        ("a.csv", "data,label\n1,2\n", ["--answer", "label"], r"\(the columns are data, label\): name it, --question"),
+        ("a.jsonl", '{"data": {"text": "1"}}', [], "the columns are data, data.text"),
         ("a.jsonl", "", [], "a.jsonl: has no rows"),
         ("~nobody.txt", "1", [], "unsupported file type: use .jsonl"),
         ("a.jsonl", '{"question": "Why?", "answer": ""}', [], "1 without an answer: no problems are left"),

@@ -34,6 +34,7 @@ GUESSES = {  # words in the names of columns that are none of COLUMN_NAMES, the 
     "answer": "answer gold truth target result label expected correct output",
     "worked": "worked working solution rationale reasoning explanation steps",
 }
+ABOUT = re.compile("(?:^|_)(?:id|idx|index|type|format|source|is|has|num|count)(?:_|$)")  # such columns only describe
 LETTER = re.compile(r"\(?[A-Ha-h]\)?\.?")
 CHOICES = re.compile("choice|option", re.IGNORECASE)
 SHARE, MOST = 10, 500  # one problem in so many is held out, and at most so many
@@ -105,19 +106,25 @@ def roles_of(row: dict, given: dict[str, str]) -> tuple[dict[str, str], dict[str
     cells, fields = dict(flat(row)) | row, dict(given)
     if cells.keys() & {*COLUMN_NAMES["question"][1]}:  # a conversation
         cells[REPLY] = ""
+    names, known = ", ".join(name for name, _ in flat(row)), {}
     if wrong := next((role for role, name in given.items() if name not in cells), None):
-        raise UserError(f"--{wrong}: no column {given[wrong]!r}: the columns are {', '.join(row)}")
-    names = {role: itertools.chain(*groups) for role, groups in COLUMN_NAMES.items()}
-    known = {role: name for role, them in names.items() if (name := next((one for one in them if one in cells), None))}
+        raise UserError(f"--{wrong}: no column {given[wrong]!r}: the columns are {names}")
+    for role, groups in COLUMN_NAMES.items():
+        there = next(filter(None, ([name for name in group if name in cells] for group in groups)), [])
+        if len(there) > 1 and role not in given:
+            raise UserError(f"{' and '.join(there)}: either may be the {role}: name it, --{role} COLUMN")
+        if there:
+            known[role] = there[0]
     for role in [role for role in COLUMN_NAMES if role not in known | given]:
         unlikely = dict if role == "answer" else (dict, list, int, float)
         used = {*known.values(), *fields.values()}
         free = [name for name, cell in row.items() if name not in used and not isinstance(cell, unlikely)]
+        free = [name for name in free if not ABOUT.search(name.lower())]
         if match := next((name for word in GUESSES[role].split() for name in free if word in name.lower()), None):
             fields[role] = match
         elif role != "worked":
             without = "; without reference answers, rewards are functions of your own (docs/rewards.md)"
-            says = f"no column looks like the {role} (the columns are {', '.join(row)}): name it, --{role} COLUMN"
+            says = f"no column looks like the {role} (the columns are {names}): name it, --{role} COLUMN"
             raise UserError(says + (without if role == "answer" else ""))
     return known | fields, fields
 
