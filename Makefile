@@ -24,6 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV): one to five minutes, pip prints nothing"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt -e ".[dev,quantization]"
 	touch $@

@@ -27,6 +27,15 @@ def grpo_math(monkeypatch, capsys):
     return command
 
 
+def test_a_file_that_cannot_be_written_is_one_line(grpo_math, tmp_path):
+    (tmp_path / "grades.jsonl").mkdir()
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"gold": "1", "completion": "2"}\n')
+    status, _, errors = grpo_math("grade", str(rows), "--out", str(tmp_path / "grades.jsonl"))
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "grades.jsonl" in errors
+
+
 HELP = """
 import contextlib, json, sys
 from grpo_math.__main__ import dispatch

@@ -318,6 +318,7 @@ def test_own_rows_from_every_kind_of_file(tmp_path, ending, compression):
         ("r.csv.txt", "q", "r.csv.txt: unsupported file type: use .jsonl, .json, .csv, .parquet, or these with .gz or .zst"),
         ("r.json", "[1, 2]", "r.json, row 1: expected an object with named columns, got 1"),
         ("r.json", "{", "r.json: cannot be read as json"),
+        ("r.json", '{"question": "q"}\n{"question": "r"}\n', "r.json: several JSON values: if each line is a row, rename"),
         ("r.parquet", "no parquet", "r.parquet: cannot be read as parquet"),
         ("r.txt", "q", "r.txt: unsupported file type: use .jsonl, .json, .csv, .parquet"),
         ("r.jsonl", "", "r train: 0 problems of 0 rows: no problems are left"),

@@ -86,7 +86,7 @@ def test_no_question_is_in_both_parts(tmp_path, monkeypatch):
     (tmp_path / "mine.jsonl").write_text(lines(GSM8K + again))
     dispatch(["init", "mine.jsonl"])
     train, test = (
-        (tmp_path / "mine_split" / f"{part}.jsonl").read_text().upper().replace("  ", " ").splitlines()
+        (tmp_path / "recipe_split" / f"{part}.jsonl").read_text().upper().replace("  ", " ").splitlines()
         for part in ("train", "test")
     )
     assert (len(train), len(test), {*train} & {*test}) == (36, 4, set())
@@ -190,6 +190,7 @@ def test_a_function_may_be_the_source(tmp_path, monkeypatch, policy_folder):
         ),
         ("a.jsonl", lines([{"question": "Why?", "answer": "so " * 20}]), [], "1 of 1 answers are sentences"),
         ("a.jsonl", lines(GSM8K), ["--model", "./none"], "none"),
+        ("a.jsonl", lines(GSM8K), ["--model="], "--model: expected a folder or a Hub id"),
         ("a.jsonl", lines(GSM8K), ["--out", "a.txt"], "expected a .yaml file"),
         ("a.jsonl", lines([{"question": "1+1? " * 5_000, "answer": 2}]), [], r"the shortest prompt has [\d,]+ tokens"),
     ],

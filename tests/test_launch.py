@@ -411,10 +411,11 @@ def test_a_mistake_in_the_recipe_is_told_once_with_status_2(write_recipe):
         ("", "has no distributed_type, num_processes"),
         ("distributed_type: 'NO'", "has no num_processes"),
         ("a: [", "is not YAML"),
+        ("\xff", "is not YAML"),
     ],
 )
 def test_a_layout_of_ones_own_that_is_none(plan, tmp_path, text, message):
-    (tmp_path / "own.yaml").write_text(text)
+    (tmp_path / "own.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=message):
         plan(f"--layout {tmp_path}/own.yaml")
 

@@ -26,10 +26,10 @@ def test_from_a_file_to_a_comparison(policy_folder, tmp_path):
     folder.mkdir()
     (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     check = run(["init", "mine.jsonl", "--out", "my recipe.yaml", "--model", str(policy_folder)])
-    assert check == ["check", "--config", "my recipe.yaml"]
+    assert check == ["check", "--layout", "cpu", "--config", "my recipe.yaml"]
     launch = run([*check, "--max_completion_length", "8"])
     keys = ["--config", "my recipe.yaml", "--max_completion_length", "8"]
-    assert launch == ["launch", "--layout", "single_gpu", *keys]
+    assert launch == ["launch", "--layout", "cpu", *keys]
     assert run([*launch, "--dry_run"]) is None
     assert run([*check, "--json"]) is None
     train = run([*check, *keys[2:], "--layout", "none"])

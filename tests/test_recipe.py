@@ -207,6 +207,7 @@ BROKEN = [
     ("eval: {best: true}", "r.yaml: eval.best: needs evaluations: add every: 20"),
     ("eval: {every: 5, datasets: [gsm8k, {name: svump}]}", "r.yaml: eval.datasets[1].name: unknown dataset 'svump' (did you mean svamp?): `grpo-math datasets` lists them (your own: {name: json, path: FILE, FOLDER or HUB_ID}, or only path: my_data.py:load)"),
     ("eval: {before_after: 1}", "r.yaml: eval.before_after: expected true or false, got 1"),
+    ("eval: {datasets: {name: [gsm8k, math]}}", "r.yaml: eval.datasets.name: expected a string, got ['gsm8k', 'math']"),
     ("eval: {datasets: {name: gsm9k}}", "r.yaml: eval.datasets.name: unknown dataset 'gsm9k' (did you mean gsm8k?): `grpo-math datasets` lists them (your own: {name: json, path: FILE, FOLDER or HUB_ID}, or only path: my_data.py:load)"),
     ("dataset: [{name: gsm8k}, {name: math}]\neval: {before_after: true}", "r.yaml: eval.datasets: missing, with several training datasets: name those to evaluate on"),
     ("model_name_or_path:", "r.yaml: model_name_or_path: missing, give a local folder or a Hub id"),

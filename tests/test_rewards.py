@@ -193,6 +193,8 @@ def test_an_own_reward_that_cannot_be_imported_is_one_line(tmp_path):
         UserError, match=r"importing .*mine.py failed \(ModuleNotFoundError: No module named 'nowhere', mine.py:1\)"
     ):
         own(tmp_path, "import nowhere\n")
+    with pytest.raises(UserError, match=r"importing .*mine.py failed \(SystemExit: 7, mine.py:1\)"):
+        own(tmp_path, "raise SystemExit(7)\n")
     with pytest.raises(UserError, match="has no function 'f'"):
         own(tmp_path, "def g(): ...\n")
 

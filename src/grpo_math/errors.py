@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
+WORKS_HERE = "what works here: grpo-math quickstart (make quickstart), a full GRPO run without GPU, vLLM and network"
 PARENT = os.getppid()  # of a training, `accelerate launch`, which may end during the imports that follow
 
 
@@ -88,7 +89,13 @@ def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     except UserError as error:
         if rank == 0 or isinstance(error, RewardError):
             for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
+                print(line if line == WORKS_HERE else f"error: {line}", file=sys.stderr)
+        return 2
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        if rank == 0:
+            print(
+                f"error: {error.filename or 'a file'}: {error.strerror}: check its path and its rights", file=sys.stderr
+            )
         return 2
     except RuntimeError as error:
         if "gloo" not in str(error) and type(error).__name__ not in ("DistBackendError", "DistNetworkError"):

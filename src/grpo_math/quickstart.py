@@ -303,7 +303,7 @@ def main(options: argparse.Namespace) -> None:
     write_json(results, folder / "results.json")
     print_results(results)
     report_end(results, folder)
-    print("your own problems: grpo-math init problems.jsonl; a real model:")
+    print("your own problems: grpo-math init problems.jsonl")
     real = (
         ["--config", "gsm8k_qwen2.5_1.5b"] if visible_gpus() else ["--layout", "cpu", "--config", "gsm8k_smollm2_135m"]
     )

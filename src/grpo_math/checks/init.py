@@ -20,11 +20,12 @@ from grpo_math.data.adapters import COLUMN_NAMES, REPLY, flat
 from grpo_math.data.filters import whole
 from grpo_math.data.loading import raw_rows
 from grpo_math.data.problem import Unusable
+from grpo_math.data.sources import looks_local
 from grpo_math.errors import UserError, one_line
 from grpo_math.generation.vllm_server import visible_gpus
 from grpo_math.grading import accepted
 from grpo_math.models import ModelSource, context_of, load_tokenizer
-from grpo_math.recipe.parts import is_hub_id, looks_local
+from grpo_math.recipe.parts import is_hub_id
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import next_step
 
@@ -48,9 +49,11 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(f"--out: {out} exists, and init never overwrites: give another --out")
     if out.suffix not in (".yaml", ".yml") or not out.parent.is_dir():
         raise UserError(f"--out: {out}: expected a .yaml file to write, in an existing folder")
+    if not options.model:
+        raise UserError("--model: expected a folder or a Hub id, got ''")
     spec = recognised(options.source, {role: column for role in COLUMN_NAMES if (column := getattr(options, role))})
     found = load_problems(spec)
-    trained, test, problems, files, how = held_out(spec, found, out.parent)
+    trained, test, problems, files, how = held_out(spec, found, out)
     seen = [str(found), *columns_of(spec), *kinds_of(found), f"held out: {how}"]
     seen = ["".join(sign if sign.isprintable() else " " for sign in line) for line in seen]
     files[out] = recipe_text(options.model, trained, test, problems, seen)
@@ -60,7 +63,7 @@ def main(options: argparse.Namespace) -> None:
             path.write_text(content, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair in JSON
     load_recipe(out)
     print("\n".join([*seen, f"{out}: written, with comments: read it before the first run"]))
-    next_step("check", "--config", out)
+    next_step("check", *([] if visible_gpus() else ["--layout", "cpu"]), "--config", out)
 
 
 def recognised(source: str, columns: dict[str, str]) -> DatasetSpec:
@@ -172,7 +175,7 @@ def kind(answer: str) -> str:
 
 
 def held_out(
-    spec: DatasetSpec, found: Problems, folder: Path
+    spec: DatasetSpec, found: Problems, out: Path
 ) -> tuple[DatasetSpec, str, list[Problem], dict[Path, str], str]:
     """The dataset to train on, what `eval:` names, the training problems, files to write, and what was done. A test
     split is taken where there is one; else the problems are cut in two, and no question is in both parts."""
@@ -198,15 +201,15 @@ def held_out(
     left = [problem for problem in problems if whole(problem.question) not in chosen]
     kept = {id(problem) for problem in left}
     tested = {place for place, problem in zip(found.places, problems, strict=True) if id(problem) not in kept}
-    parts = folder / f"{local.resolve().stem}_split"
+    parts = out.with_name(f"{out.stem}_split")
     if parts.exists():
-        raise UserError(f"{parts} exists, and the two parts would be written there: delete or rename it")
+        raise UserError(f"{parts} exists, and the two parts would be written there: give another --out")
     texts: dict[str, list[str]] = {"train": [], "test": []}
     for place, row in enumerate(raw_rows(spec), 1):
         texts["test" if place in tested else "train"].append(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     how = f"{count:,} of {len(questions):,} questions, chosen by hash; both parts are written to {parts}/"
     files = {parts / f"{split}.jsonl": "".join(lines) for split, lines in texts.items()}
-    return spec.model_copy(update={"path": str(parts)}), "split: test", left, files, how
+    return spec.model_copy(update={"path": os.path.join(".", parts)}), "split: test", left, files, how
 
 
 def recipe_text(model: str, spec: DatasetSpec, test: str, problems: list[Problem], seen: list[str]) -> str:
@@ -253,7 +256,7 @@ def lengths(model: str, problems: list[Problem]) -> tuple[str, int, int, str]:
         solutions = sorted(map(len, tokenizer(worked)["input_ids"]))
         usual = solutions[(len(solutions) - 1) * 99 // 100]
         wanted = min(4_096, max(256, 64 * -(-2 * usual // 64)))
-        said += f"; 99 % of the worked solutions have at most {usual:,}: twice that"
+        said += f"; 99 % of the worked solutions have at most {usual:,}: twice that, at least 256"
     return template, longest, min(wanted, room - longest), said
 
 

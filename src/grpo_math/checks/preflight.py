@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 from grpo_math.checks import data, grader, machine, rewards, setup
 from grpo_math.checks.findings import Finding, Subject, error, note, warning
 from grpo_math.data import Problems
-from grpo_math.errors import UserError
+from grpo_math.errors import WORKS_HERE, UserError
 from grpo_math.evaluation import Benchmark
 from grpo_math.grading import configure
 from grpo_math.models.weights import unsharded
 from grpo_math.recipe import batch
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.runs.folder import quiet_progress_bars
-from grpo_math.trainer.config import WORKS_HERE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

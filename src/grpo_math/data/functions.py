@@ -53,7 +53,7 @@ def load_function(reference: str) -> Callable:
             spec.loader.exec_module(loaded)
     except UserError as error:
         raise UserError(f"{reference}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{reference}: importing {module} failed ({raised(error)})") from error
     function = getattr(loaded, name, None)
     if not callable(function):

@@ -23,7 +23,7 @@ from grpo_math.data.filters import (
 )
 from grpo_math.data.problem import DatasetSpec, Problem, Problems, Unusable, titles
 from grpo_math.data.prompts import PromptTemplate
-from grpo_math.data.sources import function_rows, hub_rows, in_hub_cache, local_files, rows_of_file
+from grpo_math.data.sources import function_rows, hub_rows, in_hub_cache, local_files, looks_local, rows_of_file
 from grpo_math.errors import UserError
 
 if TYPE_CHECKING:
@@ -202,4 +202,6 @@ def raw_rows(spec: DatasetSpec) -> Iterable:
         return (row for file in files for row in rows_of_file(file, skip))
     if ".py:" in path:
         raise UserError(f"path: {path} is a function, but {spec.name} reads files: set name: null")
+    if looks_local(path):
+        raise UserError(f"path: no file or folder {path}")
     return hub_rows(path, (spec.subset,) if spec.subset else adapter.configs, spec.split, skip)

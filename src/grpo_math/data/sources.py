@@ -37,6 +37,11 @@ def stream(path: Path) -> Any:
     return pyarrow.input_stream(str(path), compression=COMPRESSED.get(path.suffix.lower()))
 
 
+def looks_local(path: str) -> bool:
+    """Whether a dataset's `path` means a file or folder, not a Hub id."""
+    return bare(Path(path)).suffix.lower() in FILE_TYPES or path.startswith((".", "/", "~"))
+
+
 def rows_of_file(path: Path, skip: Collection[str]) -> Iterable[dict]:
     """The rows of one file, by its ending; raises UserError for what cannot be read as rows. `skip` are columns that
     files which are stored by column need not read."""
@@ -86,7 +91,14 @@ def entries(path: Path, skip: Collection[str]) -> Iterable:
                 raise UserError(f"path: {path}: expected commas between columns, got {names[0]!r}: save it with commas")
             yield from table
         elif kind == ".json":  # a list of rows, one row (MATH's files), or one list under a name, {"data": [...]}
-            content = json.load(lines, parse_int=integer)
+            try:
+                content = json.load(lines, parse_int=integer)
+            except json.JSONDecodeError as error:
+                if error.msg != "Extra data":
+                    raise
+                raise UserError(
+                    f"path: {path}: several JSON values: if each line is a row, rename it to .jsonl"
+                ) from None
             values = list(content.values()) if isinstance(content, dict) else [content]
             yield from values[0] if len(values) == 1 and isinstance(values[0], list) else [content]
         else:

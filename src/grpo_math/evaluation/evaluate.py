@@ -128,7 +128,7 @@ def print_next(folder: Path, settings: dict, options: argparse.Namespace) -> Non
     began = recipe_of(Path(settings["model"])).get("model_name_or_path")
     if same:
         next_step("compare", max(same, key=lambda file: file.stat().st_mtime).parent, folder)
-    elif began:
+    elif began and Path(began).absolute() != Path(settings["model"]).absolute():
         given = {name: getattr(options, name) for name in SHORT} | {"model": began}
         names = {"dataset": "suite"}
         words = [word for name, value in given.items() if value for word in (f"--{names.get(name, name)}", value)]

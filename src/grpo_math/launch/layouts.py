@@ -63,7 +63,7 @@ def read_layout(name: str) -> Layout:
     except OSError:
         known = ", ".join(sorted(file.stem for file in configs.glob("*.yaml")))
         raise UserError(f"--layout: unknown layout {name}: use one of {known}, or the path of your own .yaml") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--layout: {path} is not YAML ({reason_of(error)})") from None
     missing = {"distributed_type", "num_processes"} - (config if isinstance(config, dict) else {}).keys()
     if missing:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from grpo_math.checks.machine import batch_of, steps_of
 from grpo_math.data import load_parts, mix_parts
-from grpo_math.errors import UserError, at_once
+from grpo_math.errors import WORKS_HERE, UserError, at_once
 from grpo_math.generation.processes import start
 from grpo_math.generation.vllm_engine import check_parallel, check_vllm, free_port
 from grpo_math.generation.vllm_server import ENVIRONMENT, LOOPBACK, PROGRAM, check_port, server_words, visible_gpus
@@ -19,7 +19,7 @@ from grpo_math.launch.layouts import EVALUATION, SERVER, Layout, read_layout
 from grpo_math.launch.serve import needed_window
 from grpo_math.recipe.batch import batch_arguments, count, describe_batch, world_size
 from grpo_math.recipe.recipe import Recipe, load_recipe
-from grpo_math.trainer.config import WORKS_HERE, check_hub, check_machine
+from grpo_math.trainer.config import check_hub, check_machine
 
 PATIENCE = 600  # seconds that torch's elastic agent gives its workers to save a checkpoint
 

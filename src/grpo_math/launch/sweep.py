@@ -27,8 +27,9 @@ from grpo_math.report.data import read_run
 from grpo_math.report.report import as_text
 from grpo_math.report.sweep import summarise, write_sweep
 from grpo_math.runs.checkpoints import differences
-from grpo_math.runs.folder import next_step, only_one, replace
-from grpo_math.runs.progress import Bar, clock
+from grpo_math.runs.folder import next_step, only_one, read_rows, replace
+from grpo_math.runs.logs import run_logging
+from grpo_math.runs.progress import EVERY, Bar, clock
 from grpo_math.trainer.config import check_machine
 
 OWN = {  # keys that a sweep sets itself
@@ -108,6 +109,7 @@ def main(options: argparse.Namespace) -> None:
         sys.exit(status)
 
 
+@run_logging()
 def sweep(options: argparse.Namespace) -> None:
     """Run what is missing and write sweep.json, sweep.md and sweep.png; exit with status 1 where a run has failed. With
     --dry_run, print the commands of the missing runs."""
@@ -258,7 +260,8 @@ def run_all(missing: list[Trial], layout: str | None, shares: list[list[str] | N
     running: dict[Trial, tuple[subprocess.Popen, int, list[str] | None]] = {}
     environment = threads_of_each(len(shares)) if len(shares) > 1 else {}
     try:
-        with Bar("sweep", len(missing)) as bar:
+        with Bar("sweep", len(missing), "runs") as bar:
+            told = time.monotonic()
             while waiting or running:
                 while waiting and free:
                     trial, gpus = waiting.pop(0), free.pop(0)
@@ -266,6 +269,9 @@ def run_all(missing: list[Trial], layout: str | None, shares: list[list[str] | N
                     running[trial] = trial.start(layout, gpus, environment), begun, gpus
                     print(f"{trial}: started" + (f" on GPU {', '.join(gpus)}" if gpus else ""), flush=True)
                 time.sleep(POLL)
+                if time.monotonic() > told + EVERY:
+                    told = time.monotonic()
+                    bar.update(round(len(missing) - len(waiting) - len(running) + sum(map(done, running)), 1))
                 for trial, (process, begun, gpus) in list(running.items()):
                     if process.poll() is None:
                         continue
@@ -287,6 +293,12 @@ def run_all(missing: list[Trial], layout: str | None, shares: list[list[str] | N
         print("stopped: run the same command to continue", flush=True)
         raise
     return failed
+
+
+def done(trial: Trial) -> float:
+    """The share of its steps that it has done; 0 where their number follows from the epochs."""
+    steps, rows = trial.recipe.trainer.get("max_steps", -1), read_rows(trial.folder / "metrics.jsonl")
+    return min(1.0, rows[-1].get("step", 0) / steps) if rows and steps > 0 else 0.0
 
 
 def outcome(trial: Trial) -> str:

@@ -14,9 +14,10 @@ from grpo_math.data.adapters import ADAPTERS, EVALUATION
 from grpo_math.data.functions import source_file, split_reference
 from grpo_math.data.problem import DatasetSpec
 from grpo_math.data.prompts import RESERVED_COLUMNS, PromptTemplate
+from grpo_math.data.sources import looks_local
 from grpo_math.errors import UserError, nearest, suggestion
 from grpo_math.recipe.checking import Part, validated
-from grpo_math.recipe.parts import EvalSpec, GrpoKeys, looks_local
+from grpo_math.recipe.parts import EvalSpec, GrpoKeys
 from grpo_math.recipe.trl import assigns, function_types
 from grpo_math.rewards.library import LIMITS
 from grpo_math.rewards.reward import REWARDS, RewardSpec, settings
@@ -138,7 +139,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 def evaluation_split(name: str | None, asked: str) -> str:
     """The split that `test` means for a dataset: some evaluation sets are published as `train`."""
-    return ADAPTERS[name].test if name in ADAPTERS and asked == "test" else asked
+    return ADAPTERS[name].test if name in list(ADAPTERS) and asked == "test" else asked
 
 
 def held_out_specs(spec: EvalSpec, datasets: list[DatasetSpec], trains: bool, problems: list[str]) -> list[DatasetSpec]:

@@ -33,6 +33,8 @@ RENAMED = {name: key for key, names in OTHER_NAMES.items() for name in names.spl
     "dataset_name": "dataset: {name: gsm8k}",
     "dataset_config": "dataset: {config: main}",
     "dataset_train_split": "dataset: {split: train}",
+    "layout": "it with grpo-math launch, which starts the training",
+    "dryrun": "--dry_run",
     "vllm_device": "vllm_mode: colocate or server",
 }
 RENAMED_IN_EVAL = {

@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from grpo_math.data.prompts import TEMPLATES, PromptTemplate
-from grpo_math.data.sources import FILE_TYPES, bare
+from grpo_math.data.sources import looks_local
 from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, validated
 from grpo_math.recipe.hints import RENAMED, RENAMED_IN_EVAL
@@ -198,11 +197,6 @@ def prompt_template(given: Any, problems: list[str]) -> PromptTemplate | None:
     if keys and "" in keys.stop:
         problems.append("prompt_template.stop: an empty string would end every completion immediately: leave it out")
     return None if len(problems) > before else PromptTemplate(**keys.model_dump())
-
-
-def looks_local(path: str) -> bool:
-    """Whether a dataset's `path` means a file or folder, not a Hub id."""
-    return bare(Path(path)).suffix.lower() in FILE_TYPES or path.startswith((".", "/", "~"))
 
 
 def is_hub_id(name: str) -> bool:

@@ -128,7 +128,7 @@ class Run:
         """The files with completions of training steps (`step`) or evaluations (`eval`), by their step."""
         prefix = {"step": "completions_", "eval": "eval-"}[kind]
         files = sorted((self.folder / "completions").glob(f"{prefix}*.parquet"))
-        return {int(file.stem.removeprefix(prefix)): file for file in files}
+        return {int(step): file for file in files if (step := file.stem.removeprefix(prefix)).isdecimal()}
 
     @cached_property
     def change(self) -> Difference | None:

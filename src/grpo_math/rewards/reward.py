@@ -163,7 +163,7 @@ class Reward:
             wrong = wrong_with(scores, completions)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             late = f"took longer than its timeout of {self.spec.timeout} s"
             logger.debug("reward %s failed", self.spec.name, exc_info=error)
             cause, wrong = error, late if isinstance(error, Late) else f"raised {raised(error)}"

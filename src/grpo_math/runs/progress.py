@@ -90,7 +90,7 @@ class Bar:
             boards.clear()
         self.board = None
 
-    def update(self, done: int, note: Text | None = None, apart: float = 0.0, more: float = 0.0) -> None:
+    def update(self, done: float, note: Text | None = None, apart: float = 0.0, more: float = 0.0) -> None:
         """So many units are done; `more` are the seconds ahead that belong to no unit."""
         now, self.done, self.more = time.monotonic(), done, more
         self.marks.append((now - apart, done))

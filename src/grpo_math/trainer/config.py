@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from grpo_math.data import ADAPTERS, Problem
 from grpo_math.data.sources import hub_answers, in_hub_cache
-from grpo_math.errors import UserError, at_once, one_line
+from grpo_math.errors import WORKS_HERE, UserError, at_once, one_line
 from grpo_math.evaluation import Benchmark
 from grpo_math.generation import check_vllm, engine_arguments, fit_window, longest_sequence
 from grpo_math.generation.vllm_engine import LARGE, check_parallel, colocated_engine
@@ -16,8 +16,6 @@ from grpo_math.recipe import batch
 from grpo_math.recipe.parts import is_hub_id
 from grpo_math.recipe.recipe import Recipe
 from grpo_math.recipe.trl import DEFAULTS
-
-WORKS_HERE = "what works here: grpo-math quickstart (make quickstart), a full GRPO run without GPU, vLLM and network"
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -51,7 +51,8 @@ for (const button of document.querySelectorAll("[data-copy]")) button.addEventLi
 
 // Mathematics: Temml makes MathML of what stands between delimiters, of bare \boxed{...} and of environments. As in
 // Pandoc a dollar opens before and closes behind a letter or sign, and no digit follows: "$5 and $7" stays an amount.
-// No formula is longer than 4,000 characters, or a text of many that never end would be read again from each.
+// No formula is longer than 4,000 characters, or a text of many that never end would be read again from each. What
+// could hide text, its own or a neighbour's, stays as it was written.
 const INNER = String.raw`(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*`;
 const FORMULA = new RegExp([
   String.raw`\\\[(?<bracket>[^]{1,4000}?)\\\]`,
@@ -62,9 +63,12 @@ const FORMULA = new RegExp([
 ].join("|"), "g");
 const TEMML = { throwOnError: true, trust: false, maxSize: [20, 200], maxExpand: 200 };
 const FORMULAS = 200; // of one text: the loops of a collapsed policy stay readable, and the page quick
+const HIDES = /\\(?:[a-z]*color(?:box)?|[hv]?phantom|smash|rule|[clr]lap|[hm]?(?:kern|skip|space)|vspace|raise(?:box)?|lower|bbox)(?![a-zA-Z])/;
+const PROSE = /[a-z]{2,} [a-z]{2,}/i;
 const known = new Map(); // formula: its MathML, or null where it cannot be read
 
 function formula(source, displayMode = false) {
+  if (HIDES.test(source)) return null;
   const key = (displayMode ? "d" : "i") + source;
   if (!known.has(key)) {
     const math = make("span", { className: "math" });
@@ -96,9 +100,10 @@ function written(text) {
   return [...nodes, text.slice(end)];
 }
 
-// A gold or an answer: a formula without delimiters where it has LaTeX's signs.
+// A gold or an answer: a formula without delimiters where it has LaTeX's signs and no words outside of \text{}.
 function value(text) {
-  const math = $("rendered")?.checked && /[\\^_]/.test(text) && !text.includes("$") ? formula(text) : null;
+  const bare = /[\\^_]/.test(text) && !text.includes("$") && !PROSE.test(text.replace(/\\(?:text|mbox)\w*\{[^{}]*\}/g, ""));
+  const math = $("rendered")?.checked && bare ? formula(text) : null;
   return math ? [math] : written(text);
 }
 
