@@ -222,7 +222,7 @@ def test_a_hub_that_does_not_answer_is_one_line_before_a_model_is_loaded(first_l
         line = first_line(keys)
     assert (
         line
-        == f"{key}: the Hub is not reachable (or HF_HUB_OFFLINE is set), {name} is not in its cache: download it, {key}: FOLDER"
+        == f"{key}: the Hub is not reachable (or HF_HUB_OFFLINE is set), {name} is not in its cache: download it and give its folder, {key}: FOLDER"
     )
 
 
@@ -235,8 +235,8 @@ def test_a_silent_hub_is_asked_once(findings, no_hub, caplog, monkeypatch):
         with pytest.raises(BlockingIOError):
             hub.accept()
     assert [text for _, level, text in found if level == "error"][:2] == [
-        "model_name_or_path: the Hub is not reachable (or HF_HUB_OFFLINE is set), org/model is not in its cache: download it, model_name_or_path: FOLDER",
-        "dataset.path: the Hub is not reachable (or HF_HUB_OFFLINE is set), ChilleD/SVAMP is not in its cache: download it, dataset.path: FOLDER",
+        "model_name_or_path: the Hub is not reachable (or HF_HUB_OFFLINE is set), org/model is not in its cache: download it and give its folder, model_name_or_path: FOLDER",
+        "dataset.path: the Hub is not reachable (or HF_HUB_OFFLINE is set), ChilleD/SVAMP is not in its cache: download it and give its folder, dataset.path: FOLDER",
     ]  # fmt: skip
     assert re.fullmatch(
         r"warning: the Hub, http://127.0.0.1:\d+, does not answer \(ReadTimeout: timed out\): using only its cache "

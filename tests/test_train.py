@@ -453,7 +453,7 @@ def test_completions_are_kept_at_a_rate(write_recipe, tmp_path, steps, every, ke
         ),
         (
             {"model_name_or_path": "no/such-model"},
-            "no/such-model is not in its cache: download it, model_name_or_path: FOLDER",
+            "no/such-model is not in its cache: download it and give its folder, model_name_or_path: FOLDER",
         ),
         ({"model_name_or_path": "./nowhere"}, "model_name_or_path: no model at './nowhere'"),
         ({"lr_scheduler_type": "zigzag"}, "TRL refused it: zigzag is not a valid SchedulerType"),
@@ -470,7 +470,7 @@ def test_completions_are_kept_at_a_rate(write_recipe, tmp_path, steps, every, ke
         ({"use_cpu": False, "bf16": True}, "bf16: no GPU on this machine supports bfloat16: give --bf16 false"),
         (
             {"eval": {"before_after": True, "datasets": {"name": "math500"}}},
-            "HuggingFaceH4/MATH-500 is not in its cache: download it, eval.datasets.path: FOLDER",
+            "HuggingFaceH4/MATH-500 is not in its cache: download it and give its folder, eval.datasets.path: FOLDER",
         ),
     ],
 )

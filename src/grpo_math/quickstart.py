@@ -229,7 +229,7 @@ def sft(
 
 
 def make_warm_policy(folder: Path, template: PromptTemplate, seed: int) -> None:
-    """Make, train and save the policy: able to reason, and answering without working by habit."""
+    """Make, train and save the policy: able to reason, and trained last to answer without working."""
     import torch
 
     rng = random.Random(seed + 1000)

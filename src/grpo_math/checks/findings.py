@@ -1,5 +1,6 @@
 """What a check reports, and what it looks at: a recipe and what follows from it without loading a model."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -86,7 +87,10 @@ class Subject:
             raise UserError(NO_DATASET)
         recipe = self.recipe
         check_hub(recipe, ("dataset",))
-        tokenizer = self.tokenizer if any(spec.max_prompt_tokens for spec in recipe.datasets) else None
+        tokenizer = None
+        if any(spec.max_prompt_tokens for spec in recipe.datasets):
+            with contextlib.suppress(UserError):  # the check of the prompt reports it
+                tokenizer = self.tokenizer
         group = None if recipe.sft else recipe.num_generations
         return load_parts(recipe.datasets, recipe.template, tokenizer, recipe.eval_datasets, num_generations=group)
 

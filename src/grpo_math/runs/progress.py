@@ -62,9 +62,10 @@ class Bar:
     def __init__(
         self, name: str, total: int | None, unit: str = "", done: int = 0, stays: bool = False, apart: float = 0.0
     ):
-        self.name, self.total, self.unit, self.done, self.stays = name, total, unit, done, stays
+        self.name, self.total, self.unit, self.stays = name, total, unit, stays
+        self.done: float = done
         self.more, self.reported = 0.0, time.monotonic()
-        self.marks = deque([(self.reported - apart, done)], maxlen=WINDOW + 1)
+        self.marks: deque[tuple[float, float]] = deque([(self.reported - apart, done)], maxlen=WINDOW + 1)
         self.board: Board | None = None
 
     def __enter__(self) -> "Bar":
@@ -78,7 +79,7 @@ class Bar:
                 boards.append(Board(*columns, console=Terminal(), refresh_per_second=2, redirect_stderr=stderr))
                 boards[0].start()
             self.board = boards[0]
-            self.task = self.board.add_task(self.name, total=self.total, completed=self.done, end=None, note=None)
+            self.task = self.board.add_task(self.name, total=self.total, completed=int(self.done), end=None, note=None)
         return self
 
     def __exit__(self, *_: object) -> None:

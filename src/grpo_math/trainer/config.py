@@ -89,8 +89,8 @@ def check_hub(recipe: Recipe, kinds: tuple[str, ...] = ("model", "dataset")) -> 
         if (adapter := ADAPTERS.get(data.name or "")) and not adapter.generate:
             wanted.append(("dataset", data.path or adapter.hub, f"{data.where}path"))
     lacking = [
-        f"{key}: the Hub is not reachable (or HF_HUB_OFFLINE is set), {name} is not in its cache: download it, "
-        f"{key}: FOLDER"
+        f"{key}: the Hub is not reachable (or HF_HUB_OFFLINE is set), {name} is not in its cache: download it "
+        f"and give its folder, {key}: FOLDER"
         for kind, name, key in wanted
         if kind in kinds and name and is_hub_id(name) and not hub_answers() and not in_hub_cache(kind, name)
     ]
