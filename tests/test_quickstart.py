@@ -1,9 +1,10 @@
-"""The quickstart teaches: held-out accuracy from at most 0.3 to at least 0.95, on each of five seeds."""
+"""The quickstart teaches: held-out accuracy from at most 0.3 to 0.95, on average and, by its interval, on each seed."""
 
 import json
 import random
 import subprocess
 import sys
+from statistics import fmean
 
 import pytest
 from conftest import ROOT
@@ -88,11 +89,19 @@ def test_its_recipe_uses_what_the_folder_has_and_is_checked_first(tmp_path):
     assert recipe.datasets[0].path == str(tmp_path / "arithmetic")
 
 
+@pytest.fixture(scope="module")
+def accuracies():
+    """Of the four seeds, on average at least 0.95."""
+    found: list[float] = []
+    yield found
+    assert len(found) < 4 or fmean(found) >= 0.95
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 5))  # test_wheel.py runs seed 0
-def test_grpo_teaches_the_tiny_policy(seed, tmp_path):
-    """To 0.95, as far as 200 problems can tell. Each CPU rounds in its own way, and so has other completions: seed 2 was
-    at 0.95 or more on one and at 0.935 (0.892-0.962) on another one."""
+def test_grpo_teaches_the_tiny_policy(seed, tmp_path, accuracies):
+    """To 0.95, as far as 200 problems can tell, and on average. Each CPU rounds in its own way, and so has other
+    completions: seed 2 was at 0.95 or more on one and at 0.935 (0.892-0.962) on another one."""
     words = ["quickstart", "--seed", str(seed), "--output_dir", str(tmp_path / "q")]
     done = subprocess.run([sys.executable, "-m", "grpo_math", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -100,4 +109,5 @@ def test_grpo_teaches_the_tiny_policy(seed, tmp_path):
     print(seed, results["before"]["accuracy"], results["after"]["accuracy"], results["seconds"])
     assert results["before"]["accuracy"] <= 0.3
     assert results["after"]["accuracy_high"] >= 0.95
+    accuracies.append(results["after"]["accuracy"])
     assert results["seconds"].keys() == {"warm_start", "train", "evaluate", "total"}
