@@ -225,7 +225,11 @@ def test_mathematics_is_rendered_and_all_else_stays_text(tmp_path, open_page):
     run = make_run(tmp_path / "maths", steps=1, finished=False, eval=None)
     rows = read_table(run / "completions/completions_00001.parquet")[: len(FORMULAS)]
     texts = [text for text, _ in FORMULAS]
-    wide, gold, answer = f"${'1 + ' * 200}1$", f"\\frac{{3}}{{4}}{' + 1' * 100}", "9" * 400
+    wide, gold, answer = (
+        f"{'9' * 400} ${'1 + ' * 200}1$",
+        f"\\frac{{3}}{{4}}{' + 1' * 100}",
+        f"\\begin{{pmatrix}}{'1 & ' * 80}1\\end{{pmatrix}}",
+    )
     rows = [row | {"question": f"{place}: {text} {wide}", "completion": text, "solution": gold, "answer": answer}
             for place, (row, text) in enumerate(zip(rows, texts, strict=True))]  # fmt: skip
     write_parquet(run / "completions/completions_00001.parquet", rows)
