@@ -127,7 +127,7 @@ class Course:
         elif alike:
             yield "reward", f"all completions got the same reward for {self.spec.steps} logs: {self.cause(cut, longer)}"
         elif zero:
-            yield "zero_std", f"in {zero:.0%} of the groups all rewards are equal:  {self.cause(cut, longer)}"
+            yield "zero_std", f"in {zero:.0%} of the groups all rewards are equal: {self.cause(cut, longer)}"
         if cut is not None and cut > MOST["truncated"]:
             yield "truncated", f"{cut:.0%} of the completions are truncated: {longer}"
         if late := self.above("grading/timeouts", MOST["timeouts"]):
