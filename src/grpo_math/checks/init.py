@@ -16,7 +16,7 @@ import yaml
 
 from grpo_math.checks.data import FORMULA, NUMBER, SOLVED, WORDY
 from grpo_math.data import ADAPTERS, TEMPLATES, DatasetSpec, Problem, Problems, load_problems, prompt_lengths
-from grpo_math.data.adapters import COLUMN_NAMES, REPLY, flat
+from grpo_math.data.adapters import COLUMN_NAMES, REPLY, flat, usual_columns
 from grpo_math.data.filters import whole
 from grpo_math.data.loading import raw_rows
 from grpo_math.data.problem import Unusable
@@ -35,7 +35,8 @@ GUESSES = {  # words in the names of columns that are none of COLUMN_NAMES, the 
     "answer": "answer gold truth target result label expected correct output",
     "worked": "worked working solution rationale reasoning explanation steps",
 }
-ABOUT = re.compile("(?:^|_)(?:id|idx|index|type|format|source|is|has|num|count)(?:_|$)")  # such columns only describe
+# Columns that only describe a row.
+ABOUT = re.compile("(?:^|_)(?:id|idx|index|type|format|source|is|has|num|count)(?:_|$)", re.IGNORECASE)
 LETTER = re.compile(r"\(?[A-Ha-h]\)?\.?")
 CHOICES = re.compile("choice|option", re.IGNORECASE)
 SHARE, MOST = 10, 500  # one problem in so many is held out, and at most so many
@@ -112,17 +113,20 @@ def roles_of(row: dict, given: dict[str, str]) -> tuple[dict[str, str], dict[str
     names, known = ", ".join(name for name, _ in flat(row)), {}
     if wrong := next((role for role, name in given.items() if name not in cells), None):
         raise UserError(f"--{wrong}: no column {given[wrong]!r}: the columns are {names}")
-    for role, groups in COLUMN_NAMES.items():
-        there = next(filter(None, ([name for name in group if name in cells] for group in groups)), [])
-        if len(there) > 1 and role not in given:
-            raise UserError(f"{' and '.join(there)}: either may be the {role}: name it, --{role} COLUMN")
-        if there:
-            known[role] = there[0]
+    for role in COLUMN_NAMES:
+        usual = usual_columns(cells, role)
+        if len(usual) > 1 and role not in given:
+            raise UserError(f"{' and '.join(usual)}: either may be the {role}: name it, --{role} COLUMN")
+        if usual:
+            known[role] = usual[0]
     for role in [role for role in COLUMN_NAMES if role not in known | given]:
         unlikely = dict if role == "answer" else (dict, list, int, float)
         used = {*known.values(), *fields.values()}
-        free = [name for name, cell in row.items() if name not in used and not isinstance(cell, unlikely)]
-        free = [name for name in free if not ABOUT.search(name.lower())]
+        free = [
+            name
+            for name, cell in row.items()
+            if name not in used and not isinstance(cell, unlikely) and not ABOUT.search(name)
+        ]
         if match := next((name for word in GUESSES[role].split() for name in free if word in name.lower()), None):
             fields[role] = match
         elif role != "worked":

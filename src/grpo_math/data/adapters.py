@@ -156,10 +156,15 @@ def turns(cell: object) -> dict[str, str]:
     return said
 
 
-def find_column(cells: dict, role: str, fields: dict) -> str:
-    """The column for a role: the one `fields` names, the only one of a group of COLUMN_NAMES, or the one called so."""
+def usual_columns(cells: dict, role: str) -> list[str]:
+    """The columns of the first group of COLUMN_NAMES for a role that is there: several where they contradict."""
     there = ([name for name in names if name in cells] for names in COLUMN_NAMES[role])
-    present = next(filter(None, there), [])
+    return next(filter(None, there), [])
+
+
+def find_column(cells: dict, role: str, fields: dict) -> str:
+    """The column for a role: the one `fields` names, the only usual one, or the one called so."""
+    present = usual_columns(cells, role)
     column = fields.get(role) or (present[0] if len(present) == 1 else role)
     if column not in cells and (role != "worked" or role in fields):
         names = [fields[role]] if role in fields else [name for group in COLUMN_NAMES[role] for name in group]

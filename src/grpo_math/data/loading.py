@@ -197,8 +197,8 @@ def raw_rows(spec: DatasetSpec) -> Iterable:
     skip = {*adapter.skip} - {str(column).partition(".")[0] for column in asked}
     if path is None:
         raise UserError(f"path: missing, {spec.name} needs a FILE, a FOLDER or a HUB_ID")
-    if Path(os.path.expanduser(path)).exists():
-        files = local_files(Path(os.path.expanduser(path)), spec.split, spec.subset, adapter.configs)
+    if (local := Path(os.path.expanduser(path))).exists():
+        files = local_files(local, spec.split, spec.subset, adapter.configs)
         return (row for file in files for row in rows_of_file(file, skip))
     if ".py:" in path:
         raise UserError(f"path: {path} is a function, but {spec.name} reads files: set name: null")

@@ -137,9 +137,10 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near}?)" if near else ""
 
 
-def evaluation_split(name: str | None, asked: str) -> str:
-    """The split that `test` means for a dataset: some evaluation sets are published as `train`."""
-    return ADAPTERS[name].test if name in list(ADAPTERS) and asked == "test" else asked
+def evaluation_split(name: Any, asked: str) -> str:
+    """The split that `test` means for a dataset, whose name may be anything yet: some evaluation sets are published as
+    `train`."""
+    return ADAPTERS[name].test if isinstance(name, str) and name in ADAPTERS and asked == "test" else asked
 
 
 def held_out_specs(spec: EvalSpec, datasets: list[DatasetSpec], trains: bool, problems: list[str]) -> list[DatasetSpec]:

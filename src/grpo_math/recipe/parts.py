@@ -174,7 +174,7 @@ def baseline_problems(keys: GrpoKeys, flat: dict) -> Iterator[str]:
     if keys.baseline != "none":
         return
     if keys.dynamic_sampling:
-        yield ("dynamic_sampling: it drops zero-std groups, which have a gradient with baseline: none: leave it out")
+        yield "dynamic_sampling: it drops zero-std groups, which have a gradient with baseline: none: leave it out"
     wanted = {"scale_rewards": "none", "multi_objective_aggregation": "sum_then_normalize"}
     for key, value in wanted.items():
         if flat.setdefault(key, value) != value:
