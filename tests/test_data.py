@@ -55,6 +55,11 @@ MATH_ROW = {"problem": "What is $1+1$?", "level": "Level 3", "type": "Number The
         ),
         (
             svamp,
+            {"Body": "Two", "Question": "q", "Answer": 7.5, "Equation": "( ( 10.05 + 3.0 ) / 2.0 )", "Type": "Sum"},
+            Problem("Two. q", "7.5", "( 10.05 + 3 ) / 2 = 7.5", {"type": "Sum"}),
+        ),
+        (
+            svamp,
             {"Body": "Two.", "Question": "How many?", "Answer": 2.5},
             Problem("Two. How many?", "2.5", None, {"type": None}),
         ),
@@ -525,7 +530,7 @@ def test_real_math500(real_data):
 def test_real_svamp(real_data):
     problems = load_problems(DatasetSpec(name="svamp", path=str(real_data / "svamp"), split="test")).problems
     assert len(problems) == 1000
-    assert problems[0].answer == "145"
+    assert (problems[0].answer, problems[0].worked) == ("145", "290 / 2 = 145")
     assert problems[0].question.endswith("into 93 groups. How big is each group of bananas?")
     fields = {"question": "Question", "answer": "Answer"}
     spec = DatasetSpec(name="json", path=str(real_data / "svamp" / "test.jsonl"), params={"fields": fields})

@@ -125,3 +125,16 @@ def test_an_evaluation_of_the_training_problems_filters_them(write_recipe, tmp_p
     (kept,) = load_parts(recipe.datasets, recipe.template, None)
     assert {problem.question for problem in kept.problems} == {row["question"] for row in rows} - solved
     assert 0 < len(kept.problems) < 16
+
+
+def test_shuffled_answers_are_those_of_other_problems(tmp_path):
+    rows = [{"question": f"q{n}", "answer": str(n), "worked": f"w{n}", "source": n} for n in range(100)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = DatasetSpec(name="json", path=str(tmp_path / "rows.jsonl"), shuffle_answers=True)
+    (first,), (second,) = (load_parts([spec], PromptTemplate(), None) for _ in range(2))
+    found = first.problems
+    assert found == second.problems
+    assert [(one.question, one.meta["source"]) for one in found] == [(f"q{n}", n) for n in range(100)]
+    assert sorted(int(one.answer) for one in found) == list(range(100))
+    assert all(one.worked == f"w{one.answer}" and one.question != f"q{one.answer}" for one in found)
+    assert first.places == list(range(1, 101))

@@ -1,6 +1,7 @@
 """Every shipped reward on what models write: nothing, garbage, two answers, junk behind the answer, ten times the length."""
 
 import math
+import random
 
 import pytest
 from test_rewards import score
@@ -42,7 +43,18 @@ def test_what_each_reward_gives(name, chat):
 
 
 def test_every_reward_is_in_the_table():
-    assert EXPECTED.keys() | {"heuristic"} == REWARDS.keys()
+    assert EXPECTED.keys() | {"heuristic", "random"} == REWARDS.keys()
+
+
+def test_the_random_reward_follows_the_seed_and_nothing_else():
+    def drawn(texts, **settings):
+        random.seed(3)
+        return score("random", texts, **settings)
+
+    assert drawn(["\\boxed{4}"] * 1000) == drawn([""] * 1000)
+    assert 440 < sum(drawn([""] * 1000)) < 560
+    assert 60 < sum(drawn([""] * 1000, chance=0.1)) < 150
+    assert sum(drawn([""] * 100, chance=1)) == 100
 
 
 REFERENCE = "A prime number has exactly two divisors.\n1. Check that $n > 1$.\n2. Test divisors up to $\\sqrt{n}$."

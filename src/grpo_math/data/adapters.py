@@ -69,14 +69,16 @@ def slug(subject: str) -> str:
 
 
 def svamp(row: dict) -> Problem:
-    """SVAMP (Patel et al. 2021, arXiv:2103.07191): a story, then a question.
+    """SVAMP (Patel et al. 2021, arXiv:2103.07191): a story, then a question. The equation is the worked solution.
 
     {"Body": "There are 87 oranges and 290 bananas in Philip's collection.", "Question": "How big is each group of
     bananas?", "Equation": "( 290.0 / 2.0 )", "Answer": 145.0, "Type": "Common-Division", "ID": "chal-777"}
     """
     body = row["Body"].strip()
     body += "" if body.endswith((".", "?", "!", ",")) else "."
-    return Problem(f"{body} {row['Question'].strip()}", text_of(row["Answer"]), meta={"type": row.get("Type")})
+    answer, equation = text_of(row["Answer"]), re.sub(r"\.0\b", "", row.get("Equation") or "")
+    worked = f"{equation.removeprefix('( ').removesuffix(' )')} = {answer}" if equation else None
+    return Problem(f"{body} {row['Question'].strip()}", answer, worked, {"type": row.get("Type")})
 
 
 def json_rows(row: dict, fields: dict | None = None, drop: dict | None = None) -> Problem:

@@ -61,11 +61,23 @@ def load_parts(
             filters.append(too_long(template, tokenizer, spec.max_prompt_tokens))
         if keep_too:
             filters.append(lambda problems: [keep_too(problem) for problem in problems])
-        parts.append(dataclasses.replace(load_problems(spec, *filters), title=title))
+        loaded = load_problems(spec, *filters)
+        problems = shuffle_answers(loaded.problems) if spec.shuffle_answers else loaded.problems
+        parts.append(dataclasses.replace(loaded, title=title, problems=problems))
         logger.info("training on %s", parts[-1])
         if spec.pass_rate and spec.pass_rate.require:
             require_advantages(parts[-1].problems, spec.pass_rate, rates, num_generations, spec.where)
     return parts
+
+
+def shuffle_answers(problems: list[Problem]) -> list[Problem]:
+    """The same questions in the same order, each with the answer and the worked solution of another problem."""
+    order = random.Random(0).sample(range(len(problems)), len(problems))
+    found = list(problems)
+    for place, other in zip(order, [*order[1:], order[0]], strict=True):
+        given = problems[other]
+        found[place] = dataclasses.replace(problems[place], answer=given.answer, worked=given.worked)
+    return found
 
 
 def mix_parts(parts: list[Problems], specs: list[DatasetSpec], seed: int) -> list[Problem]:

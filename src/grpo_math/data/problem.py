@@ -79,6 +79,9 @@ class DatasetSpec(BaseModel):
         default=False,
         description="drop problems that overlap with evaluation sets; a list: only with these and those of eval",
     )
+    shuffle_answers: bool = Field(
+        default=False, description="give each problem another one's answer: a control, in which nothing can be learned"
+    )
     pass_rate: PassRateSpec | None = Field(default=None, description="keep problems by their pass rate; null: keep all")
     params: dict[str, Any] = {}
     where: str = Field(default="dataset.", exclude=True)

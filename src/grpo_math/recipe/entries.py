@@ -179,7 +179,7 @@ def held_out_specs(spec: EvalSpec, datasets: list[DatasetSpec], trains: bool, pr
     return []
 
 
-FILTERS = ("max_prompt_tokens", "decontaminate", "pass_rate")  # of training problems: a benchmark is evaluated whole
+TRAINING = ("max_prompt_tokens", "decontaminate", "pass_rate", "shuffle_answers")  # a benchmark is evaluated whole
 
 
 def named_specs(given: Any, asked: dict, problems: list[str]) -> list[DatasetSpec]:
@@ -192,7 +192,7 @@ def named_specs(given: Any, asked: dict, problems: list[str]) -> list[DatasetSpe
             split = evaluation_split(entry.get("name"), asked["split"])
             entry = asked | {"split": split} | {key: value for key, value in entry.items() if value is not None}
             problems += [
-                f"{where}{key}: filters training problems only: leave it out" for key in FILTERS if entry.get(key)
+                f"{where}{key}: for training problems only: leave it out" for key in TRAINING if entry.get(key)
             ]
         found += dataset_spec(entry, where, problems)
     return found

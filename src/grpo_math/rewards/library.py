@@ -6,6 +6,7 @@ from the run, where it names them, `template` (the `PromptTemplate`), `grades` (
 """
 
 import math
+import random as generator
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -37,6 +38,7 @@ FOREIGN = re.compile(  # neither Latin, Greek nor mathematical
 )
 LIMITS: dict[str, dict[str, tuple[float, float]]] = {  # of settings, lowest and highest
     "steps": {"wanted": (1, 1e6)},
+    "random": {"chance": (0, 1)},
     "overlong": {"cache_tokens": (0, 1e7)},
     "repetition": {"ngram_tokens": (1, 1e6), "max_penalty": (-1e6, 0)},
 }
@@ -176,6 +178,15 @@ def language(completions: list, **_: object) -> list[float]:
     return scores
 
 
+def random(completions: list, *, chance: float = 0.5, **_: object) -> list[float]:
+    """1 with the probability `chance`, else 0, whatever the completion says: a control.
+
+    What a training with it gains comes from the training, not from the reward (Shao et al. 2025, arXiv:2506.10947,
+    section 2). Drawn from Python's generator, which the run's `seed` sets and a checkpoint keeps.
+    """
+    return [float(generator.random() < chance) for _ in completions]
+
+
 def heuristic(
     completions: list,
     solution: list[str],
@@ -233,5 +244,5 @@ def features(text: str) -> tuple[int, int, frozenset[str]]:
 features_of_reference = lru_cache(maxsize=1024)(features)
 
 
-SHIPPED = (correctness, format, r1_zero, brevity, cosine, overlong, repetition, steps, language, heuristic)
+SHIPPED = (correctness, format, r1_zero, brevity, cosine, overlong, repetition, steps, language, random, heuristic)
 REWARDS = {function.__name__: function for function in SHIPPED}
