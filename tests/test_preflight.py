@@ -292,6 +292,13 @@ def test_what_hurts_is_named_with_the_line_to_change(findings, keys, level, line
     assert (level, line) in wrong(findings(**keys))
 
 
+@pytest.mark.parametrize("rewards", [{"random": {}}, {"random": {"chance": 0.1}, "correctness": {"weight": 0.5}}])
+def test_a_control_with_random_rewards_is_no_mistake(findings, rewards):
+    found = findings(rewards=rewards)
+    assert ("note", "random: a control, which reads no completion: not tried here") in [one[1:] for one in found]
+    assert not [text for level, text in wrong(found) if text.startswith("rewards")]
+
+
 FIXED = [  # keys, and the fix of their finding as words of the command line
     ({"rewards": {"format": {}}}, ["--rewards.correctness.weight", "1.0"]),
     ({"rewards": {"correctness": {"wrong": 2.0}}}, ["--rewards.correctness", "{correct: 1.0, wrong: 0.0, no_answer: 0.0}"]),

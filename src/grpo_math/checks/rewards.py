@@ -14,7 +14,7 @@ from grpo_math.evaluation.solve import rows_of
 from grpo_math.generation import Completion
 from grpo_math.grading import accepted
 from grpo_math.recipe.recipe import Recipe
-from grpo_math.rewards import Reward, RewardSpec, call_arguments
+from grpo_math.rewards import REWARDS, Reward, RewardSpec, call_arguments
 
 EQUAL = 1e-9  # scores closer than this are the same
 MUCH = 0.1  # of what being right is worth
@@ -40,6 +40,9 @@ def audit(subject: Subject) -> Iterator[Finding]:
         pairs = [(spec, one) for spec, one in pairs if spec.name not in acting]
         if acting:
             yield note(f"{', '.join(acting)}: reads the environments of completions, not tried here")
+    if any(one.function is REWARDS["random"] for _, one in pairs):
+        pairs = [(spec, one) for spec, one in pairs if one.function is not REWARDS["random"]]
+        yield note("random: a control, which reads no completion: not tried here")
     missing = list(missing_columns(pairs, rows[0].keys() | meta_columns(subject.problems)))
     yield from missing
     if missing or not pairs:
