@@ -76,8 +76,8 @@ def main(words: list[str]) -> None:
 
 
 def publish(folder: Path, results: Path = RESULTS) -> None:
-    """Copy the run's files, with a new report. Nothing is copied, and it is an error, where a bound of its recipe fails or
-    something is private."""
+    """Copy the run's files, with a new report. It is an error, and nothing is copied, where a bound of its recipe fails
+    or something is private."""
     if recipe_name(read_run(folder)) in read_expected() and not check([folder]):
         raise UserError(f"{folder}: fails a bound of its recipe in benchmarks/expected.yaml: not published")
     with tempfile.TemporaryDirectory() as temporary:
