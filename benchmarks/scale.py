@@ -164,7 +164,7 @@ def evaluation(folder: Path, model: str | None) -> None:
 
     recipe = load_recipe(["--config", str(write_recipe(folder, model)), "--eval.datasets.name", "gsm8k"])
     evaluate.engine_for = lambda *_: contextlib.nullcontext(Instant())
-    print("| questions | samples | seconds | ms a completion |\n|---|---|---|---|")
+    print("| problems | samples | seconds | ms a completion |\n|---|---|---|---|")
     for count, samples in ((1_000, 1), (10_000, 1), (10_000, 8)):
         file = folder / f"{count}.jsonl"
         write_rows(file, count)

@@ -20,6 +20,7 @@ from grpo_math.errors import UserError, run_cli
 from grpo_math.evaluation.statistics import Figure
 from grpo_math.recipe.file import read_yaml
 from grpo_math.report.data import Run, read_run
+from grpo_math.report.expected import check, read_expected, recipe_name
 from grpo_math.report.report import write_report
 from grpo_math.report.summary import clock, problems
 
@@ -50,6 +51,7 @@ PAGE = """# Measured runs
 Each run has its recipe, its results with 95 % intervals (Wilson) and its report, which opens in a browser. The time is
 that of the whole run, evaluations included, on a machine that may have done other work as well. `make results` trains
 what is missing in `runs/` and rewrites this page; `.venv/bin/python scripts/results.py runs/NAME` adds a finished run.
+Both first compare a run with [the bounds of its recipe](../report.md#check-a-run), if it has any.
 
 {table}
 
@@ -74,7 +76,10 @@ def main(words: list[str]) -> None:
 
 
 def publish(folder: Path, results: Path = RESULTS) -> None:
-    """Copy the run's files, with a new report. Something private in one of them is an error: nothing is copied."""
+    """Copy the run's files, with a new report. It is an error, and nothing is copied, where a bound of its recipe fails
+    or something is private."""
+    if recipe_name(read_run(folder)) in read_expected() and not check([folder]):
+        raise UserError(f"{folder}: fails a bound of its recipe in benchmarks/expected.yaml: not published")
     with tempfile.TemporaryDirectory() as temporary:
         name = folder.resolve().name
         copy = Path(temporary) / name

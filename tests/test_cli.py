@@ -110,6 +110,16 @@ def test_bash_completes_verbs_options_keys_and_recipes(tmp_path):
         (["report"], "error: grpo-math report: the following arguments are required: RUN\n"),
         (["runs", "runs", "more"], "error: grpo-math runs: more: unknown argument\n"),
         (["compare", "a", "b", "--shwo", "2"], "error: grpo-math compare: --shwo: did you mean --show?\n"),
+        (
+            ["compare", "a", "b"],
+            "error: a: has no completions.jsonl: give a folder of grpo-math evaluate, or an evaluated run\nerror: b: has no",
+        ),
+        (["train", "--config", "quickstart", "--dry_rnu"], "error: --dry_rnu: did you mean --dry_run?\n"),
+        (
+            ["launch", "--confg=x.yaml", "--layuot", "cpu"],
+            "error: --confg: did you mean --config?\nerror: --layuot: did you mean --layout?\n",
+        ),
+        (["check", "--config", "quickstart", "--strct"], "error: --strct: did you mean --strict?\n"),
         (["check", "--sample", "x"], "error: --sample: expected an integer of at least 1, got 'x'\n"),
         (
             ["train", "--config", "recipes/quickstart.yaml", "--learning_rat", "1", "--max_step", "2"],

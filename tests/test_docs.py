@@ -54,3 +54,13 @@ def test_a_link_to_a_file_that_is_not_there_is_a_warning(monkeypatch, caplog):
     page = SimpleNamespace(file=SimpleNamespace(abs_src_path=str(ROOT / "docs" / "x.md"), src_uri="x.md"))
     docs_hooks.on_page_markdown("[a](../recipes/none.yaml) [b](models.md)", page, config, None)
     assert caplog.messages == ["x.md: a link to ../recipes/none.yaml, which is not there"]
+
+
+OTHER_NAMES = r"(?i)groups? without signal|(\d|\bchanged|\bfew|\btest|\bthis|\bsteps, by) questions?\b"
+
+
+def test_texts_use_one_name_for_one_thing():
+    """zero-std group, and problem for the items of a dataset; a question is the text of one."""
+    kinds = ("docs/**/*.md", "src/**/*.py", "src/**/*.j2", "src/**/report.js", "recipes/*.yaml", "README.md")
+    found = [path for kind in kinds for path in ROOT.glob(kind) if re.search(OTHER_NAMES, path.read_text())]
+    assert found == []

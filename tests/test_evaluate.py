@@ -281,7 +281,7 @@ def test_a_comparison_says_plainly_what_can_be_told(write, capsys):
     assert row[5:] == ["0.00049", "12", "0", "B is better than A"]
     assert "won by B: 0+1?\ngold: 7\nA, wrong (-): I say -\nB, right (+): I say +\n" in b
     (row,) = rows_of(c, "gsm8k test")
-    assert row[6:] == ["1", "0", "too few changed questions to tell"]
+    assert row[6:] == ["1", "0", "too few changed problems to tell"]
     assert "lost by B" not in c
 
 
@@ -292,7 +292,7 @@ def test_samples_and_other_settings_and_problems_in_one_only(write, capsys):
     out = capsys.readouterr().out
     assert "B was evaluated with another seed\n" in out
     assert rows_of(out, "gsm8k test")[0][:2] == ["gsm8k test", "3"]
-    assert rows_of(out, "gsm8k test")[0][5:] == ["0.5", "0", "2", "too few questions to tell"]  # p = 2 / 2^2
+    assert rows_of(out, "gsm8k test")[0][5:] == ["0.5", "0", "2", "too few problems to tell"]  # p = 2 / 2^2
     assert "exact sign-flip p" in out
     assert "gsm8k test: 3 problems cannot show a difference\n" in out
     assert "gsm8k test: left out 1 problems that only one of them has" in out

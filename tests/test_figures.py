@@ -91,30 +91,30 @@ def covered(draw, mean: float, trials: int, interval=share) -> float:
     return sum(figure.low <= mean <= figure.high for figure in figures) / trials
 
 
-@pytest.mark.parametrize("questions", [2, 3, 5, 10, 50])
+@pytest.mark.parametrize("problems", [2, 3, 5, 10, 50])
 @pytest.mark.parametrize("samples", [4, 16])
 @pytest.mark.parametrize("mean", [0.01, 0.2, 0.5, 0.8])
 @pytest.mark.parametrize("alike", [True, False])
-def test_a_mean_of_samples_has_an_interval_that_covers_also_with_few_questions(questions, samples, mean, alike):
-    """Questions that are equally hard, and questions that differ (beta with a standard deviation of 0.4 for 0.5)."""
+def test_a_mean_of_samples_has_an_interval_that_covers_also_with_few_problems(problems, samples, mean, alike):
+    """Problems that are equally hard, and problems that differ (beta with a standard deviation of 0.4 for 0.5)."""
     rng = np.random.default_rng(0)
 
     def draw() -> list[float]:
-        chances = mean if alike else rng.beta(mean * 0.6, (1 - mean) * 0.6, questions)
-        return (rng.binomial(samples, chances, questions) / samples).tolist()
+        chances = mean if alike else rng.beta(mean * 0.6, (1 - mean) * 0.6, problems)
+        return (rng.binomial(samples, chances, problems) / samples).tolist()
 
     assert covered(draw, mean, 400) > 0.9  # 0.95 less three standard errors is 0.917; skewed rare successes less
 
 
-@pytest.mark.parametrize("questions", [1, 2, 5, 20, 200])
-def test_a_mean_length_covers_also_with_few_questions(questions):
+@pytest.mark.parametrize("problems", [1, 2, 5, 20, 200])
+def test_a_mean_length_covers_also_with_few_problems(problems):
     rng = np.random.default_rng(0)
-    assert covered(lambda: rng.gamma(2, 100, questions).tolist(), 200, 400, amount) > 0.917
+    assert covered(lambda: rng.gamma(2, 100, problems).tolist(), 200, 400, amount) > 0.917
 
 
 def test_a_few_equal_values_are_not_certain():
-    # three questions of 1/4: with a 0 and a 1 more the mean is 0.35 and the mean square 1.1875 / 5 = 0.2375, so the
-    # effective number of questions is 3 x (0.35 - 0.1225) / (0.2375 - 0.1225) = 5.93, 1.48 of them right
+    # three problems of 1/4: with a 0 and a 1 more the mean is 0.35 and the mean square 1.1875 / 5 = 0.2375, so the
+    # effective number of problems is 3 x (0.35 - 0.1225) / (0.2375 - 0.1225) = 5.93, 1.48 of them right
     figure = share([0.25] * 3)
     assert (figure.low, figure.high) == pytest.approx(wilson_interval(1.4837, 5.9348), abs=1e-4)
     assert (figure.low, figure.high) == pytest.approx((0.060, 0.637), abs=1e-3)
@@ -141,7 +141,7 @@ def test_what_is_right_or_wrong_on_every_question_has_wilsons_interval(values):
 def test_a_difference_says_whether_it_can_be_told_from_none():
     few = difference([1, 0, 1, 0], [0, 1, 1, 0])
     assert (few.won, few.lost, few.p, few.distinguishable) == (1, 1, 1.0, False)
-    assert few.verdict == "too few questions to tell"
+    assert few.verdict == "too few problems to tell"
     clear = difference([0] * 10, [1] * 8 + [0] * 2)
     assert (clear.won, clear.p, clear.distinguishable) == (8, 0.0078125, True)
     assert str(clear).endswith(", McNemar's exact p 0.0078")
@@ -157,12 +157,12 @@ def test_a_difference_says_whether_it_can_be_told_from_none():
 @pytest.mark.parametrize(
     ("won", "even", "verdict"),
     [
-        (2, 0, "too few questions to tell"),
-        (5, 0, "too few questions to tell"),
-        (5, 15, "too few changed questions to tell"),
+        (2, 0, "too few problems to tell"),
+        (5, 0, "too few problems to tell"),
+        (5, 15, "too few changed problems to tell"),
         (6, 0, "better"),
         (6, 14, "better"),
-        (0, 200, "too few changed questions to tell"),
+        (0, 200, "too few changed problems to tell"),
     ],
 )
 @pytest.mark.parametrize("samples", [1, 4])
@@ -173,13 +173,13 @@ def test_five_changed_questions_can_tell_nothing(won, even, verdict, samples):
     assert found.p == pytest.approx(min(1, 2 / 2**won))
 
 
-@pytest.mark.parametrize("questions", [2, 3, 5, 6, 8, 10, 30])
+@pytest.mark.parametrize("problems", [2, 3, 5, 6, 8, 10, 30])
 @pytest.mark.parametrize("samples", [1, 4, 16])
-def test_equal_models_are_told_apart_in_one_comparison_of_twenty(questions, samples):
-    """Each question has a chance of its own, the same for both models."""
+def test_equal_models_are_told_apart_in_one_comparison_of_twenty(problems, samples):
+    """Each problem has a chance of its own, the same for both models."""
     rng, trials, told, covers = np.random.default_rng(0), 400, 0, 0
     for _ in range(trials):
-        chances = rng.beta(0.5, 0.5, questions)
+        chances = rng.beta(0.5, 0.5, problems)
         first, second = (rng.binomial(samples, chances) / samples for _ in range(2))
         found = difference(first.tolist(), second.tolist(), samples)
         told += found.distinguishable
@@ -188,12 +188,12 @@ def test_equal_models_are_told_apart_in_one_comparison_of_twenty(questions, samp
     assert told + covers == trials  # the verdict and the interval agree
 
 
-@pytest.mark.parametrize("questions", [2, 6, 10, 30])
+@pytest.mark.parametrize("problems", [2, 6, 10, 30])
 @pytest.mark.parametrize("samples", [4, 16])
-def test_the_interval_of_a_true_difference_covers_it(questions, samples):
+def test_the_interval_of_a_true_difference_covers_it(problems, samples):
     rng, trials, covers = np.random.default_rng(0), 400, 0
     for _ in range(trials):
-        chances = rng.beta(0.5, 0.5, questions)
+        chances = rng.beta(0.5, 0.5, problems)
         first, second = rng.binomial(samples, chances) / samples, rng.binomial(samples, chances * 0.7 + 0.3) / samples
         figure = difference(first.tolist(), second.tolist(), samples).figure
         covers += figure.low <= 0.15 <= figure.high
@@ -210,36 +210,36 @@ def test_a_verdict_and_its_interval_never_contradict_each_other():
         assert found.distinguishable == (not found.figure.low <= 0 <= found.figure.high) == (found.p < 0.05)
 
 
-# What a number of questions, or of runs, can show.
+# What a number of problems, or of runs, can show.
 
 
-@pytest.mark.parametrize(("questions", "points"), [(200, 6.4), (500, 4.1), (1319, 2.5), (2000, 2.0), (100, 8.8)])
-def test_the_difference_that_so_many_questions_can_show(questions, points):
+@pytest.mark.parametrize(("problems", "points"), [(200, 6.4), (500, 4.1), (1319, 2.5), (2000, 2.0), (100, 8.8)])
+def test_the_difference_that_so_many_problems_can_show(problems, points):
     # near the normal approximation, (1.96 + 0.84) x sqrt(0.10 / n): 6.3, 4.0, 2.4, 2.0, 8.9
-    assert 100 * detectable(questions) == pytest.approx(points, abs=0.05)
-    assert 100 * detectable(questions) == pytest.approx(280 * (0.1 / questions) ** 0.5, abs=0.2)
-    assert power(questions, detectable(questions), 0.1) == pytest.approx(0.8, abs=1e-3)
-    wanted = f"{questions:,} problems can show a difference of {points} points (80 % power, where two models disagree on 10 % of them)"
-    assert problems_show(questions) == wanted
+    assert 100 * detectable(problems) == pytest.approx(points, abs=0.05)
+    assert 100 * detectable(problems) == pytest.approx(280 * (0.1 / problems) ** 0.5, abs=0.2)
+    assert power(problems, detectable(problems), 0.1) == pytest.approx(0.8, abs=1e-3)
+    wanted = f"{problems:,} problems can show a difference of {points} points (80 % power, where two models disagree on 10 % of them)"
+    assert problems_show(problems) == wanted
 
 
-def test_few_questions_show_large_differences_or_none():
-    # with six questions all of them must be won: 0.9635^6 = 0.8
+def test_few_problems_show_large_differences_or_none():
+    # with six problems all of them must be won: 0.9635^6 = 0.8
     assert detectable(6) == pytest.approx(0.8 ** (1 / 6), abs=1e-4)
     assert problems_show(5) == "5 problems cannot show a difference"
     assert power(6, 1.0, 0.1) == 1
     assert power(5, 1.0, 0.1) == 0
 
 
-@pytest.mark.parametrize(("questions", "change", "changed"), [(40, 0.2, 0.3), (120, 0.1, 0.1), (200, 0.064, 0.1)])
-def test_the_power_is_how_often_the_verdict_finds_a_difference(questions, change, changed):
+@pytest.mark.parametrize(("problems", "change", "changed"), [(40, 0.2, 0.3), (120, 0.1, 0.1), (200, 0.064, 0.1)])
+def test_the_power_is_how_often_the_verdict_finds_a_difference(problems, change, changed):
     rng, trials = np.random.default_rng(0), 600
     chances = [1 - changed, (changed + change) / 2, (changed - change) / 2]  # the same, won, lost
     found = 0
     for _ in range(trials):
-        same, won, lost = rng.multinomial(questions, chances)
+        same, won, lost = rng.multinomial(problems, chances)
         found += sign_flip(np.array([0] * same + [1] * won + [-1] * lost)) < 0.05
-    assert found / trials == pytest.approx(power(questions, change, changed), abs=0.06)
+    assert found / trials == pytest.approx(power(problems, change, changed), abs=0.06)
 
 
 def test_several_samples_show_the_difference_that_their_spread_allows():

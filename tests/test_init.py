@@ -47,7 +47,7 @@ def lines(rows):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("gsm8k.jsonl", lines(GSM8K), ["read as gsm8k", "answers: 20 numbers", "held out: 2 of 20 questions"]),
+        ("gsm8k.jsonl", lines(GSM8K), ["read as gsm8k", "answers: 20 numbers", "held out: 2 of 20 problems"]),
         ("verl.jsonl", lines(VERL), ["question: 'prompt', answer: 'reward_model.ground_truth'"]),
         ("sharegpt.json", json.dumps(SHAREGPT), ["question: 'conversations', answer: \"the assistant's turn\""]),
         (
@@ -64,7 +64,7 @@ def lines(rows):
         ),
         ("ids.jsonl", lines(IDS), ["answer: 'correct_answer'", "answers: 20 numbers"]),
         ("one.jsonl", lines(GSM8K[:1]), ["held out: nothing: there is one question"]),
-        ("two.jsonl", lines(GSM8K[:2]), ["held out: 1 of 2 questions"]),
+        ("two.jsonl", lines(GSM8K[:2]), ["held out: 1 of 2 problems"]),
     ],
 )
 def test_the_recipe_passes_the_checks(name, text, said, tmp_path, monkeypatch, capsys, policy_folder):

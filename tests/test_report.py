@@ -21,7 +21,7 @@ from grpo_math.report.charts import panels, plotly_figure, running_means
 from grpo_math.report.completions import spread
 from grpo_math.report.data import read_run
 from grpo_math.report.report import write_report
-from grpo_math.report.summary import footer, headline, without_signal
+from grpo_math.report.summary import footer, headline, zero_std
 from grpo_math.runs.folder import read_table
 
 BAD = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> {{ 7 * 7 }} %{x} $\\frac"
@@ -166,9 +166,7 @@ def test_every_filter_shows_what_it_says(run, page):
     for show, keep in wanted.items():
         kept = [row for row in rows if keep(row)]
         questions = len({row["question"] for row in kept})
-        assert (
-            choose(page, "step 7", show) == f"{len(kept)} completions of {questions} question{'s' * (questions != 1)}"
-        )
+        assert choose(page, "step 7", show) == f"{len(kept)} completions of {questions} problem{'s' * (questions != 1)}"
         if len(kept) <= 20:
             assert shown(page) == len(kept)
     rewards = [float(found) for found in re.findall(r"reward ([\d.]+)", page.inner_text("#cards"))]
@@ -262,10 +260,10 @@ def test_search_finds_words_of_questions_and_answers(run, page):
     rows = read_table(run / "completions/eval-000020.parquet")
     found = [row for row in rows if "ava has" in row["question"].lower()]
     assert choose(page, "evaluation at step 20", search="AVA has").startswith(f"{len(found)} completions")
-    assert choose(page, "evaluation at step 20", search="no such words") == "0 completions of 0 questions"
+    assert choose(page, "evaluation at step 20", search="no such words") == "0 completions of 0 problems"
 
 
-def test_a_question_can_be_followed_over_the_steps(run, page):
+def test_a_problem_can_be_followed_over_the_steps(run, page):
     choose(page, "evaluation at step 40")
     page.locator(".card .open").first.click()
     question = page.locator("dialog .card p").inner_text()
@@ -277,7 +275,7 @@ def test_a_question_can_be_followed_over_the_steps(run, page):
     assert steps == sorted(steps)
     page.keyboard.press("Escape")
     assert not page.locator("dialog").is_visible()
-    choose(page, "all steps, by question", search=question)
+    choose(page, "all steps, by problem", search=question)
     assert shown(page, "#cards .card:first-of-type") == count
 
 
@@ -330,7 +328,7 @@ def test_hostile_text_stays_text(tmp_path, open_page):
     page = open_page(write_report([run], tmp_path / "bad.html"))
     page.locator("figure .annotation-text-g").first.hover()
     assert BAD[:20] in page.locator(".hoverlayer").first.text_content()
-    assert choose(page, "step 1", search="window.hacked") == "1 completion of 1 question"
+    assert choose(page, "step 1", search="window.hacked") == "1 completion of 1 problem"
     assert page.evaluate("window.hacked") is None
     assert page.locator("img").count() == 0
     assert page.inner_text(".card > p") == BAD
@@ -436,8 +434,10 @@ def test_a_real_training_is_reported(write_recipe, problem_folder, tmp_path, ope
     assert "finished, 3 steps" in page.inner_text(".facts")
     assert "on 4 problems of gsm8k test" in page.inner_text(".answer")
     titles = page.locator("figcaption b").all_inner_texts()
-    assert {"accuracy", "reward", "rewards", "entropy", "zero-std", "time of a step", "throughput"} <= set(titles)
-    assert choose(page, "step 2").startswith("4 completions of 2 question")
+    assert {"accuracy", "reward", "rewards", "entropy", "zero-std groups", "time of a step", "throughput"} <= set(
+        titles
+    )
+    assert choose(page, "step 2").startswith("4 completions of 2 problem")
     header = r"(right|wrong).* · .*reward [-\d.]+ \(correctness [01], format [01]\) · advantage [-+\d.]+ · \d+ tokens"
     assert re.search(header, page.inner_text(".attempt >> nth=0"))
 
@@ -508,7 +508,7 @@ def test_the_verb_prints_a_summary(run, capsys):
     assert lines[2].startswith("better: ")
     assert re.fullmatch(r"reward .* → .* \(training, mean of 5 logs: steps 1-5 and 36-40\)", lines[3])
     assert re.fullmatch(r"tokens per completion .* → .* \(mean over 60 held-out problems\)", lines[4])
-    assert lines[5] == "groups without signal: 25% of the generated tokens, 1:10 of training"  # a quarter of 4:38
+    assert lines[5] == "zero-std groups: 25% of the generated tokens, 1:10 of training"  # a quarter of 4:38
     assert lines[6] == "5:02, 0.168 GPU-hours on 2 x NVIDIA H100 80GB HBM3"
     assert lines[7].startswith("alarm kl at step 31: ")
     assert lines[8] == "note solved at step 35: 95% of the completions are right"
@@ -516,14 +516,14 @@ def test_the_verb_prints_a_summary(run, capsys):
 
 
 def test_steps_that_generate_nothing_count_with_the_generation_before_them(tmp_path):
-    """With steps_per_generation 2, every second log knows nothing of the groups: 10 s of 40 s are without signal."""
+    """With steps_per_generation 2, every second log knows nothing of the groups: 10 s of 40 s are spent on zero-std groups."""
     run = make_run(tmp_path / "run", steps=0)
     seen = {"loss": 0.1, "step_time": 10.0}
     shares = [{"frac_tokens_zero_std": share, "completions/mean_length": 30} for share in (0.1, 0.4)]
     write_rows(
         run / "metrics.jsonl", [{"step": 1 + n, **seen, **(shares[n // 2] if n % 2 == 0 else {})} for n in range(4)]
     )
-    assert without_signal(read_run(run)) == "25% of the generated tokens, 0:10 of training"
+    assert zero_std(read_run(run)) == "25% of the generated tokens, 0:10 of training"
 
 
 def test_a_mistake_is_one_line(run, tmp_path):

@@ -63,6 +63,9 @@ def test_a_run_is_published_and_one_with_something_private_is_refused(results, t
         (run / "environment.json").write_text(json.dumps(found | {"command": ["train", text]}))
         with pytest.raises(UserError, match=f"mine/environment.json has {what}"):
             results.publish(run, tmp_path / "none")
+    (run / "environment.json").write_text(json.dumps(found | {"command": ["grpo-math", "quickstart"]}))
+    with pytest.raises(UserError, match="mine: fails a bound of its recipe"):
+        results.publish(run, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     page = (out / "mine/report.html").read_text()
     embedded = page.replace(

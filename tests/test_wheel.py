@@ -58,7 +58,8 @@ def test_the_quickstart_runs_in_an_empty_folder(grpo_math, tmp_path):
     assert "layout cpu: 1 training process" in plan
 
 
-def test_a_shipped_recipe_is_found_by_its_name(grpo_math, policy_folder, problem_folder):
+def test_shipped_recipes_and_their_bounds_are_found_by_name(grpo_math, policy_folder, problem_folder):
+    assert "after.accuracy" in grpo_math("report", "--check", ROOT / "docs/results/quickstart")
     here = ["--model_name_or_path", policy_folder, "--dataset.path", problem_folder, "--use_vllm", "false"]
     plan = grpo_math("launch", "--layout", "cpu", "--config", "gsm8k_qwen2.5_0.5b", *here, "--dry-run")
     assert "accelerate_configs/cpu.yaml" in plan

@@ -85,15 +85,29 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"unknown verb {argv[0]!r}: " + (f"did you mean {near}?" if near else "see grpo-math --help"))
     options, rest = command_line().parse_known_args([underscored(word) for word in argv] or ["--help"])
     verb = VERBS[options.verb]
+    known = [name for names, _ in verb.options for name in names if name.startswith("-")]
     if verb.keys:
+        refuse_misspelt(rest, known)
         config = getattr(options, "config", None)
         options.words = [*(["--config", config] if config else []), *rest]
         options.words += ["--preflight", "false"] if getattr(options, "no_preflight", False) else []
     elif rest:
-        known = [name for names, _ in verb.options for name in names if name.startswith("-")]
         hint = suggestion(rest[0], known, "", {}) if rest[0].startswith("-") else "unknown argument"
         raise UserError(f"grpo-math {options.verb}: {rest[0]}: {hint}")
     return options
+
+
+def refuse_misspelt(words: list[str], known: list[str]) -> None:
+    """Raise UserError for words that are nearer to one of the verb's `known` options than to any key of a recipe."""
+    names = [name for word in words if DASHED.match(word) and "." not in (name := word.partition("=")[0])]
+    if any(nearest(name[2:], [option[2:] for option in known]) for name in names):  # else the keys need not be read
+        from grpo_math.recipe.recipe import recipe_keys
+
+        kinds = map(recipe_keys, ("GRPO", "SFT"))
+        keys = [f"--{key}" for kind in kinds for key in {**kind.model_fields, **kind.renamed}]
+        near = {name: nearest(name, [*keys, *known]) for name in names}
+        if found := [f"{name}: did you mean {one}?" for name, one in near.items() if one in known and name not in keys]:
+            raise UserError("\n".join(found))
 
 
 def underscored(word: str) -> str:

@@ -9,11 +9,16 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TypeVar
 
 WORKS_HERE = "what works here: grpo-math quickstart (make quickstart), a full GRPO run without GPU, vLLM and network"
 PARENT = os.getppid()  # of a training, `accelerate launch`, which may end during the imports that follow
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class UserError(Exception):
@@ -74,6 +79,13 @@ def at_once(*checks: Callable[[], object] | bool, instead: str = "") -> None:
             found += str(mistake).splitlines()
     if found:
         raise UserError("\n".join(dict.fromkeys([*found, instead] if instead and len(found) > 1 else found)))
+
+
+def each(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
+    """The results of the function, of all items; one UserError with what it finds wrong with any of them."""
+    found: list[B] = []
+    at_once(*(partial(lambda item: found.append(function(item)), item) for item in items))
+    return found
 
 
 def run_cli(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:

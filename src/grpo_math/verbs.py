@@ -199,8 +199,11 @@ VERBS = {
             option("--out", "FILE.html", "the page (default: RUN/report.html, or RUN/compare-report.html for several "
                    "runs)", type=Path),
             option("--watch", "", "update the page while the run is training"),
+            option("--check", "", "write no page; compare finished runs with the bounds of their recipes in "
+                   "benchmarks/expected.yaml"),
         ],
-        "The main curves are also written as .png and .svg files next to the page.",
+        "The main curves are also written as .png and .svg files next to the page. With --check, the exit status is 1 "
+        "if a bound fails.",
         keys=False,
     ),
     "runs": Verb(

@@ -199,7 +199,7 @@ def held_out(
         return trained, f'split: "train[:{cut}]"', left, {}, f"the first {cut} of the rows"
     questions = {whole(problem.question): problem.question for problem in reversed(problems)}
     if len(questions) < 2:
-        return spec, "", problems, {}, "nothing: there is one question"
+        return spec, "", problems, {}, "nothing: there is one problem"
     count = min(MOST, max(1, len(questions) // SHARE))
     chosen = sorted(questions, key=lambda words: hashlib.sha256(questions[words].encode()).digest())[:count]
     left = [problem for problem in problems if whole(problem.question) not in chosen]
@@ -211,7 +211,7 @@ def held_out(
     texts: dict[str, list[str]] = {"train": [], "test": []}
     for place, row in enumerate(raw_rows(spec), 1):
         texts["test" if place in tested else "train"].append(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-    how = f"{count:,} of {len(questions):,} questions, chosen by hash; both parts are written to {parts}/"
+    how = f"{count:,} of {len(questions):,} problems, chosen by hash; both parts are written to {parts}/"
     files = {parts / f"{split}.jsonl": "".join(lines) for split, lines in texts.items()}
     return spec.model_copy(update={"path": os.path.join(".", parts)}), "split: test", left, files, how
 

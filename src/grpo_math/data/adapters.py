@@ -256,7 +256,7 @@ ADAPTERS = {
         gsm8k, "openai/gsm8k", {"train": 7_473, "test": 1_319}, configs=("main",), columns=("question", "answer"),
         answers="number after ####", licence="MIT", source="arXiv:2110.14168",
     ),
-    # variations of GSM8K's test questions; those of the kind `critical thinking` have no answer
+    # variations of GSM8K's test problems; those of the kind `critical thinking` have no answer
     "gsm_plus": Adapter(
         hub="qintongli/GSM-Plus", splits={"test": 10_552, "testmini": 2_400},
         columns=("question", "answer", "solution"), drop={"answer": "^None$"}, answers="number",

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
-from grpo_math.errors import UserError, one_line
+from grpo_math.errors import UserError, each, one_line
 from grpo_math.evaluation.statistics import Difference, can_show, difference, over_seeds, span
 from grpo_math.evaluation.tables import print_table
 from grpo_math.runs.folder import read_table
@@ -61,7 +61,9 @@ class Comparison:
 def main(options: argparse.Namespace) -> None:
     if len(options.evaluations) < 2:
         raise UserError("compare: expected two or more evaluations: grpo-math compare A B")
-    first, *others = [files_of(named) if options.seeds else [Path(named)] for named in options.evaluations]
+    named = options.evaluations
+    first, *others = settings = each(files_of, named) if options.seeds else [[Path(one)] for one in named]
+    each(completions_of, [path for setting in settings for path in setting])
     a = [read_evaluation(path) for path in first]
     for other in others:
         b = [read_evaluation(path) for path in other]
@@ -125,13 +127,18 @@ def files_of(setting: str) -> list[Path]:
     return files
 
 
-def read_evaluation(path: Path) -> Problems:
-    """The rows of every problem. `path` is a folder of `grpo-math evaluate`, a file, or a run, of which the last
-    evaluation counts."""
+def completions_of(path: Path) -> Path:
+    """The file of a folder of `grpo-math evaluate`, of a run, of which the last evaluation counts, or that file."""
     kept = sorted((path / "completions").glob("eval-*.parquet"))
     file = kept[-1] if kept else path / "completions.jsonl" if path.is_dir() else path
     if not file.exists():
         raise UserError(f"{path}: has no completions.jsonl: give a folder of grpo-math evaluate, or an evaluated run")
+    return file
+
+
+def read_evaluation(path: Path) -> Problems:
+    """The rows of every problem; `path` is one of `completions_of`."""
+    file = completions_of(path)
     problems: dict[tuple[str, int], Rows] = defaultdict(list)
     for row in read_table(file):
         if any(not isinstance(row.get(column), kind) for column, kind in COLUMNS.items()):

@@ -1,7 +1,7 @@
-"""Figures with their 95 % interval over questions, the difference of two models on the same questions and of two
-settings over several runs, and the difference that so many questions can show.
+"""Figures with their 95 % interval over problems, the difference of two models on the same problems and of two
+settings over several runs, and the difference that so many problems can show.
 
-Questions are the unit that was drawn; the samples of one question are not independent evidence.
+Problems are the unit that was drawn; the samples of one problem are not independent evidence.
 """
 
 import math
@@ -14,9 +14,9 @@ import numpy as np
 from grpo_math.errors import UserError
 
 LEVEL, POWER = 0.05, 0.8  # of every test, and of what it is said to show
-FEWEST = 6  # changed questions: the p of five is 2 / 2^5 at least
-CHANGED = 0.10  # share of the questions that one of two models answers right and the other wrong, where it is not known
-FINEST = 1_000  # parts of a question that a test tells apart: its time grows with them
+FEWEST = 6  # changed problems: the p of five is 2 / 2^5 at least
+CHANGED = 0.10  # share of the problems that one of two models answers right and the other wrong, where it is not known
+FINEST = 1_000  # parts of a problem that a test tells apart: its time grows with them
 SAME = 1e-9  # a spread of runs that is rounding
 
 
@@ -54,12 +54,12 @@ def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
 
 
 def share(values: list[float]) -> Figure:
-    """The mean of one value in [0, 1] per question.
+    """The mean of one value in [0, 1] per problem.
 
-    Its interval is Wilson's for the effective number of questions (Korn and Graubard 1998, Survey Methodology
+    Its interval is Wilson's for the effective number of problems (Korn and Graubard 1998, Survey Methodology
     24:193-201): as many as would leave the mean equally uncertain if each were 0 or 1, which is their number where each
     is. The spread of the values counts a 0 and a 1 more, so that a few equal ones are not certain. Simulated with 2 to
-    200 questions of 4 or 16 samples, with means of 0.01 to 0.8, it covers at least 92 %, mostly more than 95 %.
+    200 problems of 4 or 16 samples, with means of 0.01 to 0.8, it covers at least 92 %, mostly more than 95 %.
     """
     count, total = len(values), sum(values)
     middle, square = (total + 1) / (count + 2), (sum(value * value for value in values) + 1) / (count + 2)
@@ -68,7 +68,7 @@ def share(values: list[float]) -> Figure:
 
 
 def amount(values: list[float]) -> Figure:
-    """The mean of one value per question, such as a length or a reward, with Student's interval, which is not below 0
+    """The mean of one value per problem, such as a length or a reward, with Student's interval, which is not below 0
     where no value is. The spread counts a 0 and twice the mean more."""
     mean = fmean(values)
     half = reach(*standard_error(values, (0, 2 * mean)))
@@ -91,7 +91,7 @@ def reach(error: float, freedom: float, chance: float = 1 - LEVEL / 2) -> float:
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
     """The chance that of k of the samples, drawn without replacement, at least one is right: the unbiased estimate of
-    pass@k for one question (Chen et al. 2021, arXiv:2107.03374, equation 1)."""
+    pass@k for one problem (Chen et al. 2021, arXiv:2107.03374, equation 1)."""
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
@@ -105,9 +105,9 @@ class Difference:
         test: The name of the test.
         error: The standard error of the difference, infinite where nothing can be shown.
         freedom: The degrees of freedom of the standard error.
-        questions: The number of questions, where each has one sample; else 0.
-        won: The number of questions on which B does better.
-        lost: The number of questions on which B does worse.
+        problems: The number of problems, where each has one sample; else 0.
+        won: The number of problems on which B does better.
+        lost: The number of problems on which B does worse.
         few: What there is too little of for a p below 0.05; empty if there is enough.
     """
 
@@ -116,17 +116,17 @@ class Difference:
     test: str
     error: float
     freedom: float
-    questions: int = 0
+    problems: int = 0
     won: int = 0
     lost: int = 0
     few: str = ""
 
     @property
     def shows(self) -> float:
-        """The smallest difference that would be found with 80 % power among as many questions or runs, if their
+        """The smallest difference that would be found with 80 % power among as many problems or runs, if their
         differences spread as these do."""
-        if self.questions:
-            return detectable(self.questions, self.questions * self.error**2)
+        if self.problems:
+            return detectable(self.problems, self.problems * self.error**2)
         return reach(self.error, self.freedom) + reach(self.error, self.freedom, POWER)
 
     @property
@@ -135,7 +135,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Of B: better, worse, not distinguishable, or too few questions to tell."""
+        """Of B: better, worse, not distinguishable, or too few problems to tell."""
         if self.few:
             return f"too few {self.few} to tell"
         if not self.distinguishable:
@@ -151,15 +151,15 @@ class Difference:
 
 
 def difference(first: list[float], second: list[float], samples: int = 1) -> Difference:
-    """`first` and `second` hold the share of right samples of each question, in the same order; `samples` is their
+    """`first` and `second` hold the share of right samples of each problem, in the same order; `samples` is their
     number, or a common multiple where they have different ones.
 
-    The interval is Newcombe's for one sample. For several it is Student's, its spread with two questions more on which
-    B wins and loses one sample: simulated with 2 to 200 questions it covers at least 92 %.
+    The interval is Newcombe's for one sample. For several it is Student's, its spread with two problems more on which
+    B wins and loses one sample: simulated with 2 to 200 problems it covers at least 92 %.
     """
     changes, count = np.subtract(second, first), len(first)
     won, lost = int((changes > 0).sum()), int((changes < 0).sum())
-    few = "" if won + lost >= FEWEST else "questions" if count < FEWEST else "changed questions"
+    few = "" if won + lost >= FEWEST else "problems" if count < FEWEST else "changed problems"
     p = sign_flip(np.rint(changes * min(samples, FINEST)).astype(int))
     if samples == 1:
         both = sum(a == b == 1 for a, b in zip(first, second, strict=True))
@@ -193,7 +193,7 @@ def sign_flip(changes: np.ndarray) -> float:
 
 def paired_difference(both: int, won: int, lost: int, count: int) -> Figure:
     """The difference of two paired shares, with Newcombe's interval from Wilson's (1998, Statistics in Medicine
-    17:2635-2650, method 10). `both` counts the questions right in both, `won` those right in the second only."""
+    17:2635-2650, method 10). `both` counts the problems right in both, `won` those right in the second only."""
     neither = count - both - won - lost
     p2, p1 = (both + won) / count, (both + lost) / count
     (low2, high2), (low1, high1) = wilson_interval(both + won, count), wilson_interval(both + lost, count)
@@ -207,30 +207,30 @@ def paired_difference(both: int, won: int, lost: int, count: int) -> Figure:
     return Figure(p2 - p1, p2 - p1 - half[0], p2 - p1 + half[1])
 
 
-def power(questions: int, change: float, changed: float) -> float:
+def power(problems: int, change: float, changed: float) -> float:
     """The chance that McNemar's exact test finds a true difference of `change` at the 5 % level, where the answers to a
-    share of `changed` of the questions change from right to wrong or back, or of `change` where that is more."""
+    share of `changed` of the problems change from right to wrong or back, or of `change` where that is more."""
     from scipy.stats import binom
 
     changed = max(changed, change)
-    counts = np.arange(questions + 1)
-    chances = binom.pmf(counts, questions, changed)
+    counts = np.arange(problems + 1)
+    chances = binom.pmf(counts, problems, changed)
     counts, chances = counts[chances > SAME], chances[chances > SAME]
-    worst = binom.ppf(LEVEL / 2, counts, 0.5) - 1  # the most questions lost, of so many changed, at which p < 0.05
+    worst = binom.ppf(LEVEL / 2, counts, 0.5) - 1  # the most problems lost, of so many changed, at which p < 0.05
     worst += 2 * binom.cdf(worst + 1, counts, 0.5) < LEVEL
     lost = (1 - change / changed) / 2
     found = binom.cdf(worst, counts, lost) + binom.sf(counts - worst - 1, counts, lost)
     return float(chances @ found)
 
 
-def detectable(questions: int, changed: float = CHANGED) -> float:
-    """The smallest difference that `power` puts at 80 %: 0.064 with 200 questions, 0.025 with 1,319. Infinite below six
-    questions, which show none."""
+def detectable(problems: int, changed: float = CHANGED) -> float:
+    """The smallest difference that `power` puts at 80 %: 0.064 with 200 problems, 0.025 with 1,319. Infinite below six
+    problems, which show none."""
     from scipy.optimize import brentq
 
-    if questions < FEWEST:
+    if problems < FEWEST:
         return math.inf
-    return float(brentq(lambda change: power(questions, change, changed) - POWER, SAME, 1.0, xtol=1e-5))
+    return float(brentq(lambda change: power(problems, change, changed) - POWER, SAME, 1.0, xtol=1e-5))
 
 
 def over_seeds(first: list[float], second: list[float], paired: bool = False) -> Difference:

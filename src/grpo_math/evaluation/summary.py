@@ -1,4 +1,4 @@
-"""Graded rows in figures: accuracy and its companions, pass@k and maj@k, with intervals over questions."""
+"""Graded rows in figures: accuracy and its companions, pass@k and maj@k, with intervals over problems."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -17,7 +17,7 @@ TOGETHER = "all datasets"  # the dataset of an evaluation of several, counted to
 class Evaluation:
     """The figures of one dataset. Shares are in [0, 1], `length` is in tokens, `seconds` is the time it took.
 
-    `accuracy` is mean@k where a question has k samples. `reward` and `rewards/NAME` are means over what the rewards
+    `accuracy` is mean@k where a problem has k samples. `reward` and `rewards/NAME` are means over what the rewards
     could score. `groups` holds, by level or subject, the number of problems and the accuracy.
     """
 

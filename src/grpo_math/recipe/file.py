@@ -162,8 +162,8 @@ def shipped_recipe(name: str) -> Path:
     raise UserError(f"{name}: no such recipe: {hint}")
 
 
-def shipped(name: Literal["recipes", "accelerate_configs"]) -> Path:
-    """The folder `recipes` or `accelerate_configs`: of the installed package, or of the repository it is run from."""
+def shipped(name: Literal["recipes", "accelerate_configs", "benchmarks"]) -> Path:
+    """The folder of this name: of the installed package, or of the repository it is run from."""
     package = Path(__file__).parents[1]
     return package / name if (package / name).is_dir() else package.parents[1] / name
 

@@ -17,7 +17,7 @@ from pydantic import Field, create_model
 
 from grpo_math.data.problem import DatasetSpec
 from grpo_math.data.prompts import PromptTemplate
-from grpo_math.errors import UserError, nearest, suggestion
+from grpo_math.errors import UserError, suggestion
 from grpo_math.grading import PoolSettings
 from grpo_math.recipe.checking import Part, options, takes_null, validated
 from grpo_math.recipe.entries import dataset_specs, held_out_specs, reward_specs, tool_problems
@@ -178,8 +178,7 @@ def resolve(argv: list[str], kind: str | None = None, overrides: dict | None = N
     path, given = parse_arguments(argv)
     evaluation = kind == "evaluation"
     if path is None and not evaluation:
-        near = nearest("config", given)
-        raise UserError("no recipe: give one with --config recipes/X.yaml" + (f", not --{near}" if near else ""))
+        raise UserError("no recipe: give one with --config recipes/X.yaml")
     raw = merge(merge(read_recipe(path) if path else NO_RECIPE, given), overrides or {})
     path = path or Path("command line")
     found = "SFT" if "sft" in raw else "GRPO"

@@ -34,7 +34,7 @@ CHARTS = {  # title: pattern of the metrics, how to read them
         "share of the solutions' tokens to which the model gives the highest probability",
     ),
     "completion length": ("completions/mean_length", "tokens per completion"),
-    "zero-std": (
+    "zero-std groups": (
         "frac_reward_zero_std",
         "share of groups whose completions all get the same reward, and therefore no advantage",
     ),
@@ -67,7 +67,7 @@ AXES = {  # of charts whose title has no unit
     "accuracy": "accuracy (share of correct answers)",
     "reward": "mean reward",
     "completion length": "tokens per completion",
-    "zero-std": "share of groups without signal",
+    "zero-std groups": "share of all groups",
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
+from typing import TypeGuard
 
 from grpo_math.errors import UserError
 from grpo_math.evaluation.compare import Comparison, compare
@@ -182,7 +183,7 @@ def that_count(rows: list[dict]) -> list[dict]:
     return [found[step] for step in sorted(found)]
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and isfinite(value)
 
 

@@ -3,13 +3,14 @@
 import argparse
 import datetime
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, each
 from grpo_math.evaluation.statistics import Difference
 from grpo_math.recipe.batch import is_main_process
 from grpo_math.recipe.file import dotted
@@ -26,6 +27,12 @@ POLL = 10  # seconds between two looks at a running training
 
 
 def main(options: argparse.Namespace) -> None:
+    if options.check:
+        from grpo_math.report.expected import check
+
+        if options.watch or options.out:
+            raise UserError("report: --check writes no page: leave out --out and --watch")
+        sys.exit(0 if check(options.runs) else 1)
     if options.watch:
         watch(options.runs, options.out)
     else:
@@ -63,7 +70,7 @@ def report_end(results: dict, folder: Path) -> None:
 
 
 def read_runs(folders: list[Path]) -> list[Run]:
-    runs = [read_run(folder) for folder in folders]
+    runs = each(read_run, folders)
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("report: one run is named twice: name different ones")
     return runs

@@ -23,8 +23,8 @@ def sentences(run: Run) -> Iterator[str]:
     if len(run.evaluations) > 1:
         yield verdict(run.change)
     yield from (f"{name} {first:.3g} → {last:.3g} ({when})" for name, first, last, when in movements(run))
-    if wasted := without_signal(run):
-        yield f"groups without signal: {wasted}"
+    if wasted := zero_std(run):
+        yield f"zero-std groups: {wasted}"
     cost = [clock(run.seconds)] if run.seconds is not None else []
     cost += [gpu_hours(run)] if cost and run.gpu_count else []
     if cost or run.hardware:
@@ -113,7 +113,7 @@ def movements(run: Run) -> Iterator[tuple[str, float, float, str]]:
             yield name, start, end, f"training, mean of {window} logs: steps {steps[0]} and {steps[1]}"
 
 
-def without_signal(run: Run) -> str:
+def zero_std(run: Run) -> str:
     """31% of the generated tokens, 0:12 of training; empty where the share of these tokens is not logged. They are in
     groups whose completions all earn the same, the seconds are those of the steps by their share; steps that generate
     nothing train on the generation before them."""

@@ -294,7 +294,7 @@ class Trainer(GRPOTrainer):
         return batch
 
     def log_first_round(self) -> None:
-        """How many groups and tokens are without signal; with several rounds also the rewards, in place of TRL's, which
+        """How many groups and tokens are zero-std; with several rounds also the rewards, in place of TRL's, which
         are of the groups that are trained on."""
         metrics, scores = self._metrics["train"], self.rewards_per_func
         if self.rounds > 1:
@@ -320,7 +320,7 @@ class Trainer(GRPOTrainer):
                 metrics[f"rewards/{name}/variance_share"].append(share)
 
     def level(self, rewards: torch.Tensor) -> torch.Tensor:
-        """Whether each completion, of all processes, is in a group without signal."""
+        """Whether each completion, of all processes, is in a zero-std group."""
         summed = self.multi_objective_aggregation == "sum_then_normalize"
         return groups.level(rewards, self.reward_weights, self.size, summed)
 

@@ -231,7 +231,7 @@ function showCards() {
   const rows = cards.flat();
   const count = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
   const unpaid = $("filter").value === "paid" && !rows.length ? ": evaluations have no rewards, choose a training step" : "";
-  $("count").textContent = `${count(rows.length, "completion")} of ${count(new Set(rows.map((row) => row.question)).size, "question")}${unpaid}`;
+  $("count").textContent = `${count(rows.length, "completion")} of ${count(new Set(rows.map((row) => row.question)).size, "problem")}${unpaid}`;
   const shown = new Map(cards.slice(0, most).map((one) => [one, card(one, true)]));
   const nodes = [...shown.values()];
   for (const direction of $("filter").value === "changed" ? MOVES.changed : []) {
@@ -252,7 +252,7 @@ function card(rows, withMore) {
   const across = $("step").value === "all" || rows.some((row) => row.at !== rows[0].at); // say which step
   const meta = make("div", { className: "meta" }, make("span", {}, "gold ", make("b", {}, ...value(gold ?? solution ?? ""))),
     rows.length > 1 ? make("span", { textContent: `${right} of ${rows.length} right` }) : null,
-    more ? make("button", { type: "button", className: "link open", textContent: `this question at all steps (${everywhere.length})`, onclick: () => showQuestion(question) }) : null,
+    more ? make("button", { type: "button", className: "link open", textContent: `this problem at all steps (${everywhere.length})`, onclick: () => showQuestion(question) }) : null,
     prompt ? make("details", {}, make("summary", { textContent: "prompt" }), make("pre", { textContent: prompt })) : null);
   const same = groups(rows, (row) => JSON.stringify([steps.indexOf(row.at), row.completion, row.correct, row.answer, row.reward]));
   const attempts = make("div", { className: "attempts" }, ...same.map((rows) => attempt(rows[0], across, rows.length)));
@@ -288,7 +288,7 @@ function showQuestion(question) {
 
 function fillControls() {
   const option = (one, place) => make("option", { value: place, textContent: one.label });
-  const all = make("option", { value: "all", textContent: "all steps, by question" });
+  const all = make("option", { value: "all", textContent: "all steps, by problem" });
   $("step").replaceChildren(...steps.map(option).reverse(), all);
   const again = () => { most = PAGE; showCards(); };
   for (const id of ["filter", "search"]) $(id).addEventListener("input", again);
