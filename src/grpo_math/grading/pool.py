@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from grpo_math.errors import UserError
+from grpo_math.grading import worker
 
-MAX_MESSAGE = 2**18  # bytes; a gold and an answer have some thousand characters each
 CLOSE_SECONDS = 10.0  # to wait at exit for a batch of another thread
 SILENCE_SECONDS = 120.0  # of processes that are given up: more than importing math_verify takes on a busy machine
 Verdict = tuple[bool | None, str]
@@ -42,7 +42,7 @@ class Pool:
         self.lock = threading.Lock()
 
     def run(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        """(correct, how) for each (gold, answer); `how` is math_verify, unparsable_gold, timeout or crashed."""
+        """(correct, how) per normalised (gold, answer); `how` is math_verify, unparsable_gold, timeout or crashed."""
         verdicts: dict[int, Verdict] = {}
         with self.lock:
             for _ in range(2):  # if the processes are killed, new ones get what is left
@@ -62,12 +62,12 @@ class Pool:
         for _ in range(min(self.size, len(waiting))):
             self.door.send(waiting.popleft())
         working: dict[int, int] = {}
-        while len(verdicts) < len(pairs) and (message := self.door.recv(MAX_MESSAGE)):
-            worker, *news = json.loads(message)
+        while len(verdicts) < len(pairs) and (message := self.door.recv(worker.MAX_MESSAGE)):
+            pid, *news = json.loads(message)
             if len(news) == 1:
-                working[worker] = news[0]
-            elif worker in working:  # else an idle one died
-                verdicts[working.pop(worker)] = tuple(news)
+                working[pid] = news[0]
+            elif pid in working:  # else an idle one died
+                verdicts[working.pop(pid)] = tuple(news)
                 if waiting:
                     self.door.send(waiting.popleft())
 
@@ -79,7 +79,7 @@ class Pool:
         words = (theirs.fileno(), self.settings.timeout, self.settings.memory_gib, self.size)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "grpo_math.grading.worker", *map(str, words)],
+                [sys.executable, "-P", worker.__file__, *map(str, words)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -89,7 +89,7 @@ class Pool:
             )
         self.door.settimeout(self.settings.timeout + SILENCE_SECONDS)
         with suppress(OSError):
-            if self.door.recv(MAX_MESSAGE):
+            if self.door.recv(worker.MAX_MESSAGE):
                 return
         self.end()
         raise UserError("grading: the workers do not start: `python -c 'import math_verify'` may show why")
