@@ -10,10 +10,12 @@ import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from grpo_math.errors import UserError
-from grpo_math.grading import worker
 
+WORKER = Path(__file__).with_name("worker.py")
+MAX_MESSAGE = 2**18  # bytes; a gold and an answer have some thousand characters each
 CLOSE_SECONDS = 10.0  # to wait at exit for a batch of another thread
 SILENCE_SECONDS = 120.0  # of processes that are given up: more than importing math_verify takes on a busy machine
 Verdict = tuple[bool | None, str]
@@ -21,7 +23,7 @@ Verdict = tuple[bool | None, str]
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """The `grading:` part of a recipe: seconds per answer, GiB of address space per worker, and how many
+    """The `grading:` part of a recipe: CPU seconds per answer, GiB of address space per worker, and how many
     answers are graded at a time (by default as many as there are cores for this process)."""
 
     timeout: float = 2.0
@@ -62,12 +64,12 @@ class Pool:
         for _ in range(min(self.size, len(waiting))):
             self.door.send(waiting.popleft())
         working: dict[int, int] = {}
-        while len(verdicts) < len(pairs) and (message := self.door.recv(worker.MAX_MESSAGE)):
-            pid, *news = json.loads(message)
+        while len(verdicts) < len(pairs) and (message := self.door.recv(MAX_MESSAGE)):
+            worker, *news = json.loads(message)
             if len(news) == 1:
-                working[pid] = news[0]
-            elif pid in working:  # else an idle one died
-                verdicts[working.pop(pid)] = tuple(news)
+                working[worker] = news[0]
+            elif worker in working:  # else an idle one died
+                verdicts[working.pop(worker)] = tuple(news)
                 if waiting:
                     self.door.send(waiting.popleft())
 
@@ -79,7 +81,7 @@ class Pool:
         words = (theirs.fileno(), self.settings.timeout, self.settings.memory_gib, self.size)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", worker.__file__, *map(str, words)],
+                [sys.executable, "-P", str(WORKER), *map(str, words)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -89,7 +91,7 @@ class Pool:
             )
         self.door.settimeout(self.settings.timeout + SILENCE_SECONDS)
         with suppress(OSError):
-            if self.door.recv(worker.MAX_MESSAGE):
+            if self.door.recv(MAX_MESSAGE):
                 return
         self.end()
         raise UserError("grading: the workers do not start: `python -c 'import math_verify'` may show why")
