@@ -1,23 +1,25 @@
 """Grading, compared with math-verify and TRL's accuracy_reward: completions per CPU second, and wrong verdicts; also
-the share of each tier, and a hostile batch.
+the share of each tier, and a hostile batch, which TRL's reward gets too.
 
 usage: python benchmarks/grading.py [--cases FILE.jsonl ...] [--show] [--errors-only]
 
-Speed: all graders get the same completions in the same process. Each figure is the median of 5 runs after a warm-up,
-with the slowest and the fastest; no verdict is remembered from run to run.
+Speed: the graders take turns with the same completions in the same process. Each figure is the median of 5 runs after a
+warm-up, with the slowest and the fastest, and counts the workers' CPU time; no verdict is remembered from run to run.
+math-verify gets the gold in \\boxed{}, which it reads fastest, and the first eighth of the completions.
 
 Errors: false positives (wrong, and rewarded) and false negatives (right, and not rewarded) on tests/equal.txt and on
 the rows {gold, completion, style, expect} of every --cases file. --show prints a line for every verdict that differs
 from the label. The peers get the gold in dollar signs, and the whole completion.
 
-Set GRPO_MATH_TEST_DATA to a folder with gsm8k/ and math500/ to add the tier shares on their golds and worked solutions.
+Set GRPO_MATH_TEST_DATA to a folder with gsm8k/ and math500/ to add MATH-500 (six completions per problem, three of them
+right), and the tier shares on the golds and worked solutions of both.
 """
 
 import argparse
 import json
 import os
 import random
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -25,6 +27,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 from spread import spread
 
 from grpo_math.grading import grade_batch
@@ -97,12 +100,39 @@ def batch(make, size: int, seed: int) -> tuple[list[str], list[str]]:
     return [gold for gold, _ in pairs], texts
 
 
+IDENTITIES = [  # golds, and answers that only math-verify finds right
+    (r"\sin 2x", r"2\sin x\cos x"), (r"\cot x", r"\frac{\cos x}{\sin x}"), ("3", r"\log_2 8"),
+    (r"2^{n+1}", r"2\cdot 2^n"), (r"\ln 6", r"\ln 2+\ln 3"),
+]  # fmt: skip
+
+
+def math500(folder: Path) -> tuple[list[str], list[str]]:
+    """Golds, and completions: the worked solutions with their answers as they are, respelled, in an equal form, with
+    one number changed, from another problem, and cut off before the answer."""
+    rng = random.Random(0)
+    rows = [json.loads(line) for line in (folder / "math500" / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    solved = [(row["answer"], row["solution"].partition("\\boxed")[0], None) for row in rows]
+    solved += [(gold, solved[place][1], equal) for place, (gold, equal) in enumerate(IDENTITIES)]
+    pairs = []
+    for gold, text, equal in solved:
+        respelled = gold.replace(r"\frac", r"\dfrac").replace("(", r"\left( ").replace(")", r" \right)")
+        formula = not re.search(r"[,=<>_%$]|\\(?:text|begin|in|cup|pm|le|ge|circ)\b", gold)
+        twice = rf"\frac{{2({gold})}}{{2}}" if formula else gold
+        digits = list(re.finditer(r"\d+", gold))
+        at = rng.choice(digits).span() if digits else (0, 0)
+        changed = f"{gold[: at[0]]}{int(gold[slice(*at)] or 1) + 1}{gold[at[1] :]}"
+        answers = [gold, respelled, equal or twice, changed, rng.choice(rows)["answer"]]
+        pairs += [(gold, f"{text}\\boxed{{{answer}}}.$") for answer in answers]
+        pairs.append((gold, text[: len(text) * 2 // 3]))
+    return [gold for gold, _ in pairs], [text for _, text in pairs]
+
+
 def cpu_seconds(function, *arguments) -> float:
-    """CPU time of one call, in this process and in the workers that end in it."""
+    """CPU time of one call, in this process and in its workers."""
 
     def spent() -> float:
-        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+        this = psutil.Process()
+        return sum(sum(process.cpu_times()[:4]) for process in (this, *this.children(recursive=True)))
 
     start = spent()
     function(*arguments)
@@ -113,9 +143,14 @@ def ours(golds: list[str], texts: list[str]) -> Counter:
     for remembered in (settle, read, normalise):
         remembered.cache_clear()
     known.clear()
-    grades = grade_batch(texts, golds, "boxed")
-    pool.close()
-    return Counter(grade.how for grade in grades)
+    return Counter(grade.how for grade in grade_batch(texts, golds, "boxed"))
+
+
+def math_verify(golds: list[str], texts: list[str]) -> None:
+    from math_verify import parse, verify
+
+    for gold, text in zip(golds, texts, strict=True):
+        verify(parse(f"\\boxed{{{gold}}}"), parse(text))
 
 
 def trl(golds: list[str], texts: list[str]) -> None:
@@ -124,19 +159,23 @@ def trl(golds: list[str], texts: list[str]) -> None:
     accuracy_reward([[{"role": "assistant", "content": text}] for text in texts], [f"${gold}$" for gold in golds])
 
 
-def speed_table() -> None:
-    print("| completions | ours, per CPU s (slowest-fastest) | TRL accuracy_reward | ratio | exact tiers |")
-    print("|---|---|---|---|---|")
-    for name, make, size in (("GSM8K-like", gsm8k_like, 2_000), ("MATH-like", math_like, 1_000)):
-        golds, texts = batch(make, size, seed=0)
-        rates = {}
-        for grader, count in ((ours, size), (trl, size // 4)):
-            grader(golds[:count], texts[:count])
-            times = [cpu_seconds(grader, golds[:count], texts[:count]) for _ in range(RUNS)]
-            rates[grader] = [count / seconds for seconds in times]
-        ratio = statistics.median(rates[ours]) / statistics.median(rates[trl])
-        exact = 1 - ours(golds, texts)["math_verify"] / size
-        print(f"| {name} | {spread(rates[ours], ',.0f')} | {spread(rates[trl], ',.0f')} | {ratio:.0f}x | {exact:.1%} |")
+def speed_table(folder: Path | None) -> None:
+    print("| completions | per CPU s, with worker start | with workers at work | math-verify | ratios | exact tiers |")
+    print("|---|---|---|---|---|---|")
+    sets = {"GSM8K-like": batch(gsm8k_like, 3_000, seed=0), "MATH-like": batch(math_like, 3_000, seed=0)}
+    sets |= {"MATH-500": math500(folder)} if folder else {}
+    for name, (golds, texts) in sets.items():
+        few = len(golds) // 8
+        math_verify(golds[:20], texts[:20])
+        exact = 1 - ours(golds, texts)["math_verify"] / len(golds)
+        rates: list[list[float]] = [[], [], []]
+        for _ in range(RUNS):
+            pool.close()
+            for place, (grader, count) in enumerate([(ours, len(golds)), (ours, len(golds)), (math_verify, few)]):
+                rates[place].append(count / cpu_seconds(grader, golds[:count], texts[:count]))
+        cold, warm, peer = map(statistics.median, rates)
+        shown = " | ".join([f"{name}, {len(golds):,}", *(spread(rate, ",.0f") for rate in rates)])
+        print(f"| {shown} | {cold / peer:.1f}x, {warm / peer:.1f}x | {exact:.1%} |", flush=True)
 
 
 def tier_table(folder: Path) -> None:
@@ -249,8 +288,9 @@ if __name__ == "__main__":
     parser.add_argument("--errors-only", action="store_true", help="no timing")
     options = parser.parse_args()
     if not options.errors_only:
-        speed_table()
-        if "GRPO_MATH_TEST_DATA" in os.environ:
-            tier_table(Path(os.environ["GRPO_MATH_TEST_DATA"]))
+        data = Path(os.environ["GRPO_MATH_TEST_DATA"]) if "GRPO_MATH_TEST_DATA" in os.environ else None
+        speed_table(data)
+        if data:
+            tier_table(data)
         hostile_table()
     error_table(options.cases, options.show)

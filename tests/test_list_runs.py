@@ -52,7 +52,7 @@ def test_a_line_a_run_with_state_and_headline_newest_last(runs, tmp_path):
     assert [cell.strip() for cell in head if cell.strip()] == ["run", "state", "steps", "accuracy", "reward", "started"]
     assert [line[:3] for line in lines] == [
         ["sweep/beta=0/seed-1", "finished", "3/3"],
-        ["odd", "recipe.yaml cannot be read", "2026-11-15 10:00"],
+        ["odd", "cannot be read: see grpo-math report", "2026-11-15 10:00"],
         ["sft", "finished", "30/30"],
         ["ended", "ended by alarm nan", "5/40"],
         ["broken", "failed", "5/40"],
@@ -82,3 +82,29 @@ def test_a_hint_where_there_are_none_and_a_line_for_a_mistake(runs):
     assert runs() == (0, "no runs in runs: grpo-math train creates one in the recipe's output_dir\n", "")
     assert runs("elsewhere") == (2, "", "error: elsewhere: no such folder: name one with runs in it\n")
     assert runs("a", "b")[2] == "error: grpo-math runs: b: unknown argument\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("results.json", '{"steps": 4', "steps is None"),
+        ("results.json", "null", "steps is None"),
+        ("results.json", '{"steps": null}', "steps is None"),
+        ("results.json", '{"steps": 3, "seconds": null}', "total is None"),
+        ("results.json", '{"steps": 3, "seconds": {"total": null}}', "total is None"),
+        (
+            "eval.jsonl",
+            '{"step": 0, "accuracy": 0.5, "accuracy_low": null, "accuracy_high": 0.6}\n',
+            "accuracy_low is None",
+        ),
+        ("eval.jsonl", '{"step": 0, "samples": "many"}\n', "samples is many"),
+    ],
+)
+def test_a_damaged_file_is_one_line(runs, tmp_path, capsys, name, text, why):
+    run = make_run(tmp_path / "runs" / "one", steps=3)
+    (run / name).write_text(text)
+    assert run_cli(dispatch, ["report", "runs/one"]) == 2
+    assert capsys.readouterr().err == f"error: runs/one/{name}: damaged, {why}: restore it from a copy, or delete it\n"
+    status, output, _ = runs()
+    assert status == 0
+    assert "cannot be read: see grpo-math report" in output

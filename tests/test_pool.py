@@ -19,7 +19,7 @@ from conftest import wait_for
 from grpo_math.errors import UserError
 from grpo_math.grading import PoolSettings, configure, grade, grade_batch
 from grpo_math.grading.batch import known
-from grpo_math.grading.pool import Pool, pool
+from grpo_math.grading.pool import WORKER, Pool, pool
 
 SLOW = r"e^{e^{e^{e^{e^{e}}}}}"  # math_verify takes for ever over this one
 EASY = (r"\sin^2 x", r"1-\cos^2 x")
@@ -58,7 +58,7 @@ def workers_alive() -> int:
 
 def family(pid: int) -> list[psutil.Process]:
     """The processes that fork workers for a process, and their workers."""
-    parents = [child for child in psutil.Process(pid).children() if "grpo_math.grading.worker" in command(child)]
+    parents = [child for child in psutil.Process(pid).children() if str(WORKER) in command(child)]
     return parents + [worker for parent in parents for worker in parent.children(recursive=True)]
 
 
@@ -66,7 +66,7 @@ def command(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
     except psutil.Error:  # a zombie: whoever it was
-        return ["grpo_math.grading.worker"]
+        return [str(WORKER)]
 
 
 def hostile_batch() -> tuple[list[str], list[str]]:

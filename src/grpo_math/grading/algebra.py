@@ -4,8 +4,8 @@ An atom is a symbol (`x`, `\pi`), the square root of a prime (`√5`) or the ima
 multiplied out at once, and the roots of different squarefree numbers are linearly independent over the rationals
 (Besicovitch 1940), so a/b = c/d exactly when the polynomials ad and bc are the same. What is not a rational function
 (a sine, a cube root, 2^n) becomes an `opaque` atom under its own name. Equal polynomials in opaque atoms still mean
-equal values. Different ones prove nothing, unless the values already differ in double precision: floats can refuse an
-answer here, and never accept one.
+equal values. Different ones prove nothing, unless the values already differ in double precision, with a number for
+every symbol: floats can refuse an answer here, and never accept one.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ MAX_NAME = 200  # of an opaque atom, in characters
 CLOSE = 1e-6  # relative difference above which two floats count as different values
 CONSTANTS = {r"\pi": math.pi, "e": math.e, r"\infty": math.inf}
 Value = float | complex | None  # None: not a number, or out of range
+Opaque = dict[str, tuple[Value, Value]]  # atom -> its value, and that with a value for every symbol
 VARIABLE = re.compile(
     r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z(])|\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi"
     r"|rho|sigma|tau|phi|chi|psi|omega|ell)(?![a-zA-Z])"
@@ -49,11 +50,11 @@ class TooBig(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """numerator / denominator. `opaque` maps the atoms that may hide a relation to others to their values."""
+    """numerator / denominator. `opaque` holds the atoms that may hide a relation to others."""
 
     numerator: Poly
     denominator: Poly
-    opaque: dict[str, Value] | None = None
+    opaque: Opaque | None = None
 
     def __add__(self, other: "Ratio") -> "Ratio":
         left, right, bottom = self.numerator, other.numerator, self.denominator
@@ -79,7 +80,7 @@ class Ratio:
             raise Unreadable("division by zero or infinity")
         return self * Ratio(other.denominator, other.numerator, other.opaque)
 
-    def both(self, other: "Ratio") -> dict[str, Value] | None:
+    def both(self, other: "Ratio") -> Opaque | None:
         return self.opaque | other.opaque if self.opaque and other.opaque else self.opaque or other.opaque
 
     def fraction(self) -> tuple[int, int] | None:
@@ -88,22 +89,27 @@ class Ratio:
             return self.numerator.get((), 0), self.denominator[()]
         return None
 
-    def near(self) -> Value:
-        """The value in double precision; None with a symbol in it or out of range."""
+    def near(self, sampled: bool = False) -> Value:
+        """The value in double precision; None out of range, and with a symbol in it unless these are `sampled`."""
         try:
             top, bottom = (
-                sum(factor * math.prod(self.at(name) ** power for name, power in monomial) for monomial, factor in part)
+                [factor * math.prod(self.at(name, sampled) ** power for name, power in one) for one, factor in part]
                 for part in (self.numerator.items(), self.denominator.items())
             )
-            value = top / bottom
+            value = sum(top) / sum(bottom)
+            if sampled and any(abs(sum(terms)) < CLOSE * sum(map(abs, terms)) for terms in (top, bottom)):
+                return None  # the terms cancel, and with them the digits
             return value.real if isinstance(value, complex) and abs(value.imag) <= CLOSE**2 * abs(value) else value
         except (ArithmeticError, TypeError):  # a symbol has no value
             return None
 
-    def at(self, name: str) -> Any:
+    def at(self, name: str, sampled: bool) -> Any:
         if name[0] == "√":
             return math.sqrt(int(name[1:])) if name[1] != "-" else 1j
-        return CONSTANTS[name] if name in CONSTANTS else (self.opaque or {}).get(name)
+        if name in CONSTANTS:
+            return CONSTANTS[name]
+        sample = (sum(name.lower().encode(errors="replace")) % 89 + 7) / 97 if sampled else None
+        return (self.opaque or {}).get(name, (None, sample))[sampled]
 
     def variables(self) -> set[str]:
         """The letters it depends on: x of sin(x), none of f(2) and \\pi."""
@@ -132,7 +138,7 @@ def number(numerator: int, denominator: int = 1) -> Ratio:
     return Ratio({(): numerator} if numerator else {}, {(): denominator})
 
 
-def atom(name: str, opaque: dict[str, Value] | None = None) -> Ratio:
+def atom(name: str, opaque: Opaque | None = None) -> Ratio:
     return Ratio({((name, 1),): 1}, {(): 1}, opaque)
 
 
@@ -141,10 +147,11 @@ def opaque(name: str, compute: Callable | None = None, *arguments: Ratio) -> Rat
     floats, if there is one."""
     if len(name) > MAX_NAME:
         name = f"{name[:20]}...{hashlib.sha256(name.encode(errors='replace')).hexdigest()}"
-    value = None
-    with suppress(ArithmeticError, TypeError, ValueError):
-        value = compute(*(argument.near() for argument in arguments)) if compute else None
-    return atom(name, {name: value})
+    values: list[Value] = [None, None]
+    for sampled in (False, True):
+        with suppress(ArithmeticError, TypeError, ValueError):
+            values[sampled] = compute(*(argument.near(sampled) for argument in arguments)) if compute else None
+    return atom(name, {name: (values[0], values[1])})
 
 
 def times(left: Poly, right: Poly) -> Poly:
@@ -248,7 +255,7 @@ def equal(gold: Ratio, answer: Ratio) -> bool | None:
         return one[0] * other[1] == other[0] * one[1]
     if times(gold.numerator, answer.denominator) == times(answer.numerator, gold.denominator):
         return True
-    return None if (gold.opaque or answer.opaque) and not apart(gold.near(), answer.near()) else False
+    return None if (gold.opaque or answer.opaque) and not apart(gold.near(True), answer.near(True)) else False
 
 
 def apart(one: Value, other: Value) -> bool:

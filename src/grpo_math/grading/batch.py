@@ -126,7 +126,8 @@ def equal_all(pairs: list[tuple[str, str]]) -> list[Verdict]:
     verdicts |= {pair: known[pair] for pair, (correct, _) in verdicts.items() if correct is None and pair in known}
     open_ = [pair for pair, (correct, how) in verdicts.items() if correct is None and how == "math_verify"]
     if open_:
-        found = dict(zip(open_, pool.run(open_), strict=True))
+        texts = [(guarded(normalise, gold) or gold, guarded(normalise, answer) or answer) for gold, answer in open_]
+        found = dict(zip(open_, pool.run(texts), strict=True))
         verdicts |= found
         known.update({pair: verdict for pair, verdict in found.items() if verdict[1] == "math_verify"})
         for pair in list(known)[: max(0, len(known) - MAX_KNOWN)]:

@@ -10,9 +10,11 @@ import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from grpo_math.errors import UserError
 
+WORKER = Path(__file__).with_name("worker.py")
 MAX_MESSAGE = 2**18  # bytes; a gold and an answer have some thousand characters each
 CLOSE_SECONDS = 10.0  # to wait at exit for a batch of another thread
 SILENCE_SECONDS = 120.0  # of processes that are given up: more than importing math_verify takes on a busy machine
@@ -21,7 +23,7 @@ Verdict = tuple[bool | None, str]
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """The `grading:` part of a recipe: seconds per answer, GiB of address space per worker, and how many
+    """The `grading:` part of a recipe: CPU seconds per answer, GiB of address space per worker, and how many
     answers are graded at a time (by default as many as there are cores for this process)."""
 
     timeout: float = 2.0
@@ -42,7 +44,7 @@ class Pool:
         self.lock = threading.Lock()
 
     def run(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        """(correct, how) for each (gold, answer); `how` is math_verify, unparsable_gold, timeout or crashed."""
+        """(correct, how) per normalised (gold, answer); `how` is math_verify, unparsable_gold, timeout or crashed."""
         verdicts: dict[int, Verdict] = {}
         with self.lock:
             for _ in range(2):  # if the processes are killed, new ones get what is left
@@ -79,7 +81,7 @@ class Pool:
         words = (theirs.fileno(), self.settings.timeout, self.settings.memory_gib, self.size)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "grpo_math.grading.worker", *map(str, words)],
+                [sys.executable, "-P", str(WORKER), *map(str, words)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

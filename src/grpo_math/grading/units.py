@@ -6,11 +6,11 @@ that are in no table (5 apples) are ignored."""
 import re
 import tomllib
 from fractions import Fraction
-from importlib.resources import files
+from pathlib import Path
 
 from grpo_math.grading.algebra import Unreadable
 
-TABLES = tomllib.loads((files("grpo_math.grading") / "tables.toml").read_text(encoding="utf-8"))
+TABLES = tomllib.loads(Path(__file__).with_name("tables.toml").read_text(encoding="utf-8"))
 CJK = r"[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # kana, Chinese characters, hangul
 RAW = set("mgshlLNWJVkKM")  # letters that may be units, or thousands and millions, without a text macro
 POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}

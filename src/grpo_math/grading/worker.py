@@ -1,12 +1,13 @@
-"""The processes behind the pool. `python -m grpo_math.grading.worker FD SECONDS GIB SIZE` loads math_verify once, in a
-fresh interpreter without CUDA, threads, torch and trl, and keeps SIZE forked workers at work.
+"""The processes behind the pool. `python -P worker.py FD SECONDS GIB SIZE` loads math_verify once, in a fresh
+interpreter without CUDA, threads, torch, trl and this package, and keeps SIZE forked workers at work.
 
-All workers share the socket FD. A job is one message in JSON, `[job, gold, answer]`, and one of them gets it. It sends
-`[pid, job]` when it starts, then `[pid, correct, how]`. Its own alarm ends it when a job takes longer than SECONDS, and
-its parent sends `[pid, false, "timeout"]`. A job that needs more than GIB of memory fails.
+All workers share the socket FD. A job is one message in JSON, `[job, gold, answer]`, both normalised; one of them gets
+it. It sends `[pid, job]` when it starts, then `[pid, correct, how]`. Its own alarm ends it when a job takes more than
+SECONDS of CPU time, and its parent sends `[pid, false, "timeout"]`. A job that needs more than GIB of memory fails.
 """
 
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -16,9 +17,7 @@ import signal
 import socket
 import sys
 
-from grpo_math.grading.pool import MAX_MESSAGE
-from grpo_math.grading.tokens import normalise
-
+MAX_MESSAGE = 2**18  # bytes, as in pool.py
 PR_SET_PDEATHSIG = 1
 PRECISION = 1_100  # of numeric comparisons: more than an answer can write down, so that no approximation passes
 DECIMAL = re.compile(r"(\d*)\.(\d+)")  # math_verify rounds it
@@ -41,7 +40,7 @@ def parse(text: str) -> list:
     import math_verify
     from sympy import Expr, I
 
-    text = normalise(text).replace(r"\degree", r"\cdot\frac{\pi}{180}")
+    text = text.replace(r"\degree", r"\cdot\frac{\pi}{180}")
     text = DECIMAL.sub(lambda found: rf"\frac{{{found[1]}{found[2]}}}{{1{'0' * len(found[2])}}}", text)
     for argument in BARE:
         text = argument.sub(r"\1{\2}", text)
@@ -53,9 +52,12 @@ def parse(text: str) -> list:
 
 def serve(door: socket.socket, seconds: float, memory_gib: float, size: int) -> None:
     logging.disable(logging.CRITICAL)
+    gc.disable()  # while much is loaded that stays
     cap = int(memory_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (cap, cap))
-    verify("1", "1")  # loads lazy imports outside the first job's time limit
+    verify("1", r"\frac{\sin 2x}{2}")  # loads what is lazy and fills the parser's caches, before any job's time limit
+    gc.freeze()
+    gc.enable()
     door.send(b"ready")
     workers: set[int] = set()
     code = -1
@@ -69,20 +71,20 @@ def serve(door: socket.socket, seconds: float, memory_gib: float, size: int) -> 
         pid, status = os.wait()
         workers.remove(pid)
         if code := os.waitstatus_to_exitcode(status):
-            door.send(json.dumps([pid, False, "timeout" if code == -signal.SIGALRM else "crashed"]).encode())
+            door.send(json.dumps([pid, False, "timeout" if code == -signal.SIGPROF else "crashed"]).encode())
 
 
 def work(door: socket.socket, seconds: float) -> None:
     while message := door.recv(MAX_MESSAGE):
         job, gold, answer = json.loads(message)
         door.send(json.dumps([os.getpid(), job]).encode())
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             correct = verify(gold, answer)
             verdict = correct, "unparsable_gold" if correct is None else "math_verify"
         except Exception:
             verdict = False, "crashed"
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         door.send(json.dumps([os.getpid(), *verdict]).encode())
 
 

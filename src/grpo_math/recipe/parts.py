@@ -67,7 +67,7 @@ class GradingSpec(Part):
 
     example: ClassVar = "{timeout: 2.0}"
 
-    timeout: float = Field(default=PoolSettings.timeout, ge=0.1, description="the time limit of one answer, in seconds")
+    timeout: float = Field(default=PoolSettings.timeout, ge=0.1, description="time limit of one answer, in CPU seconds")
     memory_gib: float = Field(
         default=PoolSettings.memory_gib, ge=0.5, description="address space of a grading process, in GiB"
     )

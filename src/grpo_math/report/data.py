@@ -17,6 +17,7 @@ from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.runs.folder import is_running, read_rows, read_table
 
 MISTAKE = "stopped by a mistake"  # runs.folder.at_work writes it to training.log
+FIGURES = {"step", "steps", "total", "problems", "samples", "accuracy", "accuracy_low", "accuracy_high"}
 RECORD = re.compile(r"^\d{4}-\d\d-\d\d ", re.MULTILINE)  # the beginning of a record there
 
 
@@ -152,9 +153,9 @@ def read_run(folder: Path) -> Run:
         goes_on(folder),
         read_yaml(folder / "recipe.yaml"),
         read_json(folder / "environment.json"),
-        read_json(folder / "results.json"),
+        read_results(folder / "results.json"),
         [row for row in rows if not any(name.startswith("eval/") for name in row)],
-        that_count(read_rows(folder / "eval.jsonl")),
+        that_count(numeric(read_rows(folder / "eval.jsonl"), folder / "eval.jsonl")),
         [row for row in raised if row.get("level") != "note"],
         [row for row in raised if row.get("level") == "note"],
     )
@@ -171,6 +172,24 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def read_results(file: Path) -> dict:
+    """Empty where the run has not written it. It is written whole, so that anything else is damage."""
+    if not file.exists():
+        return {}
+    found = read_json(file)
+    seconds = found.get("seconds", {})
+    numeric([{"steps": None} | found, seconds if isinstance(seconds, dict) else {"total": seconds}], file)
+    return found
+
+
+def numeric(rows: list[dict], file: Path) -> list[dict]:
+    """The rows. Raises UserError where a figure in them is no number."""
+    for name, value in (item for row in rows for item in row.items()):
+        if name in FIGURES and not is_number(value):
+            raise UserError(f"{file}: damaged, {name} is {value}: restore it from a copy, or delete it")
+    return rows
 
 
 def that_count(rows: list[dict]) -> list[dict]:

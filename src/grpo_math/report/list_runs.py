@@ -39,7 +39,7 @@ def row(folder: Path) -> list[str]:
     try:
         run = read_run(folder)
     except UserError:
-        return ["recipe.yaml cannot be read", "", "", "", started]
+        return ["cannot be read: see grpo-math report", "", "", "", started]
     steps = f"{run.step}/{run.max_steps}" if run.max_steps else str(run.step)
     accuracies = " → ".join(f"{evaluation['accuracy']:.3f}" for evaluation in run.ends)
     rewards = run.series("reward")
