@@ -1,5 +1,6 @@
 """Advantages, losses and gradients of real training steps, against the formulas written out here, token by token."""
 
+import json
 import math
 import random
 from itertools import chain
@@ -29,15 +30,15 @@ def steps(write_recipe, tmp_path, monkeypatch):
 
     def run(look, **changes) -> int:
         seen = []
-        compute_loss = Trainer._compute_loss
+        compute_loss = Trainer.compute_loss
 
-        def spy(self, model, batch):
-            loss = compute_loss(self, model, batch)
+        def spy(self, model, batch, *arguments, **keywords):
+            loss = compute_loss(self, model, batch, *arguments, **keywords)
             look(self, model, batch, loss)
             seen.append(loss)
             return loss
 
-        monkeypatch.setattr(Trainer, "_compute_loss", spy)
+        monkeypatch.setattr(Trainer, "compute_loss", spy)
         keys = {
             "prompt_template": template,
             "rewards": {"mine": {"path": f"{tmp_path}/mine.py:f"}},
@@ -310,6 +311,40 @@ def test_the_correction_of_what_vllm_sampled(steps, like_vllm, keys):
     assert steps(look, **off | keys) == 2
     assert min(seen) < 0.5
     assert max(seen) > 3
+
+
+@pytest.mark.parametrize("keys", CORRECTED, ids=lambda keys: "-".join(map(str, keys.values())))
+def test_the_correction_on_policy_takes_no_pass_of_its_own(steps, like_vllm, tmp_path, keys):
+    """Its weights, loss and metrics are those that TRL computes with a pass before the loss, also over several passes."""
+    mode = keys.get(MODE, "sequence_mask")
+
+    def look(trainer, model, batch, loss):
+        if len(batch["completion_ids"]) < 8:
+            return
+        assert "old_per_token_logps" not in batch
+        now = [torch.stack(row).detach() for row in log_probabilities(model, batch)]
+        batch = batch | {"old_per_token_logps": torch.nn.utils.rnn.pad_sequence(now, batch_first=True)}
+        weights = correction(batch, mode, keys.get(LEAST), keys.get(MOST, 3.0))
+        kept = batch["importance_sampling_ratio"].expand_as(batch["completion_mask"]).tolist()
+        for ours, theirs in zip(weights, kept, strict=True):
+            assert theirs[: len(ours)] == pytest.approx(ours, rel=1e-4)
+        expected = by_hand(keys, model, batch, weights)
+        assert loss.item() == pytest.approx(expected.item(), abs=2e-6, rel=2e-5)
+        compare_gradients(model, loss, expected)
+
+    assert steps(look, max_steps=1, **keys) == 1
+    several = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 1}
+    logs = {}
+    for name, iterations in (("ours", 1), ("TRL's", 2)):
+        steps(look, **several | {"output_dir": str(tmp_path / name), "num_iterations": iterations} | keys)
+        rows = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        logs[name] = {
+            key: value
+            for key, value in next(row for row in rows if "loss" in row).items()
+            if "sampling/" in key or key in ("loss", "grad_norm")
+        }
+    assert len(logs["ours"]) == 7
+    assert logs["ours"] == pytest.approx(logs["TRL's"], rel=1e-4, abs=1e-6)
 
 
 def compare_gradients(model, loss, expected) -> None:
