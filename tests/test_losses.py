@@ -4,6 +4,7 @@ import json
 import math
 import random
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from trl import GRPOTrainer
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import read_table
 from grpo_math.train import train
+from grpo_math.trainer import groups
 from grpo_math.trainer.trainer import Trainer
 
 GENERATIONS, LONGEST, CLIP = 4, 16, 0.2
@@ -337,14 +339,35 @@ def test_the_correction_on_policy_takes_no_pass_of_its_own(steps, like_vllm, tmp
     logs = {}
     for name, iterations in (("ours", 1), ("TRL's", 2)):
         steps(look, **several | {"output_dir": str(tmp_path / name), "num_iterations": iterations} | keys)
-        rows = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
-        logs[name] = {
-            key: value
-            for key, value in next(row for row in rows if "loss" in row).items()
-            if "sampling/" in key or key in ("loss", "grad_norm")
-        }
-    assert len(logs["ours"]) == 7
+        logs[name] = first_log(tmp_path / name)
+    assert len(logs["ours"]) == 7 + ("beta" in keys)
     assert logs["ours"] == pytest.approx(logs["TRL's"], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dapo", "grpo", "dr_grpo"])
+def test_a_pass_is_as_long_as_its_longest_completion(steps, tmp_path, monkeypatch, kind):
+    """TRL pads it to the longest of the rollout, to the same loss and gradient."""
+    several = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1, "beta": 0.1}
+    logs, widths = {}, {"ours": [], "TRL's": []}
+
+    def look(trainer, model, batch, loss):
+        widths[Path(trainer.args.output_dir).name].append(batch["completion_ids"].shape[1])
+
+    for name in widths:
+        steps(look, **several, output_dir=str(tmp_path / name), loss_type=kind)
+        logs[name] = first_log(tmp_path / name)
+        monkeypatch.setattr(groups, "trim", lambda batch, multiple: None)
+    assert len(set(widths["ours"])) > 1
+    assert len(set(widths["TRL's"])) == 1
+    assert max(widths["ours"]) == max(widths["TRL's"])
+    assert logs["ours"] == pytest.approx(logs["TRL's"], rel=1e-4, abs=1e-6)
+
+
+def first_log(folder: Path) -> dict[str, float]:
+    """What the first step logs of its loss."""
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    known = next(row for row in rows if "loss" in row)
+    return {name: value for name, value in known.items() if name in ("loss", "grad_norm", "kl") or "sampling/" in name}
 
 
 def compare_gradients(model, loss, expected) -> None:

@@ -72,6 +72,19 @@ def replaced(rows: list, level: list[bool], fresh: list) -> list:
     return [next(further, row) if one else row for row, one in zip(rows, level, strict=True)]
 
 
+def trim(batch: dict[str, Any], multiple: int | None) -> None:
+    """Remove the columns behind the longest completion of the batch: TRL pads all batches of a rollout to its longest
+    one, or to a `multiple` of tokens. Batches with images stay unchanged, and so does the padding before prompts,
+    without which positions would be others than in TRL's passes."""
+    if multiple or "num_images" in batch:
+        return
+    mask = batch["completion_mask"]
+    longest = max(1, int(mask.sum(dim=1).max()))
+    for name, value in batch.items():
+        if value.shape == mask.shape and not name.startswith("prompt_"):
+            batch[name] = value[:, :longest]
+
+
 class Correction:
     """The importance-sampling ratio by which TRL weighs the loss of vLLM's completions: the probability of the trained
     policy over that of vLLM. TRL computes it with a forward pass of its own before the loss. Where a rollout ends with

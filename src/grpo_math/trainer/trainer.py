@@ -296,6 +296,7 @@ class Trainer(GRPOTrainer):
         return batch
 
     def compute_loss(self, model, inputs, *arguments, **keywords):
+        groups.trim(inputs, self.pad_to_multiple_of)
         with self.correction.in_loss(model, inputs):
             return super().compute_loss(model, inputs, *arguments, **keywords)
 
