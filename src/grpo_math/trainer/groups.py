@@ -8,14 +8,14 @@ no reward, weights have the shape (reward functions,).
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from trl import GRPOTrainer
+    from trl import GRPOConfig, GRPOTrainer
 
 ROUNDING = 1e-6  # of equal rewards, summed in float32
 LOGGED = [f"sampling_logp_difference/{value}" for value in ("mean", "max")]
@@ -72,7 +72,7 @@ def replaced(rows: list, level: list[bool], fresh: list) -> list:
     return [next(further, row) if one else row for row, one in zip(rows, level, strict=True)]
 
 
-def trim(batch: dict[str, Any], multiple: int | None) -> None:
+def trim(batch: dict[str, Any], multiple: int | str | None) -> None:
     """Remove the columns behind the longest completion of the batch: TRL pads all batches of a rollout to its longest
     one, or to a `multiple` of tokens. Batches with images stay unchanged, and so does the padding before prompts,
     without which positions would be others than in TRL's passes."""
@@ -91,11 +91,12 @@ class Correction:
     an optimizer step, the policy of the loss is the one that sampled: its log-probabilities are the same."""
 
     def __init__(self, trainer: "GRPOTrainer"):
-        self.trainer, args = trainer, trainer.args
+        self.trainer, args = trainer, cast("GRPOConfig", trainer.args)
         self.mode = args.vllm_importance_sampling_mode
         least, most = args.vllm_importance_sampling_clip_min, args.vllm_importance_sampling_clip_max
         self.range = (-math.inf if least is None else least, math.inf if most is None else most)
-        self.needed = args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations) != 0
+        every = cast(int, args.steps_per_generation) * args.num_iterations  # passes per rollout
+        self.needed = args.gradient_accumulation_steps % every != 0
         self.seen: list[tuple[Tensor, Tensor]] = []  # differences of log-probabilities, and ratios, of this step
 
     @contextmanager
