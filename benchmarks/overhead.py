@@ -38,15 +38,11 @@ CHEAP = ("--help", "train --help", "check --help", "evaluate --help", "launch --
 
 
 def main() -> None:
-    from grpo_math.recipe.file import StrictLoader  # the bare runs import this file, and nothing of ours
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     options, further = parser.parse_known_args()
-    values = [yaml.load(value, StrictLoader) for value in further[1::2]]
-    keys = [key.removeprefix("--") for key in further[::2]]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not options.model:
@@ -54,7 +50,7 @@ def main() -> None:
         model = options.model or make_model(folder)
         write_data(folder)
         given = SETTINGS | ({} if on_gpu() else ON_CPU) | {"max_steps": options.steps}
-        job = {"model": str(model), "folder": name, "arguments": given | dict(zip(keys, values, strict=True))}
+        job = {"model": str(model), "folder": name, "arguments": given | keys_of(further)}
         pairs = [(child("bare", job, run), child("ours", job, run)) for run in range(options.runs + 1)][1:]
     print("| | TRL directly | grpo_math | ratio or difference of pairs |\n|---|---|---|---|")
     for what, unit in (("step", "s"), ("peak", "GiB"), ("start", "s"), ("whole", "s")):
@@ -66,6 +62,14 @@ def main() -> None:
     same = all(first["losses"] == second["losses"] for first, second in pairs)
     print(f"\nlosses of all {options.steps} steps equal: {same}\n")
     tell_cheap()
+
+
+def keys_of(words: list[str]) -> dict:
+    """TRL's keys from `--key value` words."""
+    from grpo_math.recipe.file import StrictLoader  # the bare runs import this file, and nothing of ours
+
+    values = [yaml.load(value, StrictLoader) for value in words[1::2]]
+    return dict(zip([key.removeprefix("--") for key in words[::2]], values, strict=True))
 
 
 def on_gpu() -> bool:

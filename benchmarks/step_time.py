@@ -1,12 +1,13 @@
 """A GRPO step of a real model: TRL's defaults beside this project's settings.
 
-usage: python benchmarks/step_time.py MODEL [--steps 5] [--prompts 8] [--tokens 128] [--only CASE ...]
+usage: python benchmarks/step_time.py MODEL [--steps 5] [--prompts 8] [--tokens 128] [--only CASE ...] [--key value ...]
 
 Eight completions of each prompt, of at most so many tokens, eight completions a pass; the same model, problems and
 seed. The rows of TRL are benchmarks/bare_trl.py with GRPOConfig's own settings: transformers' generation, 16-bit
 passes and, by default, gradient checkpointing; the others are `grpo_math.train`. Each row is a process of its own,
 one after the other, that makes one step of warm-up before those that count; the spread is that of its steps. Rows
-that this machine cannot run are left out.
+that this machine cannot run are left out. Further keys are TRL's, for all rows: `--bf16 false` on a CPU without
+instructions for bfloat16.
 """
 
 import argparse
@@ -15,16 +16,16 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from overhead import child, on_gpu, write_data
+from overhead import child, keys_of, on_gpu, write_data
 from spread import spread
 
 OURS = {"gradient_checkpointing": False}
-VLLM = OURS | {"use_vllm": True, "vllm_importance_sampling_correction": False, "vllm_max_model_length": 512}
+VLLM = OURS | {"use_vllm": True, "vllm_max_model_length": 512}
 CASES = {
     "TRL's defaults": {},
     "TRL without gradient checkpointing": {"gradient_checkpointing": False},
     "grpo-math, transformers": OURS,
-    "grpo-math, vLLM without its correction": VLLM,
+    "grpo-math, vLLM": VLLM,
 }
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
-    options = parser.parse_args()
+    options, further = parser.parse_known_args()
     common = {
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": options.prompts,
@@ -44,6 +45,7 @@ def main() -> None:
         "max_steps": options.steps + 1,
         "seed": 0,
         **({} if on_gpu() else {"use_cpu": True, "dataloader_pin_memory": False}),
+        **keys_of(further),
     }
     cases = [case for case in options.only if "vLLM" not in case or importlib.util.find_spec("vllm")]
     found = {}

@@ -1,8 +1,10 @@
 """Advantages, losses and gradients of real training steps, against the formulas written out here, token by token."""
 
+import json
 import math
 import random
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from trl import GRPOTrainer
 from grpo_math.recipe.recipe import load_recipe
 from grpo_math.runs.folder import read_table
 from grpo_math.train import train
+from grpo_math.trainer import groups
 from grpo_math.trainer.trainer import Trainer
 
 GENERATIONS, LONGEST, CLIP = 4, 16, 0.2
@@ -29,15 +32,15 @@ def steps(write_recipe, tmp_path, monkeypatch):
 
     def run(look, **changes) -> int:
         seen = []
-        compute_loss = Trainer._compute_loss
+        compute_loss = Trainer.compute_loss
 
-        def spy(self, model, batch):
-            loss = compute_loss(self, model, batch)
+        def spy(self, model, batch, *arguments, **keywords):
+            loss = compute_loss(self, model, batch, *arguments, **keywords)
             look(self, model, batch, loss)
             seen.append(loss)
             return loss
 
-        monkeypatch.setattr(Trainer, "_compute_loss", spy)
+        monkeypatch.setattr(Trainer, "compute_loss", spy)
         keys = {
             "prompt_template": template,
             "rewards": {"mine": {"path": f"{tmp_path}/mine.py:f"}},
@@ -310,6 +313,61 @@ def test_the_correction_of_what_vllm_sampled(steps, like_vllm, keys):
     assert steps(look, **off | keys) == 2
     assert min(seen) < 0.5
     assert max(seen) > 3
+
+
+@pytest.mark.parametrize("keys", CORRECTED, ids=lambda keys: "-".join(map(str, keys.values())))
+def test_the_correction_on_policy_takes_no_pass_of_its_own(steps, like_vllm, tmp_path, keys):
+    """Its weights, loss and metrics are those that TRL computes with a pass before the loss, also over several passes."""
+    mode = keys.get(MODE, "sequence_mask")
+
+    def look(trainer, model, batch, loss):
+        if len(batch["completion_ids"]) < 8:
+            return
+        assert "old_per_token_logps" not in batch
+        now = [torch.stack(row).detach() for row in log_probabilities(model, batch)]
+        batch = batch | {"old_per_token_logps": torch.nn.utils.rnn.pad_sequence(now, batch_first=True)}
+        weights = correction(batch, mode, keys.get(LEAST), keys.get(MOST, 3.0))
+        kept = batch["importance_sampling_ratio"].expand_as(batch["completion_mask"]).tolist()
+        for ours, theirs in zip(weights, kept, strict=True):
+            assert theirs[: len(ours)] == pytest.approx(ours, rel=1e-4)
+        expected = by_hand(keys, model, batch, weights)
+        assert loss.item() == pytest.approx(expected.item(), abs=2e-6, rel=2e-5)
+        compare_gradients(model, loss, expected)
+
+    assert steps(look, max_steps=1, **keys) == 1
+    several = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 1}
+    logs = {}
+    for name, iterations in (("ours", 1), ("TRL's", 2)):
+        steps(look, **several | {"output_dir": str(tmp_path / name), "num_iterations": iterations} | keys)
+        logs[name] = first_log(tmp_path / name)
+    assert len(logs["ours"]) == 7 + ("beta" in keys)
+    assert logs["ours"] == pytest.approx(logs["TRL's"], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dapo", "grpo", "dr_grpo"])
+def test_a_pass_is_as_long_as_its_longest_completion(steps, tmp_path, monkeypatch, kind):
+    """TRL pads it to the longest of the rollout, to the same loss and gradient."""
+    several = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1, "beta": 0.1}
+    logs, widths = {}, {"ours": [], "TRL's": []}
+
+    def look(trainer, model, batch, loss):
+        widths[Path(trainer.args.output_dir).name].append(batch["completion_ids"].shape[1])
+
+    for name in widths:
+        steps(look, **several, output_dir=str(tmp_path / name), loss_type=kind)
+        logs[name] = first_log(tmp_path / name)
+        monkeypatch.setattr(groups, "trim", lambda batch, multiple: None)
+    assert len(set(widths["ours"])) > 1
+    assert len(set(widths["TRL's"])) == 1
+    assert max(widths["ours"]) == max(widths["TRL's"])
+    assert logs["ours"] == pytest.approx(logs["TRL's"], rel=1e-4, abs=1e-6)
+
+
+def first_log(folder: Path) -> dict[str, float]:
+    """What the first step logs of its loss."""
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    known = next(row for row in rows if "loss" in row)
+    return {name: value for name, value in known.items() if name in ("loss", "grad_norm", "kl") or "sampling/" in name}
 
 
 def compare_gradients(model, loss, expected) -> None:

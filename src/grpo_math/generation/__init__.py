@@ -4,7 +4,7 @@ Enters: prompts as token ids and a `Sampling`; for vLLM the TRL keys of a recipe
 arguments, the words that start a server, and processes that surely end. Imports errors, data, recipe and models.
 """
 
-from grpo_math.generation.conversations import converse
+from grpo_math.generation.conversations import converse, for_logs
 from grpo_math.generation.engines import (
     Completion,
     Engine,
@@ -19,6 +19,6 @@ from grpo_math.generation.vllm_engine import check_vllm, engine_arguments, fit_w
 
 __all__ = [
     "Burst", "Completion", "Engine", "Sampling", "ServerEngine", "Stopped", "TransformersEngine", "check_vllm",
-    "converse", "engine_arguments", "fit_window", "generating", "heeded", "longest_sequence", "supervised",
+    "converse", "engine_arguments", "fit_window", "for_logs", "generating", "heeded", "longest_sequence", "supervised",
     "training_engine",
 ]  # fmt: skip

@@ -110,3 +110,10 @@ def begun(row: dict, environment: Any) -> list[dict]:
 def awaited(tool: Callable) -> Callable:
     """The tool as a plain function."""
     return lambda **arguments: call(tool, arguments, None)
+
+
+def for_logs(message: dict) -> dict:
+    """The message with its tool calls as JSON: the arguments of different calls have no common type in a table."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in message.items()
+    }

@@ -102,12 +102,17 @@ PATCHES = (
         signature="(self, inputs: list[dict[str, torch.Tensor | typing.Any]]) -> dict[str, torch.Tensor | typing.Any]",
         place="trainer/trainer.py",
         why="advantages: REINFORCE without a baseline, and 0 where all of a group earn the same (TRL's float32 mean "
-        "leaves 1.5e-4, which Adam turns into steps)",
+        "leaves 1.5e-4, which Adam turns into steps); no pass for importance-sampling ratios that the loss can compute",
         relies_on=(
             f"{GRPO}._generate_and_score_completions: advantages = rewards - mean_grouped_rewards",  # :2785
             f'{GRPO}._generate_and_score_completions: self._logs["advantages"].extend(',  # :2837
             f'{GRPO}._generate_and_score_completions: ["frac_reward_zero_std"].append(',
             f'{GRPO}.training_step: self._metrics["train"]["step_time"].append(',
+            f"{GRPO}._generate_and_score_completions: if self.args.gradient_accumulation_steps % generate_every != 0 "
+            "or ( self.use_vllm and self.vllm_importance_sampling_correction ):",  # :2643
+            f'{GRPO}._generate_and_score_completions: output["sampling_per_token_logps"] = sampling_per_token_logps',
+            f'{GRPO}._compute_loss: per_token_loss = per_token_loss * inputs["importance_sampling_ratio"]',
+            f"{GRPO}._get_per_token_logps_and_entropies: all_logps.append(outputs.log_probs[:, -logits_to_keep:])",
             f'{GRPO}.__init__: "advantages": deque(maxlen=args.generation_batch_size)',
         ),
         until="TRL subtracts the mean in float64, and takes a function for advantages",

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import functools
 import itertools
-import json
 import math
 import time
 import zlib
@@ -20,7 +19,7 @@ from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import nanstd
 
 from grpo_math.data import PromptTemplate, completion_text, unanswered, until_stop
-from grpo_math.generation import generating
+from grpo_math.generation import for_logs, generating
 from grpo_math.rewards import grades_of, is_column
 from grpo_math.trainer import groups
 
@@ -48,6 +47,8 @@ class Trainer(GRPOTrainer):
     completions then describe the first round, which is what they describe without it, and
     `dynamic_sampling/generated_groups`, `/used_groups` (those with signal in the batch) and `/rounds` are added.
 
+    Where the policy of the loss is the one that sampled, vLLM's importance-sampling ratio takes no pass of its own.
+
     Tools: a conversation without a final answer counts as truncated, and lengths are of the policy's own tokens.
 
     Logs with every step `time/generate`, `time/rewards` and `time/train`, in seconds per step, which add up to TRL's
@@ -71,12 +72,12 @@ class Trainer(GRPOTrainer):
         self.tokens: int | None = None  # seen at the last log
         self.turn = 0  # of the conversations with tools
         self.own: dict[tuple[int, ...], int] = {}  # the policy's own tokens of completions with tool results
+        self.correction = groups.Correction(self)
         if self.stop:
             policy = self.accelerator.unwrap_model(self.model)
             policy.generate = functools.partial(policy.generate, tokenizer=self.tokenizer)
 
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """TRL's names neither base model nor results; the final model gets ours."""
+    create_model_card = SupervisedTrainer.create_model_card
 
     @contextlib.contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -281,7 +282,8 @@ class Trainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         self.inputs, self.round = inputs, 1
-        batch = super()._generate_and_score_completions(inputs)
+        with self.correction.left_out():
+            batch = super()._generate_and_score_completions(inputs)
         self.log_groups()
         self.log_first_round()
         if self.baseline == "none":
@@ -292,6 +294,11 @@ class Trainer(GRPOTrainer):
         self._logs["advantages"] = deque(everyone.tolist(), maxlen=len(everyone))
         batch["advantages"] = self.mine(everyone)
         return batch
+
+    def compute_loss(self, model, inputs, *arguments, **keywords):
+        groups.trim(inputs, self.pad_to_multiple_of)
+        with self.correction.in_loss(model, inputs):
+            return super().compute_loss(model, inputs, *arguments, **keywords)
 
     def log_first_round(self) -> None:
         """How many groups and tokens are zero-std; with several rounds also the rewards, in place of TRL's, which
@@ -340,10 +347,3 @@ class Trainer(GRPOTrainer):
             self.seconds.clear()
             self.tokens = seen
         super().log(logs, start_time)
-
-
-def for_logs(message: dict) -> dict:
-    """The message with its tool calls as JSON: the arguments of different calls have no common type in a table."""
-    return {
-        name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in message.items()
-    }
