@@ -1,17 +1,17 @@
 #!/bin/bash
-# What this project gains and costs on an NVIDIA GPU, as one Markdown file. SmolLM2-135M on GSM8K, evaluated on all 1,319
-# test questions: unchanged, after SFT, after GRPO, after GRPO with random rewards; then the benchmarks of
+# What this project gains and costs on an NVIDIA GPU, as one Markdown file. SmolLM2-135M on GSM8K, evaluated on all
+# 1,319 test questions: unchanged, after SFT, after GRPO, after GRPO with random rewards; and the benchmarks of
 # docs/performance.md. Unattended and without network.
 #
 #   benchmarks/gpu.sh SMOLLM2 DATA [--dry-run]
 #
 # SMOLLM2 is a folder with SmolLM2-135M-Instruct, DATA one with gsm8k/train.jsonl and gsm8k/test.jsonl.
-# Exit status: 0 done; 1 a part failed, the next call tries it again; 2 something is missing; 3 LIMIT is over, call again.
+# Exit status: 0 done; 1 a part failed, the next call tries it again; 2 something is missing; 3 call again (LIMIT).
 # Environment:
 #   PYTHON=.venv/bin/python   any Python with the project's requirements; the code is this checkout's
 #   OUT=runs/gpu              gpu.md, a log of each part, the runs; use one folder per machine
-#   LIMIT=540                 return within so many seconds (default: at the end). A part goes on in a session of its own;
-#                             the next call waits for it, or resumes it if it was killed. Finished parts are not repeated
+#   LIMIT=540                 return within so many seconds (default: at the end). A part goes on in a session of its
+#                             own; the next call waits for it, or resumes it if it was killed. No part is repeated
 #   PARTS="sft grpo"          only these parts
 #   DEVICE=cpu                walk through it without a GPU: 2 steps, 8 questions
 set -u
@@ -77,11 +77,12 @@ END
 }
 
 page() {
-    local name
+    local name seconds
     printf '# On a GPU\n\n%s\n\n| part | result | seconds | command |\n|---|---|---|---|\n' "$(cat "$OUT/machine")"
     for name in $NAMES; do
-        [ -z "${COMMANDS[$name]:-}" ] ||
-            echo "| $name | $(result "$name") | $(cut -sd ' ' -f 2 "$STATE/$name.status" 2> /dev/null) | \`${COMMANDS[$name]//$PYTHON/python}\` |"
+        [ -n "${COMMANDS[$name]:-}" ] || continue
+        seconds=$(cut -d ' ' -f 2 "$STATE/$name.status" 2> /dev/null)
+        echo "| $name | $(result "$name") | $seconds | \`${COMMANDS[$name]//$PYTHON/python}\` |"
     done
     for name in $NAMES; do
         [ -f "$STATE/$name.status" ] || continue
@@ -169,7 +170,7 @@ if [ -z "$DRY_RUN" ]; then
         "$(hardware | paste -sd ';' | sed 's/;/; /g')" "$(versions | paste -sd ',' | sed 's/,/, /g')" \
         "$(git describe --always --dirty 2> /dev/null || cat REVISION)")
     if [ -f "$OUT/machine" ] && [ "$machine" != "$(cat "$OUT/machine")" ]; then
-        echo "error: OUT=$OUT was begun on another machine or with other versions (see gpu.md there): give another OUT" >&2
+        echo "error: OUT=$OUT was begun elsewhere or at another revision (see gpu.md there): give another OUT" >&2
         exit 2
     fi
     echo "$machine" > "$OUT/machine"
@@ -184,14 +185,15 @@ DATASET=(--dataset.path "$DATA/gsm8k") ON_CPU=(--use_cpu true --bf16 false --dat
 SFT=(--config recipes/smollm2_gsm8k_sft.yaml "${DATASET[@]}" --model_name_or_path "$MODEL")
 GRPO=(--config recipes/smollm2_gsm8k.yaml "${DATASET[@]}")
 RUN=("$PYTHON" -m grpo_math) RESUME=(--resume_from_checkpoint auto)
-OVERHEAD=() STEP=(--max_steps 10) STEP_TIME=() GRADING=()
+OVERHEAD=(--model "$MODEL") STEP=(--max_steps 10) STEP_TIME=() GRADING=()
 if [ "$DEVICE" != cuda ]; then
     WITHOUT="without vLLM: DEVICE=$DEVICE" REFUSED[memory]="needs a GPU"
     SHORT=("${ON_CPU[@]}" --max_steps 2 --save_steps 1 --eval.max_samples 8 --eval.batch_size 8)
     SFT+=("${SHORT[@]}" --save_strategy steps --per_device_train_batch_size 2 --eval.max_completion_length 16)
     GRPO+=("${SHORT[@]}" --prompts_per_step 2 --num_generations 4 --per_device_train_batch_size 4
         --max_completion_length 16)
-    OVERHEAD=(--runs 1 --steps 2) STEP=(--max_steps 3) STEP_TIME=(--steps 1 --prompts 1 --tokens 16) GRADING=(--errors-only)
+    OVERHEAD=(--runs 1 --steps 3) STEP=(--max_steps 3) STEP_TIME=(--steps 1 --prompts 1 --tokens 16)
+    GRADING=(--errors-only)
 elif ! "$PYTHON" -c "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"; then
     WITHOUT="without vLLM: not installed"
 fi
@@ -215,10 +217,11 @@ RESULT=$OUT/grpo/results.json part grpo 7200 "${TRAIN[@]}" --output_dir "$OUT/gr
 ok grpo && ok before && ok before_fallback || REFUSED[compare]="a part before it is not finished"
 part compare 300 "${RUN[@]}" compare "$OUT/grpo/completions/eval-000000.parquet" "$OUT/before" "$OUT/before_fallback" \
     "$OUT/grpo" --show 0
-part step 900 "$PYTHON" benchmarks/step.py "${GRPO[@]}" --model_name_or_path "$MODEL" --eval.before_after false "${STEP[@]}"
+part step 900 "$PYTHON" benchmarks/step.py "${GRPO[@]}" --model_name_or_path "$MODEL" --eval.before_after false \
+    "${STEP[@]}"
 part generation 1200 "$PYTHON" benchmarks/generation.py "$MODEL" --dtype bfloat16 --completions 8 64 256
 part memory 1800 "$PYTHON" benchmarks/memory.py --model "$MODEL"
-part overhead 1800 "$PYTHON" benchmarks/overhead.py --model "$MODEL" "${OVERHEAD[@]}"
+part overhead 1800 "$PYTHON" benchmarks/overhead.py "${OVERHEAD[@]}"
 part step_time 1800 "$PYTHON" benchmarks/step_time.py "$MODEL" "${STEP_TIME[@]}"
 part async_rewards 1200 "$PYTHON" benchmarks/async_rewards.py
 part rewards 300 "$PYTHON" benchmarks/rewards.py
