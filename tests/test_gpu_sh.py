@@ -108,7 +108,7 @@ def test_a_part_goes_on_between_calls_and_is_started_again_if_it_was_killed(gpu_
     assert gpu_sh(PARTS="async_rewards").returncode == 0
     assert row("async_rewards") == "ok, started 2 times"
     (out / "machine").write_text("another")
-    assert "was begun on another machine" in gpu_sh(PARTS="rewards").stderr
+    assert "was begun elsewhere" in gpu_sh(PARTS="rewards").stderr
 
 
 def test_a_training_without_results_was_only_told_to_stop(gpu_sh, row):
