@@ -18,7 +18,7 @@ except ImportError:
 
 
 def main() -> int:
-    if sys.version_info < (3, 11):  # noqa: UP036: any Python may be tried
+    if sys.version_info < (3, 11):  # noqa: UP036 (any Python may be tried)
         print("Python 3.11 or later")
         return 1
     import tomllib

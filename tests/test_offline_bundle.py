@@ -5,9 +5,9 @@ import io
 import os
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,12 @@ from conftest import ROOT
 SCRIPT = ROOT / "scripts" / "offline_bundle.sh"
 HERE = "{}.{}".format(*sys.version_info)
 # Nothing of this environment but its packages, and no network
-CLEAN = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "PIP_NO_INDEX": "1", "PIP_INDEX_URL": "http://127.0.0.1:9"}
+CLEAN = {
+    "PATH": os.environ["PATH"],
+    "PYTHON": sys.executable,
+    "PIP_NO_INDEX": "1",
+    "PIP_INDEX_URL": "http://127.0.0.1:9",
+}
 CLEAN |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -90,7 +95,10 @@ def test_another_python_and_a_folder_in_use_are_refused(pieces, tmp_path):
         (["--platform", "linux"], "--platform linux: give one like manylinux_2_28_x86_64"),
         (["--model", "/nowhere"], "--model /nowhere: no folder with a config.json"),
         (["--data", "/nowhere"], "--data /nowhere: no such folder"),
-        (["--without", "nccl"], "--without nccl: constraints.txt has no version of it: give nccl==VERSION, the target's"),
+        (
+            ["--without", "nccl"],
+            "--without nccl: constraints.txt has no version of it: give nccl==VERSION, the target's",
+        ),
         (["--vllm", "yes"], f"--vllm: unknown option; see the beginning of {SCRIPT}"),
     ],
 )
@@ -112,8 +120,8 @@ def test_a_bundle_is_packed_installed_on_top_of_a_python_and_trains(tmp_path, po
 
     below = tmp_path / "below" / "site-packages"
     below.mkdir(parents=True)
-    for path in Path(sysconfig.get_path("purelib")).iterdir():
-        if path.is_dir() and not path.name.startswith(("shtab", "pip", "_", "grpo_math")) or path.suffix in (".py", ".so"):
+    for path in Path(distribution("trl").locate_file("")).iterdir():
+        if path.suffix != ".pth" and not path.name.startswith(("shtab", "pip", "_", "grpo_math")):
             (below / path.name).symlink_to(path)
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{below}" exec {sys.base_prefix}/bin/python{HERE} -s "$@"\n')
