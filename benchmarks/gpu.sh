@@ -92,7 +92,7 @@ page() {
     done
 }
 
-last() { tr '\r' '\n' < "$OUT/$1.log" | tail -n 1 | cut -c 1-200; }
+last() { tr '\r' '\n' < "$OUT/$1.log" | grep . | tail -n 1 | cut -c 1-200; }
 
 # result NAME: one cell of the table
 result() {
@@ -145,7 +145,7 @@ part() {
         rm -f "$STATE/$name".*
         echo "${COMMANDS[$name]}" > "$STATE/$name.command"
     fi
-    ok "$name" && return
+    if [ -f "$STATE/$name.status" ]; then ok "$name" || FAILED=1; return; fi
     while [ ! -f "$STATE/$name.status" ]; do
         running "$name" || [ -f "$STATE/$name.status" ] || start "$name" "$2" "${RESULT:-}" "${@:3}"
         if [ $SECONDS -ge $((LIMIT - 5)) ]; then

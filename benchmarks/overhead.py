@@ -130,6 +130,7 @@ def ours(begun: float) -> None:
         "dataset": {"name": "gsm8k", "path": f"{job['folder']}/gsm8k"},
         "rewards": {"constant": {"path": "bare_trl:constant"}},
         "model_name_or_path": job["model"],
+        "preflight": False,  # it refuses a constant reward
         "save_strategy": "no",
         "output_dir": f"{job['folder']}/ours-{job['run']}",
     }

@@ -132,7 +132,7 @@ END
     printf '#!/bin/sh\nexec "%s/.venv/bin/python" -m grpo_math "$@"\n' "$dest" > "$dest/.venv/bin/grpo-math"
     chmod +x "$dest/.venv/bin/grpo-math"
     PYTHONPATH=$(echo "$dest"/wheels/pip-*.whl) "$dest/.venv/bin/python" -m pip install --quiet --no-index --no-deps \
-        --no-cache-dir --ignore-installed "$dest"/wheels/*.whl
+        --no-cache-dir --no-compile --ignore-installed "$dest"/wheels/*.whl
     rm -r "$dest/wheels"
     say "installed into $dest"
     mapfile -t missing < <("$dest/.venv/bin/python" "$dest/scripts/missing.py")
