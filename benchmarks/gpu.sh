@@ -34,7 +34,7 @@ MISSING=()
 for file in "$MODEL/config.json" "$DATA/gsm8k/train.jsonl" "$DATA/gsm8k/test.jsonl"; do
     [ -f "$file" ] || MISSING+=("$file")
 done
-[[ $LIMIT =~ ^[0-9]+$ && $LIMIT -gt 5 ]] || MISSING+=("a LIMIT of more than 5 seconds")
+[[ $LIMIT =~ ^[0-9]+$ && $LIMIT -gt 10 ]] || MISSING+=("a LIMIT of more than 10 seconds")
 for tool in flock setsid timeout; do command -v $tool > /dev/null || MISSING+=("$tool"); done
 if ! "$PYTHON" -c "" 2> /dev/null; then
     MISSING+=("a Python at PYTHON=$PYTHON")
@@ -148,7 +148,7 @@ part() {
     if [ -f "$STATE/$name.status" ]; then ok "$name" || FAILED=1; return; fi
     while [ ! -f "$STATE/$name.status" ]; do
         running "$name" || [ -f "$STATE/$name.status" ] || start "$name" "$2" "${RESULT:-}" "${@:3}"
-        if [ $SECONDS -ge $((LIMIT - 5)) ]; then
+        if [ $SECONDS -ge $((LIMIT - 10)) ]; then
             page > "$OUT/gpu.md"
             echo "$(date +%T) $name is not finished: call this again. Its log ends: $(last "$name")"
             exit 3

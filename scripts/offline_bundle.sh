@@ -115,9 +115,9 @@ install() {
     [ "$(version)" = "$python" ] || fail "the bundle is for Python $python, PYTHON=$PYTHON is $(version)"
     [ ! -e "$dest" ] || [ -z "$(ls -A "$dest")" ] || fail "$dest is not empty: give a new folder"
     mkdir -p "$dest"
-    (cd "$pieces" && cat piece-*) | tar -C "$dest" -xz
+    (cd "$pieces" && grep '^piece-' <<< "$listed" | xargs cat) | tar -C "$dest" -xz
     dest=$(realpath "$dest")
-    say "unpacked $(wc -w <<< "$listed") files"
+    say "the sums are right, unpacked into $dest"
 
     "$PYTHON" -m venv --without-pip "$dest/.venv"
     site=$("$dest/.venv/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")

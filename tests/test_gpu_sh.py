@@ -74,7 +74,7 @@ def test_everything_that_is_missing_is_one_line(gpu_sh, tmp_path):
     venv.create(tmp_path / "bare")
     done = gpu_sh(model="/nowhere", PARTS="memory speed", PYTHON=str(tmp_path / "bare/bin/python"), LIMIT="soon")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: missing: /nowhere/config.json, a LIMIT of more than 5 seconds, accelerate>=")
+    assert done.stderr.startswith("error: missing: /nowhere/config.json, a LIMIT of more than 10 seconds, accelerate>=")
     for name in ("datasets", "math-verify", "torch", "trl"):
         assert f", {name}>=" in done.stderr
     assert done.stderr.endswith("compare_control)\n")
@@ -99,7 +99,7 @@ def test_a_part_that_fails_says_so_and_the_others_run(gpu_sh, tmp_path, row):
 def test_a_part_goes_on_between_calls_and_is_started_again_if_it_was_killed(gpu_sh, tmp_path, row):
     out = tmp_path / "out"
     for _ in range(2):
-        assert gpu_sh(PARTS="async_rewards", LIMIT="6").returncode == 3
+        assert gpu_sh(PARTS="async_rewards", LIMIT="11").returncode == 3
         assert row("async_rewards") == "running"
     assert len((out / "calls").read_text().splitlines()) == 1
     subprocess.run(["pkill", "-KILL", "-s", (out / "state/async_rewards.pid").read_text().strip()], check=True)
