@@ -4,8 +4,8 @@ usage: python benchmarks/generation.py MODEL [--completions 8 32 64 128] [--toke
 
 Each engine runs in a process of its own. As in GRPO, eight completions are sampled of each prompt, at temperature 1;
 every one has exactly `--tokens` tokens. The first run of each size is a warm-up; of the others the median is shown, and
-the spread.
-On a GPU the same command runs there (give --dtype bfloat16).
+the spread. On a GPU the same command runs there (give --dtype bfloat16); a time then ends when the GPU is done, and the
+weights are transferred from the GPU's memory.
 """
 
 import argparse
@@ -59,6 +59,7 @@ def transformers_engine(given):
 def vllm_engine(given):
     """The same, and a function that brings all weights as TRL does."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from vllm import LLM, SamplingParams
 
@@ -73,7 +74,8 @@ def vllm_engine(given):
         **json.loads(given.engine_kwargs),
     )
     sampling = SamplingParams(max_tokens=given.tokens, min_tokens=given.tokens, ignore_eos=True, logprobs=0)
-    trained = AutoModelForCausalLM.from_pretrained(given.model, dtype=given.dtype)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    trained = AutoModelForCausalLM.from_pretrained(given.model, dtype=given.dtype).to(device)
 
     def generate(count: int) -> None:
         llm.generate([{"prompt_token_ids": ids} for ids in prompts(tokenizer, count)], sampling, use_tqdm=False)
@@ -88,10 +90,15 @@ def vllm_engine(given):
 
 
 def seconds(work, runs: int, *arguments) -> list[float]:
+    import torch
+
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     times = []
     for _ in range(runs + 1):
+        wait()
         started = time.perf_counter()
         work(*arguments)
+        wait()
         times.append(time.perf_counter() - started)
     return times[1:]
 
@@ -124,7 +131,7 @@ def main() -> None:
         ratio = statistics.median(rates["vllm"]) / statistics.median(rates["transformers"])
         print(f"| {count} | {' | '.join(spread(found, ',.0f') for found in rates.values())} | {ratio:.2f} |")
     sync = found["vllm"]["sync"]
-    print(f"\nweight sync: {spread(sync, '.2f')} s")
+    print(f"\n| weight sync, s |\n|---|\n| {spread(sync)} |")
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ def ours(begun: float) -> None:
         "dataset": {"name": "gsm8k", "path": f"{job['folder']}/gsm8k"},
         "rewards": {"constant": {"path": "bare_trl:constant"}},
         "model_name_or_path": job["model"],
+        "preflight": False,  # it refuses a constant reward
         "save_strategy": "no",
         "output_dir": f"{job['folder']}/ours-{job['run']}",
     }
@@ -195,9 +196,8 @@ def cpu_seconds(command: list[str]) -> float:
 
 def tell_cheap() -> None:
     """What should cost nothing."""
-    scripts = Path(sys.executable).parent
-    commands = {f"grpo-math {words}": [str(scripts / "grpo-math"), *words.split()] for words in CHEAP}
-    commands["trl --help"] = [str(scripts / "trl"), "--help"]
+    commands = {f"grpo-math {words}": [sys.executable, "-m", "grpo_math", *words.split()] for words in CHEAP}
+    commands["trl --help"] = [sys.executable, "-m", "trl.cli.main", "--help"]
     commands["import grpo_math.rewards.reward"] = [sys.executable, "-c", "import grpo_math.rewards.reward"]
     commands["python -c pass"] = [sys.executable, "-c", "pass"]
     print("| command | CPU seconds |\n|---|---|")
