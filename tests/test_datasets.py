@@ -51,7 +51,7 @@ SHAPES = {
         [
             {"ID": "x-1", "Body": "Two and three", "Question": "How many?", "Equation": "( 2.0 + 3.0 )", "Answer": "5.0", "Type": "Addition", "question_concat": "Two and three How many?"},
         ],
-        [("Two and three. How many?", "5.0", None)],
+        [("Two and three. How many?", "5", "2 + 3 = 5")],
         {},
     ),
     "math": (

@@ -181,18 +181,20 @@ THINGS = "apples books coins pens stamps tickets shells cards".split()
 @pytest.fixture(scope="module")
 def shelf(tokenizer, policy_folder, tmp_path_factory):
     """A stand-in for every model and dataset that a recipe names: models of 10 million parameters in their
-    architectures, the tiny policy in place of the quickstart's, and 500 problems in the form of GSM8K and of MATH."""
+    architectures, the tiny policy in place of the quickstart's, and 500 problems in the form of GSM8K, MATH and SVAMP."""
     folder = tmp_path_factory.mktemp("shelf")
     for split, numbers_ in (("train", range(2, 402)), ("test", range(402, 502))):
-        gsm8k, math = [], []
+        gsm8k, math, svamp = [], [], []
         for n in numbers_:
             name, thing, more = NAMES[n % 7], THINGS[n % 8], n % 5 + 2
             question = f"{name} has {n} {thing} and buys {more} more {thing}. How many {thing} does {name} have now?"
             worked = f"{name} begins with {n} {thing}.\nThen {name} has {n} + {more} = {n + more} {thing}."
             gsm8k.append({"question": question, "answer": f"{worked}\n#### {n + more}"})
             solution = f"{worked} So the answer is $\\boxed{{{n + more}}}$."
+            body, asked = f"{name} has {n} {thing}. {name} buys {more} more", f"How many {thing} does {name} have now?"
+            svamp.append({"Body": body, "Question": asked, "Equation": f"( {n}.0 + {more}.0 )", "Answer": n + more})
             math.append({"problem": question, "solution": solution, "level": f"Level {n % 5 + 1}", "type": "Algebra"})
-        for name, rows in (("gsm8k", gsm8k), ("math", math), ("math500", math)):
+        for name, rows in (("gsm8k", gsm8k), ("math", math), ("math500", math), ("svamp", svamp)):
             (folder / name).mkdir(exist_ok=True)
             (folder / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     whole = copy.deepcopy(tokenizer)
@@ -223,6 +225,7 @@ def test_check_warns_of_nothing_in_a_recipe_that_its_header_does_not_explain(she
     assert [one for one in no_data if "no file or folder" not in one] == []
     model = shelf / ("policy" if name == "quickstart" else stand_in(recipe.keys["model_name_or_path"]))
     words = ["--model_name_or_path", str(model), "--dataset.path", str(shelf / recipe.datasets[0].name)]
+    words += ["--dataset.pass_rate", "null"] if recipe.datasets[0].pass_rate else []
     words += ["--eval.datasets.path", str(shelf / "math500")] if recipe.eval.datasets else []
     subject = Subject(*resolve(["--config", str(ROOT / "recipes" / f"{name}.yaml"), *words]))
     checks = {check: parts for check, parts in CHECKS.items() if check != "launch"}

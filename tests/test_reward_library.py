@@ -4,11 +4,11 @@ import math
 import random
 
 import pytest
-from test_rewards import score
+from test_rewards import call, score
 
 from grpo_math.data.prompts import TEMPLATES
 from grpo_math.rewards.library import REWARDS, likeness
-from grpo_math.rewards.reward import settings
+from grpo_math.rewards.reward import RewardSpec, build_rewards, settings
 
 GOOD = "3*4=12\n12-8=4\nSo the answer is \\boxed{4}."
 TEXTS = {
@@ -47,14 +47,15 @@ def test_every_reward_is_in_the_table():
 
 
 def test_the_random_reward_follows_the_seed_and_nothing_else():
-    def drawn(texts, **settings):
+    def drawn(texts, **params):
         random.seed(3)
-        return score("random", texts, **settings)
+        (reward,) = build_rewards([RewardSpec(name="random", params=params)], TEMPLATES["boxed"])
+        return call(reward, texts, ["4"] * len(texts))
 
     assert drawn(["\\boxed{4}"] * 1000) == drawn([""] * 1000)
     assert 440 < sum(drawn([""] * 1000)) < 560
     assert 60 < sum(drawn([""] * 1000, chance=0.1)) < 150
-    assert sum(drawn([""] * 100, chance=1)) == 100
+    assert sum(drawn([""] * 100, chance=1.0)) == 100
 
 
 REFERENCE = "A prime number has exactly two divisors.\n1. Check that $n > 1$.\n2. Test divisors up to $\\sqrt{n}$."

@@ -74,9 +74,8 @@ def svamp(row: dict) -> Problem:
     {"Body": "There are 87 oranges and 290 bananas in Philip's collection.", "Question": "How big is each group of
     bananas?", "Equation": "( 290.0 / 2.0 )", "Answer": 145.0, "Type": "Common-Division", "ID": "chal-777"}
     """
-    body = row["Body"].strip()
-    body += "" if body.endswith((".", "?", "!", ",")) else "."
-    answer, equation = text_of(row["Answer"]), re.sub(r"\.0\b", "", row.get("Equation") or "")
+    body = re.sub(r"(?<![.?!,])$", ".", row["Body"].strip())
+    answer, equation = (re.sub(r"\.0\b", "", text) for text in (text_of(row["Answer"]), row.get("Equation") or ""))
     worked = f"{equation.removeprefix('( ').removesuffix(' )')} = {answer}" if equation else None
     return Problem(f"{body} {row['Question'].strip()}", answer, worked, {"type": row.get("Type")})
 
