@@ -173,10 +173,10 @@ def test_the_folder_is_named_after_the_model_and_the_settings(policy_folder, pro
         ("--dataset none.yaml", "none.yaml: no such list"),
         ("", "eval.datasets: missing, name the problems to evaluate on"),
         ("--watch POLICY", "is a model, not a run"),
-        ("--watch RUN --sampels 2", "sampels: unknown key"),
+        ("--watch RUN --sampels 2", "--sampels: did you mean --samples?"),
         (
             "--dataset gsm8k=DATA --rewards.format.weight 1 --temprature 1",
-            "--temprature: unknown key, did you mean --temperature?",
+            "--temprature: did you mean --temperature?",
         ),
         ("--dataset gsm8k=DATA --device 1", "--device: only with --watch"),
         ("--watch nowhere", "--watch: no folder nowhere"),

@@ -63,7 +63,7 @@ def lines(rows):
             ["answers: 18 text", "also with the same meaning"],
         ),
         ("ids.jsonl", lines(IDS), ["answer: 'correct_answer'", "answers: 20 numbers"]),
-        ("one.jsonl", lines(GSM8K[:1]), ["held out: nothing: there is one question"]),
+        ("one.jsonl", lines(GSM8K[:1]), ["held out: nothing: there is one problem"]),
         ("two.jsonl", lines(GSM8K[:2]), ["held out: 1 of 2 problems"]),
     ],
 )

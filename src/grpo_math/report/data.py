@@ -17,7 +17,6 @@ from grpo_math.runs.checkpoints import complete_checkpoints
 from grpo_math.runs.folder import is_running, read_rows, read_table
 
 MISTAKE = "stopped by a mistake"  # runs.folder.at_work writes it to training.log
-FIGURES = {"step", "steps", "total", "problems", "samples", "accuracy", "accuracy_low", "accuracy_high"}
 RECORD = re.compile(r"^\d{4}-\d\d-\d\d ", re.MULTILINE)  # the beginning of a record there
 
 
@@ -155,7 +154,7 @@ def read_run(folder: Path) -> Run:
         read_json(folder / "environment.json"),
         read_results(folder / "results.json"),
         [row for row in rows if not any(name.startswith("eval/") for name in row)],
-        that_count(numeric(read_rows(folder / "eval.jsonl"), folder / "eval.jsonl")),
+        that_count(read_rows(folder / "eval.jsonl")),
         [row for row in raised if row.get("level") != "note"],
         [row for row in raised if row.get("level") == "note"],
     )
@@ -176,20 +175,12 @@ def read_json(path: Path) -> dict:
 
 def read_results(file: Path) -> dict:
     """Empty where the run has not written it. It is written whole, so that anything else is damage."""
-    if not file.exists():
-        return {}
     found = read_json(file)
-    seconds = found.get("seconds", {})
-    numeric([{"steps": None} | found, seconds if isinstance(seconds, dict) else {"total": seconds}], file)
+    seconds = found.get("seconds", {"total": 0})
+    figures = {"steps": found.get("steps"), "seconds.total": seconds.get("total") if isinstance(seconds, dict) else None}
+    if file.exists() and (wrong := [name for name, value in figures.items() if not is_number(value)]):
+        raise UserError(f"{file}: damaged, {wrong[0]} is no number: restore it from a copy, or delete it")
     return found
-
-
-def numeric(rows: list[dict], file: Path) -> list[dict]:
-    """The rows. Raises UserError where a figure in them is no number."""
-    for name, value in (item for row in rows for item in row.items()):
-        if name in FIGURES and not is_number(value):
-            raise UserError(f"{file}: damaged, {name} is {value}: restore it from a copy, or delete it")
-    return rows
 
 
 def that_count(rows: list[dict]) -> list[dict]:
@@ -197,7 +188,8 @@ def that_count(rows: list[dict]) -> list[dict]:
     the training evaluated itself, the rows of `evaluate --watch` (with `weights`) do not count."""
     found = {}
     for row in sorted(rows, key=lambda row: "weights" not in row):
-        if all(is_number(row.get(name)) for name in ("step", "accuracy", "accuracy_low", "accuracy_high")):
+        figures = ("step", "accuracy", "accuracy_low", "accuracy_high", *({"problems", "samples"} & row.keys()))
+        if all(is_number(row.get(name)) for name in figures):
             found[row["step"]] = row
     return [found[step] for step in sorted(found)]
 
