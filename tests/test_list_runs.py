@@ -106,6 +106,8 @@ def test_a_damaged_file_is_one_line(runs, tmp_path, capsys, name, text, why):
 
 def test_a_damaged_evaluation_does_not_count(runs, tmp_path):
     run = make_run(tmp_path / "runs" / "one", steps=3)
-    (run / "eval.jsonl").write_text('{"step": 0, "samples": "many", "accuracy": 1, "accuracy_low": 1, "accuracy_high": 1}\n')
+    (run / "eval.jsonl").write_text(
+        '{"step": 0, "samples": "many", "accuracy": 1, "accuracy_low": 1, "accuracy_high": 1}\n'
+    )
     assert run_cli(dispatch, ["report", "runs/one"]) == 0
     assert runs()[0] == 0

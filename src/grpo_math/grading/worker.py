@@ -29,13 +29,20 @@ BARE = [
 def verify(gold: str, answer: str) -> bool | None:
     """Whether math_verify takes the two for equal, None when it cannot read the gold. It may not terminate."""
     import math_verify
-    from sympy import Expr
 
     wanted, given = parse(gold), parse(answer)
-    if any(isinstance(a, Expr) and isinstance(b, Expr) and (a - b).is_zero is False for a in wanted for b in given):
-        return False  # math_verify rounds 1/2025! to 0
+    if any(differ(one, other) for one in wanted for other in given):
+        return False
     settings = {"timeout_seconds": None, "numeric_precision": PRECISION, "float_rounding": PRECISION}
     return math_verify.verify(wanted, given, **settings) if wanted else None
+
+
+def differ(gold: object, answer: object) -> bool:
+    """Whether sympy knows that they differ, or that one of several answers does: math_verify rounds 1/2025! to 0."""
+    from sympy import Expr, FiniteSet
+
+    answers = answer.args if isinstance(answer, FiniteSet) else (answer,)
+    return isinstance(gold, Expr) and any(isinstance(one, Expr) and (gold - one).is_zero is False for one in answers)
 
 
 def parse(text: str) -> list:

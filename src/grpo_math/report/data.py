@@ -177,7 +177,10 @@ def read_results(file: Path) -> dict:
     """Empty where the run has not written it. It is written whole, so that anything else is damage."""
     found = read_json(file)
     seconds = found.get("seconds", {"total": 0})
-    figures = {"steps": found.get("steps"), "seconds.total": seconds.get("total") if isinstance(seconds, dict) else None}
+    figures = {
+        "steps": found.get("steps"),
+        "seconds.total": seconds.get("total") if isinstance(seconds, dict) else None,
+    }
     if file.exists() and (wrong := [name for name, value in figures.items() if not is_number(value)]):
         raise UserError(f"{file}: damaged, {wrong[0]} is no number: restore it from a copy, or delete it")
     return found
