@@ -225,7 +225,6 @@ def test_check_warns_of_nothing_in_a_recipe_that_its_header_does_not_explain(she
     assert [one for one in no_data if "no file or folder" not in one] == []
     model = shelf / ("policy" if name == "quickstart" else stand_in(recipe.keys["model_name_or_path"]))
     words = ["--model_name_or_path", str(model), "--dataset.path", str(shelf / recipe.datasets[0].name)]
-    words += ["--dataset.pass_rate", "null"] if recipe.datasets[0].pass_rate else []
     words += ["--eval.datasets.path", str(shelf / "math500")] if recipe.eval.datasets else []
     subject = Subject(*resolve(["--config", str(ROOT / "recipes" / f"{name}.yaml"), *words]))
     checks = {check: parts for check, parts in CHECKS.items() if check != "launch"}
