@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
-from grpo_math.errors import UserError, each, nearest
+from grpo_math.errors import UserError, each
 from grpo_math.evaluation.statistics import Figure
 from grpo_math.evaluation.tables import print_table
 from grpo_math.recipe.checking import Part
+from grpo_math.recipe.entries import closest
 from grpo_math.recipe.file import dotted, read_yaml, shipped
 from grpo_math.recipe.recipe import resolve
 from grpo_math.report import summary
@@ -61,8 +62,7 @@ def figures(known: dict[str, Expected], run: Run) -> dict[str, Figure]:
         raise UserError(f"{run.folder}: {summary.state(run)}: only a finished run can be checked: {resume}")
     values = {key: value for key, value in dotted(run.results) if is_number(value)}
     if absent := [metric for metric in known[name].metrics if metric not in values]:
-        near = {metric: nearest(metric, values, 0.8) for metric in absent}
-        asked = ", ".join(f"{metric} (did you mean {one}?)" if one else metric for metric, one in near.items())
+        asked = ", ".join(f"{metric}{closest(metric, values)}" for metric in absent)
         raise UserError(f"{run.folder}: its results.json has no {asked}, as {FILE} expects of {name}")
     ends = ("", "_low", "_high")
     return {one: Figure(*(values.get(f"{one}{end}", values[one]) for end in ends)) for one in known[name].metrics}
@@ -76,14 +76,14 @@ def holds(bound: dict, figure: Figure) -> bool:
 def check(folders: list[Path]) -> bool:
     """Print a line per metric of each run, and return whether all bounds hold."""
     known, runs = read_expected(), read_runs(folders)
-    failed = 0
+    all_hold = True
     for run, found in zip(runs, each(partial(figures, known), runs), strict=True):
         name, rows = recipe_name(run), []
         for metric, bound in known[name].metrics.items():
             figure, limits = found[metric], [f"{LIMITS[end]} {limit:,g}" for end, limit in bound.items()]
-            failed += not holds(bound, figure)
+            all_hold &= (ok := holds(bound, figure))
             text = str(figure) if figure.low < figure.high else f"{figure.value:,.6g}"
-            rows.append([metric, text, ", ".join(limits), "ok" if holds(bound, figure) else "FAILED"])
+            rows.append([metric, text, ", ".join(limits), "ok" if ok else "FAILED"])
         of = known[name].hardware
         measured = "" if run.hardware == of else f"; the bounds are those of {of}"
         print(f"{run.folder}: recipe {name}, {summary.state(run)}, on {run.hardware or 'unknown hardware'}{measured}")
@@ -92,4 +92,4 @@ def check(folders: list[Path]) -> bool:
             print(f"not as in the recipe: {', '.join(f'{key} {value}' for key, (value, _) in own.items())}")
         print_table(["metric", "found", "expected", ""], rows)
         print()
-    return not failed
+    return all_hold
