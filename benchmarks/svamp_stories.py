@@ -7,7 +7,8 @@ problems retell about a hundred stories with other numbers and other questions, 
 stories on both sides. Two problems tell one story here where they share at least half of the words of the one with
 fewer, among the words in at most COMMON problems; numbers do not count. Chains of such pairs are one story. Stories are
 drawn at random until FOLDER/test.jsonl has HELD_OUT problems; a story that would be too many is left to
-FOLDER/train.jsonl.
+FOLDER/train.jsonl. Of each, train_two.jsonl and test_two.jsonl have the problems with two numbers of at most LARGEST,
+and train_rest.jsonl and test_rest.jsonl the others.
 """
 
 import random
@@ -24,6 +25,7 @@ from grpo_math.runs.folder import write_rows
 
 COMMON = 60
 HELD_OUT = 300
+LARGEST = 100
 
 
 def main(words: list[str]) -> None:
@@ -39,8 +41,17 @@ def main(words: list[str]) -> None:
     parts = {"test": sorted(held_out), "train": sorted({*range(len(rows))} - {*held_out})}
     Path(words[1]).mkdir(parents=True, exist_ok=True)
     for name, places in parts.items():
-        write_rows([rows[place] for place in places], Path(words[1]) / f"{name}.jsonl")
+        part = [rows[place] for place in places]
+        write_rows(part, Path(words[1]) / f"{name}.jsonl")
+        for kind, two in (("two", True), ("rest", False)):
+            write_rows([row for row in part if plain(row) == two], Path(words[1]) / f"{name}_{kind}.jsonl")
     print(f"{len(told)} stories: {len(parts['train'])} problems in train.jsonl, {len(held_out)} in test.jsonl")
+
+
+def plain(row: dict) -> bool:
+    """Whether the problem has two numbers, neither above LARGEST."""
+    numbers = re.findall(r"\d+(?:\.\d+)?", f"{row['Body']} {row['Question']}")
+    return len(numbers) == 2 and max(map(float, numbers)) <= LARGEST
 
 
 def stories(texts: list[str]) -> list[list[int]]:
