@@ -1,4 +1,4 @@
-# make quickstart                    the whole job on a plain CPU, about two minutes after installation
+# make quickstart                    the whole job on a plain CPU, one to two minutes after installation
 # make test                          the test suite; make test-slow has the rest
 # make check RECIPE=recipes/X.yaml     is this run a good one? before a model is loaded
 # make train RECIPE=recipes/X.yaml LAYOUT=single_gpu ARGS="--learning_rate 2e-6"

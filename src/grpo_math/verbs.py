@@ -62,7 +62,7 @@ LAYOUT = [
 VERBS = {
     "quickstart": Verb(
         "quickstart",
-        "train on a CPU in about two minutes, without downloads",
+        "train on a CPU in one to two minutes, without downloads",
         [
             option("--seed", "N", "the random seed (default: 0)", type=int, default=0),
             option("--output_dir", "DIR", "the run folder (default: runs/quickstart)", type=Path,
