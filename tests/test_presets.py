@@ -196,7 +196,8 @@ def shelf(tokenizer, policy_folder, tmp_path_factory):
             math.append({"problem": question, "solution": solution, "level": f"Level {n % 5 + 1}", "type": "Algebra"})
         for name, rows in (("gsm8k", gsm8k), ("math", math), ("math500", math), ("svamp", svamp)):
             (folder / name).mkdir(exist_ok=True)
-            (folder / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            for file in (f"{split}.jsonl", f"{split}_two.jsonl"):  # the part of svamp_stories.py
+                (folder / name / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
     whole = copy.deepcopy(tokenizer)
     whole.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})  # of Qwen's chat template
     sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_key_value_heads": 4}
