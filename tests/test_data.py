@@ -404,6 +404,10 @@ def test_a_missing_split_lists_what_is_there(tmp_path):
     write_jsonl(tmp_path / "test.jsonl", GSM8K_ROWS)
     with pytest.raises(UserError, match=r"has no split 'train' \(it has test.jsonl\)"):
         load_problems(DatasetSpec(name="gsm8k", path=str(tmp_path)))
+    for number in range(8):
+        write_jsonl(tmp_path / f"part{number}.jsonl", GSM8K_ROWS)
+    with pytest.raises(UserError, match=r"part6.jsonl, part7.jsonl, \.\.\.\): set another"):
+        load_problems(DatasetSpec(name="gsm8k", path=str(tmp_path)))
 
 
 def test_without_network_the_error_asks_for_a_local_path():

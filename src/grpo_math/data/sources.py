@@ -152,7 +152,7 @@ def local_files(path: Path, split: str, config: str | None, configs: Iterable[st
         seen += [str(file.relative_to(path)) for file in rows]
     if not found:
         wanted = f"{split!r}" + (f" of config {config!r}" if config else "")
-        there = ", ".join(seen[:5]) or "no data file"
+        there = ", ".join([*seen[:8], *(["..."] if len(seen) > 8 else [])]) or "no data file"
         raise UserError(f"path: {path} has no split {wanted} (it has {there}): set another split, or give a file")
     return found
 
