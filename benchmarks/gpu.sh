@@ -87,7 +87,8 @@ page() {
     for name in $NAMES; do
         [ -f "$STATE/$name.status" ] || continue
         printf '\n## %s\n\n' "$name"
-        awk '/^\|/ {print; inside = 1; next} inside {print ""; inside = 0}' "$OUT/$name.log" | grep . -A 1 ||
+        awk '/^\|/ {if (/^\|---/ && tables++) print ""; if (row) print row; row = $0}
+            END {if (!row) exit 1; print row}' "$OUT/$name.log" ||
             { echo '```'; tail -n 30 "$OUT/$name.log"; echo '```'; }
     done
 }

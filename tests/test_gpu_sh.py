@@ -20,7 +20,7 @@ esac
 echo "$*" >> "$OUT/calls"
 case "$*" in
     *async_rewards.py) until [ -e "$OUT/go" ]; do sleep 0.1; done; echo done ;;
-    *rewards.py) echo '| reward | seconds |'; echo 'in between'; echo '| other | table |' ;;
+    *rewards.py) printf '| reward |\\n|---|\\nin between\\n| random |\\n\\n| another |\\n|---|\\n| row |\\n' ;;
     *"grpo_math sft"*) [ "$(grep -c ' sft ' "$OUT/calls")" = 1 ] || { mkdir "$OUT/sft"; touch "$OUT/sft/results.json"; } ;;
     *"grpo_math evaluate"*) echo 'accuracy 0.5' ;;
     *) echo 'no such luck' >&2; exit 3 ;;
@@ -90,7 +90,7 @@ def test_a_part_that_fails_says_so_and_the_others_run(gpu_sh, tmp_path, row):
     assert row("grading").startswith("failed, exit status 3: no such luck")
     assert row("rewards") == "ok"
     page = (tmp_path / "out" / "gpu.md").read_text()
-    assert "\n## rewards\n\n| reward | seconds |\n\n| other | table |\n" in page
+    assert "\n## rewards\n\n| reward |\n|---|\n| random |\n\n| another |\n|---|\n| row |\n" in page
     assert gpu_sh(PARTS="grading rewards").returncode == 1
     calls = (tmp_path / "out" / "calls").read_text().splitlines()  # the part that is done was not repeated
     assert [Path(call.split()[0]).stem for call in calls] == ["rewards", "grading", "grading"]
