@@ -11,6 +11,7 @@ import torch
 
 from grpo_math.errors import UserError
 from grpo_math.generation import vllm_engine, vllm_server
+from grpo_math.generation.engines import Sampling, ServerEngine
 from grpo_math.generation.vllm_engine import check_parallel, engine_arguments, fit_window, free_port
 from grpo_math.models import ModelSource
 from grpo_math.recipe.recipe import load_recipe
@@ -211,6 +212,12 @@ def serve():
     for server in started:
         server.shutdown()
         server.server_close()
+
+
+def test_a_failed_request_has_the_status_of_the_server_and_names_its_log(serve):
+    engine = ServerEngine(serve("policy"), tokenizer=None)
+    with pytest.raises(UserError, match=r"refused a request \(status 501, its log has the cause\): "):
+        list(engine.generate([[1]], [0], Sampling(4)))
 
 
 def config(url: str, **changes):

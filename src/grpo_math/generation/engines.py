@@ -246,7 +246,8 @@ class ServerEngine:
         except OSError as error:
             raise UserError(f"the vLLM server at {self.url} does not respond ({type(error).__name__})") from error
         if not answer.ok:
-            raise UserError(f"the vLLM server at {self.url} rejected a request: {answer.text[:300]}")
+            status = f"status {answer.status_code}, its log has the cause"
+            raise UserError(f"the vLLM server at {self.url} refused a request ({status}): {answer.text[:300]}")
         choices = sorted(answer.json()["choices"], key=lambda choice: choice["index"])
         return [from_vllm(c["token_ids"], c["finish_reason"], sampling, self.tokenizer) for c in choices]
 
