@@ -91,14 +91,14 @@ def test_its_recipe_uses_what_the_folder_has_and_is_checked_first(tmp_path):
 
 @pytest.fixture(scope="module")
 def accuracies():
-    """Of both seeds, on average at least 0.95."""
+    """Of the four seeds, on average at least 0.95."""
     found: list[float] = []
     yield found
-    assert len(found) < 2 or fmean(found) >= 0.95
+    assert len(found) < 4 or fmean(found) >= 0.95
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 3))  # test_wheel.py runs seed 0
+@pytest.mark.parametrize("seed", range(1, 5))  # test_wheel.py runs seed 0
 def test_grpo_teaches_the_tiny_policy(seed, tmp_path, accuracies):
     """To 0.95, as far as 200 problems can tell, and on average. Each CPU rounds in its own way, and so has other
     completions: seed 2 was at 0.95 or more on one and at 0.935 (0.892-0.962) on another one."""
