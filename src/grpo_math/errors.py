@@ -128,6 +128,11 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     return next((lower[one] for one in difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)), None)
 
 
+def some(words: list[str], most: int) -> str:
+    """The first of the words, with commas, and "..." where they are more than `most`."""
+    return ", ".join(words[:most]) + ", ..." * (len(words) > most)
+
+
 def suggestion(key: str, known: list[str], where: str, renamed: dict[str, str]) -> str:
     """The fix for an unknown key: what it is called here, or the nearest of the known ones."""
     if key in renamed:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_math.data.functions import load_function
-from grpo_math.errors import UserError, one_line, raised, reason_of
+from grpo_math.errors import UserError, one_line, raised, reason_of, some
 
 FILE_TYPES = (".jsonl", ".json", ".csv", ".parquet")
 SPLIT_NAME = re.compile("train|test|val|dev|eval", re.IGNORECASE)  # how the names of splits begin
@@ -152,7 +152,7 @@ def local_files(path: Path, split: str, config: str | None, configs: Iterable[st
         seen += [str(file.relative_to(path)) for file in rows]
     if not found:
         wanted = f"{split!r}" + (f" of config {config!r}" if config else "")
-        there = ", ".join([*seen[:8], *(["..."] if len(seen) > 8 else [])]) or "no data file"
+        there = some(seen, 8) or "no data file"
         raise UserError(f"path: {path} has no split {wanted} (it has {there}): set another split, or give a file")
     return found
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from grpo_math.errors import UserError, at_once, one_line, run_cli
+from grpo_math.errors import UserError, at_once, one_line, run_cli, some
 from grpo_math.generation.processes import Stopped, how_ended, supervised
 from grpo_math.generation.vllm_server import visible_gpus
 from grpo_math.launch.layouts import Layout, read_layout
@@ -81,7 +81,7 @@ class Trial:
                 f"{key} {old}, not {new}" for key, (old, new) in differences(before, self.recipe.raw).items()
             ]:
                 raise UserError(
-                    f"{self.folder}: holds a run with {', '.join(changed[:3])}: restore it, give another --out, or "
+                    f"{self.folder}: holds a run with {some(changed, 3)}: restore it, give another --out, or "
                     "delete that folder"
                 )
 

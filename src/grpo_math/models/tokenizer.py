@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from grpo_math.data import TEMPLATES, PromptTemplate, token_ids
-from grpo_math.errors import UserError, raised
+from grpo_math.errors import UserError, raised, some
 from grpo_math.models.source import ModelSource
 from grpo_math.models.tools import Tools, check_tools
 
@@ -85,7 +85,7 @@ def check_vocabulary(
     if wrong:
         raise UserError(
             f"{where}: the tokenizer of {model.name} has {max(beyond) + 1:,} tokens, the model's embedding "
-            f"{rows:,} rows, none for {', '.join(map(repr, wrong[:3]))}: use the tokenizer that was saved with the "
+            f"{rows:,} rows, none for {some(list(map(repr, wrong)), 3)}: use the tokenizer that was saved with the "
             "model, or save the model with its embedding resized to it"
         )
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_math.errors import UserError, one_line
+from grpo_math.errors import UserError, one_line, some
 from grpo_math.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -159,8 +159,4 @@ def misfits_of(info: dict) -> str:
     shapes = {f"{key} ({tuple(there)} for {tuple(wanted)})" for key, there, wanted in info["mismatched_keys"]}
     unexpected = {key for key in info["unexpected_keys"] if not key.endswith(MASKS)}
     found = {"missing": info["missing_keys"], "unexpected": unexpected, "of another shape": shapes}
-    return ", ".join(
-        f"{len(keys):,} {kind} ({', '.join(sorted(keys)[:SHOWN])}{', ...' * (len(keys) > SHOWN)})"
-        for kind, keys in found.items()
-        if keys
-    )
+    return ", ".join(f"{len(keys):,} {kind} ({some(sorted(keys), SHOWN)})" for kind, keys in found.items() if keys)

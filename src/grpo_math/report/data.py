@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TypeGuard
 
-from grpo_math.errors import UserError
+from grpo_math.errors import UserError, some
 from grpo_math.evaluation.compare import Comparison, compare
 from grpo_math.evaluation.statistics import Difference
 from grpo_math.recipe.file import read_yaml
@@ -143,7 +143,7 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: name a run that `grpo-math runs` lists")
     if not (folder / "recipe.yaml").is_file():
-        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        there = some(sorted(path.name for path in folder.iterdir()), 8) or "nothing"
         raise UserError(f"{folder}: not a run, it has no recipe.yaml (but {there}): name a run folder of train or sft")
     rows = [row for row in read_rows(folder / "metrics.jsonl") if isinstance(row.get("step"), int)]
     raised = [row for row in read_rows(folder / "alarms.jsonl") if {"step", "alarm", "says"} <= row.keys()]
